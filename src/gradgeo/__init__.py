@@ -1,0 +1,22 @@
+"""gradgeo: whether to trust a single prediction of a PyTorch classifier, by geometric gradient analysis."""
+
+from gradgeo.detector import Detector
+from gradgeo.errors import GradgeoError, GradgeoWarning
+from gradgeo.geometry.saliency import saliency_maps
+from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
+from gradgeo.verdicts import Explanation, Predictions
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "STATISTICS",
+    "Detector",
+    "Explanation",
+    "GradgeoError",
+    "GradgeoWarning",
+    "Predictions",
+    "cosine_similarity_matrix",
+    "csm",
+    "csm_statistics",
+    "saliency_maps",
+]

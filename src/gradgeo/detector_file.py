@@ -1,0 +1,210 @@
+"""The file of a fitted detector: one safetensors file, its settings as JSON in the metadata. Reading executes nothing.
+
+Layout, version 1: the safetensors metadata holds `gradgeo` (canonical JSON: schema, versions, settings, fitted,
+fingerprint, notes) and `sha256`, the hash of that JSON and of every array in the order of their names. The hash finds
+damage; it does not authenticate. Beyond it every field is checked, so a file made to deceive is an error, not a crash.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gradgeo.errors import DetectorFileError, public
+
+SCHEMA = 1
+LARGEST = 1 << 28  # bytes; a detector of 1,000 classes takes a few megabytes
+
+Arrays = dict[str, NDArray[Any]]
+
+_KINDS = {
+    **dict.fromkeys(("quantiles", "center", "precision", "log_volume", "reference_features", "calibration"), "f8"),
+    **dict.fromkeys(("group", "reference_index", "reference_label"), "i8"),
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything a detector file holds."""
+
+    settings: dict[str, Any]  # the arguments of Detector
+    fitted: dict[str, Any]  # what fit learned, as plain numbers
+    fingerprint: dict[str, Any]
+    notes: dict[str, Any]
+    arrays: Arrays
+
+
+def write(path: str | PathLike[str], contents: Contents) -> None:
+    """Write `contents` to `path`, all or nothing."""
+    arrays = {name: np.ascontiguousarray(a, dtype=_KINDS[name]) for name, a in contents.arrays.items()}
+    try:
+        text = json.dumps(
+            {
+                "schema": SCHEMA,
+                "versions": {name: version(name) for name in ("gradgeo", "torch", "numpy", "scikit-learn")},
+                **{name: getattr(contents, name) for name in ("settings", "fitted", "fingerprint", "notes")},
+            },
+            sort_keys=True,
+            allow_nan=False,
+        )
+    except (TypeError, ValueError) as error:
+        raise DetectorFileError(f"expected notes to be something JSON can hold: {error}") from error
+    data = save(arrays, metadata={"gradgeo": text, "sha256": _digest(text, arrays)})
+    path = Path(path)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise DetectorFileError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def read(path: str | PathLike[str]) -> Contents:
+    """The checked contents of the file at `path`."""
+    document, arrays = _load(Path(path))
+    return Contents(**{name: document[name] for name in ("settings", "fitted", "fingerprint", "notes")}, arrays=arrays)
+
+
+@public
+def inspect(path: str | PathLike[str]) -> dict[str, Any]:
+    """What a detector file says of itself, without a model: schema, versions, settings, fitted, fingerprint, notes."""
+    return _load(Path(path))[0]
+
+
+def _load(path: Path) -> tuple[dict[str, Any], Arrays]:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise DetectorFileError(f"{path} has {path.stat().st_size} bytes; a detector file has at most {LARGEST}.")
+        with safe_open(path, framework="numpy") as file:
+            metadata, names = file.metadata() or {}, set(file.keys())
+            if set(metadata) != {"gradgeo", "sha256"} or names != set(_KINDS):
+                raise DetectorFileError(f"{path} holds something else than a detector.")
+            arrays = {name: file.get_tensor(name) for name in sorted(names)}
+        text = metadata["gradgeo"]
+        if _digest(text, arrays) != metadata["sha256"]:
+            raise DetectorFileError(f"{path} was altered after it was written: its hash does not match.")
+        document = json.loads(text, parse_constant=_no_constant)
+        _check(document, arrays)
+    except DetectorFileError:
+        raise
+    except OSError as error:
+        raise DetectorFileError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DetectorFileError(f"{path} is truncated, altered, or not a detector file: {error}.") from error
+    return document, arrays
+
+
+def _digest(text: str, arrays: Arrays) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not allowed")
+
+
+def _check(document: Any, arrays: Arrays) -> None:
+    """Every field is of the type and range that `write` gives it, and the arrays fit together."""
+    _must(isinstance(document, dict), "its settings are not a JSON object")
+    _must(
+        document.get("schema") == SCHEMA,
+        f"schema {document.get('schema')!r} is not {SCHEMA}; fit again with this version",
+    )
+    _fields(document, {"versions": _texts, "settings": _is_object, "fitted": _is_object, "fingerprint": _is_object,
+                       "notes": _is_object, "schema": _count})  # fmt: skip
+    _fields(document["settings"], {
+        "evidence": lambda v: isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v)),
+        "alpha": _number, "calibration": _number, "seed": _count, "batch_size": _count, "loss": _text,
+        "classes": lambda v: v is None or _count(v) or _counts(v) or (isinstance(v, list) and all(map(_counts, v))),
+        "temperature": lambda v: _text(v) or _number(v),
+    })  # fmt: skip
+    _fields(document["fitted"], {
+        "input_shape": _counts, "num_classes": _count, "loss": _text, "temperature": _number, "fit_size": _count,
+        "calibration_size": _count, "misclassified": _count, "unusable": _count,
+    })  # fmt: skip
+    _fields(document["fingerprint"], {
+        "weights": lambda v: v is None or _text(v),
+        "logits": lambda v: v is None or (isinstance(v, list) and all(map(_numbers, v))),
+    })  # fmt: skip
+
+    q, width = arrays["quantiles"].shape
+    groups, n, classes = len(arrays["center"]), len(arrays["calibration"]), document["fitted"]["num_classes"]
+    shapes = {
+        "quantiles": (q, width), "center": (groups, width), "precision": (groups, width, width),
+        "log_volume": (groups,), "group": (classes,), "calibration": (n,), "reference_index": (n,),
+        "reference_label": (n,), "reference_features": (n, width),
+    }  # fmt: skip
+    for name, array in arrays.items():
+        _must(array.shape == shapes[name] and array.dtype == _KINDS[name], f"{name} has the wrong shape or type")
+        _must(bool(np.isfinite(array).all()), f"{name} is not finite")
+    _must(q >= 2 and bool((np.diff(arrays["quantiles"], axis=0) >= 0).all()), "quantiles are not sorted")
+    _must(n >= 1 and bool((np.diff(arrays["calibration"]) >= 0).all()), "calibration scores are not sorted")
+    _must(n == document["fitted"]["calibration_size"], "calibration_size is not the number of scores")
+    for name, limit in (("group", groups), ("reference_label", classes), ("reference_index", 2**62)):
+        _must(bool(((arrays[name] >= 0) & (arrays[name] < limit)).all()), f"{name} is out of range")
+
+
+def _must(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _fields(value: dict[str, Any], rules: dict[str, Callable[[Any], bool]]) -> None:
+    _must(set(value) == set(rules), f"expected the fields {', '.join(rules)}, got {', '.join(value)}"[:500])
+    for name, rule in rules.items():
+        _must(rule(value[name]), f"{name} is not valid")
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_text, value.values()))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_number, value))
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_count, value))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

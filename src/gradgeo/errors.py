@@ -1,0 +1,116 @@
+"""What gradgeo raises and warns with, and how a message gets the name of the function the user called."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+class GradgeoError(Exception):
+    """Base of every error raised on purpose.
+
+    Deep code states a fact (`expected x to be ..., got ...`); each `@public` function the error passes
+    puts its own name in front, so that the user reads the name of what they called.
+    """
+
+    where: str | None = None
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{self.where}: {message}" if self.where else message
+
+
+class ArgumentError(GradgeoError, ValueError):
+    """An argument has the wrong type, shape, dtype, range or value."""
+
+
+class ModelError(GradgeoError):
+    """The model cannot be used: it fails on the input, or its output is not differentiable logits."""
+
+
+class NotFittedError(GradgeoError, AttributeError):
+    """A detector was asked for a verdict before `fit`."""
+
+
+class DataError(GradgeoError):
+    """A data source is missing, unreadable, or not in the layout it should have."""
+
+
+class DetectorFileError(GradgeoError):
+    """A detector file is truncated, altered, too large, of another version, or for another model."""
+
+
+class MissingDependencyError(GradgeoError, ImportError):
+    """An optional library is needed; the message says which extra brings it."""
+
+
+class GradgeoWarning(UserWarning):
+    """Something was judged with less than it could be; the message says what and why."""
+
+
+def expected(argument: str, rule: str, got: object, advice: str = "") -> ArgumentError:
+    """The one form of an argument error: `expected {argument} to be {rule}, got {got}. {advice}`."""
+    return ArgumentError(f"expected {argument} to be {rule}, got {describe(got)}. {advice}".rstrip())
+
+
+def describe(value: object) -> str:
+    """`value` as a message shows it: shape, dtype and device of arrays, never their content."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}, {value.dtype}"
+    if isinstance(value, str | int | float | bool | type(None)):
+        return repr(value)
+    return f"{type(value).__name__} {value!r}"[:200]
+
+
+def public(function: Callable[P, R]) -> Callable[P, R]:
+    """Let errors that leave `function` carry its name; the outermost public function wins."""
+    name = function.__qualname__.removesuffix(".__init__")
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except GradgeoError as error:
+            error.where = name
+            raise
+
+    return call
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package that called into it (skip_file_prefixes does this from Python 3.12)."""
+    frame, level = sys._getframe(), 0
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, GradgeoWarning, stacklevel=level + 1)
+
+
+def choice(argument: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse a `value` that is not one of the `allowed` names."""
+    if value not in allowed:
+        names = ", ".join(map(repr, allowed))
+        raise expected(argument, f"one of {names}", value)
+
+
+def require(module: str, extra: str) -> Any:
+    """Import an optional library, or say which extra installs it."""
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{module} is needed here and is not installed. Run: pip install 'gradgeo[{extra}]'"
+        ) from error

@@ -1,0 +1,56 @@
+"""Telling models apart: a hash of the weights, and the logits of two synthetic inputs."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradgeo.classifier import Classifier, Model
+
+
+def of(model: Model, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """What identifies `model`: the SHA-256 of its weights (None for a plain function) and its logits on the probe.
+
+    The hash sees any changed weight; the logits see what weights do not show: another architecture, pre-processing or
+    mode over the same weights.
+    """
+    logits = Classifier(model).judge(_probe(input_shape)).logits
+    return {
+        "weights": _hash(model),
+        "logits": logits.double().tolist() if bool(logits.isfinite().all()) else None,
+    }
+
+
+def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]) -> str | None:
+    """In what `model` differs from the one whose fingerprint is `known`, or None."""
+    if known["weights"] != _hash(model):
+        return "its weights differ"
+    if known["logits"] is None:
+        return None
+    logits = Classifier(model).judge(_probe(input_shape)).logits
+    before = torch.tensor(known["logits"], dtype=torch.float64)
+    if logits.shape != before.shape:
+        return f"it has {logits.shape[1]} classes instead of {before.shape[1]}"
+    tolerance = 5e-2 if logits.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    if not bool(((logits.double().cpu() - before).abs() <= tolerance * before.abs().max().clamp_min(1e-6)).all()):
+        return "the same weights give other logits (another architecture, pre-processing or mode)"
+    return None
+
+
+def _probe(input_shape: tuple[int, ...]) -> Tensor:
+    """Two smooth inputs with values in [0, 1] that depend on nothing but the shape."""
+    t = torch.arange(max(1, int(torch.Size(input_shape).numel())), dtype=torch.float64)
+    waves = torch.stack([torch.cos(0.37 * t), torch.cos(0.011 * t + 1)])
+    return (0.5 + 0.5 * waves).view(2, *input_shape).float()
+
+
+def _hash(model: Model) -> str | None:
+    if not isinstance(model, nn.Module):
+        return None
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,224 @@
+"""Saliency maps: the gradient of every class's loss with respect to the input (Schwinn et al. 2021, section 3)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
+from gradgeo.errors import ModelError, expected, public, warn
+from gradgeo.geometry.losses import Loss
+
+T = TypeVar("T")
+Classes = int | Tensor | None
+
+BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
+MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Which maps are made: of which loss and classes, and what is kept of the gradient."""
+
+    loss: Loss = field(default_factory=Loss)
+    classes: Classes = None
+    sign: bool = True
+    channel_max: bool = False
+
+    def select(self, logits: Tensor) -> Tensor:
+        """Class indices (N, K): all, the N most likely in falling order, or the chosen ones."""
+        n, total = logits.shape
+        if self.classes is None:
+            return torch.arange(total, device=logits.device).expand(n, -1)
+        if isinstance(self.classes, int):
+            if not 2 <= self.classes <= total:
+                raise expected("classes", f"between 2 and {total} (the number of classes)", self.classes)
+            return logits.topk(self.classes, dim=1).indices
+        return self._chosen(torch.as_tensor(self.classes), n, total).to(logits.device).expand(n, -1)
+
+    def part(self, rows: slice) -> "Maps":
+        """The same maps for some of the samples."""
+        if isinstance(self.classes, Tensor) and self.classes.ndim == 2:
+            return replace(self, classes=self.classes[rows])
+        return self
+
+    def _chosen(self, classes: Tensor, n: int, total: int) -> Tensor:
+        if classes.is_floating_point() or classes.dtype == torch.bool or classes.ndim not in (1, 2):
+            raise expected("classes", "None, an int, or an integer tensor of shape (K,) or (N, K)", classes)
+        if classes.ndim == 2 and len(classes) != n:
+            raise expected("classes", f"of shape (K,) or ({n}, K)", classes)
+        if classes.numel() and not (int(classes.min()) >= 0 and int(classes.max()) < total):
+            raise expected("classes", f"within 0..{total - 1}", f"{int(classes.min())}..{int(classes.max())}")
+        if bool((classes.sort(-1).values.diff(dim=-1) == 0).any()):
+            raise expected("classes", "without repetition", classes, "Each class has one map.")
+        return classes.long()
+
+
+class ForwardPass:
+    """One forward pass of a batch, and from it any number of gradients with respect to the input.
+
+    Samples with NaN or infinite inputs are replaced by zeros for the pass, so that they cannot disturb the others;
+    `usable` (N,) is False for them and for samples whose logits are not finite.
+    """
+
+    def __init__(self, classifier: Classifier, x: Tensor) -> None:
+        x = classifier.prepare(x)
+        self._n = len(x)
+        if not len(x):  # many models refuse an empty batch; one zero input stands in and is sliced away again
+            x = x.new_zeros(1, *x.shape[1:])
+        clean, finite = replace_unusable(x)
+        self._leaf = clean.requires_grad_()
+        self._output = classifier(self._leaf.clone())[: self._n]  # the clone lets the model work in place
+        self.logits = self._output.detach()
+        self.usable = finite[: self._n] & torch.isfinite(self.logits).all(1)
+        if not self._output.requires_grad:
+            raise ModelError(
+                "the model's output cannot be differentiated with respect to its input. Look for .detach(), argmax, "
+                "rounding, .numpy() or torch.no_grad() in its forward; integer or quantised models have no gradients."
+            )
+
+    @property
+    def predicted(self) -> Tensor:
+        """The most likely class (N,)."""
+        return self.logits.argmax(1)
+
+    def pull_back(self, cotangents: Tensor) -> Tensor:
+        """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs K backward passes."""
+        cotangents = cotangents.to(self._output.dtype)
+        rows = cotangents.shape[1]
+        maps = self._leaf.new_empty(rows, *self._leaf.shape)
+        for i in range(rows):
+            (gradient,) = torch.autograd.grad(
+                self._output, self._leaf, cotangents[:, i], retain_graph=True, allow_unused=True
+            )
+            if gradient is None:
+                raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
+            maps[i] = gradient
+        return maps.transpose(0, 1)[: self._n]
+
+    def maps(self, options: Maps) -> Tensor:
+        """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
+        cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
+        return self._finish(self.pull_back(cotangents), options)
+
+    def gradients(self, options: Maps) -> Tensor:
+        """The saliency maps (N, K, *input), at their true size where unsigned."""
+        cotangents, scale = options.loss.cotangents(self.logits, options.select(self.logits))
+        maps = self.pull_back(cotangents)
+        if not options.sign:
+            maps = maps * scale.view(*scale.shape, *[1] * (maps.ndim - 2)).to(maps.dtype)
+        return self._finish(maps, options)
+
+    def _finish(self, maps: Tensor, options: Maps) -> Tensor:
+        if options.sign:
+            maps = maps.sign()
+        if options.channel_max:
+            if maps.ndim < 4:
+                raise expected("channel_max", "False for inputs without a channel axis (N, channels, ...)", True)
+            maps = maps.amax(2)
+        return torch.where(self.usable.view(-1, *[1] * (maps.ndim - 1)), maps, torch.nan)
+
+
+def over_passes(
+    model: Model,
+    inputs: Iterable[Tensor],
+    options: Maps,
+    chunk_size: int | None,
+    measure: Callable[[ForwardPass, Maps], T],
+    *,
+    at_most: int = BATCH,
+) -> list[T]:
+    """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples.
+
+    With `chunk_size` None a single sample tells how many maps there are, and chunks of `at_most` samples or fewer keep
+    theirs within `MAP_BYTES`.
+    """
+    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+        raise expected("chunk_size", "a positive integer or None", chunk_size)
+    classifier, results = Classifier(model), []
+    unusable, total, probabilities = 0, 0, True
+    for x in inputs:
+        x = classifier.prepare(x)
+        with traceless(x):
+            if chunk_size is None and len(x) > 1:
+                k = options.part(slice(1)).select(ForwardPass(classifier, x[:1]).logits).shape[1]
+                chunk_size = max(1, min(at_most, MAP_BYTES // max(1, 3 * k * x[0].numel() * x.element_size())))
+            size = chunk_size or 1
+            for start in range(0, max(len(x), 1), size):
+                rows = slice(start, start + size)
+                forward = ForwardPass(classifier, x[rows])
+                results.append(measure(forward, options.part(rows)))
+                unusable += int((~forward.usable).sum())
+                probabilities = probabilities and looks_like_probabilities(forward.logits)
+        total += len(x)
+    if unusable:
+        warn(f"{unusable} of {total} inputs have NaN or infinite values or logits; their results are NaN.")
+    if probabilities and total > unusable:
+        warn(
+            "the model returns probabilities (rows are non-negative and sum to 1), not logits: confident predictions "
+            "lose their gradients. Remove its last softmax, or wrap it: lambda x: model(x).log()"
+        )
+    return results
+
+
+@public
+def saliency_maps(
+    model: Model,
+    x: Tensor,
+    *,
+    loss: str = "cross_entropy",
+    classes: Classes = None,
+    sign: bool = True,
+    temperature: float | None = None,
+    rescale: bool = False,
+    channel_max: bool = False,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """The saliency map of each class: s_i(x) = sign(grad_x L(F(x), i)), or the gradient itself with `sign=False`.
+
+    Example:
+        >>> import torch, gradgeo
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+        >>> x = torch.rand(4, 3, 2, 2)
+        >>> gradgeo.saliency_maps(model, x).shape                       # all 5 classes
+        torch.Size([4, 5, 3, 2, 2])
+        >>> gradgeo.saliency_maps(model, x, classes=2, sign=False).shape  # the 2 most likely, unsigned
+        torch.Size([4, 2, 3, 2, 2])
+
+    Args:
+        model: a classifier returning logits (N, C), or a tuple or mapping that holds them. Judged in eval mode on a
+            private copy; never changed.
+        x: inputs (N, *any), floating point; cast to the model's dtype and moved to its device.
+        loss: "cross_entropy"; "mse", the mean squared error between the probabilities and one-hot; "logit", the raw
+            score itself.
+        classes: None for all C; an int K for each sample's K most likely, most likely first; an integer tensor (K,)
+            or (N, K) for exactly these, in this order.
+        sign: keep the sign of each entry only (-1, 0, 1).
+        temperature: differentiate the loss of F(x) / temperature.
+        rescale: first divide each sample's logits by their largest magnitude and multiply by 10, as the authors' code
+            can (not in the paper).
+        channel_max: maximum over axis 1 of the input after the sign, as the authors' code does (not in the paper).
+        chunk_size: samples in one forward pass; default as many as keep the maps of a pass within 1 GiB, at most 64.
+
+    Returns:
+        (N, K, *input) in the model's dtype on the model's device; without the channel axis if `channel_max`. NaN for
+        samples with NaN or infinite inputs or logits. The result itself takes N K d entries: for many classes prefer
+        `csm`, which never holds the maps of all samples.
+
+    Cost: one forward and K backward passes to the input per sample.
+
+    Raises:
+        ArgumentError: an option or `x` is not as described. ModelError: the model fails on `x`, does not return one
+            row of at least 2 scores per input, or cannot be differentiated.
+
+    The cross-entropy gradient is J^T (p - e_i) = (1 - p_i) J^T (r - e_i), with r the softmax over the classes other
+    than i. We pull back r - e_i and never form p - e_i, so confident predictions, whose p - e_i rounds to zero in
+    float32, keep their signs. With two classes both cross-entropy maps are opposite for every input; use "logit".
+
+    Source: Schwinn et al., "Identifying untrustworthy predictions in neural networks by geometric gradient analysis",
+    UAI 2021, section 3.
+    """
+    options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max)
+    return torch.cat(over_passes(model, [x], options, chunk_size, ForwardPass.gradients))

@@ -1,0 +1,99 @@
+"""What a detector answers: a verdict for each prediction, and what it rests on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The classifier's predictions of a batch and whether to trust each; every field is a CPU tensor of shape (N,).
+
+    A row that cannot be judged (NaN or infinite input or logits, or no gradient at all) has `outlier_score` and
+    `p_value` NaN and `trusted` False; its `label` is -1 where the logits are not finite.
+    """
+
+    label: Tensor  # int64, the predicted class
+    probability: Tensor  # float64, its softmax probability
+    outlier_score: Tensor  # float64, larger = less trustworthy
+    p_value: Tensor  # float64, split-conformal
+    trusted: Tensor  # bool, p_value > alpha
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __repr__(self) -> str:
+        return f"Predictions({len(self)} inputs, {int(self.trusted.sum())} trusted)"
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One feature of one input beside the trusted inputs' range."""
+
+    value: float
+    p_value: float  # two-sided rank among the calibration inputs
+    typical: tuple[float, float]  # 5 % and 95 % quantile over the calibration inputs
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The calibration input whose features are nearest."""
+
+    index: int  # its position in the data given to `fit`
+    label: int  # its predicted class
+    distance: float  # Euclidean, between normal scores of the features
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one prediction is trusted or not."""
+
+    label: int
+    probability: float
+    outlier_score: float
+    p_value: float
+    trusted: bool
+    statistics: dict[str, Statistic]  # by feature name, the most unusual first
+    classes: tuple[int, ...]  # the classes of the rows and columns of the CSM
+    csm: Tensor  # (K, K)
+    nearest: Reference | None  # None for an input that cannot be judged
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts, ready for JSON (NaN becomes None)."""
+        return {
+            "label": self.label,
+            "probability": _number(self.probability),
+            "outlier_score": _number(self.outlier_score),
+            "p_value": _number(self.p_value),
+            "trusted": self.trusted,
+            "statistics": {
+                name: {
+                    "value": _number(s.value),
+                    "p_value": _number(s.p_value),
+                    "typical": [_number(v) for v in s.typical],
+                }
+                for name, s in self.statistics.items()
+            },
+            "classes": list(self.classes),
+            "csm": [[_number(v) for v in row] for row in self.csm.tolist()],
+            "nearest": None if self.nearest is None else vars(self.nearest),
+        }
+
+    def __str__(self) -> str:
+        verdict = "trusted" if self.trusted else "not trusted"
+        head = f"class {self.label} (probability {self.probability:.3f}): {verdict}, p = {self.p_value:.4f}"
+        lines = [f"{head}, outlier score {self.outlier_score:.2f}"]
+        lines += [
+            f"  {name:<10} {s.value: .4f}   trusted inputs: {s.typical[0]: .4f} .. {s.typical[1]: .4f}   "
+            f"p = {s.p_value:.4f}"
+            for name, s in self.statistics.items()
+        ]
+        if self.nearest is not None:
+            n = self.nearest
+            lines.append(f"  nearest trusted input: number {n.index} of the fit data, class {n.label}")
+        return "\n".join(lines)
+
+
+def _number(value: float) -> float | None:
+    return None if value != value or value in (float("inf"), float("-inf")) else value

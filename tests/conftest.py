@@ -1,0 +1,40 @@
+"""The data and models beside the project, for tests marked `data`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def gradgeo_data() -> Path:
+    """The folder that holds data/ and models/. Set and missing is a failure: those tests must not vanish silently."""
+    if not os.environ.get("GRADGEO_DATA"):
+        pytest.skip("GRADGEO_DATA names no folder with the data and models of this project")
+    folder = Path(os.environ["GRADGEO_DATA"]).resolve()
+    if not (folder / "models" / "nets.py").is_file():
+        pytest.fail(f"GRADGEO_DATA is {folder}, which holds no models/nets.py")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nets(gradgeo_data: Path) -> Iterator[object]:
+    """The module with the trained classifiers: `nets.load(name)`."""
+    sys.path.insert(0, str(gradgeo_data / "models"))
+    import nets
+
+    yield nets
+    sys.path.remove(str(gradgeo_data / "models"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With GRADGEO_DATA set, a skipped `data` test is a failure of the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("GRADGEO_DATA") and reporter is not None:
+        skipped = [r.nodeid for r in reporter.stats.get("skipped", []) if "data" in r.keywords]
+        if skipped:
+            print(f"\nGRADGEO_DATA is set, yet these were skipped: {', '.join(skipped)}")
+            session.exitstatus = 1

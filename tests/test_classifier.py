@@ -1,0 +1,109 @@
+"""The caller's model, random state and grad mode are as before after every call, also a failing one."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradgeo
+from gradgeo import GradgeoError
+
+
+def conv_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
+
+
+class Noisy(nn.Module):
+    """Draws from the global generator in its forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :5] + 1e-3 * torch.randn(1)
+
+
+def snapshot(model: nn.Module) -> list:
+    state = [v.clone() for v in model.state_dict().values()]
+    modes = [(m.training, len(m._forward_hooks)) for m in model.modules()]
+    grads = [(p.requires_grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+    return [state, modes, grads, torch.get_rng_state(), torch.is_grad_enabled()]
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def calls(model: nn.Module) -> dict:
+    x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    detector = gradgeo.Detector(model)
+    return {
+        "maps": lambda: gradgeo.saliency_maps(model, x[:4]),
+        "csm": lambda: gradgeo.csm(model, x[:4]),
+        "fit": lambda: detector.fit(x),
+        "fit on a data set": lambda: gradgeo.Detector(model).fit(torch.utils.data.TensorDataset(x)),
+        "predict": lambda: gradgeo.Detector(model).fit(x).predict(x[:4]),
+        "explain": lambda: gradgeo.Detector(model).fit(x).explain(x[:2]),
+        "wrong shape": lambda: gradgeo.csm(model, x[:, :, :5]),
+        "wrong option": lambda: gradgeo.csm(model, x[:4], classes=99),
+    }
+
+
+@pytest.mark.parametrize("name", calls(Noisy()))
+@pytest.mark.parametrize("kind", ["train", "eval", "frozen", "noisy"])
+def test_calls_leave_no_trace(name: str, kind: str) -> None:
+    model = nn.Sequential(Noisy()) if kind == "noisy" else conv_net()
+    model.train(kind != "eval").requires_grad_(kind != "frozen")
+    if kind == "train":
+        model[1].eval()  # a mixed mode, as when BatchNorm is frozen in fine-tuning
+        model(torch.rand(2, 1, 8, 8)).sum().backward()
+    before = snapshot(model)
+    try:
+        calls(model)[name]()
+    except GradgeoError:
+        assert name.startswith("wrong") or kind == "noisy"
+    assert same(snapshot(model), before)
+
+
+def test_train_mode_is_judged_in_eval_mode() -> None:
+    model, x = conv_net(), torch.rand(4, 1, 8, 8)
+    expected = gradgeo.csm(model.eval(), x)
+    assert torch.equal(gradgeo.csm(model.train(), x), expected)
+
+
+def test_weights_are_shared_not_copied() -> None:
+    model, x = conv_net(), torch.rand(4, 1, 8, 8)
+    before = gradgeo.csm(model, x)
+    with torch.no_grad():
+        model[5].weight.neg_()
+    assert not torch.equal(gradgeo.csm(model, x), before)
+
+
+def test_hooks_of_the_caller_see_nothing() -> None:
+    model, seen = conv_net(), []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(module))
+    gradgeo.csm(model, torch.rand(2, 1, 8, 8))
+    assert all(module is not model[0] for module in seen)
+
+
+class Uncopyable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.lock = conv_net(), threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def test_a_model_that_cannot_be_copied_must_be_in_eval_mode() -> None:
+    model, x = Uncopyable().eval(), torch.rand(2, 1, 8, 8)
+    before = snapshot(model)
+    assert gradgeo.csm(model, x).isfinite().all()
+    assert same(snapshot(model), before)
+    with pytest.raises(GradgeoError, match=r"in training mode and cannot be copied .* Call model\.eval\(\) first"):
+        gradgeo.csm(model.train(), x)

@@ -1,0 +1,79 @@
+"""What the project promises about itself: imports run one way and cost little; the examples in docstrings run."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradgeo
+
+PACKAGE = Path(gradgeo.__file__).parent
+
+ROOMS = [
+    ["errors"],
+    ["classifier"],
+    ["geometry"],
+    ["evidence", "conformal", "one_class", "verdicts", "batches", "fingerprint", "detector_file"],
+    ["detector"],
+    ["attacks", "metrics"],
+    ["models", "data", "plots"],
+    ["scoring", "demo"],
+    ["benchmark"],
+    ["cli"],
+    ["__main__"],
+]
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def modules() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gradgeo"):
+            deeper = node.module.split(".")[1:2]
+            names = deeper or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("gradgeo.")]
+        for name in names:
+            own = room(path)
+            assert name == own or name.startswith("__") or FLOOR[name] < FLOOR[own] or _same_floor_ok(name, own), (
+                f"{own} imports {name}, which is not below it"
+            )
+
+
+def _same_floor_ok(name: str, own: str) -> bool:
+    return FLOOR[name] == FLOOR[own] and own in ("demo",)
+
+
+def test_importing_us_imports_no_optional_library() -> None:
+    optional = ["typer", "PIL", "pyarrow", "matplotlib", "torchvision", "timm", "aeon", "datasets", "foolbox"]
+    code = f"import sys, gradgeo; print([m for m in {optional} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "gradgeo.")])
+def test_examples_in_docstrings_run(name: str) -> None:
+    module = importlib.import_module(name)
+    torch.manual_seed(0)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in [*modules(), PACKAGE / "__init__.py"]:
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+        assert len(first) > 20, path
