@@ -15,7 +15,16 @@ from torch.utils.data import DataLoader, RandomSampler
 from gradgeo import conformal, detector_file, fingerprint
 from gradgeo.batches import Data, batches
 from gradgeo.classifier import Classifier, Model
-from gradgeo.errors import ArgumentError, DetectorFileError, NotFittedError, choice, expected, public, warn
+from gradgeo.errors import (
+    ArgumentError,
+    DetectorFileError,
+    NotFittedError,
+    UnusableInputWarning,
+    choice,
+    expected,
+    public,
+    warn,
+)
 from gradgeo.evidence import Observation, resolve
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.saliency import Classes, ForwardPass, Maps, over_passes
@@ -146,7 +155,10 @@ class Detector:
         self.misclassified_ = int((survey.usable & ~survey.correct).sum())
         self.loss_ = self._loss_for(self.num_classes_)
         if self.unusable_:
-            warn(f"{self.unusable_} of {len(trusted)} inputs have NaN or infinite values or logits and are left out.")
+            warn(
+                f"{self.unusable_} of {len(trusted)} inputs have NaN or infinite values or logits and are left out.",
+                UnusableInputWarning,
+            )
         self._require_enough(trusted, f"{self.misclassified_} are misclassified, {self.unusable_} unusable")
 
         order = np.random.default_rng(self.seed).permutation(np.flatnonzero(trusted))
@@ -245,7 +257,10 @@ class Detector:
         features, label, probability, *csm = (torch.cat(column) for column in zip(*rows, strict=True))
         measured = _Measured(features.numpy(), label.numpy(), probability.numpy(), *csm)
         if dead := int((~np.isfinite(measured.features).all(1) & (measured.label >= 0)).sum()):
-            warn(f"{dead} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.")
+            warn(
+                f"{dead} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.",
+                UnusableInputWarning,
+            )
         return measured
 
     def _inputs(self, x: Data) -> Iterator[Tensor]:

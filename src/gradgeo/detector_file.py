@@ -1,8 +1,9 @@
 """The file of a fitted detector: one safetensors file, its settings as JSON in the metadata. Reading executes nothing.
 
-Layout, version 1: the safetensors metadata holds `gradgeo` (canonical JSON: schema, versions, settings, fitted,
-fingerprint, notes) and `sha256`, the hash of that JSON and of every array in the order of their names. The hash finds
-damage; it does not authenticate. Beyond it every field is checked, so a file made to deceive is an error, not a crash.
+Layout, version 1: the one entry `gradgeo` of the safetensors metadata is a SHA-256, a space, and canonical JSON
+(schema, versions, settings, fitted, fingerprint, notes); the hash covers that JSON and every array in the order of
+their names. It finds damage, it does not authenticate: beyond it every field is checked, so a file made to deceive is
+an error.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gradgeo.errors import DetectorFileError, public
+from gradgeo.geometry.losses import LOSSES
 
 SCHEMA = 1
 LARGEST = 1 << 28  # bytes; a detector of 1,000 classes takes a few megabytes
@@ -60,7 +62,7 @@ def write(path: str | PathLike[str], contents: Contents) -> None:
         )
     except (TypeError, ValueError) as error:
         raise DetectorFileError(f"expected notes to be something JSON can hold: {error}") from error
-    data = save(arrays, metadata={"gradgeo": text, "sha256": _digest(text, arrays)})
+    data = save(arrays, metadata={"gradgeo": f"{_digest(text, arrays)} {text}"})
     path = Path(path)
     temporary = None
     try:
@@ -95,11 +97,11 @@ def _load(path: Path) -> tuple[dict[str, Any], Arrays]:
             raise DetectorFileError(f"{path} has {path.stat().st_size} bytes; a detector file has at most {LARGEST}.")
         with safe_open(path, framework="numpy") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
-            if set(metadata) != {"gradgeo", "sha256"} or names != set(_KINDS):
+            if set(metadata) != {"gradgeo"} or names != set(_KINDS):
                 raise DetectorFileError(f"{path} holds something else than a detector.")
             arrays = {name: file.get_tensor(name) for name in sorted(names)}
-        text = metadata["gradgeo"]
-        if _digest(text, arrays) != metadata["sha256"]:
+        digest, _, text = metadata["gradgeo"].partition(" ")
+        if _digest(text, arrays) != digest:
             raise DetectorFileError(f"{path} was altered after it was written: its hash does not match.")
         document = json.loads(text, parse_constant=_no_constant)
         _check(document, arrays)
@@ -140,7 +142,8 @@ def _check(document: Any, arrays: Arrays) -> None:
         "temperature": lambda v: _text(v) or _number(v),
     })  # fmt: skip
     _fields(document["fitted"], {
-        "input_shape": _counts, "num_classes": _count, "loss": _text, "temperature": _number, "fit_size": _count,
+        "input_shape": _counts, "num_classes": _count, "loss": LOSSES.__contains__, "temperature": _number,
+        "fit_size": _count,
         "calibration_size": _count, "misclassified": _count, "unusable": _count,
     })  # fmt: skip
     _fields(document["fingerprint"], {

@@ -58,6 +58,10 @@ class GradgeoWarning(UserWarning):
     """Something was judged with less than it could be; the message says what and why."""
 
 
+class UnusableInputWarning(GradgeoWarning):
+    """Some inputs cannot be judged; their results are NaN."""
+
+
 def expected(argument: str, rule: str, got: object, advice: str = "") -> ArgumentError:
     """The one form of an argument error: `expected {argument} to be {rule}, got {got}. {advice}`."""
     return ArgumentError(f"expected {argument} to be {rule}, got {describe(got)}. {advice}".rstrip())
@@ -89,12 +93,12 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def warn(message: str) -> None:
+def warn(message: str, category: type[GradgeoWarning] = GradgeoWarning) -> None:
     """Warn at the line outside this package that called into it (skip_file_prefixes does this from Python 3.12)."""
     frame, level = sys._getframe(), 0
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, GradgeoWarning, stacklevel=level + 1)
+    warnings.warn(message, category, stacklevel=level + 1)
 
 
 def choice(argument: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
-from gradgeo.errors import ModelError, expected, public, warn
+from gradgeo.errors import ModelError, UnusableInputWarning, expected, public, warn
 from gradgeo.geometry.losses import Loss
 
 T = TypeVar("T")
@@ -154,7 +154,10 @@ def over_passes(
                 probabilities = probabilities and looks_like_probabilities(forward.logits)
         total += len(x)
     if unusable:
-        warn(f"{unusable} of {total} inputs have NaN or infinite values or logits; their results are NaN.")
+        warn(
+            f"{unusable} of {total} inputs have NaN or infinite values or logits; their results are NaN.",
+            UnusableInputWarning,
+        )
     if probabilities and total > unusable:
         warn(
             "the model returns probabilities (rows are non-negative and sum to 1), not logits: confident predictions "

@@ -1,0 +1,8 @@
+"""Adversarial attacks: one descent loop, and a few lines for each attack on it."""
+
+from gradgeo.attacks.cosine import csa
+from gradgeo.attacks.deepfool import minimum_norm
+from gradgeo.attacks.gradient import fgsm, pgd
+from gradgeo.attacks.problem import AttackResult, random_targets
+
+__all__ = ["AttackResult", "csa", "fgsm", "minimum_norm", "pgd", "random_targets"]

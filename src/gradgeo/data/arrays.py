@@ -1,0 +1,116 @@
+"""Numbers in NumPy's files: `.npz` with inputs and labels, `.npy` with inputs alone; no pickled objects."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradgeo.data.source import class_labels
+from gradgeo.errors import DataError, describe
+
+INPUTS = ("x", "images", "data")
+LABELS = ("y", "labels", "label")
+LARGEST = 8 << 30
+"""Bytes an array inside an .npz may have; it is read as a whole, an .npy is not."""
+
+
+class Arrays:
+    """The rows of an array (N, *input), as `as_input` gives them."""
+
+    def __init__(
+        self,
+        x: NDArray[Any],
+        labels: Sequence[int | None] | None,
+        *,
+        place: str,
+        classes: tuple[str, ...] = (),
+    ) -> None:
+        if x.dtype.kind not in "fiub" or x.ndim < 2 or not len(x):
+            raise DataError(f"expected the inputs in {place} to be numbers of shape (N, *input), got {describe(x)}.")
+        if labels is not None and len(labels) != len(x):
+            raise DataError(f"expected one label per input in {place}, got {len(labels)} for {len(x)}.")
+        self._x = x
+        self.labels = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def name(self, index: int) -> str:
+        """The row's number."""
+        return str(index)
+
+    def load(self, index: int) -> Tensor:
+        """The row as a model takes it."""
+        return as_input(self._x[index])
+
+
+def as_input(row: NDArray[Any]) -> Tensor:
+    """One input as float32.
+
+    Bytes are an image: scaled to [0, 1] and brought to (C, H, W) from (H, W) or (H, W, C). Other numbers stay
+    as they are."""
+    if row.dtype == np.uint8:
+        if row.ndim == 2:
+            row = row[None]
+        elif row.ndim == 3 and row.shape[2] in (1, 3, 4) and row.shape[0] not in (1, 3):
+            row = row.transpose(2, 0, 1)
+        return torch.from_numpy(np.array(row, dtype=np.float32, order="C")) / 255
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the detector says so
+        return torch.from_numpy(np.array(row, dtype=np.float32, order="C"))
+
+
+def open_npz(path: Path) -> Arrays:
+    """The inputs and labels of an .npz file."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an .npz file. Write one with numpy.savez(file, x=inputs, y=labels).")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+            x, y = _member(archive, INPUTS), _member(archive, LABELS)
+    except DataError:
+        raise
+    except Exception as error:  # whatever a broken archive makes zipfile, zlib and NumPy raise
+        raise _refused(path, error) from error
+    if x is None:
+        found = ", ".join(sorted(names)) or "none"
+        raise DataError(f"expected an array named {' or '.join(INPUTS)} in {path}, got {found}.")
+    labels, classes = (None, ()) if y is None else class_labels(y, path.name)
+    return Arrays(x, labels, place=path.name, classes=classes)
+
+
+def open_npy(path: Path) -> Arrays:
+    """The inputs of an .npy file, left on disk until they are asked for."""
+    try:
+        x = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # whatever a broken header makes NumPy raise
+        raise _refused(path, error) from error
+    return Arrays(x, None, place=path.name)
+
+
+def _member(archive: Any, names: tuple[str, ...]) -> NDArray[Any] | None:
+    """The first of `names` that the archive has."""
+    for name in names:
+        if name in archive.files:
+            size = archive.zip.getinfo(f"{name}.npy").file_size
+            if size > LARGEST:
+                raise DataError(
+                    f"the array {name} takes {size} bytes of memory, more than {LARGEST}. "
+                    "Save it as .npy, which is read in parts."
+                )
+            return np.asarray(archive[name])
+    return None
+
+
+def _refused(path: Path, error: Exception) -> DataError:
+    if "pickle" in str(error) or "bject" in str(error):
+        return DataError(
+            f"{path} holds Python objects, which are pickles and execute code when they are read; refused. "
+            "Save plain numbers of one shape."
+        )
+    return DataError(f"cannot read {path}: {type(error).__name__}: {error}")

@@ -1,0 +1,95 @@
+"""Series of the UCR archive by name: local .tsv files, or aeon's download.
+
+Source: H. A. Dau et al., "The UCR time series archive", 2018.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradgeo.data.arrays import Arrays
+from gradgeo.data.source import Reader
+from gradgeo.errors import DataError, MissingDependencyError, require
+
+PARTS = ("train", "test")
+
+
+class Series:
+    """The lines of UCR's text files: label, then values, separated by tabs. Items are (1, length)."""
+
+    def __init__(self, files: list[Path], train: Path) -> None:
+        self._rows = [(file.name, number, line) for file in files for number, line in enumerate(_lines(file))]
+        raw = sorted({label for line in _lines(train) if (label := _label(line)) is not None})
+        rank: dict[float | None, int] = {label: number for number, label in enumerate(raw)}
+        self.classes = tuple(f"{label:g}" for label in raw)
+        self.labels = [rank.get(_label(line)) for _, _, line in self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        """The file and the line in it, from 0."""
+        file, number, _ = self._rows[index]
+        return f"{file}:{number}"
+
+    def load(self, index: int) -> Tensor:
+        """The series (1, length)."""
+        values = self._rows[index][2].split("\t")[1:]
+        return torch.from_numpy(np.array([float(value) for value in values], dtype=np.float32))[None]
+
+
+def open_ucr(spec: str, root: Path | None) -> Reader:
+    """`ucr:NAME` for TRAIN followed by TEST, `ucr:NAME/train` or `ucr:NAME/test`.
+
+    Looked for under `root`, or $UCR_DATA_HOME, as NAME/NAME_TRAIN.tsv and NAME/NAME_TEST.tsv; then asked of
+    aeon. Labels are numbered 0, 1, ... in the sorted order of those in TRAIN; one that is not there is None.
+    """
+    name, slash, part = spec.removeprefix("ucr:").partition("/")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or (slash and part not in PARTS):
+        raise DataError(f"expected ucr:NAME, ucr:NAME/train or ucr:NAME/test, got {spec}.")
+    parts = (part,) if part else PARTS
+    home = root or (Path(os.environ["UCR_DATA_HOME"]) if os.environ.get("UCR_DATA_HOME") else None)
+    if home is not None:
+        file = {part: home / name / f"{name}_{part.upper()}.tsv" for part in PARTS}
+        if all(file[part].is_file() for part in ("train", *parts)):
+            return Series([file[part] for part in parts], file["train"])
+    looked = f"{home / name}" if home else "no folder, for neither --data-root nor $UCR_DATA_HOME is set"
+    try:
+        return _from_aeon(name, parts)
+    except MissingDependencyError as error:
+        raise DataError(
+            f"{spec} is not here: looked in {looked} for {name}_TRAIN.tsv and {name}_TEST.tsv. "
+            "Put the archive's files there, or let aeon download them: pip install 'gradgeo[ucr]'"
+        ) from error
+    except Exception as error:  # a download fails in many ways
+        raise DataError(
+            f"{spec} is not here: looked in {looked}, and aeon says {type(error).__name__}: {error}"
+        ) from error
+
+
+def _from_aeon(name: str, parts: tuple[str, ...]) -> Arrays:
+    load = require("aeon.datasets", "ucr").load_classification
+    loaded = {part: load(name, split=part) for part in {"train", *parts}}
+    raw = sorted({float(label) for label in loaded["train"][1]})
+    rank = {label: number for number, label in enumerate(raw)}
+    x = np.concatenate([np.asarray(loaded[part][0], dtype=np.float32) for part in parts])
+    labels = [rank.get(float(label)) for part in parts for label in loaded[part][1]]
+    return Arrays(x, labels, place=f"ucr:{name}", classes=tuple(f"{label:g}" for label in raw))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text("ascii", "replace").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+
+
+def _label(line: str) -> float | None:
+    try:
+        return float(line.partition("\t")[0])
+    except ValueError:
+        return None

@@ -1,0 +1,71 @@
+"""What a detector is fitted on: the readable items of a source, in batches."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from gradgeo.data.source import Item, Source, shaped
+from gradgeo.errors import DataError
+
+Batch = Tensor | tuple[Tensor, Tensor]
+
+
+class Usable(IterableDataset[Batch]):
+    """Batches x, or (x, y) for data with labels, of the items that can be read and are shaped as the first.
+
+    In data with labels, items that have none are left out.
+
+    Example:
+        >>> from gradgeo.data import open_source
+        >>> usable = Usable(open_source("digits/fit"), batch_size=100)
+        >>> [x.shape for x, y in usable.loader()][0]
+        torch.Size([100, 1, 8, 8])
+
+    Attributes:
+        skipped: after a pass, the items that were left out, each with its error.
+
+    Raises:
+        DataError: no item can be read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int = 64,
+        workers: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.skipped: list[Item] = []
+        self._source = source
+        self._batch_size = batch_size
+        self._workers = workers
+        self._progress = progress
+
+    def loader(self) -> DataLoader[Batch]:
+        """What `Detector.fit` takes; it draws nothing from the global random state."""
+        return DataLoader(self, batch_size=None, generator=torch.Generator())
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.skipped = []
+        shape: tuple[int, ...] | None = None
+        for batch in self._source.batches(self._batch_size, workers=self._workers):
+            shape = shape or next((tuple(item.x.shape) for item in batch if item.x is not None), None)
+            items = [shaped(item, shape) for item in batch]
+            if self._source.labelled:
+                items = [i if i.label is not None else replace(i, x=None, error=i.error or "no label") for i in items]
+            self.skipped += [item for item in items if item.x is None]
+            x = [item.x for item in items if item.x is not None]
+            y = [item.label for item in items if item.x is not None]
+            if x:
+                yield (torch.stack(x), torch.tensor(y)) if self._source.labelled else torch.stack(x)
+            if self._progress:
+                self._progress(len(batch))
+        if shape is None:
+            raise DataError(
+                f"none of the {len(self._source)} items of {self._source.spec} can be read; "
+                f"the first: {self.skipped[0].error}"
+            )

@@ -1,0 +1,257 @@
+"""Detector files: what is saved comes back; damaged, foreign and hostile files are clear errors and run nothing."""
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save
+from torch import nn
+
+import gradgeo
+from gradgeo import Detector, GradgeoError, GradgeoWarning, detector_file
+from gradgeo.errors import DetectorFileError
+
+
+def network(classes: int = 4, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, classes))
+
+
+X = torch.rand(120, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "detector.gradgeo"
+    Detector(network(), alpha=0.1).fit(X).save(path, notes={"model": "digits", "size": [8, 8]})
+    return path
+
+
+def parts(path: Path) -> tuple[dict, dict]:
+    with safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["gradgeo"][65:]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def forge(path: Path, document: object, arrays: dict) -> None:
+    """A file with a right hash over wrong contents, as someone who means harm would make it."""
+    text = document if isinstance(document, str) else json.dumps(document, sort_keys=True)
+    path.write_bytes(save(arrays, metadata={"gradgeo": f"{detector_file._digest(text, arrays)} {text}"}))
+
+
+@pytest.mark.parametrize("options", [{}, {"classes": 3}, {"classes": torch.tensor([2, 0])}, {"temperature": 1.0}])
+def test_what_is_saved_comes_back(tmp_path: Path, options: dict) -> None:
+    model = network()
+    before = Detector(model, alpha=0.1, **options).fit(X)
+    before.save(tmp_path / "d.gradgeo")
+    after = Detector.load(tmp_path / "d.gradgeo", model)
+    assert torch.equal(after.outlier_score(X), before.outlier_score(X))
+    assert torch.equal(after.p_value(X), before.p_value(X))
+    assert str(after.explain(X[:1])[0]) == str(before.explain(X[:1])[0])
+    assert after.alpha == 0.1
+    assert repr(after) == repr(before)
+    after.save(tmp_path / "e.gradgeo")
+    assert (tmp_path / "e.gradgeo").read_bytes() == (tmp_path / "d.gradgeo").read_bytes()
+
+
+def test_notes_and_inspection_need_no_model(saved: Path) -> None:
+    told = detector_file.inspect(saved)
+    assert told["notes"] == {"model": "digits", "size": [8, 8]}
+    assert told["schema"] == detector_file.SCHEMA
+    assert told["versions"]["gradgeo"] == gradgeo.__version__
+    assert told["settings"]["alpha"] == 0.1
+    assert told["fitted"]["input_shape"] == [12]
+    assert Detector.load(saved, network()).notes == told["notes"]
+
+
+def test_the_file_is_plain_safetensors_with_json(saved: Path) -> None:
+    raw = saved.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
+    assert set(metadata) == {"gradgeo"}
+    assert b"pickle" not in raw
+
+
+def test_another_model_is_refused_or_warned_of(saved: Path) -> None:
+    with pytest.raises(
+        DetectorFileError, match=r"Detector\.load: .* another model: its weights differ\. Fit a detector"
+    ):
+        Detector.load(saved, network(seed=1))
+    with pytest.raises(DetectorFileError, match="same weights give other logits"):
+        Detector.load(saved, Doubled(network()))
+    with pytest.warns(GradgeoWarning, match="another model: its weights differ"):
+        Detector.load(saved, network(seed=1), strict=False)
+    Detector.load(saved, network().train())
+
+
+class Doubled(nn.Sequential):
+    """The same weights under the same names, and another function of them."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__(*net)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def test_functions_are_recognised_by_their_logits(tmp_path: Path) -> None:
+    net = network()
+    Detector(lambda x: net(x)).fit(X).save(tmp_path / "d.gradgeo")
+    Detector.load(tmp_path / "d.gradgeo", lambda x: net(x))
+    with pytest.raises(DetectorFileError, match="other logits"):
+        Detector.load(tmp_path / "d.gradgeo", lambda x: net(x).flip(1))
+    with pytest.raises(DetectorFileError, match="5 classes instead of 4"):
+        Detector.load(tmp_path / "d.gradgeo", lambda x: network(5)(x))
+
+
+def test_every_truncation_and_many_alterations_are_errors(saved: Path, tmp_path: Path) -> None:
+    raw = saved.read_bytes()
+    broken = tmp_path / "broken.gradgeo"
+    rng = np.random.default_rng(0)
+    for cut in [0, 1, 7, 8, 9, 100, *rng.integers(0, len(raw), 60), len(raw) - 1]:
+        broken.write_bytes(raw[:cut])
+        with pytest.raises(DetectorFileError, match=r"truncated|altered|cannot read|something else"):
+            detector_file.inspect(broken)
+    for at in rng.integers(0, len(raw), 300):
+        altered = bytearray(raw)
+        altered[at] ^= 1 << int(rng.integers(8))
+        broken.write_bytes(altered)
+        with pytest.raises(DetectorFileError, match=r"truncated|altered|cannot read|something else"):
+            detector_file.inspect(broken)
+    broken.write_bytes(raw + b"x")
+    with pytest.raises(DetectorFileError, match=r"truncated|altered"):
+        detector_file.inspect(broken)
+
+
+def _change(document: dict, at: str, value: object) -> None:
+    *path, last = at.split(".")
+    for key in path:
+        document = document[key]
+    document[last] = value
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        ("schema", 2),
+        ("settings", []),
+        ("settings.alpha", "0.1"),
+        ("settings.alpha", True),
+        ("settings.evidence", ["csm", 1]),
+        ("settings.evidence", "unknown"),
+        ("settings.classes", [[0, "a"]]),
+        ("settings.extra", 1),
+        ("settings.batch_size", -1),
+        ("settings.temperature", None),
+        ("fitted.num_classes", 10**30),
+        ("fitted.num_classes", 3),
+        ("fitted.input_shape", [-1]),
+        ("fitted.input_shape", "12"),
+        ("fitted.calibration_size", 1),
+        ("fitted.loss", "nll"),
+        ("fingerprint.logits", [["a"]]),
+        ("notes", None),
+        ("versions", {"torch": 2}),
+    ],
+)
+def test_forged_settings_are_refused(saved: Path, at: str, value: object) -> None:
+    document, arrays = parts(saved)
+    _change(document, at, value)
+    forge(saved, document, arrays)
+    with pytest.raises(GradgeoError, match=r"Detector\.load: .+"):
+        Detector.load(saved, network())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("calibration", np.array([2.0, 1.0])),
+        ("calibration", np.full(59, np.nan)),
+        ("calibration", np.zeros(59, np.float32)),
+        ("calibration", np.zeros(0)),
+        ("quantiles", np.zeros(10)),
+        ("quantiles", np.array([[1.0] * 10, [0.0] * 10])),
+        ("precision", np.zeros((1, 10, 9))),
+        ("group", np.full(4, 99)),
+        ("group", np.full(4, -1)),
+        ("reference_index", np.full(59, -5)),
+        ("center", np.full((3, 10), np.inf)),
+    ],
+)
+def test_forged_arrays_are_refused(saved: Path, name: str, value: np.ndarray) -> None:
+    document, arrays = parts(saved)
+    forge(saved, document, {**arrays, name: value})
+    with pytest.raises(DetectorFileError, match="is truncated, altered, or not a detector file"):
+        detector_file.inspect(saved)
+
+
+def test_hostile_json(saved: Path) -> None:
+    _, arrays = parts(saved)
+    for text in ("[" * 100_000, '{"schema": NaN}', "null", '"' + "x" * 10**6, '{"schema": 1}', "{}"):
+        forge(saved, text, arrays)
+        with pytest.raises(DetectorFileError, match=r"truncated, altered, or not"):
+            detector_file.inspect(saved)
+
+
+def test_oversized_header_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "huge.gradgeo"
+    path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    with pytest.raises(DetectorFileError, match="truncated, altered"):
+        detector_file.inspect(path)
+    with path.open("wb") as file:
+        file.truncate(detector_file.LARGEST + 1)  # sparse: takes no disk
+    with pytest.raises(DetectorFileError, match=r"has \d+ bytes; a detector file has at most"):
+        detector_file.inspect(path)
+
+
+def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    torch.save({"x": Bomb()}, tmp_path / "detector.gradgeo")
+    with pytest.raises(DetectorFileError, match="truncated, altered, or not a detector file"):
+        Detector.load(tmp_path / "detector.gradgeo", network())
+    assert not (tmp_path / "executed").exists()
+
+
+def test_other_safetensors_missing_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(save({"weight": np.zeros(3)}))
+    with pytest.raises(DetectorFileError, match="holds something else than a detector"):
+        detector_file.inspect(tmp_path / "model.safetensors")
+    with pytest.raises(DetectorFileError, match=r"cannot read .*absent: No such file"):
+        detector_file.inspect(tmp_path / "absent")
+    with pytest.raises(DetectorFileError, match=r"cannot read|truncated"):
+        detector_file.inspect(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+    detector = Detector(network()).fit(X)
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DetectorFileError, match=r"cannot write .*: No space left on device"):
+        detector.save(saved)
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+    monkeypatch.undo()
+    with pytest.raises(DetectorFileError, match=r"Detector\.save: cannot write .*No such file"):
+        detector.save(saved.parent / "absent" / "d.gradgeo")
+    with pytest.raises(DetectorFileError, match="expected notes to be something JSON can hold"):
+        detector.save(saved, notes={"x": object()})
+
+
+def test_the_layout_is_pinned(saved: Path) -> None:
+    """A change here makes old files unreadable: raise the schema and keep reading the old one."""
+    document, arrays = parts(saved)
+    layout = [*sorted(document), *sorted(document["settings"]), *sorted(document["fitted"])]
+    layout += [f"{name} {a.dtype} {a.ndim}" for name, a in sorted(arrays.items())]
+    assert hashlib.sha256("\n".join(layout).encode()).hexdigest()[:16] == "a4d0e20209f9845b"
