@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the networks are small, and a busy machine makes threads wait for each other
 
 
 @pytest.fixture(scope="session")

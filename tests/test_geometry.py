@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import gradgeo
 from gradgeo import GradgeoError, GradgeoWarning
+from gradgeo.benchmark import reference
 
 LOSSES = ("cross_entropy", "mse", "logit")
 
@@ -40,41 +41,6 @@ CASES = {
 }
 
 
-def oracle(model: nn.Module, x: Tensor, loss: str, temperature: float | None = None, rescale: bool = False) -> Tensor:
-    """Gradients (N, C, *input) in float64: one class and one sample at a time, by the textbook formulas."""
-    model = model.double().eval()
-    maps = []
-    for sample in x.double():
-        leaf = sample[None].clone().requires_grad_()
-        rows = []
-        for i in range(model(leaf).shape[1]):
-            z = model(leaf)
-            if rescale:
-                z = z / z.abs().max() * 10
-            z = z / (temperature or 1.0)
-            value = {
-                "cross_entropy": lambda z=z, i=i: F.cross_entropy(z, torch.tensor([i])),
-                "mse": lambda z=z, i=i: ((z.softmax(1) - F.one_hot(torch.tensor([i]), z.shape[1])) ** 2).mean(),
-                "logit": lambda z=z, i=i: z[0, i],
-            }[loss]()
-            rows.append(torch.autograd.grad(value, leaf)[0][0])
-        maps.append(torch.stack(rows))
-    return torch.stack(maps)
-
-
-def cosines(maps: Tensor) -> Tensor:
-    """The CSM in float64, entry by entry."""
-    n, k = maps.shape[:2]
-    rows = maps.reshape(n, k, -1).double()
-    result = torch.empty(n, k, k, dtype=torch.float64)
-    for s in range(n):
-        for i in range(k):
-            for j in range(k):
-                a, b = rows[s, i], rows[s, j]
-                result[s, i, j] = (a @ b) / (a.norm() * b.norm())
-    return result
-
-
 @pytest.fixture(params=CASES, ids=lambda name: name.replace(" ", "-"))
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
@@ -92,22 +58,22 @@ def test_csm_equals_the_float64_oracle(
     options = {"loss": loss, "temperature": temperature, "rescale": rescale}
     unsigned = gradgeo.csm(model, x, sign=False, **options)
     signed = gradgeo.csm(model, x, **options)
-    maps = oracle(model, x, **options)
+    maps = reference.maps(model, x, **options)
     k = maps.shape[1]
     # The rescaled largest logit is the constant 10: its own map is zero and has no cosine.
     defined = torch.ones(3, k, dtype=torch.bool)
     if rescale and loss == "logit":
         defined &= maps.flatten(2).norm(dim=2) > 1e-9
     pairs = (defined[:, :, None] & defined[:, None, :]) & ~torch.eye(k, dtype=torch.bool)
-    assert ((unsigned.double() - cosines(maps))[pairs].abs() <= 1e-4).all()
-    assert ((signed.double() - cosines(maps.sign()))[pairs].abs() <= 4 / x[0].numel()).all()
+    assert ((unsigned.double() - reference.cosines(maps))[pairs].abs() <= 1e-4).all()
+    assert ((signed.double() - reference.cosines(maps.sign()))[pairs].abs() <= 4 / x[0].numel()).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_unsigned_maps_are_the_true_gradients(case: tuple[nn.Module, Tensor], loss: str) -> None:
     model, x = case
     maps = gradgeo.saliency_maps(model.double(), x.double(), loss=loss, sign=False, temperature=2.0)
-    expected = oracle(model, x, loss, 2.0)
+    expected = reference.maps(model, x, loss, 2.0)
     assert (maps - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
@@ -128,8 +94,8 @@ def test_linear_model_has_a_closed_form_csm() -> None:
     p, W = model(x).softmax(1).detach(), model.weight.detach()
     gradient = torch.stack([(p - F.one_hot(torch.tensor(i), 3)) @ W for i in range(3)], 1)
     assert torch.allclose(gradgeo.saliency_maps(model, x, sign=False), gradient, atol=1e-14)
-    assert torch.allclose(gradgeo.csm(model, x, sign=False), cosines(gradient), atol=1e-12)
-    assert torch.allclose(gradgeo.csm(model, x, loss="logit"), cosines(W.sign().expand(4, 3, 6)), atol=1e-12)
+    assert torch.allclose(gradgeo.csm(model, x, sign=False), reference.cosines(gradient), atol=1e-12)
+    assert torch.allclose(gradgeo.csm(model, x, loss="logit"), reference.cosines(W.sign().expand(4, 3, 6)), atol=1e-12)
 
 
 @pytest.mark.parametrize("options", [{}, {"sign": False}, {"loss": "mse", "temperature": 3.0}, {"classes": 3}])

@@ -83,6 +83,13 @@ def test_degenerate_minima_and_kinks(name, f, e, value):
     assert torch.allclose(found[0], torch.tensor(value).double(), atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_zeta_does_not_depend_on_the_size_of_the_loss(size):
+    e, angle = circle(8)
+    found = around(lambda x: size * (x[:, 0] ** 2 - x[:, 1] ** 2), [[0.0, 0.0]], directions=e)
+    assert torch.allclose(found[0], (2 * angle).cos(), atol=1e-12)
+
+
 def test_a_gradient_that_is_undefined_at_x_itself_does_not_matter():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,7 +1,9 @@
 """gradgeo: whether to trust a single prediction of a PyTorch classifier, by geometric gradient analysis."""
 
+from gradgeo import attacks
 from gradgeo.detector import Detector
 from gradgeo.errors import GradgeoError, GradgeoWarning
+from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
 from gradgeo.verdicts import Explanation, Predictions
@@ -14,9 +16,14 @@ __all__ = [
     "Explanation",
     "GradgeoError",
     "GradgeoWarning",
+    "LocalMinimum",
     "Predictions",
+    "attacks",
     "cosine_similarity_matrix",
     "csm",
     "csm_statistics",
+    "directional_curvature",
+    "local_minimum",
     "saliency_maps",
+    "zeta",
 ]

@@ -123,6 +123,22 @@ def demo(
 
 
 @app.command(cls=Command)
+def bench(
+    name: Annotated[str, typer.Argument(help="accuracy, detection, guarantee or one-class.")],
+    data: Annotated[Path, typer.Option("--data", "-d", help="Folder with data/ and models/.", envvar="GRADGEO_DATA")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("results"),
+) -> None:
+    """Repeat a measurement whose results are committed under results/; takes minutes.
+
+    Example: gradgeo bench guarantee --data ../shared
+    """
+    benchmark = import_module("gradgeo.benchmark")
+    if name not in benchmark.BENCHMARKS:
+        raise typer.BadParameter(f"expected one of {', '.join(benchmark.BENCHMARKS)}, got {name}")
+    print(benchmark.run(name, data, out))
+
+
+@app.command(cls=Command)
 def fit(
     model: ModelSpec,
     data: DataSpec,

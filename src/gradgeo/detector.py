@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, Self
@@ -28,6 +29,7 @@ from gradgeo.errors import (
 from gradgeo.evidence import Observation, resolve
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.saliency import Classes, ForwardPass, Maps, over_passes
+from gradgeo.geometry.surrogates import SmoothReLU
 from gradgeo.one_class import ClassConditionalCopula
 from gradgeo.verdicts import Explanation, Predictions, Reference, Statistic
 
@@ -186,7 +188,7 @@ class Detector:
 
         self._one_class = ClassConditionalCopula.fit(features[fit], label[fit], self.num_classes_)
         self._reference = _References(calibration, label[calibration], features[calibration])
-        self._calibration = np.sort(self._one_class.score(features[calibration], label[calibration]))
+        self._calibration = np.sort(self._scores(features[calibration], label[calibration]))
         self.fit_size_, self.calibration_size_ = len(fit), len(calibration)
 
     def _require_enough(self, trusted: NDArray[np.bool_], lost: str) -> None:
@@ -275,7 +277,7 @@ class Detector:
         self._require_fit()
         self._check()
         measured = self._measure(self._inputs(x), keep_csm=keep_csm)
-        score = self._one_class.score(measured.features, measured.label)
+        score = self._scores(measured.features, measured.label)
         p = conformal.p_values(self._calibration, score)
         if conformal.needed(self.alpha) > self.calibration_size_:
             warn(
@@ -284,6 +286,25 @@ class Detector:
             )
         columns = (measured.label, measured.probability, score, p, np.greater(p, self.alpha))
         return Predictions(*map(torch.from_numpy, columns)), measured
+
+    def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
+        """The outlier score (N,) as a function of `x` (N, *input) that can be differentiated, for attacks.
+
+        Its value is that of `outlier_score`. Its derivative replaces what has none: signs have the slope of a tanh, and
+        while it is computed ReLUs bend as softplus does, over a width of (root mean square of their input) / sharpness;
+        None leaves ReLUs as they are (`gradgeo.geometry.surrogates`). Call it with gradients enabled.
+
+        Cost: one forward and K backward passes with their graph, which stays in memory: pass few inputs.
+        """
+        self._require_fit()
+        maps = Maps(Loss(self.loss_, self.temperature_), self.classes)
+        with nullcontext() if sharpness is None else SmoothReLU(sharpness):
+            observation = Observation(ForwardPass(Classifier(self.model), x, differentiable=True), maps)
+            features = torch.cat([e.measure(observation).double() for e in self._evidence], dim=1)
+        return self._one_class.score(features.cpu(), observation.forward.predicted.cpu())
+
+    def _scores(self, features: Array, label: NDArray[np.int64]) -> Array:
+        return self._one_class.score(torch.from_numpy(features), torch.from_numpy(label)).numpy()
 
     def _require_fit(self) -> None:
         if not hasattr(self, "_one_class"):
@@ -356,7 +377,8 @@ class Detector:
     def _nearest(self, features: Array) -> Reference | None:
         if not np.isfinite(features).all():
             return None
-        scores = self._one_class.normal_scores(np.vstack([features, self._reference.reference_features]))
+        table = np.vstack([features, self._reference.reference_features])
+        scores = self._one_class.normal_scores(torch.from_numpy(table)).numpy()
         distance = np.linalg.norm(scores[1:] - scores[0], axis=1)
         i = int(distance.argmin())
         return Reference(

@@ -3,11 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import QuantileTransformer
+from torch import Tensor
 
 Array = NDArray[np.float64]
+
+_EDGE = 1e-7  # how near the ends QuantileTransformer takes a value for the end itself
+_LARGEST = 5.199337582605575  # normal quantile of 1 - _EDGE, its largest score
 
 PER_CLASS = 1  # samples per feature from which a predicted class gets a Gaussian of its own
 QUANTILES = 200
@@ -32,14 +37,16 @@ class ClassConditionalCopula:
     group: NDArray[np.int64]  # (C,) row of each class
 
     @classmethod
-    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> "ClassConditionalCopula":
+    def fit(
+        cls, features: Array, predicted: NDArray[np.int64], num_classes: int, *, per_class: int = PER_CLASS
+    ) -> "ClassConditionalCopula":
         """Fit on features (n, F) of trusted inputs and their predicted classes (n,)."""
         n, width = features.shape
         scores = QuantileTransformer(n_quantiles=min(QUANTILES, n), output_distribution="normal", subsample=None).fit(
             features
         )
         normal = scores.transform(features)
-        own = [c for c in range(num_classes) if (predicted == c).sum() >= PER_CLASS * width]
+        own = [c for c in range(num_classes) if (predicted == c).sum() >= per_class * width]
         group = np.zeros(num_classes, np.int64)
         group[own] = np.arange(1, len(own) + 1)
         fits = [LedoitWolf().fit(rows) for rows in (normal, *(normal[predicted == c] for c in own))]
@@ -52,22 +59,50 @@ class ClassConditionalCopula:
             group=group,
         )
 
-    def normal_scores(self, features: Array) -> Array:
-        """Features (N, F) as normal scores."""
-        count, width = self.quantiles.shape
-        transformer = QuantileTransformer(n_quantiles=count, output_distribution="normal")
-        transformer.quantiles_, transformer.references_ = self.quantiles, np.linspace(0, 1, count)
-        transformer.n_quantiles_, transformer.n_features_in_ = count, width
-        return np.asarray(transformer.transform(features))
+    def normal_scores(self, features: Tensor) -> Tensor:
+        """Features (N, F) as normal scores, differentiable."""
+        return normal_scores(features, torch.from_numpy(self.quantiles))
 
-    def score(self, features: Array, predicted: NDArray[np.int64]) -> Array:
-        """Outlier score (N,), larger = less like the trusted inputs; NaN for rows that hold NaN."""
-        scores = np.full(len(features), np.nan)
-        rows = np.isfinite(features).all(1)
-        if rows.any():
-            group = self.group[predicted[rows]]
-            deviation = self.normal_scores(features[rows]) - self.center[group]
-            scores[rows] = (
-                np.einsum("nf,nfg,ng->n", deviation, self.precision[group], deviation) + self.log_volume[group]
-            )
-        return scores
+    def score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """Outlier score (N,), larger = less like the trusted inputs; NaN for rows that hold NaN; differentiable.
+
+        Args:
+            features: (N, F) float64 on the CPU.
+            predicted: (N,) classes; not read where the features are NaN.
+        """
+        group = torch.from_numpy(self.group)[predicted]
+        center, precision, volume = map(torch.from_numpy, (self.center, self.precision, self.log_volume))
+        deviation = self.normal_scores(features) - center[group]
+        return torch.einsum("nf,nfg,ng->n", deviation, precision[group], deviation) + volume[group]
+
+
+def normal_scores(features: Tensor, quantiles: Tensor) -> Tensor:
+    """What scikit-learn's QuantileTransformer(output_distribution="normal") makes of features (N, F).
+
+    Written in torch so that attacks can differentiate it and exports can carry it; a test holds it to scikit-learn's.
+    Beyond the outermost quantiles the score is constant; its slope there is taken to be that of the whole range, for
+    else nothing would lead an attack back.
+    """
+    x, knots = features.T.contiguous(), quantiles.T.contiguous()
+    levels = torch.linspace(0, 1, knots.shape[1], dtype=knots.dtype).expand_as(knots).contiguous()
+    # Interpolating from both sides gives the middle of its levels to a value that fills several quantiles.
+    rising = _interpolate(x, knots, levels)
+    falling = -_interpolate(-x, -knots.flip(1), -levels.flip(1))
+    level = (rising + falling) / 2
+    level = torch.where(x - _EDGE < knots[:, :1], 0.0, torch.where(x + _EDGE > knots[:, -1:], 1.0, level))
+    outside = (level <= _EDGE) | (level >= 1 - _EDGE)
+    scores = torch.special.ndtri(torch.where(outside, 0.5, level)).clamp(-_LARGEST, _LARGEST)
+    scores = torch.where(outside, _LARGEST * (2 * level.detach() - 1).sign(), scores)
+    if x.requires_grad:
+        slope = 2 * _LARGEST / (knots[:, -1:] - knots[:, :1]).clamp_min(1e-12)
+        scores = scores + torch.where(outside, slope * (x - x.detach()), 0.0)
+    return scores.T
+
+
+def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear, constant beyond the ends, each row on its own: numpy.interp."""
+    right = torch.searchsorted(knots, x.detach(), right=True).clamp(1, knots.shape[1] - 1)
+    x0, x1, y0, y1 = (table.gather(1, at) for table in (knots, values) for at in (right - 1, right))
+    width = x1 - x0
+    share = torch.where(width > 0, (x - x0) / torch.where(width > 0, width, 1.0), (x >= x1).to(x.dtype))
+    return y0 + share.clamp(0, 1) * (y1 - y0)

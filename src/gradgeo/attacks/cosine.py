@@ -1,13 +1,9 @@
 """CSA: the paper's attack on gradient geometry itself, which aligns saliency maps while it changes the prediction."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from gradgeo.attacks.descent import Objective, Samples
 from gradgeo.attacks.gradient import descent
@@ -16,6 +12,7 @@ from gradgeo.attacks.norms import Bounds, ball, positive
 from gradgeo.attacks.problem import AttackResult, Problem
 from gradgeo.classifier import Classifier, Model
 from gradgeo.errors import expected, public
+from gradgeo.geometry.surrogates import SmoothReLU
 
 BATCH = 32  # samples in one pass: the graphs of all maps are alive at once
 
@@ -45,8 +42,8 @@ def csa(
     """Targeted PGD that also aligns the saliency maps of the classes that are not predicted.
 
     It descends L(F(x), target) - weight * L_CSA(x, k), where L_CSA is the mean of the cosines c_ij over S1,
-    the pairs without the class k predicted at the current point. S1 is more aligned for trusted inputs than
-    for others, so a positive weight hides the attack from the cosine similarity matrix.
+    the pairs without the class k predicted at the current point. Whether alignment hides an input depends on
+    the model: where trusted inputs are less aligned than their targeted PGD examples, try a negative weight.
 
     Example:
         >>> import torch
@@ -70,8 +67,8 @@ def csa(
     Raises: as `pgd`; ArgumentError too if the model has fewer than 3 classes, which leave S1 empty.
 
     What makes L_CSA differentiable: the cosine is that of the gradients themselves instead of their signs. It
-    is exact and has no scale to choose; with tanh(g / scale) for the sign the signed CSM ended up no more
-    aligned.
+    is exact and has no scale to choose; with tanh(g / scale) for the sign, the mean of S1 of the signed CSM
+    ended up within 0.03 of it, more or less aligned, on Fashion-MNIST and CIFAR-10.
 
     What makes its gradient useful: in a ReLU network J = dz/dx is piecewise constant, so double backward sees
     the maps J^T (p - e_i) turn only with the probabilities and aligns next to nothing (CIFAR-10, ResNet-20,
@@ -79,7 +76,7 @@ def csa(
     It changes derivatives of L_CSA alone: every forward value and the gradient of L(F(x), target) are the
     model's own.
 
-    Source: Schwinn et al. 2021, section 4 (CSA). Smoothing: Dombrowski et al., "Explanations can be
+    Source: Schwinn et al. 2021 (CSA, the adaptive attack). Smoothing: Dombrowski et al., "Explanations can be
     manipulated and geometry is to blame", NeurIPS 2019.
     """
     region = ball(norm, epsilon, bounds)
@@ -135,40 +132,9 @@ def csa_loss(point: Tensor, logits: Tensor, classes: int | None = None) -> Tenso
     total, squares = torch.zeros_like(point.flatten(1)), logits.new_zeros(len(logits))
     for own in torch.split(rest, 1, dim=1):
         (gradient,) = torch.autograd.grad(logits, point, pull(logits, own), create_graph=True)
-        rows = gradient.flatten(1)
+        rows = gradient.nan_to_num(0.0).flatten(1)
         rows = rows / rows.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
         unit = rows / rows.square().sum(1, keepdim=True).clamp_min(0.5).sqrt()
         total, squares = total + unit, squares + unit.square().sum(1)
     m = rest.shape[1]
     return (total.square().sum(1) - squares) / (m * (m - 1))
-
-
-class SmoothReLU(TorchFunctionMode):
-    """Within this context a ReLU keeps its value and has the derivatives of softplus.
-
-    The bend has the width rms / sharpness, with rms the root mean square of what enters the ReLU, per sample.
-    """
-
-    def __init__(self, sharpness: float) -> None:
-        super().__init__()
-        self.sharpness = sharpness
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func in (torch.relu, torch.Tensor.relu, F.relu):
-            return self.relu(args[0] if args else (kwargs or {})["input"])
-        if func in (torch.relu_, torch.Tensor.relu_):
-            return args[0].copy_(self.relu(args[0].clone()))
-        return func(*args, **(kwargs or {}))
-
-    def relu(self, x: Tensor) -> Tensor:
-        """max(x, 0) with derivative sigmoid(k x)."""
-        rms = x.detach().flatten(1).square().mean(1).sqrt().view(-1, *[1] * (x.ndim - 1))
-        k = self.sharpness / torch.where(rms > 0, rms, 1.0)
-        soft = F.softplus(k * x) / k
-        return soft + (x.clamp_min(0) - soft).detach()

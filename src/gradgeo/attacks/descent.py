@@ -82,11 +82,11 @@ def descend(
 
 
 def gradient_of(objective: Tensor, point: Tensor, *, retain_graph: bool = False) -> Tensor:
-    """The gradient of each sample's objective (n,) at its point."""
+    """The gradient of each sample's objective (n,) at its point; entries that are NaN count as zero."""
     (gradient,) = torch.autograd.grad(objective.sum(), point, retain_graph=retain_graph, allow_unused=True)
     if gradient is None:
         raise ModelError("the model's output does not depend on its input, so there is no gradient to follow.")
-    return gradient
+    return gradient.nan_to_num(0.0)
 
 
 def steepest(objective: Objective, norm: Norm, step_size: float) -> Move:

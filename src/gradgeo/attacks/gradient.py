@@ -91,7 +91,7 @@ def pgd(
         loss: "cross_entropy"; "mse", the mean squared error between probabilities and one-hot; "margin", the
             lead of the best other class.
         steps: gradient steps.
-        step_size: length of a step in the norm; default epsilon / 4 (Schwinn et al. 2021, section 4).
+        step_size: length of a step in the norm; default epsilon / 4, as in Schwinn et al. 2021.
         bounds: (low, high) of every entry of the input space; None for unbounded signals.
         random_start: start at a uniform point of the ball instead of at x.
         restarts: how often to start, each time on the inputs where the attack has not succeeded yet.

@@ -29,7 +29,7 @@ class Norm(ABC):
 
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
-        """The perturbation of length 1 along which the loss rises most; 0 where the gradient is zero or NaN."""
+        """The perturbation of length 1 along which the loss rises most; 0 for a zero gradient."""
 
     @abstractmethod
     def within(self, delta: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class _Linf(Norm):
         return delta.flatten(1).abs().amax(1)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        return gradient.sign().nan_to_num_(0.0)
+        return gradient.sign()
 
     def within(self, delta: Tensor) -> Tensor:
         return delta.clamp(-self.epsilon, self.epsilon)
@@ -84,7 +84,7 @@ class _L2(Norm):
 
     def direction(self, gradient: Tensor) -> Tensor:
         # The largest entry is divided out first: squares of small float32 gradients underflow.
-        rows = gradient.flatten(1).nan_to_num(0.0)
+        rows = gradient.flatten(1)
         rows = rows / rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
         unit: Tensor = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(0.5)
         return unit.view_as(gradient)

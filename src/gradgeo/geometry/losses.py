@@ -36,11 +36,13 @@ class Loss:
             logits: (N, C).
             classes: (N, K) class indices.
 
+        Differentiable in the logits; pass detached ones where that is not wanted.
+
         Returns:
             Directions (N, K, C) and scales (N, K), float64; each gradient is direction * scale. Scales are positive
             but underflow to 0 where a class's gradient is below 1e-308.
         """
-        z = logits.detach().double()
+        z = logits.double()
         slope = torch.ones_like(z[:, :1])
         if self.rescale:
             largest, at = z.abs().max(1, keepdim=True)
@@ -57,7 +59,7 @@ class Loss:
 
 def _others(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Softmax over the other classes r (N, K, C) with r_i = 0, and log p_i, log(1 - p_i), each (N, K)."""
-    masked = z[:, None, :].repeat(1, classes.shape[1], 1).scatter_(2, classes[..., None], -torch.inf)
+    masked = z[:, None, :].expand(-1, classes.shape[1], -1).scatter(2, classes[..., None], -torch.inf)
     log_rest, log_all = masked.logsumexp(2), z.logsumexp(1, keepdim=True)
     return masked.softmax(2), z.gather(1, classes) - log_all, log_rest - log_all
 
@@ -65,7 +67,7 @@ def _others(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _cross_entropy(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """L_i = -log p_i: p - e_i = (1 - p_i) (r - e_i)."""
     others, _, log_rest = _others(z, classes)
-    return others.scatter_(2, classes[..., None], -1.0), log_rest.exp()
+    return others.scatter(2, classes[..., None], -1.0), log_rest.exp()
 
 
 def _mse(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

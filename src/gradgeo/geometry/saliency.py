@@ -10,6 +10,7 @@ from torch import Tensor
 from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
 from gradgeo.errors import ModelError, UnusableInputWarning, expected, public, warn
 from gradgeo.geometry.losses import Loss
+from gradgeo.geometry.surrogates import soft_sign
 
 T = TypeVar("T")
 Classes = int | Tensor | None
@@ -61,17 +62,21 @@ class ForwardPass:
 
     Samples with NaN or infinite inputs are replaced by zeros for the pass, so that they cannot disturb the others;
     `usable` (N,) is False for them and for samples whose logits are not finite.
+
+    With `differentiable`, logits and maps stay in the graph of `x`, which must require grad: the values are the same,
+    and signs get the slope of `surrogates.soft_sign`.
     """
 
-    def __init__(self, classifier: Classifier, x: Tensor) -> None:
+    def __init__(self, classifier: Classifier, x: Tensor, *, differentiable: bool = False) -> None:
         x = classifier.prepare(x)
+        self._differentiable = differentiable
         self._n = len(x)
         if not len(x):  # many models refuse an empty batch; one zero input stands in and is sliced away again
             x = x.new_zeros(1, *x.shape[1:])
         clean, finite = replace_unusable(x)
-        self._leaf = clean.requires_grad_()
+        self._leaf = clean if differentiable else clean.requires_grad_()
         self._output = classifier(self._leaf.clone())[: self._n]  # the clone lets the model work in place
-        self.logits = self._output.detach()
+        self.logits = self._output if differentiable else self._output.detach()
         self.usable = finite[: self._n] & torch.isfinite(self.logits).all(1)
         if not self._output.requires_grad:
             raise ModelError(
@@ -88,15 +93,25 @@ class ForwardPass:
         """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs K backward passes."""
         cotangents = cotangents.to(self._output.dtype)
         rows = cotangents.shape[1]
+        if self._differentiable:
+            return torch.stack([self._gradient(cotangents[:, i]) for i in range(rows)], dim=1)
         maps = self._leaf.new_empty(rows, *self._leaf.shape)
         for i in range(rows):
-            (gradient,) = torch.autograd.grad(
-                self._output, self._leaf, cotangents[:, i], retain_graph=True, allow_unused=True
-            )
-            if gradient is None:
-                raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
-            maps[i] = gradient
+            maps[i] = self._gradient(cotangents[:, i])
         return maps.transpose(0, 1)[: self._n]
+
+    def _gradient(self, cotangent: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(
+            self._output,
+            self._leaf,
+            cotangent,
+            retain_graph=True,
+            create_graph=self._differentiable,
+            allow_unused=True,
+        )
+        if gradient is None:
+            raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
+        return gradient
 
     def maps(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
@@ -113,7 +128,7 @@ class ForwardPass:
 
     def _finish(self, maps: Tensor, options: Maps) -> Tensor:
         if options.sign:
-            maps = maps.sign()
+            maps = soft_sign(maps) if self._differentiable else maps.sign()
         if options.channel_max:
             if maps.ndim < 4:
                 raise expected("channel_max", "False for inputs without a channel axis (N, channels, ...)", True)

@@ -1,0 +1,51 @@
+"""Derivatives for what has none: the sign and the kink of a ReLU keep their values and get smooth slopes.
+
+Attacks on gradient geometry differentiate a second time. In a ReLU network J = dz/dx is piecewise constant and a sign
+has no slope at all, so plain double backward sees next to nothing of what a step does to the maps.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+def soft_sign(maps: Tensor) -> Tensor:
+    """sign(maps) with the slope of tanh(maps / rms), rms the root mean square of each map (N, K, *input)."""
+    rms = maps.detach().flatten(2).square().mean(2).sqrt().view(*maps.shape[:2], *[1] * (maps.ndim - 2))
+    soft = torch.tanh(maps / torch.where(rms > 0, rms, 1.0))
+    return soft + (maps.sign() - soft).detach()
+
+
+class SmoothReLU(TorchFunctionMode):
+    """Within this context a ReLU keeps its value and has the derivatives of softplus.
+
+    The bend has the width rms / sharpness, with rms the root mean square of what enters the ReLU, per sample.
+    """
+
+    def __init__(self, sharpness: float) -> None:
+        super().__init__()
+        self.sharpness = sharpness
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in (torch.relu, torch.Tensor.relu, F.relu):
+            return self.relu(args[0] if args else (kwargs or {})["input"])
+        if func in (torch.relu_, torch.Tensor.relu_):
+            return args[0].copy_(self.relu(args[0].clone()))
+        return func(*args, **(kwargs or {}))
+
+    def relu(self, x: Tensor) -> Tensor:
+        """max(x, 0) with derivative sigmoid(k x)."""
+        rms = x.detach().flatten(1).square().mean(1).sqrt().view(-1, *[1] * (x.ndim - 1))
+        k = self.sharpness / torch.where(rms > 0, rms, 1.0)
+        soft = F.softplus(k * x) / k
+        return soft + (x.clamp_min(0) - soft).detach()

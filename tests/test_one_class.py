@@ -1,0 +1,64 @@
+"""The Gaussian copula against scikit-learn and scipy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.preprocessing import QuantileTransformer
+
+from gradgeo.one_class import ClassConditionalCopula, normal_scores
+
+
+@pytest.mark.parametrize("n", [20, 200, 1000])
+def test_normal_scores_are_scikit_learns(n: int) -> None:
+    rng = np.random.default_rng(0)
+    features = np.stack(
+        [
+            rng.standard_normal(n),
+            rng.integers(0, 4, n),
+            rng.exponential(size=n) ** 3,
+            np.full(n, 2.5),
+            rng.random(n) * 1e-9,
+        ],
+        axis=1,
+    )
+    transformer = QuantileTransformer(n_quantiles=min(200, n), output_distribution="normal", subsample=None).fit(
+        features
+    )
+    probes = np.vstack([features, features * 1.5, features - 3, transformer.quantiles_, features + 1e-8])
+    ours = normal_scores(torch.from_numpy(probes), torch.from_numpy(transformer.quantiles_))
+    np.testing.assert_allclose(ours, transformer.transform(probes), atol=1e-9)
+
+
+def test_normal_scores_can_be_differentiated() -> None:
+    quantiles = torch.from_numpy(np.sort(np.random.default_rng(0).standard_normal((50, 3)), axis=0))
+    x = torch.rand(6, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: normal_scores(x, quantiles), x)
+
+
+def test_one_class_score_is_the_gaussian_log_density_of_normal_scores() -> None:
+    rng = np.random.default_rng(0)
+    features, predicted = rng.standard_normal((500, 4)), rng.integers(0, 3, 500)
+    model = ClassConditionalCopula.fit(features, predicted, 5)
+    assert model.group.tolist() == [1, 2, 3, 0, 0]
+    x, label = torch.from_numpy(rng.standard_normal((30, 4))), torch.arange(30) % 5
+    normal = model.normal_scores(x).numpy()
+    for i, score in enumerate(model.score(x, label).tolist()):
+        g = int(model.group[label[i]])
+        density = stats.multivariate_normal(model.center[g], np.linalg.inv(model.precision[g])).logpdf(normal[i])
+        assert score == pytest.approx(-2 * density - 4 * np.log(2 * np.pi), abs=1e-8)
+
+
+def test_nan_features_have_nan_scores() -> None:
+    rng = np.random.default_rng(0)
+    model = ClassConditionalCopula.fit(rng.standard_normal((100, 2)), np.zeros(100, np.int64), 2)
+    scores = model.score(torch.tensor([[0.0, torch.nan], [0.0, 0.0]], dtype=torch.float64), torch.tensor([-1, 1]))
+    assert scores.isnan().tolist() == [True, False]
+
+
+def test_constant_features_do_no_harm() -> None:
+    features = np.zeros((60, 3))
+    model = ClassConditionalCopula.fit(features, np.zeros(60, np.int64), 2)
+    scores = model.score(torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0]], dtype=torch.float64), torch.zeros(2).long())
+    assert scores.isfinite().all()
+    assert scores[1] > scores[0]
