@@ -290,9 +290,10 @@ class Detector:
     def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
         """The outlier score (N,) as a function of `x` (N, *input) that can be differentiated, for attacks.
 
-        Its value is that of `outlier_score`. Its derivative replaces what has none: signs have the slope of a tanh, and
-        while it is computed ReLUs bend as softplus does, over a width of (root mean square of their input) / sharpness;
-        None leaves ReLUs as they are (`gradgeo.geometry.surrogates`). Call it with gradients enabled.
+        Signs get the slope of a tanh, and ReLUs the derivatives of a softplus that bends over a width of (root mean
+        square of their input) / sharpness, so the maps are those of a smoother network and the value is near that of
+        `outlier_score`; with `sharpness` None ReLUs stay as they are and the value is the same
+        (`gradgeo.geometry.surrogates`). Call it with gradients enabled.
 
         Cost: one forward and K backward passes with their graph, which stays in memory: pass few inputs.
         """

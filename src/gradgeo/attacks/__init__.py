@@ -2,7 +2,8 @@
 
 from gradgeo.attacks.cosine import csa
 from gradgeo.attacks.deepfool import minimum_norm
+from gradgeo.attacks.evasion import evasion
 from gradgeo.attacks.gradient import fgsm, pgd
 from gradgeo.attacks.problem import AttackResult, random_targets
 
-__all__ = ["AttackResult", "csa", "fgsm", "minimum_norm", "pgd", "random_targets"]
+__all__ = ["AttackResult", "csa", "evasion", "fgsm", "minimum_norm", "pgd", "random_targets"]
