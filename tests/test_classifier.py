@@ -76,6 +76,44 @@ def test_train_mode_is_judged_in_eval_mode() -> None:
     assert torch.equal(gradgeo.csm(model.train(), x), expected)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_computed_weights_in_train_mode() -> None:
+    model = nn.Sequential(
+        nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 5))
+    ).train()  # the old kind, a tensor attribute
+    x = torch.rand(3, 1, 8, 8)
+    model(x).sum().backward()
+    assert gradgeo.csm(model, x).isfinite().all()
+    assert model.training
+    assert model[1].weight_g.requires_grad
+
+
+def test_a_copy_that_is_no_copy_is_not_changed() -> None:
+    class Single(nn.Linear):
+        def __deepcopy__(self, memo: dict) -> "Single":
+            return self
+
+    model = nn.Sequential(nn.Flatten(), Single(64, 5)).eval()
+    x = torch.rand(2, 1, 8, 8)
+    before = snapshot(model)
+    gradgeo.csm(model, x)
+    assert same(snapshot(model), before)
+    with pytest.raises(GradgeoError, match=r"in training mode and cannot be copied .*shares modules"):
+        gradgeo.csm(model.train(), torch.rand(2, 1, 8, 8))
+
+
+def test_functions_of_modules_that_act_in_training_are_refused() -> None:
+    model = conv_net().train()
+    with pytest.raises(GradgeoError, match=r"a function of modules in eval mode \(model is not\).*model\.eval\(\)"):
+        gradgeo.csm(lambda x: model(x), torch.rand(2, 1, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scripted_models_in_train_mode() -> None:
+    model, x = torch.jit.trace(conv_net().eval(), torch.rand(2, 1, 8, 8)), torch.rand(2, 1, 8, 8)
+    assert gradgeo.csm(model, x).isfinite().all()
+
+
 def test_weights_are_shared_not_copied() -> None:
     model, x = conv_net(), torch.rand(4, 1, 8, 8)
     before = gradgeo.csm(model, x)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 import gradgeo
 from gradgeo import Detector, GradgeoError, GradgeoWarning, conformal
@@ -71,6 +71,59 @@ def test_only_correct_samples_count_where_labels_are_known() -> None:
     nearest = {e.nearest.index for e in detector.explain(inputs(30, 5))}
     assert nearest <= set(kept.tolist())
     assert Detector(model).fit(x).misclassified_ == 0
+
+
+def test_rows_answer_to_inputs_in_order(fitted: Detector) -> None:
+    x = inputs(50, seed=3)
+    expected = fitted.outlier_score(x)
+    for loader in (
+        DataLoader(x, batch_size=7, shuffle=True),
+        DataLoader(x, batch_size=7, drop_last=True),
+        DataLoader([x[:20], x[20:]], batch_size=None, shuffle=True),
+    ):
+        assert torch.allclose(fitted.outlier_score(loader), expected, atol=1e-4)
+
+
+def test_arrays_of_any_layout(fitted: Detector) -> None:
+    x = inputs(20, seed=3).numpy()
+    expected = fitted.outlier_score(x)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for array in (x.astype(">f4"), np.asfortranarray(x), frozen, x.astype(np.float64)):
+        assert torch.equal(fitted.outlier_score(array), expected)
+    masked = np.ma.array(x, mask=np.zeros_like(x, bool))
+    masked.mask[4, 0, 0, 0] = True
+    with pytest.warns(GradgeoWarning, match="1 of 20"):
+        assert fitted.outlier_score(masked)[4].isnan()
+
+
+def test_labels_in_another_order_are_noticed() -> None:
+    model, x = network(), inputs(400)
+    with pytest.warns(GradgeoWarning, match=r"count as misclassified: are the labels numbered as the model's"):
+        Detector(model).fit(x, torch.where(torch.arange(400) < 250, (model(x).argmax(1) + 1) % 4, model(x).argmax(1)))
+
+
+def test_options_changed_after_fit_wait_for_the_next_fit() -> None:
+    detector = Detector(network()).fit(inputs(200))
+    before = detector.outlier_score(inputs(5, seed=2))
+    detector.classes = 2
+    assert torch.equal(detector.outlier_score(inputs(5, seed=2)), before)
+    assert not torch.equal(detector.fit(inputs(200)).outlier_score(inputs(5, seed=2)), before)
+
+
+def test_a_model_that_draws_random_numbers_gives_the_same_scores() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x + 0.05 * torch.randn_like(x))
+
+    detector = Detector(Noisy()).fit(inputs(200))
+    first = detector.outlier_score(inputs(20, seed=2))
+    torch.rand(7)
+    assert torch.equal(detector.outlier_score(inputs(20, seed=2)), first)
 
 
 def test_predictions_agree_with_their_parts(fitted: Detector) -> None:
@@ -282,8 +335,8 @@ def test_evidence_of_ones_own() -> None:
 
 
 class Augmented(Pairs):
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return torch.randn(3, 2, 2) * 3, int(self.y[i])
+    def __getitem__(self, i: int) -> Tensor:
+        return torch.randn(3, 2, 2) * 3
 
 
 class Once(IterableDataset):
@@ -310,7 +363,13 @@ class Once(IterableDataset):
         (lambda d: d.fit(inputs(99), torch.zeros(98).long()), r"labels to be of shape \(99,\), one per input"),
         (lambda d: d.fit(inputs(99), torch.rand(99)), r"expected labels to be integers of shape \(N,\)"),
         (lambda d: d.fit(Pairs(inputs(9), torch.zeros(9)), torch.zeros(9)), r"labels to be None for a Dataset"),
-        (lambda d: d.fit(Augmented(inputs(99), network()(inputs(99)).argmax(1))), r"without random augmentation|trusted"),
+        (lambda d: d.fit(Augmented(inputs(99), torch.zeros(99))), r"without random augmentation"),
+        (lambda d: d.fit(DataLoader(inputs(99), sampler=SubsetRandomSampler(range(50)))), r"without a sampler of its own.*SubsetRandom.*Subset"),
+        (lambda d: d.fit(inputs(99), [None] * 99), r"expected labels to be integers of shape \(N,\), got a list of length 99"),
+        (lambda d: d.predict(np.full((3, 3, 2, 2), "a")), r"expected x to be an array of numbers"),
+        (lambda d: Detector(network(), seed=-1), r"expected seed to be an integer, 0 or more"),
+        (lambda d: Detector(network(), alpha="a"), r"expected alpha to be a number between 0 and 1"),
+        (lambda d: d.save("x", notes=[1]), r"Detector\.save: expected notes to be a dict"),
         (lambda d: d.fit(DataLoader(Once(inputs(99)), batch_size=9)), r"expected data to be the same at both readings"),
         (lambda d: Detector(network(), alpha=0), r"Detector: expected alpha to be a number between 0 and 1, got 0"),
         (lambda d: Detector(network(), calibration=1.0), r"expected calibration to be a number between 0 and 1"),

@@ -227,3 +227,17 @@ def test_warnings_of_many_batches_are_given_once(detector: Detector, thousand: P
     with pytest.warns(GradgeoWarning) as caught:
         score(Odd(), open_source(thousand, limit=25), tmp_path / "out.csv", batch_size=10)
     assert [str(w.message) for w in caught] == ["10 inputs are odd"]
+
+
+def test_labels_are_matched_by_class_name(tmp_path: Path) -> None:
+    """Folders 3 and 7 alone are classes 3 and 7 of the model, not 0 and 1."""
+    from PIL import Image
+
+    from gradgeo.data import open_source
+
+    for name in ("3", "7", "other"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "a.png")
+    source = open_source(tmp_path, numbering=tuple("0123456789"))
+    assert [source[i].label for i in range(3)] == [3, 7, None]
+    assert [open_source(tmp_path)[i].label for i in range(3)] == [0, 1, 2]

@@ -1,5 +1,6 @@
 """One way to walk over what a detector accepts: tensors, arrays, data sets and loaders, with or without labels."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,53 +8,99 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from gradgeo.errors import expected
 
 Data = Tensor | NDArray[Any] | Dataset[Any] | DataLoader[Any]
 
 
-def batches(data: Data, labels: Any = None, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches (x, y or None) of `data`.
+def batches(
+    data: Data, labels: Any = None, *, batch_size: int, labelled: bool = True
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches (x, y or None) of `data`, in its own order.
 
     Args:
         data: a tensor or array (N, *input), or a Dataset or DataLoader whose items are x or (x, y, ...).
         labels: (N,) integers for a tensor or array; data sets and loaders bring their own.
+        labelled: whether labels are wanted at all.
     """
-    if isinstance(data, np.ndarray):
-        data = torch.from_numpy(np.ascontiguousarray(data))
-    if isinstance(data, Tensor):
+    if isinstance(data, Tensor | np.ndarray):
         yield from _slices(data, None if labels is None else _labels(labels), batch_size)
         return
     if labels is not None:
         raise expected("labels", "None for a Dataset or DataLoader, whose items bring their own", labels)
     if isinstance(data, DataLoader):
-        loader = data
-    elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | bytes | dict | list):
-        # A generator of its own keeps the loader from drawing its base seed out of the caller's random state.
-        loader = DataLoader(data, batch_size=batch_size, generator=torch.Generator())
+        loader = _in_order(data, batch_size)
+    elif isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        if isinstance(data, str | bytes | dict | list):
+            raise expected("data", "a tensor, an array, a Dataset or a DataLoader", data)
+        loader = _loader(data, batch_size)
     else:
         raise expected("data", "a tensor, an array, a Dataset or a DataLoader", data)
-    for batch in loader:
+    for batch in _iterate(loader):
         x, y = (batch[0], batch[1]) if isinstance(batch, tuple | list) and len(batch) > 1 else (batch, None)
         x = x[0] if isinstance(x, tuple | list) and len(x) == 1 else x
         if not isinstance(x, Tensor):
             raise expected("each item of data", "x or (x, y, ...) with x a tensor", x, "Wrap the data set so.")
-        yield x, None if y is None else _labels(y)
+        yield x, _labels(y) if labelled and y is not None else None
 
 
-def _slices(x: Tensor, y: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _loader(dataset: Any, batch_size: int | None, **options: Any) -> DataLoader[Any]:
+    """A loader in order, which does not draw its base seed out of the caller's random state."""
+    return DataLoader(dataset, batch_size=batch_size, generator=torch.Generator(), **options)
+
+
+def _in_order(loader: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
+    """`loader`, or one over the whole of its data set in order where it shuffles or drops the last batch.
+
+    Rows answer to inputs by their order, and `fit` reads twice.
+    """
+    if isinstance(loader.dataset, IterableDataset):
+        return loader
+    batched = loader.batch_sampler
+    plain = batched is None or type(batched) is BatchSampler
+    if not plain or not isinstance(loader.sampler, SequentialSampler | RandomSampler):
+        sampler = type(loader.sampler if plain else batched).__name__
+        raise expected(
+            "data", "a DataLoader without a sampler of its own", f"one with {sampler}", "For a part use Subset."
+        )
+    if isinstance(loader.sampler, SequentialSampler) and not loader.drop_last:
+        return loader
+    size = None if batched is None else loader.batch_size or batch_size
+    return _loader(loader.dataset, size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
+
+
+def _iterate(loader: DataLoader[Any]) -> Iterator[Any]:
+    """A loader draws its base seed from the global random state when it starts; that is put back."""
+    with torch.random.fork_rng(devices=[], enabled=threading.active_count() == 1):
+        return iter(loader)
+
+
+def _slices(x: Tensor | NDArray[Any], y: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "fiub":
+        raise expected("x", "an array of numbers", x)
     if x.ndim < 2:
         raise expected("x", "of shape (N, *input)", x, "For a single input add the batch axis: x[None].")
     if y is not None and len(y) != len(x):
         raise expected("labels", f"of shape ({len(x)},), one per input", y)
     for start in range(0, len(x), size):
-        yield x[start : start + size], None if y is None else y[start : start + size]
+        yield _tensor(x[start : start + size]), None if y is None else y[start : start + size]
+
+
+def _tensor(part: Tensor | NDArray[Any]) -> Tensor:
+    if isinstance(part, Tensor):
+        return part
+    if isinstance(part, np.ma.MaskedArray) and part.dtype.kind == "f":
+        part = part.filled(np.nan)  # what is missing cannot be judged
+    return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=")))
 
 
 def _labels(labels: Any) -> Tensor:
-    y = torch.as_tensor(labels)
+    try:
+        y = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise expected("labels", "integers of shape (N,)", labels) from error
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
         raise expected("labels", "integers of shape (N,)", y)
     return y.long().cpu()

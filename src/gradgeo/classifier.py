@@ -1,8 +1,10 @@
 """The caller's model as a pure function from inputs to logits that leaves no trace on the caller's side."""
 
 import copy
+import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +29,11 @@ class Classifier:
     def __init__(self, model: Model) -> None:
         if not callable(model):
             raise expected("model", "a torch.nn.Module or a function x -> logits", model)
-        copied = _private_copy(model) if isinstance(model, nn.Module) else None
+        copied = _private_copy(unwrapped(model)) if isinstance(model, nn.Module) else None
+        if copied is None:
+            _refuse_training(model)
         self.module: Model = model if copied is None else copied
+        self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
         floating = [t for t in tensors if t.is_floating_point()]
         self.dtype = floating[0].dtype if floating else None
@@ -52,23 +57,27 @@ class Classifier:
     def judge(self, x: Tensor) -> "Judged":
         """Logits of `x` without gradients."""
         x = self.prepare(x)
-        with traceless(x), torch.no_grad():
+        with traceless(x, recurrent=self.recurrent), torch.no_grad():
             clean, finite = replace_unusable(x)
             logits = self(clean)
         return Judged(logits, finite & logits.isfinite().all(1))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked."""
+        """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
+
+        To be called within `traceless`, for it seeds the random state that a stochastic model draws from.
+        """
+        _seed(x.device)
         try:
             output = self.module(x)
         except Exception as error:  # any failure inside foreign code becomes one message with the shape in it
             raise ModelError(
-                f"the model failed on an input of shape {tuple(x.shape)}, {x.dtype}: {type(error).__name__}: {error}"
+                f"the model failed on inputs of shape {_batch(x)}, {x.dtype}: {type(error).__name__}: {error}"
             ) from error
         logits = _unpack(output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
             raise ModelError(
-                f"expected the model to return logits of shape ({len(x)}, C), got {_shape(logits)}. "
+                f"expected the model to return logits of shape (N, C), got {_shape(logits)}. "
                 "Wrap the model so that it returns one row of class scores per input."
             )
         if logits.shape[1] < 2:
@@ -106,45 +115,110 @@ def _unpack(output: Any) -> Any:
     return output
 
 
+def _batch(x: Tensor) -> str:
+    return f"({', '.join(['N', *map(str, x.shape[1:])])})"
+
+
 def _shape(value: object) -> str:
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel or torch.compile."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
 def _private_copy(model: nn.Module) -> nn.Module:
     """`model` with the same weight memory and its own structure, buffers, mode and `requires_grad`."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    with torch.inference_mode(False):  # a copy made inside inference mode could not be differentiated
-        memo: dict[int, Any] = {}
-        for parameter in model.parameters():
-            data = parameter.detach()
-            data = data.clone() if data.is_inference() else data
-            memo[id(parameter)] = nn.Parameter(data, requires_grad=False)
-        for buffer in model.buffers():
-            memo[id(buffer)] = buffer.detach().clone()
+    with torch.inference_mode(False), torch.no_grad():  # a copy made in inference mode could not be differentiated
         try:
-            return copy.deepcopy(model, memo).requires_grad_(False).eval()
-        except Exception as error:  # deepcopy fails in as many ways as there are models
-            if model.training or any(module.training for module in model.modules()):
+            memo: dict[int, Any] = {}
+            for parameter in model.parameters():
+                data = parameter.detach()
+                data = data.clone() if data.is_inference() else data
+                memo[id(parameter)] = nn.Parameter(data, requires_grad=False)
+            for buffer in model.buffers():
+                memo[id(buffer)] = buffer.detach().clone()
+            for module in model.modules():  # weights computed from others, as by weight_norm or pruning
+                for value in vars(module).values():
+                    if isinstance(value, Tensor) and not value.is_leaf:
+                        memo[id(value)] = value.detach()
+            copied = copy.deepcopy(model, memo)
+            if set(model.modules()) & set(copied.modules()):
+                raise TypeError("its copy shares modules with it")
+        except Exception as error:  # copying fails in as many ways as there are models
+            if any(module.training for module in model.modules()):
                 raise ModelError(
                     f"the model is in training mode and cannot be copied ({type(error).__name__}: {error}). "
                     "Call model.eval() first."
                 ) from error
             return model
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied.eval()
+
+
+def _refuse_training(function: Callable[[Tensor], Any]) -> None:
+    """A function cannot be copied, so what it calls must be in eval mode where that matters."""
+    try:
+        reached = inspect.getclosurevars(inspect.unwrap(function))
+    except TypeError:  # no Python function
+        return
+    for name, module in {**reached.globals, **reached.nonlocals}.items():
+        if isinstance(module, nn.Module) and any(
+            part.training and _acts_in_training(part) for part in module.modules()
+        ):
+            raise expected("model", f"a function of modules in eval mode ({name} is not)", function, f"{name}.eval()")
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd | nn.RReLU)
+
+
+def _alone() -> bool:
+    """Whether the global random state is ours to change: other threads would draw from it too."""
+    return threading.active_count() == 1
+
+
+def _seed(device: torch.device) -> None:
+    if _alone():
+        torch.default_generator.manual_seed(0)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(0)
+
+
+_CUDNN = threading.RLock()  # its flags are global
 
 
 @contextmanager
-def traceless(x: Tensor) -> Iterator[None]:
-    """Gradients on, autocast off, TF32 off, whatever the caller's context; global random state put back afterwards."""
+def traceless(x: Tensor, *, recurrent: bool = False) -> Iterator[None]:
+    """Gradients on, autocast off, TF32 off, whatever the caller's context; random state the same for every call.
+
+    The global random state, seeded at each forward pass, is put back afterwards; with other threads running it is left
+    alone.
+    """
     cuda = x.device.type == "cuda"
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(x.device.type, enabled=False))
-        stack.enter_context(torch.random.fork_rng(devices=[x.device] if cuda else []))
-        # TF32 convolutions flip the sign of small gradient entries.
-        stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False) if cuda else nullcontext())
+        if _alone():
+            stack.enter_context(torch.random.fork_rng(devices=[x.device] if cuda else []))
+        if cuda:
+            cudnn = torch.backends.cudnn
+            stack.enter_context(_CUDNN)
+            # TF32 convolutions flip the sign of small gradient entries; cuDNN's recurrent backward wants training mode.
+            stack.enter_context(
+                cudnn.flags(
+                    enabled=cudnn.enabled and not recurrent,
+                    benchmark=cudnn.benchmark,
+                    deterministic=cudnn.deterministic,
+                    allow_tf32=False,
+                )
+            )
         yield
 
 

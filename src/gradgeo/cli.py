@@ -2,11 +2,12 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -20,14 +21,16 @@ from rich.text import Text
 from torch import nn
 from typer.core import TyperCommand
 
-from gradgeo import __version__, detector_file
+from gradgeo import __version__, detector_file, plots
 from gradgeo.data import Preprocess, Usable, open_source
-from gradgeo.data.source import one_line, shaped
+from gradgeo.data.source import one_line
 from gradgeo.detector import Detector
 from gradgeo.errors import DataError, GradgeoError, GradgeoWarning, expected, warn
 from gradgeo.evidence import PRESETS
 from gradgeo.models import is_named, load_model
-from gradgeo.scoring import check_out, replacing
+from gradgeo.path import ENDINGS as DATA_ENDINGS
+from gradgeo.path import adversary, decision_path
+from gradgeo.scoring import check_out, checked, replacing
 from gradgeo.scoring import score as score_source
 
 FAILED, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
@@ -40,7 +43,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 def main() -> None:
-    """What the shell calls; `--debug` may stand anywhere."""
+    """What the shell calls; `--debug` may stand anywhere. Asked to end, it still removes what is half written."""
+    for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(ending, lambda number, frame: sys.exit(128 + number))
     app(sorted(sys.argv[1:], key=lambda argument: argument != "--debug"), prog_name="gradgeo")
 
 
@@ -124,7 +129,7 @@ def demo(
 
 @app.command(cls=Command)
 def bench(
-    name: Annotated[str, typer.Argument(help="accuracy, detection, guarantee or one-class.")],
+    name: Annotated[str, typer.Argument(help="accuracy, detection, guarantee, local-minima or one-class.")],
     data: Annotated[Path, typer.Option("--data", "-d", help="Folder with data/ and models/.", envvar="GRADGEO_DATA")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("results"),
 ) -> None:
@@ -229,7 +234,14 @@ def score(
     check_out(out)
     notes = detector_file.inspect(file)["notes"]
     preprocess = _preprocess(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
-    source = open_source(data, preprocess=preprocess, start=start, limit=limit, data_root=data_root)
+    source = open_source(
+        data,
+        preprocess=preprocess,
+        start=start,
+        limit=limit,
+        data_root=data_root,
+        numbering=tuple(map(str, notes.get("class_names") or ())),
+    )
     detector = _load(file, notes, model, weights, device)
     with _progress("scoring", len(source)) as advance:
         summary = score_source(detector, source, out, batch_size=batch_size, workers=workers, progress=advance)
@@ -278,7 +290,7 @@ def explain(
     detector = _load(file, notes, model, weights, device)
     told: list[dict[str, Any]] = []
     for i in index or range(len(source)):
-        item = shaped(source[i], detector.input_shape_)
+        item = checked(source[i], detector.input_shape_)
         told.append({"index": item.index, "name": item.name, "true_label": item.label, "error": item.error})
         if item.x is None:
             warn(f"{item.name} (index {item.index}) cannot be judged: {item.error}")
@@ -291,6 +303,79 @@ def explain(
         typer.echo(json.dumps(told, indent=2, allow_nan=False))
     if all(entry["error"] for entry in told):
         raise DataError("none of the inputs can be judged")
+
+
+@app.command(cls=Command)
+def path(
+    data: DataSpec,
+    index: Annotated[int, typer.Option("--index", "-i", help="The item to start from.")],
+    epsilon: Annotated[float, typer.Option(help="How far the attack may go, in units of the input.")],
+    out: Annotated[list[Path], typer.Option("--out", "-o", help=".png, .svg, .pdf, .json or .csv; may be repeated.")],
+    detector: Annotated[Path | None, typer.Option(help="A file that fit wrote, for outlier scores.")] = None,
+    model: SameModel = None,
+    weights: Weights = None,
+    norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
+    steps: Annotated[int, typer.Option(help="Steps of the attack, of epsilon / 4 each.")] = 100,
+    target: Annotated[int | None, typer.Option(help="The class to lead to; default any other.")] = None,
+    bounds: Annotated[str, typer.Option(help="Range of the inputs as LOW,HIGH, or none.")] = "0,1",
+    points: Annotated[int, typer.Option(help="Points of the line.")] = 41,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+) -> None:
+    """Draw how decision and geometry change on the line from an input to its adversarial example, found by PGD.
+
+    Example: gradgeo path -m digits -d digits/test -i 7 --epsilon 0.3 -o path.png
+    """
+    endings = (*plots.ENDINGS, *DATA_ENDINGS)
+    for file in out:
+        if file.suffix not in endings:
+            raise expected("out", f"a file ending in {', '.join(endings)}", str(file))
+    notes = detector_file.inspect(detector)["notes"] if detector else {}
+    preprocess = _preprocess(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
+    source = open_source(data, preprocess=preprocess, data_root=data_root)
+    if not 0 <= index < len(source):
+        raise expected("index", f"within 0..{len(source) - 1}", index)
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing(file, data)) for file in out]
+        if detector:
+            judge = _load(detector, notes, model, weights, device)
+            classifier = judge.model
+        elif model:
+            judge, classifier = None, _on(device, load_model(model, weights))
+        else:
+            raise typer.BadParameter("pass --model or --detector")
+        item = source[index]
+        if item.x is None:
+            raise DataError(f"{item.name} (index {index}) cannot be read: {item.error}")
+        end = adversary(
+            classifier,
+            item.x[None],
+            item.label,
+            epsilon=epsilon,
+            norm=norm,
+            steps=steps,
+            target=target,
+            bounds=None if bounds == "none" else _numbers("--bounds", bounds, ",", float),
+        )
+        found = decision_path(classifier, item.x[None], end, points=points, detector=judge)
+        for file in files:
+            if file.suffix in DATA_ENDINGS:
+                found.write(file)
+            else:
+                plots.path(found, file, names=source.classes)
+    _print_pairs(
+        {
+            "item": f"{item.name} (index {index})",
+            "class": int(found.label[0]),
+            "adversarial class": int(found.label[-1]),
+            "label switches at": ", ".join(f"{switch:.3f}" for switch in found.switches),
+            "written to": ", ".join(map(str, out)),
+        }
+    )
 
 
 @app.command(cls=Command)

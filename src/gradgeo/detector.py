@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Self
 
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
 
 from gradgeo import conformal, detector_file, fingerprint
 from gradgeo.batches import Data, batches
@@ -110,19 +110,22 @@ class Detector:
         self._check()
 
     def _check(self) -> None:
-        self._evidence = resolve(self.evidence)
+        resolve(self.evidence)
         choice("loss", self.loss, LOSSES)
         for name in ("alpha", "calibration"):
-            if not 0 < float(getattr(self, name)) < 1:
-                raise expected(name, "a number between 0 and 1", getattr(self, name))
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) < 1:
+                raise expected(name, "a number between 0 and 1", value)
+        for name, least in (("seed", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise expected(name, "a positive integer" if least else "an integer, 0 or more", value)
         if isinstance(self.temperature, str):
             choice("temperature", self.temperature, ("auto",))
         else:
             Loss(self.loss, self.temperature)
-        if isinstance(self.classes, Tensor) and self.classes.ndim != 1:
-            raise expected("classes", "None, an int, or an integer tensor of shape (K,)", self.classes)
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise expected("batch_size", "a positive integer", self.batch_size)
+        if isinstance(self.classes, Tensor) and (self.classes.ndim != 1 or len(self.classes) < 2):
+            raise expected("classes", "None, an int, or an integer tensor of shape (K,), K >= 2", self.classes)
 
     @public
     def fit(self, data: Data, labels: Any = None) -> Self:
@@ -145,7 +148,7 @@ class Detector:
         """
         self._check()
         fresh = copy.copy(self)  # so that a failed fit leaves an earlier one as it was
-        fresh._fit(_in_order(data), labels)
+        fresh._fit(data, labels)
         vars(self).update(vars(fresh))
         return self
 
@@ -156,10 +159,16 @@ class Detector:
         self.unusable_ = int((~survey.usable).sum())
         self.misclassified_ = int((survey.usable & ~survey.correct).sum())
         self.loss_ = self._loss_for(self.num_classes_)
+        self.classes_, self._evidence = self.classes, resolve(self.evidence)
         if self.unusable_:
             warn(
                 f"{self.unusable_} of {len(trusted)} inputs have NaN or infinite values or logits and are left out.",
                 UnusableInputWarning,
+            )
+        if self.misclassified_ > trusted.sum():
+            warn(
+                f"{self.misclassified_} of {len(trusted)} inputs count as misclassified: are the labels numbered as "
+                "the model's classes are?"
             )
         self._require_enough(trusted, f"{self.misclassified_} are misclassified, {self.unusable_} unusable")
 
@@ -170,15 +179,18 @@ class Detector:
         calibration, fit = np.sort(order[:size]), np.sort(order[size:])
         self.temperature_ = self._temperature_for(survey.margin[fit])
 
-        measured = self._measure(_only(batches(data, batch_size=self.batch_size), trusted))
+        measured = self._measure(_only(batches(data, batch_size=self.batch_size, labelled=False), trusted))
         label = survey.predicted.copy()
-        # Rounding may decide a tie between two classes differently in another batch; more than that is another input.
-        if len(measured.label) != trusted.sum() or np.mean(measured.label != label[trusted]) > 0.01:
+        # Another batch may round differently; more than that is another input.
+        if (
+            len(measured.label) != trusted.sum()
+            or np.mean(np.abs(measured.probability - survey.probability[trusted]) > 1e-3) > 0.01
+        ):
             raise expected(
                 "data",
                 "the same at both readings",
                 "other predictions at the second",
-                "Use a data set without random augmentation and a loader without shuffling.",
+                "Use a data set without random augmentation and a model that draws no random numbers.",
             )
         features = np.full((len(trusted), self._width), np.nan)
         features[trusted], label[trusted] = measured.features, measured.label
@@ -199,6 +211,9 @@ class Detector:
                 f"{learn} to learn {self._width} features), got {int(trusted.sum())} of {len(trusted)} inputs: {lost}. "
                 "Give more data or a larger alpha."
             )
+
+    def _maps(self) -> Maps:
+        return Maps(Loss(self.loss_, self.temperature_), self.classes_)
 
     def _loss_for(self, num_classes: int) -> str:
         if num_classes > 2 or self.loss == "logit":
@@ -230,7 +245,8 @@ class Detector:
                 raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")
             correct = torch.ones_like(usable) if y is None else predicted == y
             top = logits.double().topk(2, dim=1).values
-            rows.append((predicted, top[:, 0] - top[:, 1], usable, correct))
+            probability = logits.double().softmax(1).amax(1)
+            rows.append((predicted, probability, top[:, 0] - top[:, 1], usable, correct))
             num_classes = logits.shape[1]
         if shape is None:
             raise expected("data", "at least one input", "none")
@@ -239,7 +255,7 @@ class Detector:
 
     def _measure(self, inputs: Iterable[Tensor], *, keep_csm: bool = False) -> "_Measured":
         """Features, labels and probabilities of `inputs`, and their CSMs if asked; warns about those without."""
-        maps = Maps(Loss(self.loss_, self.temperature_), self.classes)
+        maps = self._maps()
 
         def measure(forward: ForwardPass, maps: Maps) -> tuple[Tensor, ...]:
             observation = Observation(forward, maps)
@@ -267,7 +283,7 @@ class Detector:
 
     def _inputs(self, x: Data) -> Iterator[Tensor]:
         """The batches of `x`, each of the shape `fit` saw."""
-        for batch, _ in batches(x, batch_size=self.batch_size):
+        for batch, _ in batches(x, batch_size=self.batch_size, labelled=False):
             if tuple(batch.shape[1:]) != self.input_shape_:
                 shape = ", ".join(map(str, self.input_shape_))
                 raise expected("x", f"of shape (N, {shape}) as in fit", batch)
@@ -298,7 +314,7 @@ class Detector:
         Cost: one forward and K backward passes with their graph, which stays in memory: pass few inputs.
         """
         self._require_fit()
-        maps = Maps(Loss(self.loss_, self.temperature_), self.classes)
+        maps = self._maps()
         with nullcontext() if sharpness is None else SmoothReLU(sharpness):
             observation = Observation(ForwardPass(Classifier(self.model), x, differentiable=True), maps)
             features = torch.cat([e.measure(observation).double() for e in self._evidence], dim=1)
@@ -349,6 +365,7 @@ class Detector:
         predictions, measured = self._judge(x, keep_csm=True)
         if measured.csm is None or measured.classes is None:
             return []
+        nearest = self._nearest(measured.features)
         low, high = np.quantile(self._reference.reference_features, [0.05, 0.95], axis=0)
         return [
             Explanation(
@@ -360,7 +377,7 @@ class Detector:
                 statistics=self._statistics(measured.features[i], low, high),
                 classes=tuple(measured.classes[i].tolist()),
                 csm=measured.csm[i],
-                nearest=self._nearest(measured.features[i]),
+                nearest=nearest[i],
             )
             for i in range(len(predictions))
         ]
@@ -375,18 +392,18 @@ class Detector:
             for j in np.argsort(p, kind="stable")
         }
 
-    def _nearest(self, features: Array) -> Reference | None:
-        if not np.isfinite(features).all():
-            return None
-        table = np.vstack([features, self._reference.reference_features])
-        scores = self._one_class.normal_scores(torch.from_numpy(table)).numpy()
-        distance = np.linalg.norm(scores[1:] - scores[0], axis=1)
-        i = int(distance.argmin())
-        return Reference(
-            int(self._reference.reference_index[i]),
-            int(self._reference.reference_label[i]),
-            float(distance[i]),
-        )
+    def _nearest(self, features: Array) -> list[Reference | None]:
+        scores = [torch.from_numpy(table) for table in (features, self._reference.reference_features)]
+        ours, theirs = (self._one_class.normal_scores(table) for table in scores)
+        distance, index = torch.cdist(ours.nan_to_num(0.0), theirs).min(1)
+        return [
+            Reference(
+                int(self._reference.reference_index[j]), int(self._reference.reference_label[j]), float(distance[i])
+            )
+            if np.isfinite(features[i]).all()
+            else None
+            for i, j in enumerate(index.tolist())
+        ]
 
     @public
     def save(self, path: str | PathLike[str], *, notes: dict[str, Any] | None = None) -> None:
@@ -397,9 +414,12 @@ class Detector:
         """
         self._require_fit()
         if notes is not None:
+            if not isinstance(notes, dict):
+                raise expected("notes", "a dict that JSON can hold", notes)
             self.notes = notes
-        settings = {name: getattr(self, name) for name in _SETTINGS}
-        settings["classes"] = self.classes.tolist() if isinstance(self.classes, Tensor) else self.classes
+        settings = {name: _plain(getattr(self, name)) for name in _SETTINGS}
+        settings["evidence"] = [e.name for e in self._evidence]
+        settings["classes"] = self.classes_.tolist() if isinstance(self.classes_, Tensor) else self.classes_
         fitted = {name: getattr(self, f"{name}_") for name in _FITTED}
         contents = detector_file.Contents(
             settings=settings,
@@ -430,7 +450,7 @@ class Detector:
             setattr(detector, f"{name}_", tuple(value) if isinstance(value, list) else value)
         detector.notes = contents.notes
         difference = fingerprint.difference(contents.fingerprint, model, detector.input_shape_)
-        if difference and strict:
+        if difference and (strict or fingerprint.num_classes(model, detector.input_shape_) != detector.num_classes_):
             raise DetectorFileError(
                 f"{path} was fitted with another model: {difference}. Fit a detector for this model, or pass "
                 "strict=False to use it without its guarantee."
@@ -438,6 +458,9 @@ class Detector:
         if difference:
             warn(f"{path} was fitted with another model: {difference}. Its false-alarm rate does not hold here.")
         arrays = contents.arrays
+        detector.classes_, detector._evidence = detector.classes, resolve(detector.evidence)
+        if arrays["center"].shape[1] != detector._width:
+            raise DetectorFileError(f"{path} holds {arrays['center'].shape[1]} features, not {detector._width}.")
         detector._one_class = ClassConditionalCopula(**{f.name: arrays[f.name] for f in fields(ClassConditionalCopula)})
         detector._reference = _References(**{f.name: arrays[f.name] for f in fields(_References)})
         detector._calibration = arrays["calibration"]
@@ -449,13 +472,15 @@ class Detector:
 
     def __repr__(self) -> str:
         state = f"fitted on {self.fit_size_} + {self.calibration_size_}" if hasattr(self, "fit_size_") else "not fitted"
-        return f"Detector(evidence={self.evidence!r}, alpha={self.alpha}, {state})"
+        names = ", ".join(e.name for e in resolve(self.evidence))
+        return f"Detector(evidence=[{names}], alpha={self.alpha}, {state})"
 
 
 @dataclass(frozen=True)
 class _Survey:
     num_classes: int
     predicted: NDArray[np.int64]
+    probability: Array
     margin: Array
     usable: NDArray[np.bool_]
     correct: NDArray[np.bool_]
@@ -479,17 +504,9 @@ class _References:
     reference_features: Array
 
 
-def _in_order(data: Data) -> Data:
-    """A shuffling loader's data set in its own order: `fit` reads twice and needs the same order both times."""
-    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
-        return DataLoader(
-            data.dataset,
-            batch_size=data.batch_size or 1,
-            num_workers=data.num_workers,
-            collate_fn=data.collate_fn,
-            generator=torch.Generator(),
-        )
-    return data
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _only(batched: Iterable[tuple[Tensor, Tensor | None]], kept: NDArray[np.bool_]) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ an error.
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -93,6 +94,8 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
 
 def _load(path: Path) -> tuple[dict[str, Any], Arrays]:
     try:
+        if path.exists() and not path.is_file():
+            raise DetectorFileError(f"{path} is not a regular file.")
         if path.stat().st_size > LARGEST:
             raise DetectorFileError(f"{path} has {path.stat().st_size} bytes; a detector file has at most {LARGEST}.")
         with safe_open(path, framework="numpy") as file:
@@ -138,17 +141,17 @@ def _check(document: Any, arrays: Arrays) -> None:
     _fields(document["settings"], {
         "evidence": lambda v: isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v)),
         "alpha": _number, "calibration": _number, "seed": _count, "batch_size": _count, "loss": _text,
-        "classes": lambda v: v is None or _count(v) or _counts(v) or (isinstance(v, list) and all(map(_counts, v))),
+        "classes": lambda v: v is None or _count(v) or _counts(v),
         "temperature": lambda v: _text(v) or _number(v),
     })  # fmt: skip
     _fields(document["fitted"], {
-        "input_shape": _counts, "num_classes": _count, "loss": LOSSES.__contains__, "temperature": _number,
-        "fit_size": _count,
-        "calibration_size": _count, "misclassified": _count, "unusable": _count,
+        "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST,
+        "num_classes": _count, "loss": LOSSES.__contains__, "temperature": _number,
+        "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
     })  # fmt: skip
     _fields(document["fingerprint"], {
         "weights": lambda v: v is None or _text(v),
-        "logits": lambda v: v is None or (isinstance(v, list) and all(map(_numbers, v))),
+        "logits": lambda v: v is None or (_is_rows(v) and len(v) == 2),
     })  # fmt: skip
 
     q, width = arrays["quantiles"].shape
@@ -192,11 +195,15 @@ def _texts(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -(2.0**1000) < value < 2.0**1000
 
 
 def _numbers(value: Any) -> bool:
     return isinstance(value, list) and all(map(_number, value))
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_numbers, value)) and len({len(row) for row in value}) == 1
 
 
 def _count(value: Any) -> bool:

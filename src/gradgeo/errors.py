@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -68,14 +68,15 @@ def expected(argument: str, rule: str, got: object, advice: str = "") -> Argumen
 
 
 def describe(value: object) -> str:
-    """`value` as a message shows it: shape, dtype and device of arrays, never their content."""
+    """`value` as a message shows it: shape, dtype and device of arrays, length of others, never their content."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}, {value.dtype}"
     if isinstance(value, str | int | float | bool | type(None)):
         return repr(value)
-    return f"{type(value).__name__} {value!r}"[:200]
+    size = f" of length {len(value)}" if isinstance(value, Sized) else ""
+    return f"a {type(value).__name__}{size}"
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:

@@ -76,6 +76,8 @@ def resolve(evidence: str | list[str] | tuple[str, ...]) -> tuple[Evidence, ...]
         names = tuple(evidence)
     if not names:
         raise expected("evidence", "at least one name", "none")
+    if len(set(names)) < len(names):
+        raise expected("evidence", "names without repetition", ", ".join(map(str, names)))
     for name in names:
         choice("evidence", name, tuple(EVIDENCE))
     return tuple(EVIDENCE[name] for name in names)

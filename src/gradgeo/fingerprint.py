@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier import Classifier, Model
+from gradgeo.classifier import Classifier, Model, unwrapped
 
 
 def of(model: Model, input_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -38,6 +38,11 @@ def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]
     return None
 
 
+def num_classes(model: Model, input_shape: tuple[int, ...]) -> int:
+    """How many class scores `model` gives."""
+    return Classifier(model).judge(_probe(input_shape)).logits.shape[1]
+
+
 def _probe(input_shape: tuple[int, ...]) -> Tensor:
     """Two smooth inputs with values in [0, 1] that depend on nothing but the shape."""
     t = torch.arange(max(1, int(torch.Size(input_shape).numel())), dtype=torch.float64)
@@ -49,7 +54,7 @@ def _hash(model: Model) -> str | None:
     if not isinstance(model, nn.Module):
         return None
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(unwrapped(model).state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

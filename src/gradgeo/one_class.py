@@ -27,7 +27,7 @@ class ClassConditionalCopula:
     `PER_CLASS` samples per feature gets a Gaussian of its own, and the other classes share one fitted on all.
     Covariances are shrunk (Ledoit and Wolf 2004, J. Multivariate Analysis 88), so few samples or constant features do
     no harm. Chosen by measurement among scikit-learn's one-class models: `gradgeo bench one-class`,
-    results/one_class.md.
+    results/one-class.md.
     """
 
     quantiles: Array  # (Q, F) of each feature

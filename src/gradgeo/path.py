@@ -112,7 +112,7 @@ def decision_path(
 
     Args:
         model: a classifier returning logits (N, C), as in `saliency_maps`.
-        start, end: one input each, (*input) or (1, *input), finite.
+        start, end: one input each, finite, shaped alike: (*input), or (1, *input) where the model takes that.
         points: P, both ends included.
         detector: fitted with this very model object; its scores are added.
         loss, temperature: as in `saliency_maps`. None: the detector's, or else cross-entropy at temperature 1; with two
@@ -141,16 +141,18 @@ def decision_path(
     if detector is not None and detector.model is not model:
         raise expected("detector", "fitted with this model", "one of another model", "Pass its own: detector.model.")
     classifier = Classifier(model)
-    shape = getattr(detector, "input_shape_", None) or _input_shape(classifier, start)
+    shape = getattr(detector, "input_shape_", None) or _input_shape(classifier, "start", start)
     line = _line(_one("start", start, shape), _one("end", end, shape), points)
 
     scores = None if detector is None else detector.predict(line)
     judged = [classifier.judge(part) for part in line.split(BATCH)]
     logits, usable = torch.cat([j.logits for j in judged]), torch.cat([j.usable for j in judged])
     predicted = logits.argmax(1)
-    if loss is None and detector is not None:
-        loss, temperature = detector.loss_, temperature or detector.temperature_
-    loss = loss or ("cross_entropy" if logits.shape[1] > 2 else "logit")
+    if detector is not None:
+        loss = detector.loss_ if loss is None else loss
+        temperature = detector.temperature_ if temperature is None else temperature
+    elif loss is None:
+        loss = "cross_entropy" if logits.shape[1] > 2 else "logit"
 
     matrices = csm(model, line, loss=loss, temperature=temperature, rescale=rescale, classes=classes)
     statistics = csm_statistics(matrices, predicted if classes is None else torch.zeros_like(predicted)).double().cpu()
@@ -195,7 +197,7 @@ def adversary(
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The adversarial example that PGD finds for one correctly classified input, or an error that says why there is none.
+    """The adversarial example that PGD finds for one correctly classified input, or an error that says why not.
 
     PGD does not stop at its first success, so that the example lies well inside the other class.
 
@@ -208,7 +210,7 @@ def adversary(
 
     Args:
         model: as in `saliency_maps`.
-        x: one input, (*input) or (1, *input), within `bounds`.
+        x: one input within `bounds`, (*input), or (1, *input) where the model takes that.
         label: its true class; None: the one predicted.
         epsilon, norm, steps, bounds, generator: as in `attacks.pgd`.
         target: the class to lead to; None: any other.
@@ -220,7 +222,7 @@ def adversary(
         ArgumentError: `x` is misclassified already, the attack fails within this epsilon, or as in `attacks.pgd`.
     """
     classifier = Classifier(model)
-    batch = _one("x", x, _input_shape(classifier, x))
+    batch = _one("x", x, _input_shape(classifier, "x", x))
     predicted = int(classifier.judge(batch).logits.argmax(1))
     if label is None:
         label = predicted
@@ -238,10 +240,10 @@ def adversary(
         generator=generator,
     )
     if not bool(result.success):
-        goal = "to leave it" if target is None else f"to reach class {target}"
+        goal = "out of its class" if target is None else f"to class {target}"
         raise ArgumentError(
-            f"the attack did not succeed: PGD with epsilon {epsilon:g} and {steps} steps could not move an input of "
-            f"class {label} far enough {goal}. Try a larger epsilon."
+            f"the attack did not succeed: {steps} steps of PGD with epsilon {epsilon:g} did not move an input of class "
+            f"{label} {goal}. Try a larger epsilon."
         )
     return result.adversarial.view(x.shape)
 
@@ -253,15 +255,17 @@ def _plain(values: Any) -> Any:
     return values if math.isfinite(values) else None
 
 
-def _input_shape(classifier: Classifier, x: Tensor) -> tuple[int, ...]:
+def _input_shape(classifier: Classifier, argument: str, x: Tensor) -> tuple[int, ...]:
     """The shape of an input: that of `x`, less a first axis of length 1 where the model takes `x` as a batch."""
-    if isinstance(x, Tensor) and x.ndim > 1 and len(x) == 1:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise expected(argument, "one input, a floating-point tensor (*input) or (1, *input)", x)
+    if x.ndim > 1 and len(x) == 1:
         try:
             classifier.judge(x)
         except ModelError:
             return tuple(x.shape)
         return tuple(x.shape[1:])
-    return tuple(x.shape) if isinstance(x, Tensor) else ()
+    return tuple(x.shape)
 
 
 def _one(argument: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:

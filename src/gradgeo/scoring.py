@@ -129,7 +129,7 @@ def score(
     summary = Summary()
     with replacing(out, source.spec) as temporary, WRITERS[out.suffix](temporary, columns) as write, _each_once():
         for batch in source.batches(batch_size, workers=workers):
-            rows = _rows(detector, [_checked(item, detector.input_shape_) for item in batch])
+            rows = _rows(detector, [checked(item, detector.input_shape_) for item in batch])
             write(rows)
             for row in rows:
                 summary.add(row)
@@ -182,7 +182,8 @@ def _claim(out: Path) -> Path:
     return temporary
 
 
-def _checked(item: Item, shape: tuple[int, ...] | None) -> Item:
+def checked(item: Item, shape: tuple[int, ...] | None) -> Item:
+    """`item`, with an error in place of an `x` that has another shape or is not finite."""
     item = shaped(item, shape)
     if item.x is None or bool(torch.isfinite(item.x).all()):
         return item

@@ -57,8 +57,8 @@ def evasion(
         draws: how many gradients are averaged: more than 1 where the evidence is random ("exact"), many for a good
             estimate ("estimated").
 
-    Returns: AttackResult as in `pgd`; `success` says that the prediction changed. Whether the input is trusted as well is
-    the detector's to say: `detector.predict(result.adversarial).trusted`.
+    Returns: AttackResult as in `pgd`; `success` says that the prediction changed. Whether the input is trusted as
+    well is the detector's to say: `detector.predict(result.adversarial).trusted`.
 
     Cost: per step and input, one verdict, and per draw about 3 K backward passes ("exact") or two more verdicts
     ("estimated").

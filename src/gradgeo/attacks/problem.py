@@ -100,7 +100,7 @@ class Problem:
         self._given = x.detach().to(self._inputs.device)
         finite = torch.isfinite(self._given).flatten(1).all(1)
         self._check_space(self._given[finite])
-        with traceless(self._inputs):
+        with traceless(self._inputs, recurrent=self.classifier.recurrent):
             logits = torch.cat(
                 [ForwardPass(self.classifier, part).logits for part in torch.split(self._inputs, self._batch_size)]
             )
@@ -144,7 +144,7 @@ class Problem:
         success = torch.zeros_like(self._usable)
         masked = self._usable.clone()
         left = self._usable.nonzero()[:, 0]
-        with traceless(self._inputs):
+        with traceless(self._inputs, recurrent=self.classifier.recurrent):
             for _ in range(restarts):
                 start = self._inputs
                 if random_start:

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gradgeo.benchmark import accuracy, detection, guarantee, one_class
+from gradgeo.benchmark import accuracy, adaptive, detection, guarantee, local_minima, one_class
 from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.page import Page
 
 BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
     "accuracy": accuracy.run,
+    "adaptive": adaptive.run,
     "detection": detection.run,
     "guarantee": guarantee.run,
+    "local-minima": local_minima.run,
     "one-class": one_class.run,
 }
 """What `gradgeo bench NAME` runs, by name."""

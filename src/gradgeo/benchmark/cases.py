@@ -82,6 +82,15 @@ class Seen:
         return model.score(torch.from_numpy(self.features), torch.from_numpy(self.label)).numpy()
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack made of correctly classified inputs."""
+
+    adversarial: Tensor  # (N, *input)
+    success: Tensor  # (N,) the attack's own goal
+    flipped: Tensor  # (N,) another prediction than before, whichever
+
+
 class Cases:
     """Cases by name, from a folder with data/ and models/; `digits` needs none."""
 
@@ -138,6 +147,23 @@ class Cases:
             return {"x": result.adversarial[result.success].numpy()}
 
         return torch.from_numpy(self._cached(attack, "pgd", case.name, epsilon, _hash(x))["x"])
+
+    def attacked(self, case: Case, x: Tensor, name: str, attack: Callable[[], attacks.AttackResult]) -> "Attacked":
+        """What the attack called `name` made of `x`; cached."""
+
+        def run() -> dict[str, Any]:
+            result = attack()
+            classifier = Classifier(case.model)
+            after = torch.cat([classifier.judge(part).logits.argmax(1) for part in result.adversarial.split(250)])
+            before = torch.cat([classifier.judge(part).logits.argmax(1) for part in x.split(250)])
+            return {
+                "adversarial": result.adversarial.numpy(),
+                "success": result.success.numpy(),
+                "flipped": (after != before).numpy(),
+            }
+
+        kept = self._cached(run, "attacked", case.name, name, _hash(x))
+        return Attacked(**{key: torch.from_numpy(value) for key, value in kept.items()})
 
     def _cached(self, make: Callable[[], dict[str, Any]], *key: object) -> dict[str, Any]:
         path = CACHE / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.npz"

@@ -33,6 +33,7 @@ def open_source(
     start: int = 0,
     limit: int | None = None,
     data_root: str | Path | None = None,
+    numbering: tuple[str, ...] = (),
 ) -> Source:
     """The items of the data that `spec` names.
 
@@ -48,6 +49,8 @@ def open_source(
             `digits/test` (write ./digits for a folder of that name).
         preprocess: what is done to every input.
         start, limit: the part of the data to take.
+        numbering: class names in the order that numbers them elsewhere: labels of data that names its classes are
+            renumbered by name, None for names that are not there.
         data_root: folder that holds the UCR archive; default $UCR_DATA_HOME.
 
     Returns:
@@ -64,7 +67,9 @@ def open_source(
         reader = _reader(str(spec), root)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
-    return Source(reader, str(spec), preprocess=preprocess or Preprocess(), start=start, limit=limit)
+    return Source(
+        reader, str(spec), preprocess=preprocess or Preprocess(), start=start, limit=limit, numbering=numbering
+    )
 
 
 def _reader(spec: str, root: Path | None) -> Reader:

@@ -66,7 +66,14 @@ class Source:
     """
 
     def __init__(
-        self, reader: Reader, spec: str, *, preprocess: Preprocess, start: int = 0, limit: int | None = None
+        self,
+        reader: Reader,
+        spec: str,
+        *,
+        preprocess: Preprocess,
+        start: int = 0,
+        limit: int | None = None,
+        numbering: tuple[str, ...] = (),
     ) -> None:
         total = len(reader)
         if start < 0:
@@ -77,6 +84,10 @@ class Source:
             raise expected("start", f"below the number of items in {spec}, {total}", start)
         self.spec = spec
         self.classes = reader.classes
+        self._number: dict[int | None, int] = {}
+        if numbering and reader.classes:
+            self._number = {i: numbering.index(c) for i, c in enumerate(reader.classes) if c in numbering}
+            self.classes = numbering
         self.labelled = reader.labels is not None
         self._reader = reader
         self._preprocess = preprocess
@@ -98,8 +109,10 @@ class Source:
             error = one_line(str(fact))
         except Exception as fact:  # whatever a broken or hostile file makes the decoders raise
             error = one_line(f"{type(fact).__name__}: {fact}")
-        labels = self._reader.labels
-        return Item(index, self._name(index), x, None if labels is None else labels[index], error)
+        label = None if self._reader.labels is None else self._reader.labels[index]
+        if self.classes != self._reader.classes:
+            label = self._number.get(label)
+        return Item(index, self._name(index), x, label, error)
 
     def batches(self, size: int, *, workers: int = 1) -> Iterator[list[Item]]:
         """Lists of `size` consecutive items, read ahead of their use by `workers` threads."""

@@ -287,7 +287,7 @@ def _survey(
     n, d = len(x), len(moves)
     cosines = x.new_full((n, d), torch.nan, dtype=torch.float64)
     curvature, norms = cosines.clone(), cosines.new_full((n,), torch.nan)
-    with traceless(x):
+    with traceless(x, recurrent=classifier.recurrent):
         for start in range(0, n, size):
             centre = x[start : start + size]
             here = ForwardPass(classifier, centre)

@@ -16,6 +16,9 @@ T = TypeVar("T")
 Classes = int | Tensor | None
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
+SMALL = (
+    20_480  # up to here a batch of one is convolved by another kernel than larger ones, slower and rounded otherwise
+)
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 
 
@@ -50,6 +53,8 @@ class Maps:
             raise expected("classes", "None, an int, or an integer tensor of shape (K,) or (N, K)", classes)
         if classes.ndim == 2 and len(classes) != n:
             raise expected("classes", f"of shape (K,) or ({n}, K)", classes)
+        if classes.shape[-1] == 0:
+            raise expected("classes", "at least one class", classes)
         if classes.numel() and not (int(classes.min()) >= 0 and int(classes.max()) < total):
             raise expected("classes", f"within 0..{total - 1}", f"{int(classes.min())}..{int(classes.max())}")
         if bool((classes.sort(-1).values.diff(dim=-1) == 0).any()):
@@ -71,8 +76,10 @@ class ForwardPass:
         x = classifier.prepare(x)
         self._differentiable = differentiable
         self._n = len(x)
-        if not len(x):  # many models refuse an empty batch; one zero input stands in and is sliced away again
+        if self._n == 0:  # many models refuse an empty batch; one zero input stands in and is sliced away again
             x = x.new_zeros(1, *x.shape[1:])
+        elif self._n == 1 and x.device.type == "cpu" and x.numel() <= SMALL:
+            x = x.expand(2, *x.shape[1:])
         clean, finite = replace_unusable(x)
         self._leaf = clean if differentiable else clean.requires_grad_()
         self._output = classifier(self._leaf.clone())[: self._n]  # the clone lets the model work in place
@@ -101,14 +108,17 @@ class ForwardPass:
         return maps.transpose(0, 1)[: self._n]
 
     def _gradient(self, cotangent: Tensor) -> Tensor:
-        (gradient,) = torch.autograd.grad(
-            self._output,
-            self._leaf,
-            cotangent,
-            retain_graph=True,
-            create_graph=self._differentiable,
-            allow_unused=True,
-        )
+        try:
+            (gradient,) = torch.autograd.grad(
+                self._output,
+                self._leaf,
+                cotangent,
+                retain_graph=True,
+                create_graph=self._differentiable,
+                allow_unused=True,
+            )
+        except RuntimeError as error:
+            raise ModelError(f"the model cannot be differentiated: {error}") from error
         if gradient is None:
             raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
         return gradient
@@ -156,7 +166,7 @@ def over_passes(
     unusable, total, probabilities = 0, 0, True
     for x in inputs:
         x = classifier.prepare(x)
-        with traceless(x):
+        with traceless(x, recurrent=classifier.recurrent):
             if chunk_size is None and len(x) > 1:
                 k = options.part(slice(1)).select(ForwardPass(classifier, x[:1]).logits).shape[1]
                 chunk_size = max(1, min(at_most, MAP_BYTES // max(1, 3 * k * x[0].numel() * x.element_size())))
@@ -176,7 +186,7 @@ def over_passes(
     if probabilities and total > unusable:
         warn(
             "the model returns probabilities (rows are non-negative and sum to 1), not logits: confident predictions "
-            "lose their gradients. Remove its last softmax, or wrap it: lambda x: model(x).log()"
+            "lose their gradients. Remove its last softmax, or return the logarithm: torch.nn.Sequential(model, Log())"
         )
     return results
 
