@@ -399,3 +399,17 @@ def test_a_reader_that_goes_away(room: Path) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, gradgeo.cli as cli\n"
+        "def end(*args, **options): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import gradgeo.scoring as scoring; scoring._rows = end\n"
+        "cli.main()"
+    )
+    out = tmp_path / "v.csv"
+    command = [sys.executable, "-c", code, "score", str(room / "d.gradgeo"), "-m", model, "-d", "digits/test"]
+    done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + 15, done.stderr
+    assert list(tmp_path.iterdir()) == []

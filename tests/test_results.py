@@ -1,0 +1,52 @@
+"""The committed results hold what the project claims of itself, and the README quotes them as they are."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def results(name: str) -> dict:
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())
+
+
+def test_detection_by_the_ten_statistics() -> None:
+    columns = next(v for k, v in results("detection")["columns"].items() if "own" in k)
+    assert columns["PGD 8/255"]["auroc"][0] >= 0.96
+    assert columns["PGD 8/255"]["tnr95"][0] >= 0.90
+    assert columns["CIFAR-100"]["auroc"][0] >= 0.75
+
+
+def test_false_alarms_are_as_stated() -> None:
+    rows = results("guarantee")["rows"]
+    assert {(row["data"], row["alpha"]) for row in rows} >= {
+        (data, alpha) for data in ("cifar10", "ecg5000", "digits") for alpha in (0.05, 0.01)
+    }
+    for row in rows:
+        assert row["low"] <= row["rate"] <= row["high"], row
+        assert row["splits"] >= 200
+
+
+def test_accuracy_against_float64() -> None:
+    for kind in ("reference", "singles"):
+        for model, errors in results("accuracy")[kind].items():
+            assert errors["unsigned"] <= 1e-4, (kind, model)
+            assert errors["signed_in_4_over_d"] <= 1, (kind, model)
+    for model, shares in results("accuracy")["saturated"].items():
+        assert min(shares[:4]) >= 0.99, model
+    for model, shares in results("accuracy")["batch_sizes"].items():
+        assert min(shares) >= 0.99, model
+
+
+def test_the_readme_quotes_the_results() -> None:
+    columns = next(v for k, v in results("detection")["columns"].items() if "own" in k)
+    quoted = re.findall(
+        r"^\| (.+?) \| ([\d.]+) \[.*?\] \| ([\d.]+) \[.*?\] \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    assert len(quoted) == len(columns)
+    for name, area, caught in quoted:
+        assert float(area) == pytest.approx(100 * columns[name]["auroc"][0], abs=0.051)
+        assert float(caught) == pytest.approx(100 * columns[name]["tnr95"][0], abs=0.051)
