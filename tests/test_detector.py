@@ -286,6 +286,16 @@ def test_dead_networks() -> None:
         Detector(nn.Sequential(network(), Zero())).fit(x)
 
 
+def test_dead_inputs_may_leave_too_few_to_calibrate() -> None:
+    x = inputs(300)
+    x[:, 0, 0, 0] = torch.where(torch.arange(300) % 7 == 0, 0.1, 0.9)  # 43 of 300 have gradients
+    with (
+        pytest.warns(GradgeoWarning, match="no gradient"),
+        pytest.raises(GradgeoError, match=r"expected more inputs with gradients, got \d+ to learn from"),
+    ):
+        Detector(PartlyDead(), calibration=0.9).fit(x)
+
+
 class Zero(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 0

@@ -197,6 +197,11 @@ class Detector:
         alive = np.isfinite(features).all(1)
         self._require_enough(alive, f"{int((trusted & ~alive).sum())} have no gradient at all (dead network)")
         fit, calibration = fit[alive[fit]], calibration[alive[calibration]]
+        if len(fit) < MINIMUM_PER_FEATURE * self._width or len(calibration) < conformal.needed(self.alpha):
+            raise ArgumentError(
+                f"expected more inputs with gradients, got {len(fit)} to learn from, {len(calibration)} to calibrate "
+                "on after the dead ones were left out. Give more data or a larger alpha."
+            )
 
         self._one_class = ClassConditionalCopula.fit(features[fit], label[fit], self.num_classes_)
         self._reference = _References(calibration, label[calibration], features[calibration])

@@ -186,7 +186,7 @@ def over_passes(
     if probabilities and total > unusable:
         warn(
             "the model returns probabilities (rows are non-negative and sum to 1), not logits: confident predictions "
-            "lose their gradients. Remove its last softmax, or return the logarithm: torch.nn.Sequential(model, Log())"
+            "lose their gradients. Remove its last softmax, or wrap it in a Module that returns their logarithm."
         )
     return results
 
