@@ -129,7 +129,7 @@ def demo(
 
 @app.command(cls=Command)
 def bench(
-    name: Annotated[str, typer.Argument(help="accuracy, detection, guarantee, local-minima or one-class.")],
+    name: Annotated[str, typer.Argument(help="accuracy, adaptive, detection, guarantee, local-minima or one-class.")],
     data: Annotated[Path, typer.Option("--data", "-d", help="Folder with data/ and models/.", envvar="GRADGEO_DATA")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("results"),
 ) -> None:
