@@ -64,4 +64,4 @@ def test_batch_size_hardly_matters_on_a_residual_network(cases: Cases) -> None:
     x = case.x[case.half :][:64]
     together = detector.outlier_score(x)
     detector.batch_size = 5
-    assert ((detector.outlier_score(x) - together).abs() <= 1e-4).double().mean() >= 0.96
+    assert ((detector.outlier_score(x) - together).abs() <= 1e-4).double().mean() >= 0.98  # 63 of 64

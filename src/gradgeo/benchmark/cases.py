@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +140,10 @@ class Cases:
 
     def pgd(self, case: Case, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
         """Successful untargeted PGD examples, step epsilon/4, 100 steps; cached."""
-
-        def attack() -> dict[str, Any]:
-            generator = torch.Generator().manual_seed(0)
-            result = attacks.pgd(case.model, x, y, epsilon=epsilon, steps=100, generator=generator)
-            return {"x": result.adversarial[result.success].numpy()}
-
-        return torch.from_numpy(self._cached(attack, "pgd", case.name, epsilon, _hash(x))["x"])
+        made = self.attacked(
+            case, x, f"PGD {epsilon:.9g}", partial(attacks.pgd, case.model, x, y, epsilon=epsilon, steps=100)
+        )
+        return made.adversarial[made.success]
 
     def attacked(self, case: Case, x: Tensor, name: str, attack: Callable[[], attacks.AttackResult]) -> "Attacked":
         """What the attack called `name` made of `x`; cached."""
