@@ -14,11 +14,13 @@ from torch.nn import functional as F
 import gradgeo
 from gradgeo import attacks
 from gradgeo.attacks import cosine, deepfool, gradient, problem
-from gradgeo.attacks.cosine import SmoothReLU, csa_loss
-from gradgeo.attacks.descent import Samples
+from gradgeo.attacks.cosine import SmoothReLU, csa_loss, others
+from gradgeo.attacks.descent import Samples, gradient_of
 from gradgeo.attacks.losses import LOSSES, class_loss
 from gradgeo.attacks.norms import NORMS, ball
+from gradgeo.classifier import Classifier
 from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError
+from gradgeo.geometry.surrogates import _BentReLU
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +79,8 @@ TABLE = {
     "minimum norm, bounded": (partial(attacks.minimum_norm, epsilon=0.3), "l2", 0.3),
     "minimum norm, targeted": (partial(attacks.minimum_norm, targeted=True), "l2", math.inf),
     "csa": (partial(attacks.csa, epsilon=0.2, steps=3), "linf", 0.2),
-    "csa l2": (partial(attacks.csa, epsilon=1.0, steps=3, norm="l2", sharpness=None, classes=3), "l2", 1.0),
+    "csa of all maps": (partial(attacks.csa, epsilon=0.2, steps=3, maps=None, temperature=3.0), "linf", 0.2),
+    "csa l2": (partial(attacks.csa, epsilon=1.0, steps=3, norm="l2", sharpness=None, maps=3), "l2", 1.0),
 }
 every_attack = pytest.mark.parametrize("name", TABLE)
 
@@ -312,7 +315,7 @@ def test_minimum_norm_leaves_what_is_misclassified_already_where_it_is():
 def test_class_losses_have_the_gradient_of_their_definition(loss, targeted):
     z = (3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))).double().requires_grad_()
     classes = torch.tensor([0, 1, 2, 3, 4, 0])
-    samples = Samples(z, classes, targeted)
+    samples = Samples(z, classes, targeted, torch.arange(6))
     sign = 1 if targeted else -1
     p, hot = z.softmax(1), F.one_hot(classes, 5)
     value = {
@@ -321,8 +324,8 @@ def test_class_losses_have_the_gradient_of_their_definition(loss, targeted):
         "margin": (z - hot * 1e9).amax(1) - z.gather(1, classes[:, None])[:, 0],
     }[loss]
     (exact,) = torch.autograd.grad(value.sum(), z)
-    (sized,) = torch.autograd.grad(class_loss(loss, sized=True)(z, z, samples).sum(), z)
-    (unit,) = torch.autograd.grad(class_loss(loss)(z, z, samples).sum(), z)
+    sized = gradient_of(class_loss(loss, sized=True)(z, z, samples), z)
+    unit = gradient_of(class_loss(loss)(z, z, samples), z)
     assert torch.allclose(sized, sign * exact, rtol=1e-6)
     assert torch.allclose(F.normalize(unit), sign * F.normalize(exact), atol=1e-6)
 
@@ -456,22 +459,54 @@ def smooth_case():
     return model, inputs(3).double()
 
 
-@pytest.mark.parametrize("classes", [None, 4])
-def test_csa_loss_is_the_mean_of_s1_of_the_unsigned_csm(classes):
+def rest(logits, maps=None, seed=0):
+    """`others`, each input with a generator of its own."""
+    return others(logits.detach(), maps, [torch.Generator().manual_seed(seed + i) for i in range(len(logits))])
+
+
+@pytest.mark.parametrize("maps", [None, 2, 3])
+def test_csa_loss_is_the_mean_of_s1_of_the_unsigned_csm(maps):
     model, x = smooth_case()
     leaf = x.clone().requires_grad_()
-    value = csa_loss(leaf, model(leaf), classes)
-    matrix = gradgeo.csm(model, x, sign=False, classes=classes or 6)
-    position = torch.zeros(3, dtype=torch.long)
-    assert torch.allclose(value, gradgeo.csm_statistics(matrix, position)[:, 0], atol=1e-12)
+    z = model(leaf)
+    classes = rest(z, maps)
+    value = csa_loss(leaf, z, classes)
+    label = z.argmax(1)
+    if maps is None:
+        s1 = gradgeo.csm_statistics(gradgeo.csm(model, x, sign=False), label)[:, 0]
+    else:  # the predicted class comes first, so that the pairs without it are S1
+        chosen = torch.cat([label[:, None], classes], dim=1)
+        matrix = gradgeo.csm(model, x, sign=False, classes=chosen)
+        s1 = gradgeo.csm_statistics(matrix, torch.zeros(3, dtype=torch.long))[:, 0]
+    assert torch.allclose(value, s1, atol=1e-12)
+
+
+@pytest.mark.parametrize("maps", [None, 2])
+def test_csa_temperature_divides_the_logits_as_in_csm(maps):
+    model, x = smooth_case()
+    labels = model(x).argmax(1)
+    leaf = x.clone().requires_grad_()
+    z = model(leaf)
+    samples = Samples(leaf, labels, False, torch.arange(3))
+    found = {}
+    for temperature in (1.0, 4.0):
+        generators = [torch.Generator().manual_seed(i) for i in range(3)]
+        aligned = cosine.alignment(Classifier(model), maps, temperature, None, generators)
+        found[temperature] = aligned(leaf, z, samples)
+        assert torch.equal(found[temperature], csa_loss(leaf, z / temperature, rest(z, maps)))
+        if maps is None:
+            matrix = gradgeo.csm(model, x, sign=False, temperature=temperature)
+            assert torch.allclose(found[temperature], gradgeo.csm_statistics(matrix, labels)[:, 0], atol=1e-12)
+    assert float((found[4.0] - found[1.0]).detach().abs().min()) > 1e-3
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
-@pytest.mark.parametrize("classes", [None, 4])
-def test_csa_gradient_agrees_with_finite_differences(activation, classes):
+@pytest.mark.parametrize("maps", [None, 3])
+def test_csa_gradient_agrees_with_finite_differences(activation, maps):
     """Also of a ReLU network, whose kinks these points do not touch: there double backward is exact as well."""
     model = network(activation=activation, classes=6, scale=0.2).double().eval().requires_grad_(False)
     x = inputs(3).double()
+    classes = rest(model(x), maps)
 
     def value(point):
         point = point.clone().requires_grad_()
@@ -489,6 +524,77 @@ def test_csa_gradient_agrees_with_finite_differences(activation, classes):
         assert torch.allclose(along, difference, rtol=1e-6, atol=1e-6 * float(along.abs().max()))
 
 
+@pytest.mark.parametrize("maps", [2, 3])
+def test_others_draws_every_class_and_every_pair_but_the_predicted_equally_often(maps):
+    n, total = 6000, 5
+    label = torch.arange(n) % total
+    logits = F.one_hot(label, total) + torch.rand(n, total, generator=torch.Generator().manual_seed(7))
+    drawn = rest(logits, maps)
+    assert drawn.shape == (n, maps)
+    assert not bool((drawn == label[:, None]).any())
+    hot = F.one_hot(drawn, total)
+    assert int(hot.sum(1).max()) == 1  # without repetition
+    for predicted_class in range(total):
+        member = hot.sum(1)[label == predicted_class].double()
+        together = member.T @ member / len(member)
+        keep = [i for i in range(total) if i != predicted_class]
+        together = together[keep][:, keep]
+        assert torch.allclose(together.diagonal(), torch.full((4,), maps / 4).double(), atol=0.06)
+        pairs = together[~torch.eye(4, dtype=torch.bool)]
+        assert torch.allclose(pairs, torch.full((12,), maps * (maps - 1) / 12).double(), atol=0.06)
+
+
+def test_others_goes_on_drawing_and_each_input_by_itself():
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(i) for i in range(4)]
+    first, second = others(logits, 2, generators), others(logits, 2, generators)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, rest(logits, 2))
+    assert torch.equal(first[2:3], rest(logits[2:3], 2, seed=2))
+
+
+@pytest.mark.parametrize("maps", [None, 4, 9])
+def test_others_without_a_choice_are_all_classes_and_draw_nothing(maps):
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    found = others(logits, maps, [])
+    assert torch.equal(torch.cat([found, logits.argmax(1)[:, None]], 1).sort(1).values, torch.arange(5).expand(6, -1))
+
+
+def test_the_gradient_of_two_maps_is_that_of_all_on_average():
+    model, x = smooth_case()
+    leaf = x[:1].repeat(600, 1, 1, 1).requires_grad_()  # one input, 600 draws
+    z = model(leaf)
+    (drawn,) = torch.autograd.grad(csa_loss(leaf, z, rest(z, 2)).sum(), leaf)
+    one = x[:1].clone().requires_grad_()
+    z = model(one)
+    (full,) = torch.autograd.grad(csa_loss(one, z, rest(z)).sum(), one)
+    drawn, full = drawn.flatten(1), full.flatten()
+    error = (drawn.mean(0) - full).norm()
+    spread = drawn.var(0).sum().sqrt()
+    assert float(spread) > 0.5 * float(full.norm())  # single draws are far from it
+    assert float(error) < 3 * float(spread) / math.sqrt(600)
+    assert float(error) < 0.15 * float(full.norm())
+
+
+@pytest.mark.parametrize("options", [{"maps": None}, {"maps": 2}, {"maps": 2, "restarts": 2}])
+def test_csa_twice_is_csa_once_and_the_generator_decides_only_draws(options):
+    model, x = network(), inputs()
+    labels = predicted(model, x)
+    targets = (labels + 1) % 5
+    common = {"epsilon": 0.1, "steps": 4, "weight": 5.0, "targets": targets, **options}
+    first, again = (attacks.csa(model, x, labels, **common) for _ in range(2))
+    assert torch.equal(first.adversarial, again.adversarial)
+    if "restarts" not in options:
+        seeds = (1, 2)
+        fixed = [
+            attacks.csa(
+                model, x, labels, random_start=False, generator=torch.Generator().manual_seed(s), **common
+            ).adversarial
+            for s in seeds
+        ]
+        assert torch.equal(fixed[0], fixed[1]) == (options["maps"] is None)
+
+
 def test_csa_without_weight_is_targeted_pgd():
     model, x = network(), inputs()
     labels = predicted(model, x)
@@ -504,19 +610,20 @@ def test_csa_descends_the_sum_of_both_losses():
     labels, targets = model(x).argmax(1), (model(x).argmax(1) + 1) % 6
     leaf = x.clone().requires_grad_()
     z = model(leaf)
-    sum_of_both = F.cross_entropy(z, targets, reduction="none") - 0.7 * csa_loss(leaf, z)
+    sum_of_both = F.cross_entropy(z, targets, reduction="none") - 0.7 * csa_loss(leaf, z, rest(z))
     (g,) = torch.autograd.grad(sum_of_both.sum(), leaf)
     options = {"epsilon": 1e-3, "steps": 1, "step_size": 1e-3, "norm": "l2", "bounds": None, "random_start": False}
-    result = attacks.csa(model, x, labels, targets=targets, weight=0.7, **options)
+    result = attacks.csa(model, x, labels, targets=targets, weight=0.7, maps=None, **options)
     assert torch.allclose(result.adversarial - x, -1e-3 * F.normalize(g.flatten(1)).view_as(x), atol=1e-9)
 
 
-def test_csa_turns_the_signed_csm_by_its_weight_and_needs_the_smooth_relu_for_it():
+@pytest.mark.parametrize(("maps", "steps", "more"), [(None, 12, 0.02), (2, 40, 0.01)])
+def test_csa_turns_the_signed_csm_by_its_weight_and_needs_the_smooth_relu_for_it(maps, steps, more):
     model, x = network(classes=6), inputs(24)
     labels = predicted(model, x)
 
     def alignment(**options):
-        result = attacks.csa(model, x, labels, epsilon=0.15, steps=12, **options)
+        result = attacks.csa(model, x, labels, epsilon=0.15, maps=maps, steps=steps, **options)
         matrix = gradgeo.csm(model, result.adversarial)
         return float(gradgeo.csm_statistics(matrix, predicted(model, result.adversarial))[:, 0].mean())
 
@@ -524,7 +631,7 @@ def test_csa_turns_the_signed_csm_by_its_weight_and_needs_the_smooth_relu_for_it
     raised = alignment(weight=10.0)
     assert raised > plain + 0.05
     assert alignment(weight=-10.0) < plain - 0.05
-    assert raised > alignment(weight=10.0, sharpness=None) + 0.02
+    assert raised > alignment(weight=10.0, sharpness=None) + more
 
 
 def test_smooth_relu_keeps_the_value_and_bends_the_derivatives():
@@ -548,6 +655,20 @@ def test_smooth_relu_keeps_the_value_and_bends_the_derivatives():
         (second,) = torch.autograd.grad(first.sum(), x)
         assert torch.allclose(second, k * (k * x).sigmoid() * (-k * x).sigmoid())
     assert torch.autograd.grad(F.relu(x).sum(), x)[0].unique().tolist() == [0, 1]  # outside of it nothing changed
+
+
+def test_smooth_relu_can_be_differentiated_as_often_as_softplus():
+    x = torch.tensor([[-1.5, -0.2, 0.4, 1.0]]).double().requires_grad_()
+    k = (5 / x.detach().square().mean().sqrt()).view(1, 1)
+    slope = torch.tensor([[0.3, -1.0, 2.0, 0.7]]).double().requires_grad_()
+
+    def first(x, slope):
+        return torch.autograd.grad(_BentReLU.apply(x, k), x, slope, create_graph=True)[0]
+
+    assert torch.autograd.gradcheck(first, (x, slope))
+    assert torch.autograd.gradgradcheck(first, (x, slope))
+    # Its value is not what it derives, so the first derivative is compared with softplus's own.
+    assert torch.allclose(first(x, slope), torch.autograd.grad(F.softplus(k * x) / k, x, slope)[0], rtol=1e-12)
 
 
 def test_smooth_relu_works_in_place_without_its_result():
@@ -625,7 +746,23 @@ pgd = partial(attacks.pgd, epsilon=0.1, steps=2)
         (pgd, {"labels": torch.tensor([0.0, 1.0])}, "expected labels to be an integer tensor"),
         (pgd, {"x": torch.zeros(2, 3, 6, 6, dtype=torch.uint8)}, "expected x to be a floating-point tensor"),
         (partial(attacks.csa, epsilon=0.1), {"weight": math.inf}, "expected weight to be a finite number"),
-        (partial(attacks.csa, epsilon=0.1), {"classes": 2}, "expected classes to be at least 3, or None for all"),
+        (partial(attacks.csa, epsilon=0.1), {"maps": 1}, "csa: expected maps to be at least 2, or None for all, got 1"),
+        (partial(attacks.csa, epsilon=0.1), {"maps": 0}, "expected maps to be at least 2, or None for all, got 0"),
+        (
+            partial(attacks.csa, epsilon=0.1),
+            {"maps": True},
+            "expected maps to be at least 2, or None for all, got True",
+        ),
+        (partial(attacks.csa, epsilon=0.1), {"maps": "x"}, "expected maps to be at least 2, or None for all, got 'x'"),
+        (partial(attacks.csa, epsilon=0.1), {"temperature": 0}, "csa: expected temperature to be a positive number"),
+        (partial(attacks.csa, epsilon=0.1), {"temperature": -1.0}, "expected temperature to be a positive number"),
+        (partial(attacks.csa, epsilon=0.1), {"temperature": True}, "expected temperature to be a positive number"),
+        (
+            partial(attacks.csa, epsilon=0.1),
+            {"temperature": "x"},
+            "expected temperature to be a positive number, got 'x'",
+        ),
+        (partial(attacks.csa, epsilon=0.1), {"temperature": None}, "expected temperature to be a positive number"),
         (partial(attacks.csa, epsilon=0.1), {"sharpness": 0}, "expected sharpness to be a positive number"),
     ],
 )
@@ -644,6 +781,41 @@ def test_bad_arguments_of_random_targets():
         attacks.random_targets([0, 1], 2)
 
 
+def test_models_that_csa_cannot_differentiate():
+    x, labels = inputs(2), torch.tensor([0, 1])
+    weight = torch.ones(108, 5, requires_grad=True)
+    with pytest.raises(ModelError, match="csa: the model's output does not depend on its input"):
+        attacks.csa(lambda x: x.detach().flatten(1) @ weight, x, labels, epsilon=0.1)
+
+    class ThroughNumpy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1.0
+
+        @staticmethod
+        def backward(ctx, above):
+            return torch.from_numpy(above.numpy())
+
+    def once(x):
+        return 5 * ThroughNumpy.apply(x).flatten(1)[:, :5].square()
+
+    assert not bool(pgd(once, x, labels).masked.any())
+    with pytest.raises(ModelError, match=r"csa: the model cannot be differentiated: Can't call numpy\(\)"):
+        attacks.csa(once, x, labels, epsilon=0.1)
+
+
+@every_attack
+def test_models_that_refuse_an_empty_batch(name):
+    def model(x):
+        return 5 * x.view(len(x), -1)[:, :5]  # nothing tells what -1 stands for if there are no inputs
+
+    result = TABLE[name][0](model, inputs(0), torch.zeros(0, dtype=torch.long))
+    assert result.adversarial.shape == (0, 3, 6, 6)
+    with pytest.warns(GradgeoWarning, match="2 of 2 inputs have NaN or infinite values"):
+        result = TABLE[name][0](model, inputs(2) * torch.nan, torch.tensor([0, 1]))
+    assert result.success.tolist() == [False, False]
+
+
 def test_models_without_gradient():
     with pytest.raises(ModelError, match="pgd: the model's output cannot be differentiated"):
         pgd(lambda x: x.detach().flatten(1), inputs(2), torch.tensor([0, 1]))
@@ -656,7 +828,7 @@ def test_models_without_gradient():
 
 
 def speed_ratio(rounds=5, steps=12, n=32):
-    """Seconds of a bare PGD loop on frozen parameters over those of `attacks.pgd`, interleaved: the median."""
+    """CPU seconds of a bare PGD loop on frozen parameters over those of `attacks.pgd`, interleaved: the median."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.AvgPool2d(4),
@@ -677,16 +849,17 @@ def speed_ratio(rounds=5, steps=12, n=32):
         attacks.pgd(model, x, labels, epsilon=0.03, step_size=0.01, steps=steps, random_start=False)
 
     def seconds(run):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     bare(), ours()
     return statistics.median(seconds(bare) / seconds(ours) for _ in range(rounds))
 
 
-def test_pgd_is_nearly_as_fast_as_a_bare_loop():
-    assert any(speed_ratio() >= 0.6 for _ in range(3))  # the machine may be busy
+@pytest.mark.parametrize(("n", "steps"), [(1, 100), (32, 12)])
+def test_pgd_is_nearly_as_fast_as_a_bare_loop(n, steps):
+    assert any(speed_ratio(n=n, steps=steps) >= 0.75 for _ in range(4))  # the machine may be busy
 
 
 @pytest.mark.parametrize("module", [cosine, deepfool, gradient, problem])

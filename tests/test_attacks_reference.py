@@ -105,9 +105,10 @@ def test_random_starts_are_as_strong_as_foolbox(case):
     assert at_par(attacks.pgd(model, x, labels, epsilon=0.02, steps=10).success, theirs)
 
 
-@on_fashion
+@on_both
 def test_deepfool_is_as_strong_as_foolbox(case):
     model, x, labels, foolbox, wrapped = case
+    x, labels = (x, labels) if x.shape[1] == 1 else (x[:20], labels[:20])  # foolbox takes half a second for each
     _, theirs, success = foolbox.attacks.L2DeepFoolAttack(steps=50)(wrapped, x, labels, epsilons=None)
     ours = attacks.minimum_norm(model, x, labels)
     assert bool(success.all())

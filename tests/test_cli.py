@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import gradgeo
 from gradgeo import cli
+from gradgeo.cli import console
 from gradgeo.errors import GradgeoWarning
 from gradgeo.models import load_model
 
@@ -380,13 +381,13 @@ def test_the_bar_shows_rate_and_time_left_on_a_terminal_only(monkeypatch: pytest
     for terminal in (True, False):
         stream = StringIO()
         monkeypatch.setattr(
-            cli, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
+            console, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
         )  # fmt: skip
-        with cli._progress("scoring", 10) as advance:
+        with console.progress("scoring", 10) as advance:
             advance(4)
             advance(4)
         assert bool(stream.getvalue()) == terminal
-    bar = cli._Rate()
+    bar = console._Rate()
     task = type("Task", (), {"speed": 12.3})
     assert str(bar.render(task)) == "12/s"
 

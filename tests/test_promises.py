@@ -18,10 +18,10 @@ PACKAGE = Path(gradgeo.__file__).parent
 ROOMS = [
     ["errors"],
     ["classifier"],
-    ["geometry"],
+    ["geometry", "penultimate"],
     ["evidence", "conformal", "one_class", "verdicts", "batches", "fingerprint", "detector_file"],
     ["detector"],
-    ["attacks", "metrics"],
+    ["attacks", "metrics", "ood"],
     ["path"],
     ["models", "data", "plots"],
     ["scoring", "demo"],
@@ -56,7 +56,19 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_importing_us_imports_no_optional_library() -> None:
-    optional = ["typer", "PIL", "pyarrow", "matplotlib", "torchvision", "timm", "aeon", "datasets", "foolbox"]
+    optional = [
+        "typer",
+        "PIL",
+        "pyarrow",
+        "matplotlib",
+        "torchvision",
+        "timm",
+        "aeon",
+        "datasets",
+        "foolbox",
+        "jinja2",
+        "pytorch_ood",
+    ]
     code = f"import sys, gradgeo; print([m for m in {optional} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -50,3 +50,23 @@ def test_the_readme_quotes_the_results() -> None:
     for name, area, caught in quoted:
         assert float(area) == pytest.approx(100 * columns[name]["auroc"][0], abs=0.051)
         assert float(caught) == pytest.approx(100 * columns[name]["tnr95"][0], abs=0.051)
+
+
+def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What turns red when the detector, an attack or the protocol breaks: AUROC on the digits, column by column."""
+    pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
+    from typer.testing import CliRunner
+
+    from gradgeo import cli
+    from gradgeo.benchmark import cache
+
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
+    expected = json.loads((Path(__file__).parent / "quick_auroc.json").read_text())
+    done = CliRunner().invoke(cli.app, ["bench", "--quick", "--methods", ",".join(expected), "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads((tmp_path / "quick.json").read_text())
+    assert (tmp_path / "quick.html").stat().st_size > 10_000
+    for method, columns in expected.items():
+        assert set(found["cells"][method]) == set(columns)
+        for column, area in columns.items():
+            assert found["cells"][method][column]["auroc"][0] == pytest.approx(area, abs=0.04), (method, column)

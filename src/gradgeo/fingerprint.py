@@ -17,14 +17,14 @@ def of(model: Model, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """
     logits = Classifier(model).judge(_probe(input_shape)).logits
     return {
-        "weights": _hash(model),
+        "weights": weights_hash(model),
         "logits": logits.double().tolist() if bool(logits.isfinite().all()) else None,
     }
 
 
 def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]) -> str | None:
     """In what `model` differs from the one whose fingerprint is `known`, or None."""
-    if known["weights"] != _hash(model):
+    if known["weights"] != weights_hash(model):
         return "its weights differ"
     if known["logits"] is None:
         return None
@@ -50,7 +50,8 @@ def _probe(input_shape: tuple[int, ...]) -> Tensor:
     return (0.5 + 0.5 * waves).view(2, *input_shape).float()
 
 
-def _hash(model: Model) -> str | None:
+def weights_hash(model: Model) -> str | None:
+    """The SHA-256 of all weights and buffers; None for a plain function."""
     if not isinstance(model, nn.Module):
         return None
     digest = hashlib.sha256()

@@ -64,6 +64,19 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
     return model.eval()
 
 
+@public
+def load_object(spec: str) -> Any:
+    """What `spec`, `file.py:name` or `package.module:name`, names; its module is run, the object is not called.
+
+    Raises: ArgumentError, ModelError as `load_model`.
+    """
+    place, _, name = spec.rpartition(":")
+    if not (place and name):
+        raise expected("spec", "file.py:name or package.module:name", spec)
+    with _found(place, name) as found:
+        return found
+
+
 def is_named(spec: str) -> bool:
     """Whether this package resolves `spec` by itself, so that building it runs no code the spec chose."""
     return spec in NAMED or spec.startswith(ZOOS)
@@ -71,6 +84,17 @@ def is_named(spec: str) -> bool:
 
 def _from_code(place: str, name: str) -> nn.Module:
     """The module that `name` in the file or package `place` is or returns."""
+    with _found(place, name) as found:
+        if not isinstance(found, nn.Module) and callable(found):
+            found = _call(found, f"{place}:{name}")
+    if not isinstance(found, nn.Module):
+        raise expected("model", f"a torch.nn.Module from {place}:{name}", found)
+    return found
+
+
+@contextmanager
+def _found(place: str, name: str) -> Iterator[Any]:
+    """What the file or package `place` calls `name`, while imports from beside it work."""
     file = Path(place).expanduser()
     is_file = file.suffix == ".py"
     if is_file and not file.is_file():
@@ -85,15 +109,10 @@ def _from_code(place: str, name: str) -> nn.Module:
                 advice = "Install it or run where it lies; a file needs its ending: file.py:function."
                 raise expected("model", "in a module that can be imported", place, advice) from error
             raise ModelError(f"{place} failed when imported: {type(error).__name__}: {error}") from error
-        found = getattr(code, name, None)
-        if found is None:
+        if not hasattr(code, name):
             offered = [key for key, value in vars(code).items() if callable(value) and not key.startswith("_")]
             raise _unknown("function", name, offered, place)
-        if not isinstance(found, nn.Module) and callable(found):
-            found = _call(found, f"{place}:{name}")
-    if not isinstance(found, nn.Module):
-        raise expected("model", f"a torch.nn.Module from {place}:{name}", found)
-    return found
+        yield getattr(code, name)
 
 
 def _run(file: Path) -> ModuleType:

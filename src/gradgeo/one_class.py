@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
-from sklearn.preprocessing import QuantileTransformer
 from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -41,6 +39,10 @@ class ClassConditionalCopula:
         cls, features: Array, predicted: NDArray[np.int64], num_classes: int, *, per_class: int = PER_CLASS
     ) -> "ClassConditionalCopula":
         """Fit on features (n, F) of trusted inputs and their predicted classes (n,)."""
+        # Only fitting needs scikit-learn, and it takes longer to import than all the rest of us.
+        from sklearn.covariance import LedoitWolf
+        from sklearn.preprocessing import QuantileTransformer
+
         n, width = features.shape
         scores = QuantileTransformer(n_quantiles=min(QUANTILES, n), output_distribution="normal", subsample=None).fit(
             features

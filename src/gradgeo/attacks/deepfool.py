@@ -91,7 +91,7 @@ def _to_boundary(point: Tensor, logits: Tensor, samples: Samples, rivals: int) -
     lead = own - logits.gather(1, others.topk(count, dim=1).indices)  # (n, rivals), to be brought to zero
     step, nearest = torch.zeros_like(point), torch.full_like(own, torch.inf)
     for i in range(count):
-        gradient = gradient_of(lead[:, i], point, retain_graph=i + 1 < count)
+        gradient = gradient_of([(lead[:, i].sum(), None)], point, retain_graph=i + 1 < count)
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1, keepdim=True)
         distance = lead[:, i : i + 1].detach().abs() / length
         nearer = distance < nearest  # not where the gradient is zero or NaN

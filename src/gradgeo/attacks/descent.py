@@ -9,6 +9,7 @@ from torch import Tensor
 from gradgeo.attacks.norms import Norm
 from gradgeo.classifier import Classifier
 from gradgeo.errors import ModelError
+from gradgeo.geometry.saliency import with_gradient
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Samples:
     classes: Tensor
     """(n,) the class each is to reach if `targeted`, else the class it is to leave."""
     targeted: bool
+    rows: Tensor
+    """(n,) which of the caller's inputs these are."""
 
     def reached(self, logits: Tensor) -> Tensor:
         """Whether each sample is where the attack wants it (n,)."""
@@ -27,13 +30,16 @@ class Samples:
 
     def take(self, rows: Tensor) -> "Samples":
         """Some of the samples."""
-        return replace(self, x=self.x[rows], classes=self.classes[rows])
+        return replace(self, x=self.x[rows], classes=self.classes[rows], rows=self.rows[rows])
 
 
-Objective = Callable[[Tensor, Tensor, Samples], Tensor]
-"""(point, logits at it, samples) -> (n,): what is descended. Only its gradient is used, never its value.
+Terms = list[tuple[Tensor, Tensor | None]]
+"""A sum that is differentiated, never evaluated: tensors, each with its cotangent; None for a scalar's, which is 1."""
 
-Objectives add up: a further term (an outlier score under a multiplier, say) is a further summand.
+Objective = Callable[[Tensor, Tensor, Samples], Terms]
+"""(point, logits at it, samples) -> what is descended, summed over the samples.
+
+Objectives add up: a further term (an outlier score under a multiplier, say) is a further entry.
 """
 
 Move = Callable[[Tensor, Tensor, Samples], Tensor]
@@ -63,7 +69,7 @@ def descend(
     masked = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     for step in range(steps):
         leaf = point.detach().requires_grad_()
-        logits = classifier(leaf.clone())  # the clone lets the model work in place
+        logits = with_gradient(classifier(leaf.clone()))  # the clone lets the model work in place
         going = None
         if early_stop:
             final[left] = point
@@ -81,9 +87,13 @@ def descend(
     return final, masked
 
 
-def gradient_of(objective: Tensor, point: Tensor, *, retain_graph: bool = False) -> Tensor:
-    """The gradient of each sample's objective (n,) at its point; entries that are NaN count as zero."""
-    (gradient,) = torch.autograd.grad(objective.sum(), point, retain_graph=retain_graph, allow_unused=True)
+def gradient_of(terms: Terms, point: Tensor, *, retain_graph: bool | None = None, create_graph: bool = False) -> Tensor:
+    """The gradient of the sum of all terms at the point; entries that are NaN count as zero."""
+    tensors, cotangents = zip(*terms, strict=True)
+    try:
+        (gradient,) = torch.autograd.grad(tensors, point, cotangents, retain_graph, create_graph, allow_unused=True)
+    except RuntimeError as error:
+        raise ModelError(f"the model cannot be differentiated: {error}") from error
     if gradient is None:
         raise ModelError("the model's output does not depend on its input, so there is no gradient to follow.")
     return gradient.nan_to_num(0.0)

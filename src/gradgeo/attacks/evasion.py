@@ -89,7 +89,7 @@ def evasion(
         """The gradient of the outlier score (n, *input), once."""
         if gradient == "exact":
             leaf = point.detach().requires_grad_()
-            return gradient_of(detector.differentiable_score(leaf), leaf)
+            return gradient_of([(detector.differentiable_score(leaf).sum(), None)], leaf)
         probe = torch.randint(0, 2, point.shape, generator=draw).to(point) * 2 - 1
         size = PROBES * region.epsilon
         ahead, behind = (detector.outlier_score((point + side * size * probe).detach()) for side in (1.0, -1.0))

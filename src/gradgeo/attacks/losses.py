@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gradgeo.attacks.descent import Objective, Samples
+from gradgeo.attacks.descent import Objective, Samples, Terms
 from gradgeo.errors import choice
 from gradgeo.geometry.losses import Loss
 
@@ -21,11 +21,9 @@ def class_loss(name: str, *, sized: bool = False) -> Objective:
     """
     choice("loss", name, LOSSES)
 
-    def objective(point: Tensor, logits: Tensor, samples: Samples) -> Tensor:
-        cotangent = _cotangent(name, logits.detach(), samples.classes[:, None], sized)
-        # Linear in the logits, so that its gradient is J^T times the cotangent.
-        along = (cotangent.to(logits.dtype) * logits).sum(1)
-        return along if samples.targeted else -along
+    def objective(point: Tensor, logits: Tensor, samples: Samples) -> Terms:
+        cotangent = _cotangent(name, logits.detach(), samples.classes[:, None], sized).to(logits.dtype)
+        return [(logits, cotangent if samples.targeted else -cotangent)]
 
     return objective
 

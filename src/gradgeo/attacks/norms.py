@@ -41,8 +41,8 @@ class Norm(ABC):
 
     def project(self, point: Tensor, x: Tensor) -> Tensor:
         """The nearest point in the ball around `x`, then within the bounds."""
-        point = x + self.within(point - x)
-        return point.clamp(*self.bounds) if self.bounds else point
+        inside = self.within(point - x).add_(x)
+        return inside.clamp_(*self.bounds) if self.bounds else inside
 
     def settle(self, point: Tensor, x: Tensor) -> Tensor:
         """`point` projected in float64 and rounded to the dtype of `x` *towards* `x`, so that it stays inside."""

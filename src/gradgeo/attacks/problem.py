@@ -12,7 +12,6 @@ from gradgeo.attacks.norms import Norm
 from gradgeo.classifier import Classifier, Model, traceless
 from gradgeo.errors import expected, public, warn
 from gradgeo.geometry.neighbourhood import class_labels
-from gradgeo.geometry.saliency import ForwardPass
 
 ROUNDING = 1e-6  # how far outside the bounds an input may lie, relative to their width
 
@@ -100,11 +99,11 @@ class Problem:
         self._given = x.detach().to(self._inputs.device)
         finite = torch.isfinite(self._given).flatten(1).all(1)
         self._check_space(self._given[finite])
-        with traceless(self._inputs, recurrent=self.classifier.recurrent):
-            logits = torch.cat(
-                [ForwardPass(self.classifier, part).logits for part in torch.split(self._inputs, self._batch_size)]
-            )
-        n, num_classes = logits.shape
+        n = len(self._inputs)
+        shown = self._inputs if n else self._inputs.new_zeros(1, *x.shape[1:])  # many models refuse an empty batch
+        parts = torch.split(shown, self._batch_size)
+        logits = torch.cat([self.classifier.judge(part).logits for part in parts])[:n]
+        num_classes = logits.shape[1]
         if num_classes < min_classes:
             raise expected("model", f"a classifier of at least {min_classes} classes", num_classes)
         self._usable = finite & torch.isfinite(logits).all(1)
@@ -121,7 +120,14 @@ class Problem:
             self._inputs,
             (labels if self._targets is None else self._targets).to(self._inputs.device),
             self._targets is not None,
+            torch.arange(n, device=self._inputs.device),
         )
+
+    def generators(self) -> list[torch.Generator]:
+        """One for each input, for draws that do not depend on its batch, and on which the starts do not depend."""
+        source = self._generator.clone_state()
+        seeds = torch.randint(1 << 62, (len(self._inputs),), generator=source, device=source.device)
+        return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
 
     def _check_space(self, x: Tensor) -> None:
         bounds, norm = self._norm.bounds, self._norm
@@ -149,7 +155,7 @@ class Problem:
                 start = self._inputs
                 if random_start:
                     start = self._norm.project(start + self._norm.draw(start, self._generator), start)
-                for rows in torch.split(left, self._batch_size):
+                for rows in torch.split(left, self._batch_size) if len(left) else ():
                     samples = self._samples.take(rows)
                     point, dead = attack(samples, start[rows])
                     adversarial[rows] = self._norm.settle(point.detach(), self._given[rows])

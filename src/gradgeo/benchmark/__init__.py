@@ -3,19 +3,21 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gradgeo.benchmark import accuracy, adaptive, detection, guarantee, local_minima, one_class
+from gradgeo.benchmark import accuracy, adaptive, coverage, detection, guarantee, local_minima, one_class, paper
 from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.page import Page
 
 BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
     "accuracy": accuracy.run,
     "adaptive": adaptive.run,
+    "coverage": coverage.run,
     "detection": detection.run,
     "guarantee": guarantee.run,
     "local-minima": local_minima.run,
     "one-class": one_class.run,
+    "paper": paper.run,
 }
-"""What `gradgeo bench NAME` runs, by name."""
+"""What `gradgeo bench NAME` runs, by name, beside the battery."""
 
 
 def run(name: str, folder: Path, out: Path) -> Path:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo.benchmark import reference
-from gradgeo.benchmark.cases import NETS, Case, Cases
+from gradgeo.benchmark.cases import SHIPPED, Case, Cases
 from gradgeo.benchmark.page import Page
 from gradgeo.detector import Detector
 from gradgeo.geometry.losses import LOSSES
@@ -23,15 +23,15 @@ def run(cases: Cases) -> Page:
         "entries are "
         "in units of 4/d with d the number of input entries, so 1 is the most that is allowed: two flipped signs."
     )
-    rows = [_against_reference(page, cases[name]) for name in NETS]
+    rows = [_against_reference(page, cases[name]) for name in SHIPPED]
     page.table(["model", "inputs", "options", "unsigned CSM, largest error", "signed CSM, largest error x d/4"], rows)
     page.say("A batch of 64 against 64 batches of one, the same units:")
-    page.table(["model", "unsigned", "signed"], [_against_singles(page, cases[name]) for name in NETS])
+    page.table(["model", "unsigned", "signed"], [_against_singles(page, cases[name]) for name in SHIPPED])
     page.say(
         "Signs of the predicted class's map that agree with float64 when the logits are multiplied, in %, and the same "
         "for the textbook gradient of `cross_entropy` in float32:"
     )
-    page.table(["model", "x 1", "x 5", "x 20", "x 50", "textbook, x 50"], [_saturated(page, cases[n]) for n in NETS])
+    page.table(["model", "x 1", "x 5", "x 20", "x 50", "textbook, x 50"], [_saturated(page, cases[n]) for n in SHIPPED])
     page.say(
         "Outlier scores of 1,000 inputs judged in batches of 1, 7 and 256 against batches of 64: share of rows within "
         "1e-4. A gradient entry within rounding of zero may flip its sign when another batch size makes the "

@@ -1,7 +1,6 @@
 """The trained classifiers and their test data, and measurements of them that are made once and kept in a cache."""
 
-import hashlib
-import json
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,10 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from gradgeo import attacks, demo
+from gradgeo.benchmark.cache import CHUNK, cached, code, content, weights
 from gradgeo.classifier import Classifier
-from gradgeo.data import digits, open_source
+from gradgeo.data import Source, digits, open_source
+from gradgeo.detector import TYPICAL_MARGIN
 from gradgeo.errors import DataError
 from gradgeo.geometry.similarity import csm, csm_statistics
 from gradgeo.models import load_model
@@ -23,20 +25,40 @@ from gradgeo.one_class import ClassConditionalCopula
 
 Array = NDArray[np.float64]
 
-CACHE = Path(".cache/bench")
+STATISTICS = ("classifier.py", "geometry/*.py")  # the source that the ten statistics depend on
 
-FILES = {
-    "mnist": "mnist-test-1000.parquet",
-    "fashion": "fashion_mnist-test.parquet",
-    "cifar10": "cifar10-test.parquet",
-    "cifar100": "cifar100-test.parquet",
+SHARES = (1.0, 0.5, 0.2, 0.1, 0.05)  # of the classes, whose maps are used (the paper's Table 3)
+
+ATTACKS = 1  # raise when an attack comes to find something else: what it found before is then made again
+
+Attack = Callable[..., attacks.AttackResult]
+"""(model, x, y, generator=...) -> what it made."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A trained classifier beside the project, its test data, and how it is attacked."""
+
+    net: str
+    data: str
+    siblings: tuple[str, ...]
+    budgets: tuple[float, ...] = (8 / 255, 2 / 255, 1 / 255)
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+
+
+SHIPPED = {
+    "mnist": Shipped("mnist_cnn", "mnist-test-1000.parquet", ("Fashion-MNIST",), (0.3, 0.1)),
+    "fashion": Shipped("fashion_cnn", "fashion_mnist-test.parquet", ("MNIST",), (0.1, 0.025)),
+    "cifar10": Shipped("cifar10_resnet20", "cifar10-test.parquet", ("CIFAR-100", "MNIST", "Fashion-MNIST")),
+    "cifar100": Shipped("cifar100_resnet20", "cifar100-test.parquet", ("CIFAR-10", "MNIST", "Fashion-MNIST")),
+    "ecg5000": Shipped("ecg5000_cnn", "ucr:ECG5000/test", ("ucr:ECG200/test", "ucr:ECG200/train"), (0.1, 0.025), None),
 }
-NETS = {
-    "mnist": "mnist_cnn",
-    "fashion": "fashion_cnn",
-    "cifar10": "cifar10_resnet20",
-    "cifar100": "cifar100_resnet20",
-    "ecg5000": "ecg5000_cnn",
+
+LOCAL = {
+    "MNIST": "mnist-test-1000.parquet",
+    "Fashion-MNIST": "fashion_mnist-test.parquet",
+    "CIFAR-10": "cifar10-test.parquet",
+    "CIFAR-100": "cifar100-test.parquet",
 }
 
 
@@ -49,17 +71,34 @@ class Case:
     x: Tensor
     y: Tensor
     half: int
+    budgets: tuple[float, ...] = (8 / 255, 2 / 255, 1 / 255)  # of L-inf attacks, the largest first
+    bounds: tuple[float, float] | None = (0.0, 1.0)  # of the input space
+    siblings: tuple[str, ...] = ()  # the data sets it was not trained on
 
     @cached_property
     def logits(self) -> Tensor:
         """Of all inputs (N, C)."""
-        classifier = Classifier(self.model)
-        return torch.cat([classifier.judge(part).logits for part in self.x.split(250)])
+        return judged(self.model, self.x)
+
+    @cached_property
+    def temperature(self) -> float:
+        """What a detector fitted on the trusted inputs of the first half would differentiate at."""
+        margins = self.margin[: self.half][self.right[: self.half]]
+        return float(np.quantile(margins.double().numpy(), TYPICAL_MARGIN))
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        """A copy with batch normalisation inside its convolutions, for attacks: the same function up to rounding."""
+        model = copy.deepcopy(self.model).eval()
+        try:
+            return fuse(model)
+        except Exception:  # torch.fx cannot trace every model, and says so in many ways
+            return model
 
     @property
     def right(self) -> Tensor:
-        """Which inputs are classified correctly (N,)."""
-        return self.logits.argmax(1) == self.y
+        """Which inputs are classified correctly (N,); those without a label (-1) count as such."""
+        return (self.logits.argmax(1) == self.y) | (self.y < 0)
 
     @property
     def margin(self) -> Tensor:
@@ -107,75 +146,118 @@ class Cases:
         if name == "digits":
             parts = digits.split()
             x, y = (torch.cat([parts[part][i] for part in ("fit", "test")]) for i in (0, 1))
-            return Case(name, demo.digits_classifier(), x, y, len(parts["fit"][0]))
+            return Case(name, demo.digits_classifier(), x, y, len(parts["fit"][0]), (0.3, 0.1))
         if not (self._folder / "models" / "nets.py").is_file():
             raise DataError(f"{self._folder} holds no models/nets.py; name the folder of data and models with --data")
-        model = load_model(f"{self._folder}/models/nets.py:{NETS[name]}")
-        x, y = self.read("ucr:ECG5000/test" if name == "ecg5000" else FILES[name])
+        shipped = SHIPPED[name]
+        model = load_model(f"{self._folder}/models/nets.py:{shipped.net}")
+        x, y = self.read(shipped.data)
+        half = len(x) // 2
         if name == "ecg5000":  # the archive's test part is sorted by class
             order = torch.from_numpy(np.random.RandomState(0).permutation(len(x)))
-            return Case(name, model, x[order], y[order], 2000)
-        return Case(name, model, x, y, len(x) // 2)
+            x, y, half = x[order], y[order], 2000
+        return Case(name, model, x, y, half, shipped.budgets, shipped.bounds, shipped.siblings)
+
+    def inputs(self, name: str, limit: int) -> Tensor:
+        """Inputs of a public data set by its usual name."""
+        if name not in LOCAL:
+            raise DataError(f"{name} is not in {self._folder / 'data'}")
+        return self.read(LOCAL[name], limit)[0]
+
+    def signals(self, case: Case) -> Tensor:
+        """The signals of the case's siblings, resampled to its length."""
+        parts = [self.read(name)[0] for name in case.siblings]
+        length = case.x.shape[-1]
+        return torch.cat([nn.functional.interpolate(x, size=length, mode="linear", align_corners=True) for x in parts])
 
     def read(self, source: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a data source in the folder."""
         data = self._folder / "data"
-        items = open_source(source if ":" in source else data / source, limit=limit, data_root=data / "UCR")
-        kept = [(item.x, item.label) for i in range(len(items)) if (item := items[i]).x is not None]
-        return torch.stack([x for x, _ in kept if x is not None]), torch.tensor(
-            [-1 if y is None else y for _, y in kept]
-        )
+        return readable(open_source(source if ":" in source else data / source, limit=limit, data_root=data / "UCR"))
 
-    def seen(self, case: Case, x: Tensor, temperature: float) -> Seen:
-        """The ten statistics of `x` at a temperature; cached."""
+    def seen(self, case: Case, x: Tensor, temperature: float, *, share: float = 1.0) -> Seen:
+        """The ten statistics of `x` at a temperature, from the maps of a share of the classes; cached.
 
-        def measure() -> dict[str, Any]:
-            classifier = Classifier(case.model)
-            label = torch.cat([classifier.judge(part).logits for part in x.split(250)]).argmax(1)
-            matrices = csm(case.model, x, temperature=temperature)
-            return {"features": csm_statistics(matrices, label).double().numpy(), "label": label.numpy()}
+        Args:
+            share: one of `SHARES`; the most likely classes of each input are taken, at least 3.
+        """
 
-        kept = self._cached(measure, "seen", case.name, round(temperature, 9), _hash(x))
-        return Seen(kept["features"], kept["label"])
+        def measure(x: Tensor) -> dict[str, Any]:
+            matrices, logits = csm(case.model, x, temperature=temperature), judged(case.model, x)
+            kept = [_among(matrices, logits, maps(share, logits.shape[1])) for share in SHARES]
+            features = [csm_statistics(matrix, torch.zeros(len(x), dtype=torch.long)) for matrix in kept]
+            return {"features": torch.stack(features).double().numpy(), "label": logits.argmax(1).numpy()}
+
+        key = ("seen", weights(case.model), code(*STATISTICS), round(temperature, 6), SHARES)
+        parts = [cached(partial(measure, part), *key, content(part)) for part in torch.split(x, CHUNK)]
+        features = np.concatenate([part["features"][SHARES.index(share)] for part in parts])
+        return Seen(features, np.concatenate([part["label"] for part in parts]))
 
     def pgd(self, case: Case, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
         """Successful untargeted PGD examples, step epsilon/4, 100 steps; cached."""
-        made = self.attacked(
-            case, x, f"PGD {epsilon:.9g}", partial(attacks.pgd, case.model, x, y, epsilon=epsilon, steps=100)
-        )
+        made = self.attacked(case, x, y, attacks.pgd, epsilon=epsilon)
         return made.adversarial[made.success]
 
-    def attacked(self, case: Case, x: Tensor, name: str, attack: Callable[[], attacks.AttackResult]) -> "Attacked":
-        """What the attack called `name` made of `x`; cached."""
+    def attacked(self, case: Case, x: Tensor, y: Tensor, attack: Attack, **options: Any) -> "Attacked":
+        """What an attack with these options makes of `x`, in chunks that are cached one by one."""
+        name = " ".join([attack.__name__, *(f"{key}={value}" for key, value in sorted(options.items()))])
 
-        def run() -> dict[str, Any]:
-            result = attack()
-            classifier = Classifier(case.model)
-            after = torch.cat([classifier.judge(part).logits.argmax(1) for part in result.adversarial.split(250)])
-            before = torch.cat([classifier.judge(part).logits.argmax(1) for part in x.split(250)])
+        def run(x: Tensor, y: Tensor, seed: int) -> dict[str, Any]:
+            result = attack(
+                case.folded, x, y, bounds=case.bounds, generator=torch.Generator().manual_seed(seed), **options
+            )
+            after = predicted(case.model, result.adversarial)
+            reached = result.success if result.targets is None else after == result.targets
             return {
                 "adversarial": result.adversarial.numpy(),
-                "success": result.success.numpy(),
-                "flipped": (after != before).numpy(),
+                "success": reached.numpy(),
+                "flipped": (after != predicted(case.model, x)).numpy(),
             }
 
-        kept = self._cached(run, "attacked", case.name, name, _hash(x))
-        return Attacked(**{key: torch.from_numpy(value) for key, value in kept.items()})
-
-    def _cached(self, make: Callable[[], dict[str, Any]], *key: object) -> dict[str, Any]:
-        path = CACHE / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.npz"
-        if not path.exists():
-            made = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".part.npz")
-            np.savez(temporary, **made)
-            temporary.replace(path)
-        with np.load(path) as kept:
-            return dict(kept)
+        parts = [
+            cached(
+                partial(run, part, labels, seed),
+                *("attacked", ATTACKS, weights(case.model), name, seed, content(part), content(labels)),
+            )
+            for seed, (part, labels) in enumerate(zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True))
+        ]
+        return Attacked(
+            **{key: torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in parts[0]},
+        )
 
 
-def _hash(x: Tensor) -> str:
-    return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()
+def readable(source: Source) -> tuple[Tensor, Tensor]:
+    """The inputs of a source that can be read and have the shape of the first, and their labels, -1 where unknown."""
+    items = [item for batch in source.batches(CHUNK) for item in batch if item.x is not None]
+    if not items or items[0].x is None:
+        raise DataError(f"{source.spec} holds no input that can be read")
+    shape = items[0].x.shape
+    kept = [(item.x, -1 if item.label is None else item.label) for item in items if item.x is not None]
+    kept = [(x, y) for x, y in kept if x.shape == shape]
+    return torch.stack([x for x, _ in kept]), torch.tensor([y for _, y in kept])
+
+
+def judged(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, C)."""
+    classifier = Classifier(model)
+    return torch.cat([classifier.judge(part).logits for part in torch.split(x, CHUNK)])
+
+
+def predicted(model: nn.Module, x: Tensor) -> Tensor:
+    """Predicted classes (N,)."""
+    return judged(model, x).argmax(1)
+
+
+def maps(share: float, classes: int) -> int:
+    """How many maps a share of the classes is; two classes beside the predicted one are the least to compare."""
+    return min(classes, max(3, round(share * classes)))
+
+
+def _among(matrices: Tensor, logits: Tensor, count: int) -> Tensor:
+    """The CSM (N, count, count) of each input's most likely classes, the predicted one first."""
+    rows = logits.topk(count, dim=1).indices
+    narrowed = matrices.gather(1, rows[:, :, None].expand(-1, -1, matrices.shape[2]))
+    return narrowed.gather(2, rows[:, None, :].expand(-1, count, -1))
 
 
 def smooth_blobs(n: int, size: int, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,6 @@ import torch
 
 from gradgeo.benchmark.cases import Cases, smooth_blobs
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import TYPICAL_MARGIN
 from gradgeo.metrics import auroc, tnr_at_tpr
 from gradgeo.one_class import ClassConditionalCopula
 
@@ -26,7 +25,7 @@ def run(cases: Cases) -> Page:
         **{f"PGD {e}/255": cases.pgd(case, case.x[clean], case.y[clean], e / 255) for e in (8, 2, 1)},
         "misclassified": case.x[case.half :][~torch.from_numpy(right[case.half :])],
     }
-    upper = float(np.quantile(case.margin[fit].double().numpy(), TYPICAL_MARGIN))
+    upper = case.temperature
 
     page = Page("The ten statistics alone, CIFAR-10 ResNet-20")
     page.say(

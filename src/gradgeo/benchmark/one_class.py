@@ -14,7 +14,6 @@ from sklearn.svm import OneClassSVM
 
 from gradgeo.benchmark.cases import Array, Cases, Seen
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import TYPICAL_MARGIN
 from gradgeo.metrics import auroc, tnr_at_tpr
 from gradgeo.one_class import ClassConditionalCopula
 
@@ -94,7 +93,7 @@ def _seen(cases: Cases, name: str, other: str, epsilon: float) -> dict[str, Seen
     case = cases[name]
     right = case.right.numpy()
     fit, clean = np.flatnonzero(right[: case.half]), case.half + np.flatnonzero(right[case.half :])[: 2 * SIZE]
-    temperature = float(np.quantile(case.margin[fit].double().numpy(), TYPICAL_MARGIN))
+    temperature = case.temperature
     attacked = cases.pgd(case, case.x[clean[:SIZE]], case.y[clean[:SIZE]], epsilon)
     wrong = case.half + np.flatnonzero(~right[case.half :])[:SIZE]
     inputs = {"fit": case.x[fit], "clean": case.x[clean], "OOD": cases.read(other, SIZE)[0], "PGD": attacked}

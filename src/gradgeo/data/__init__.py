@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gradgeo.data.arrays import open_npy, open_npz
 from gradgeo.data.digits import open_digits
+from gradgeo.data.hub import open_hub
 from gradgeo.data.images import ENDINGS, open_folder, open_image
 from gradgeo.data.parquet import Parquet
 from gradgeo.data.preprocess import Preprocess
@@ -15,7 +16,7 @@ from gradgeo.errors import DataError, public
 
 __all__ = ["Item", "Preprocess", "Source", "Usable", "open_source"]
 
-KINDS = "an image, a folder of images, a .parquet, .npz or .npy file, ucr:NAME or digits"
+KINDS = "an image, a folder of images, a .parquet, .npz or .npy file, hf:NAME, ucr:NAME or digits"
 OPENERS: dict[str, Callable[[Path], Reader]] = {
     ".parquet": Parquet,
     ".npz": open_npz,
@@ -45,8 +46,9 @@ def open_source(
     Args:
         spec: an image; a folder of images, or of one sub-folder per class; a .parquet file in the Hugging
             Face image layout or with number lists; an .npz file with `x` and, if there are labels, `y`; an
-            .npy file; `ucr:NAME`, `ucr:NAME/train`, `ucr:NAME/test`; `digits`, `digits/train`, `digits/fit`,
-            `digits/test` (write ./digits for a folder of that name).
+            .npy file; `hf:OWNER/NAME:SPLIT` or `hf:OWNER/NAME:CONFIG:SPLIT` of the Hugging Face hub, or `hf:` with
+            a file or folder that its library reads; `ucr:NAME`, `ucr:NAME/train`, `ucr:NAME/test`; `digits`,
+            `digits/train`, `digits/fit`, `digits/test` (write ./digits for a folder of that name).
         preprocess: what is done to every input.
         start, limit: the part of the data to take.
         numbering: class names in the order that numbers them elsewhere: labels of data that names its classes are
@@ -60,7 +62,7 @@ def open_source(
 
     Raises:
         DataError: the data is missing or of another kind. ArgumentError: `start` or `limit` out of range.
-        MissingDependencyError: Pillow, pyarrow or aeon is needed.
+        MissingDependencyError: Pillow, pyarrow, datasets or aeon is needed.
     """
     root = None if data_root is None else Path(data_root).expanduser()
     try:
@@ -75,6 +77,8 @@ def open_source(
 def _reader(spec: str, root: Path | None) -> Reader:
     if spec == "digits" or spec.startswith("digits/"):
         return open_digits(spec)
+    if spec.startswith("hf:"):
+        return open_hub(spec)
     if spec.startswith("ucr:"):
         return open_ucr(spec, root)
     path = Path(spec).expanduser()

@@ -31,6 +31,10 @@ class Maps:
     sign: bool = True
     channel_max: bool = False
 
+    def __post_init__(self) -> None:
+        if self.classes is not None and not isinstance(self.classes, int):
+            object.__setattr__(self, "classes", _indices(self.classes))
+
     def select(self, logits: Tensor) -> Tensor:
         """Class indices (N, K): all, the N most likely in falling order, or the chosen ones."""
         n, total = logits.shape
@@ -40,7 +44,7 @@ class Maps:
             if not 2 <= self.classes <= total:
                 raise expected("classes", f"between 2 and {total} (the number of classes)", self.classes)
             return logits.topk(self.classes, dim=1).indices
-        return self._chosen(torch.as_tensor(self.classes), n, total).to(logits.device).expand(n, -1)
+        return self._chosen(self.classes, n, total).to(logits.device).expand(n, -1)
 
     def part(self, rows: slice) -> "Maps":
         """The same maps for some of the samples."""
@@ -49,8 +53,6 @@ class Maps:
         return self
 
     def _chosen(self, classes: Tensor, n: int, total: int) -> Tensor:
-        if classes.is_floating_point() or classes.dtype == torch.bool or classes.ndim not in (1, 2):
-            raise expected("classes", "None, an int, or an integer tensor of shape (K,) or (N, K)", classes)
         if classes.ndim == 2 and len(classes) != n:
             raise expected("classes", f"of shape (K,) or ({n}, K)", classes)
         if classes.shape[-1] == 0:
@@ -60,6 +62,28 @@ class Maps:
         if bool((classes.sort(-1).values.diff(dim=-1) == 0).any()):
             raise expected("classes", "without repetition", classes, "Each class has one map.")
         return classes.long()
+
+
+def _indices(classes: object) -> Tensor:
+    """Classes given as a tensor, or as an array or list that makes one."""
+    rule = "None, an int, or an integer tensor of shape (K,) or (N, K)"
+    try:
+        chosen = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError) as error:  # strings, ragged lists, other objects
+        raise expected("classes", rule, classes) from error
+    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool or chosen.ndim not in (1, 2):
+        raise expected("classes", rule, classes)
+    return chosen
+
+
+def with_gradient(output: Tensor) -> Tensor:
+    """The model's output, refused if it is a constant to autograd."""
+    if not output.requires_grad:
+        raise ModelError(
+            "the model's output cannot be differentiated with respect to its input. Look for .detach(), argmax, "
+            "rounding, .numpy() or torch.no_grad() in its forward; integer or quantised models have no gradients."
+        )
+    return output
 
 
 class ForwardPass:
@@ -82,14 +106,10 @@ class ForwardPass:
             x = x.expand(2, *x.shape[1:])
         clean, finite = replace_unusable(x)
         self._leaf = clean if differentiable else clean.requires_grad_()
-        self._output = classifier(self._leaf.clone())[: self._n]  # the clone lets the model work in place
+        output = with_gradient(classifier(self._leaf.clone()))  # the clone lets the model work in place
+        self._output = output[: self._n]
         self.logits = self._output if differentiable else self._output.detach()
         self.usable = finite[: self._n] & torch.isfinite(self.logits).all(1)
-        if not self._output.requires_grad:
-            raise ModelError(
-                "the model's output cannot be differentiated with respect to its input. Look for .detach(), argmax, "
-                "rounding, .numpy() or torch.no_grad() in its forward; integer or quantised models have no gradients."
-            )
 
     @property
     def predicted(self) -> Tensor:

@@ -5,7 +5,7 @@ has no slope at all, so plain double backward sees next to nothing of what a ste
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,6 +46,18 @@ class SmoothReLU(TorchFunctionMode):
     def relu(self, x: Tensor) -> Tensor:
         """max(x, 0) with derivative sigmoid(k x)."""
         rms = x.detach().flatten(1).square().mean(1).sqrt().view(-1, *[1] * (x.ndim - 1))
-        k = self.sharpness / torch.where(rms > 0, rms, 1.0)
-        soft = F.softplus(k * x) / k
-        return soft + (x.clamp_min(0) - soft).detach()
+        return cast(Tensor, _BentReLU.apply(x, self.sharpness / torch.where(rms > 0, rms, 1.0)))
+
+
+class _BentReLU(torch.autograd.Function):
+    """max(x, 0) differentiated as softplus(k x) / k; one step of its own, as composing it costs a CSA step a third."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: Tensor) -> Tensor:
+        ctx.save_for_backward(x, k)
+        return x.clamp_min(0)
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
+        x, k = ctx.saved_tensors
+        return above[0] * torch.sigmoid(k * x), None

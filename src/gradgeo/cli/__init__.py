@@ -1,0 +1,43 @@
+"""The command line: commands parse, call the library and print."""
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from gradgeo import __version__
+from gradgeo.cli.bench import bench, demo
+from gradgeo.cli.console import Command
+from gradgeo.cli.judge import explain, fit, info, score
+from gradgeo.cli.path import path
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for _command in (demo, fit, score, explain, info, path, bench):
+    app.command(cls=Command)(_command)
+
+
+def main() -> None:
+    """What the shell calls; `--debug` may stand anywhere. Asked to end, it still removes what is half written."""
+    for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(ending, lambda number, frame: sys.exit(128 + number))
+    app(sorted(sys.argv[1:], key=lambda argument: argument != "--debug"), prog_name="gradgeo")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gradgeo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gradgeo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of a failure.")] = False,
+) -> None:
+    """Whether to trust a single prediction of a PyTorch classifier, by geometric gradient analysis.
+
+    Example: gradgeo demo
+    """

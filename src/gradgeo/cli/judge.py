@@ -1,0 +1,209 @@
+"""The main job: fit, score, explain, info."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradgeo import detector_file
+from gradgeo.cli.console import print_pairs, progress, share
+from gradgeo.cli.options import (
+    AsJson,
+    BatchSize,
+    Channels,
+    DataRoot,
+    DataSpec,
+    DetectorPath,
+    Device,
+    Limit,
+    Mean,
+    ModelSpec,
+    SameModel,
+    Size,
+    Start,
+    Std,
+    Weights,
+    Workers,
+    load_detector,
+    on_device,
+    preprocess_for,
+)
+from gradgeo.data import Preprocess, Usable, open_source
+from gradgeo.detector import Detector
+from gradgeo.errors import DataError, expected, warn
+from gradgeo.evidence import PRESETS
+from gradgeo.models import load_model
+from gradgeo.scoring import check_out, checked, replacing
+from gradgeo.scoring import score as score_source
+
+
+def fit(
+    model: ModelSpec,
+    data: DataSpec,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The detector file to write.")],
+    weights: Weights = None,
+    alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
+    evidence: Annotated[str, typer.Option(help="What is measured: paper, or names with commas.")] = "paper",
+    classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
+    loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
+    calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the split into fitting and calibration.")] = 0,
+    start: Start = 0,
+    limit: Limit = None,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 64,
+    workers: Workers = 1,
+) -> None:
+    """Fit a detector on trusted inputs that the model was not trained on.
+
+    Example: gradgeo fit -m digits -d digits/fit -o digits.gradgeo
+    """
+    preprocess = preprocess_for(Preprocess(), size, channels, mean, std)
+    with replacing(out, data) as temporary:
+        source = open_source(data, preprocess=preprocess, start=start, limit=limit, data_root=data_root)
+        detector = Detector(
+            on_device(device, load_model(model, weights)),
+            evidence=evidence if evidence in PRESETS else evidence.split(","),
+            alpha=alpha,
+            classes=classes,
+            loss=loss,
+            calibration=calibration,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        with progress("fitting", 2 * len(source)) as advance:  # the data is read twice
+            usable = Usable(source, batch_size=batch_size, workers=workers, progress=advance)
+            detector.fit(usable.loader())
+        if usable.skipped:
+            first = usable.skipped[0]
+            left_out = f"{len(usable.skipped)} of {len(source)} items cannot be read and were left out"
+            warn(f"{left_out}; the first: {first.name}: {first.error}")
+        notes: dict[str, object] = {
+            "model": model,
+            "weights": None if weights is None else Path(weights).name,
+            "data": data,
+            "class_names": list(source.classes),
+            "preprocess": preprocess.as_dict(),
+        }
+        detector.save(temporary, notes=notes)
+    print_pairs(
+        {
+            "fitted on": detector.fit_size_,
+            "calibrated on": detector.calibration_size_,
+            "left out, misclassified": detector.misclassified_,
+            "left out, unusable": detector.unusable_ + len(usable.skipped),
+            "written to": out,
+        }
+    )
+
+
+def score(
+    file: DetectorPath,
+    data: DataSpec,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of verdicts, .parquet or .csv.")],
+    model: SameModel = None,
+    weights: Weights = None,
+    start: Start = 0,
+    limit: Limit = None,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 64,
+    workers: Workers = 1,
+) -> None:
+    """Judge every item of some data and write a file with one row per item.
+
+    Example: gradgeo score digits.gradgeo -m digits -d digits/test -o verdicts.csv
+    """
+    check_out(out)
+    notes = detector_file.inspect(file)["notes"]
+    preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
+    source = open_source(
+        data,
+        preprocess=preprocess,
+        start=start,
+        limit=limit,
+        data_root=data_root,
+        numbering=tuple(map(str, notes.get("class_names") or ())),
+    )
+    detector = load_detector(file, notes, model, weights, device)
+    with progress("scoring", len(source)) as advance:
+        summary = score_source(detector, source, out, batch_size=batch_size, workers=workers, progress=advance)
+    if not summary.scored:
+        raise DataError(f"none of the {summary.rows} inputs can be judged; the first: {summary.first_error}")
+    print_pairs(
+        {
+            "inputs": summary.rows,
+            "judged": summary.scored,
+            "trusted": share(summary.trusted, summary.scored),
+            "accuracy": share(summary.correct, summary.labelled),
+            "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
+            "written to": out,
+        }
+    )
+
+
+def explain(
+    file: DetectorPath,
+    data: DataSpec,
+    model: SameModel = None,
+    index: Annotated[list[int] | None, typer.Option("--index", "-i", help="An item; may be repeated.")] = None,
+    as_json: AsJson = False,
+    weights: Weights = None,
+    start: Start = 0,
+    limit: Limit = 3,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+) -> None:
+    """Say which statistics make inputs trustworthy or not: those of --index, or else the first few.
+
+    Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
+    """
+    notes = detector_file.inspect(file)["notes"]
+    preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
+    part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
+    source = open_source(data, preprocess=preprocess, data_root=data_root, **part)
+    for i in index or ():
+        if not 0 <= i < len(source):
+            raise expected("index", f"within 0..{len(source) - 1}", i)
+    detector = load_detector(file, notes, model, weights, device)
+    told: list[dict[str, Any]] = []
+    for i in index or range(len(source)):
+        item = checked(source[i], detector.input_shape_)
+        told.append({"index": item.index, "name": item.name, "true_label": item.label, "error": item.error})
+        if item.x is None:
+            warn(f"{item.name} (index {item.index}) cannot be judged: {item.error}")
+            continue
+        explanation = detector.explain(item.x[None])[0]
+        told[-1] |= explanation.as_dict()
+        if not as_json:
+            typer.echo(f"{item.name} (index {item.index})\n{explanation}\n")
+    if as_json:
+        typer.echo(json.dumps(told, indent=2, allow_nan=False))
+    if all(entry["error"] for entry in told):
+        raise DataError("none of the inputs can be judged")
+
+
+def info(file: DetectorPath, as_json: AsJson = False) -> None:
+    """Print what a detector file holds; its model is not needed.
+
+    Example: gradgeo info digits.gradgeo
+    """
+    facts = detector_file.inspect(file)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        print_pairs(facts)

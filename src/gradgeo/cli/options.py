@@ -1,0 +1,79 @@
+"""The options that commands share, and what their texts mean."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+from gradgeo.data import Preprocess
+from gradgeo.data.source import one_line
+from gradgeo.detector import Detector
+from gradgeo.errors import DataError, expected
+from gradgeo.models import is_named, load_model
+
+MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
+SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
+DATA = "A folder of images, an image, a .parquet, .npz or .npy file, ucr:NAME or digits."
+ModelSpec = Annotated[str, typer.Option("--model", "-m", help=MODELS)]
+SameModel = Annotated[str | None, typer.Option("--model", "-m", help=SAME_MODEL)]
+DataSpec = Annotated[str, typer.Option("--data", "-d", help=DATA)]
+DetectorPath = Annotated[Path, typer.Argument(metavar="DETECTOR", help="The file that fit wrote.")]
+Weights = Annotated[str | None, typer.Option(help="The model's weights, a .safetensors file.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
+Start = Annotated[int, typer.Option(help="Items to leave out at the beginning.")]
+Limit = Annotated[int | None, typer.Option(help="Items to take at most.")]
+DataRoot = Annotated[str | None, typer.Option(help="Folder of the UCR archive; default $UCR_DATA_HOME.")]
+Size = Annotated[str | None, typer.Option(help="Resize images to this: 224 or HEIGHTxWIDTH.")]
+Channels = Annotated[int | None, typer.Option(help="Make images 1 (grey) or 3 (RGB) channels.")]
+Mean = Annotated[str | None, typer.Option(help="Subtract this: one number, or per channel as 0.5,0.4,0.4.")]
+Std = Annotated[str | None, typer.Option(help="Divide by this, written like --mean.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Inputs in one pass of the model.")]
+Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load_detector(file: Path, notes: dict[str, Any], model: str | None, weights: str | None, device: str) -> Detector:
+    """The detector, with the model that the user named or its own, if that is no code of a file's choice."""
+    if model is None:
+        fitted, fitted_weights = notes.get("model"), notes.get("weights")
+        if not isinstance(fitted, str) or not is_named(fitted):
+            raise DataError(f"pass --model; the detector was fitted with {one_line(str(fitted))}")
+        if fitted_weights is not None and weights is None:
+            raise DataError(f"pass --weights; the detector was fitted with {one_line(str(fitted_weights))}")
+        model = fitted
+    return Detector.load(file, on_device(device, load_model(model, weights)))
+
+
+def on_device(device: str, model: nn.Module) -> nn.Module:
+    """`model` moved to the device of that name."""
+    try:
+        return model.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
+        raise expected("device", "one that this machine has", device, str(error).splitlines()[0]) from error
+
+
+def preprocess_for(
+    base: Preprocess, size: str | None, channels: int | None, mean: str | None, std: str | None
+) -> Preprocess:
+    """`base` with the options that were given in place of its own."""
+    given: dict[str, Any] = {
+        "size": size and numbers("--size", size, "x", int),
+        "channels": channels,
+        "mean": mean and numbers("--mean", mean, ",", float),
+        "std": std and numbers("--std", std, ",", float),
+    }
+    if size and len(given["size"]) == 1:
+        given["size"] *= 2
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def numbers(option: str, text: str, separator: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    """The numbers in the text of an option."""
+    try:
+        return tuple(kind(part) for part in text.split(separator))
+    except ValueError:
+        raise typer.BadParameter(f"{option} has something that is not a number: {text}") from None

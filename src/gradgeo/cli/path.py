@@ -1,0 +1,103 @@
+"""The decision-boundary figure: path."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradgeo import detector_file, plots
+from gradgeo.cli.console import print_pairs
+from gradgeo.cli.options import (
+    Channels,
+    DataRoot,
+    DataSpec,
+    Device,
+    Mean,
+    SameModel,
+    Size,
+    Std,
+    Weights,
+    load_detector,
+    numbers,
+    on_device,
+    preprocess_for,
+)
+from gradgeo.data import Preprocess, open_source
+from gradgeo.errors import DataError, expected
+from gradgeo.models import load_model
+from gradgeo.path import ENDINGS as DATA_ENDINGS
+from gradgeo.path import adversary, decision_path
+from gradgeo.scoring import replacing
+
+
+def path(
+    data: DataSpec,
+    index: Annotated[int, typer.Option("--index", "-i", help="The item to start from.")],
+    epsilon: Annotated[float, typer.Option(help="How far the attack may go, in units of the input.")],
+    out: Annotated[list[Path], typer.Option("--out", "-o", help=".png, .svg, .pdf, .json or .csv; may be repeated.")],
+    detector: Annotated[Path | None, typer.Option(help="A file that fit wrote, for outlier scores.")] = None,
+    model: SameModel = None,
+    weights: Weights = None,
+    norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
+    steps: Annotated[int, typer.Option(help="Steps of the attack, of epsilon / 4 each.")] = 100,
+    target: Annotated[int | None, typer.Option(help="The class to lead to; default any other.")] = None,
+    bounds: Annotated[str, typer.Option(help="Range of the inputs as LOW,HIGH, or none.")] = "0,1",
+    points: Annotated[int, typer.Option(help="Points of the line.")] = 41,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    data_root: DataRoot = None,
+    device: Device = "cpu",
+) -> None:
+    """Draw how decision and geometry change on the line from an input to its adversarial example, found by PGD.
+
+    Example: gradgeo path -m digits -d digits/test -i 7 --epsilon 0.3 -o path.png
+    """
+    endings = (*plots.ENDINGS, *DATA_ENDINGS)
+    for file in out:
+        if file.suffix not in endings:
+            raise expected("out", f"a file ending in {', '.join(endings)}", str(file))
+    notes = detector_file.inspect(detector)["notes"] if detector else {}
+    preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
+    source = open_source(data, preprocess=preprocess, data_root=data_root)
+    if not 0 <= index < len(source):
+        raise expected("index", f"within 0..{len(source) - 1}", index)
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing(file, data)) for file in out]
+        if detector:
+            judge = load_detector(detector, notes, model, weights, device)
+            classifier = judge.model
+        elif model:
+            judge, classifier = None, on_device(device, load_model(model, weights))
+        else:
+            raise typer.BadParameter("pass --model or --detector")
+        item = source[index]
+        if item.x is None:
+            raise DataError(f"{item.name} (index {index}) cannot be read: {item.error}")
+        end = adversary(
+            classifier,
+            item.x[None],
+            item.label,
+            epsilon=epsilon,
+            norm=norm,
+            steps=steps,
+            target=target,
+            bounds=None if bounds == "none" else numbers("--bounds", bounds, ",", float),
+        )
+        found = decision_path(classifier, item.x[None], end, points=points, detector=judge)
+        for file in files:
+            if file.suffix in DATA_ENDINGS:
+                found.write(file)
+            else:
+                plots.path(found, file, names=source.classes)
+    print_pairs(
+        {
+            "item": f"{item.name} (index {index})",
+            "class": int(found.label[0]),
+            "adversarial class": int(found.label[-1]),
+            "label switches at": ", ".join(f"{switch:.3f}" for switch in found.switches),
+            "written to": ", ".join(map(str, out)),
+        }
+    )

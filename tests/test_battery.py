@@ -1,0 +1,201 @@
+"""The battery and its runner: columns are what they say, methods see the same data, and nothing is lost when one fails."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradgeo.benchmark import cache, evaluation
+from gradgeo.benchmark.battery import COLUMNS, Column, Setting, shaped
+from gradgeo.benchmark.cases import Case, Cases, maps
+from gradgeo.benchmark.methods import METHODS, Method
+from gradgeo.benchmark.own import chosen_methods, own_columns, own_setting, shipped_settings
+from gradgeo.errors import ArgumentError, DataError
+
+pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
+QUICK = {name: METHODS[name] for name in ("gradgeo", "MaxSoftmax", "KNN")}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def setting():
+    return Setting(Cases(Path())["digits"], Cases(Path()), 40)
+
+
+def test_columns_are_made_from_the_second_half_and_stay_within_bounds(setting):
+    case = setting.case
+    assert bool((case.logits[case.half :][case.right[case.half :]].argmax(1)[:40] == setting.y).all())
+    for name, column in COLUMNS.items():
+        if column.applies(setting):
+            made = column.make(setting)
+            x = getattr(made, "x", made)
+            assert x.shape[1:] == case.x.shape[1:], name
+            assert float(x.min()) >= 0, name
+            assert float(x.max()) <= 1, name
+            again = column.make(setting)
+            assert torch.equal(x, getattr(again, "x", again)), name
+
+
+def test_attack_columns_hold_only_successes_within_budget(setting):
+    made = COLUMNS["PGD"].make(setting)
+    predicted = setting.case.model(made.x).argmax(1)
+    distance = (made.x[:, None] - setting.x).flatten(2).abs().amax(2)
+    assert len(made.x) == round(made.success * len(setting.x))
+    assert float(distance.amin(1).max()) <= 0.3 + 1e-6
+    assert bool((predicted != setting.y[distance.argmin(1)]).all())
+
+
+def test_a_run_has_every_part_and_is_json(setting, tmp_path):
+    kept = {name: COLUMNS[name] for name in ("uniform noise", "PGD", "misclassified")}
+    said = []
+    result = evaluation.evaluate(setting, columns=kept, methods=QUICK, say=said.append)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert set(result["columns"]) == set(kept)
+    assert set(result["cells"]) == set(QUICK)
+    assert result["methods"]["gradgeo"]["peer"] is False
+    assert any("KNN" in text for text in said)
+
+
+def test_a_failing_method_and_a_missing_data_set_keep_their_place(setting):
+    class Broken:
+        def fit(self, loader):
+            raise RuntimeError("no luck")
+
+    columns = {"gone": Column("ood", lambda s: s.cases.inputs("SVHN", 5)), "constant": COLUMNS["constant"]}
+    methods = {
+        "broken": Method(lambda model, x: Broken()),
+        "MaxSoftmax": METHODS["MaxSoftmax"],
+        "gradgeo": METHODS["gradgeo"],
+    }
+    result = evaluation.evaluate(setting, columns=columns, methods=methods)
+    assert result["methods"]["broken"]["error"] == "RuntimeError: no luck"
+    assert "broken" not in result["cells"]
+    assert "SVHN" in result["columns"]["gone"]["error"]
+    assert set(result["cells"]["MaxSoftmax"]) == {"constant"}
+
+
+def test_finished_chunks_are_not_scored_again(setting):
+    calls = []
+
+    class Counting:
+        def fit(self, loader):
+            calls.append("fit")
+
+        def predict(self, x):
+            calls.append(len(x))
+            return x.flatten(1).sum(1)
+
+    method = Method(lambda model, x: Counting())
+    first = method.scores("counting", setting.case, {"a": setting.x})
+    assert calls == ["fit", 40]
+    second = method.scores("counting", setting.case, {"a": setting.x})
+    assert calls == ["fit", 40]
+    assert np.array_equal(first.scores["a"], second.scores["a"])
+    method.scores("counting", setting.case, {"b": setting.x + 1})
+    assert calls == ["fit", 40, "fit", 40]
+
+
+def test_peers_are_those_of_pytorch_ood_on_the_same_model(setting):
+    from pytorch_ood.detector import EnergyBased
+
+    scores = METHODS["EnergyBased"].scores("EnergyBased", setting.case, {"a": setting.x}).scores["a"]
+    assert np.allclose(scores, EnergyBased(setting.case.model).predict(setting.x).double().numpy())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "gradgeo"])
+def test_every_peer_runs(setting, name):
+    scores = METHODS[name].scores(name, setting.case, {"a": setting.x[:10]}).scores["a"]
+    assert scores.shape == (10,)
+    assert np.isfinite(scores).all()
+
+
+def test_shaped_pads_small_images_and_shrinks_large_ones():
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(shaped(x, torch.Size((3, 32, 32)))[:, 2, 2:30, 2:30], x[:, 0])
+    assert shaped(torch.rand(2, 3, 32, 32), torch.Size((1, 28, 28))).shape == (2, 1, 28, 28)
+
+
+def test_maps_of_a_share():
+    assert [maps(share, 100) for share in (1.0, 0.2, 0.05)] == [100, 20, 5]
+    assert maps(0.05, 10) == 3
+    assert maps(0.5, 2) == 2
+
+
+def test_statistics_of_the_most_likely_classes_are_those_of_fewer_maps(setting):
+    from gradgeo import csm, csm_statistics
+
+    seen = setting.cases.seen(setting.case, setting.x[:6], 3.0, share=0.5)
+    matrices = csm(setting.case.model, setting.x[:6], temperature=3.0, classes=5)
+    direct = csm_statistics(matrices, torch.zeros(6, dtype=torch.long)).double().numpy()
+    assert np.allclose(seen.features, direct, atol=1e-5)
+
+
+# The user's own
+
+
+@pytest.fixture
+def mine(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef load():\n    torch.manual_seed(1)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))\n\n"
+        "class Mine:\n    def __init__(self, model):\n        self.model = model\n"
+        "    def fit(self, loader):\n        return self\n    def predict(self, x):\n        return -self.model(x).amax(1)\n"
+    )
+    np.savez(tmp_path / "id.npz", x=generator.random((300, 3, 4, 4), np.float32))
+    np.savez(tmp_path / "ood.npz", x=generator.random((50, 3, 4, 4), np.float32) ** 4)
+    return tmp_path
+
+
+def test_own_model_data_and_detector_without_labels(mine):
+    setting = own_setting(f"{mine}/net.py:load", f"{mine}/id.npz", 50)
+    columns = own_columns((f"{mine}/ood.npz",), ("pgd",))
+    methods = {"gradgeo": METHODS["gradgeo"]} | chosen_methods((), (f"{mine}/net.py:Mine",))
+    result = evaluation.evaluate(setting, columns=columns, methods=methods)
+    assert result["columns"][f"{mine}/ood.npz"]["count"] == 50
+    assert {"PGD", "PGD, small"} <= set(result["columns"])
+    assert "FGSM" not in result["columns"]
+    assert result["columns"]["misclassified"]["count"] == 0
+    assert f"{mine}/net.py:Mine" in result["cells"]
+
+
+def test_unbounded_data_gets_unbounded_attacks_in_its_own_units(mine):
+    np.savez(mine / "raw.npz", x=40 * np.random.default_rng(0).standard_normal((120, 48)).astype(np.float32))
+    case = own_setting(f"{mine}/net.py:load", f"{mine}/raw.npz", 10).case
+    assert case.bounds is None
+    assert case.budgets[0] == pytest.approx(40 * 8 / 255, rel=0.1)
+
+
+def test_bad_choices_are_refused_before_any_work(mine):
+    with pytest.raises(ArgumentError, match="attacks"):
+        own_columns((), ("nonsense",))
+    with pytest.raises(ArgumentError, match=r"MaxSoftmax.*got nope"):
+        chosen_methods(("nope",), ())
+    with pytest.raises(DataError, match="pass --data"):
+        shipped_settings(None, None, 10)
+    with pytest.raises(ArgumentError, match="cases"):
+        shipped_settings(mine, ("imagenet",), 10)
+
+
+def test_ood_data_of_another_shape_says_so_in_its_column(mine):
+    np.savez(mine / "wide.npz", x=np.zeros((5, 3, 4, 9), np.float32))
+    setting = own_setting(f"{mine}/net.py:load", f"{mine}/id.npz", 20)
+    columns = {"w": own_columns((f"{mine}/wide.npz",), ())[f"{mine}/wide.npz"]}
+    result = evaluation.evaluate(setting, columns=columns, methods={"MaxLogit": METHODS["MaxLogit"]})
+    assert "(3, 4, 9)" in result["columns"]["w"]["error"]
+
+
+def test_a_model_that_cannot_be_traced_is_attacked_as_it_is():
+    class Untraceable(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.sum(1), x.amax(1) if float(x.sum()) > 0 else x.amin(1)], 1)
+
+    case = Case("u", Untraceable(), torch.rand(4, 3), torch.zeros(4, dtype=torch.long), 2)
+    assert isinstance(case.folded, Untraceable)
