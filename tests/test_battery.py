@@ -68,7 +68,7 @@ def test_a_failing_method_and_a_missing_data_set_keep_their_place(setting):
         def fit(self, loader):
             raise RuntimeError("no luck")
 
-    columns = {"gone": Column("ood", lambda s: s.cases.inputs("SVHN", 5)), "constant": COLUMNS["constant"]}
+    columns = {"gone": Column("ood", lambda s: s.cases.read("svhn", 5)[0]), "constant": COLUMNS["constant"]}
     methods = {
         "broken": Method(lambda model, x: Broken()),
         "MaxSoftmax": METHODS["MaxSoftmax"],
@@ -77,7 +77,7 @@ def test_a_failing_method_and_a_missing_data_set_keep_their_place(setting):
     result = evaluation.evaluate(setting, columns=columns, methods=methods)
     assert result["methods"]["broken"]["error"] == "RuntimeError: no luck"
     assert "broken" not in result["cells"]
-    assert "SVHN" in result["columns"]["gone"]["error"]
+    assert "svhn" in result["columns"]["gone"]["error"]
     assert set(result["cells"]["MaxSoftmax"]) == {"constant"}
 
 

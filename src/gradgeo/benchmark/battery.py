@@ -93,12 +93,12 @@ def _signal(setting: Setting) -> bool:
 
 
 def _other(name: str) -> Column:
-    """Another image data set, brought to the classifier's shape; not the one it was trained on."""
+    """Another public image data set, brought to the classifier's shape."""
 
     def applies(setting: Setting) -> bool:
         return setting.image and name in setting.case.siblings
 
-    return Column("ood", lambda s: shaped(s.cases.inputs(name, s.size), s.case.x.shape[1:]), applies)
+    return Column("ood", lambda s: shaped(s.cases.read(name, s.size)[0], s.case.x.shape[1:]), applies)
 
 
 def _attack(attack: Attack, strength: int | None, **options: Any) -> Column:
@@ -133,7 +133,13 @@ def _gaussian(setting: Setting) -> Tensor:
 
 
 COLUMNS: dict[str, Column] = {
-    **{name: _other(name) for name in ("CIFAR-100", "CIFAR-10", "MNIST", "Fashion-MNIST", "KMNIST", "SVHN")},
+    "CIFAR-100": _other("cifar100"),
+    "CIFAR-10": _other("cifar10"),
+    "SVHN": _other("svhn"),
+    "MNIST": _other("mnist"),
+    "Fashion-MNIST": _other("fashion_mnist"),
+    "KMNIST": _other("kmnist"),
+    "EMNIST letters": _other("emnist_letters"),
     "other beats": Column(
         "ood", lambda s: s.cases.signals(s.case)[: s.size], lambda s: _signal(s) and bool(s.case.siblings)
     ),

@@ -17,6 +17,7 @@ from gradgeo import attacks, demo
 from gradgeo.benchmark.cache import CHUNK, cached, code, content, weights
 from gradgeo.classifier import Classifier
 from gradgeo.data import Source, digits, open_source
+from gradgeo.data.named import find
 from gradgeo.detector import TYPICAL_MARGIN
 from gradgeo.errors import DataError
 from gradgeo.geometry.similarity import csm, csm_statistics
@@ -47,18 +48,11 @@ class Shipped:
 
 
 SHIPPED = {
-    "mnist": Shipped("mnist_cnn", "mnist-test-1000.parquet", ("Fashion-MNIST",), (0.3, 0.1)),
-    "fashion": Shipped("fashion_cnn", "fashion_mnist-test.parquet", ("MNIST",), (0.1, 0.025)),
-    "cifar10": Shipped("cifar10_resnet20", "cifar10-test.parquet", ("CIFAR-100", "MNIST", "Fashion-MNIST")),
-    "cifar100": Shipped("cifar100_resnet20", "cifar100-test.parquet", ("CIFAR-10", "MNIST", "Fashion-MNIST")),
+    "mnist": Shipped("mnist_cnn", "mnist", ("fashion_mnist", "kmnist"), (0.3, 0.1)),
+    "fashion": Shipped("fashion_cnn", "fashion_mnist", ("mnist", "kmnist"), (0.1, 0.025)),
+    "cifar10": Shipped("cifar10_resnet20", "cifar10", ("cifar100", "svhn", "mnist", "fashion_mnist")),
+    "cifar100": Shipped("cifar100_resnet20", "cifar100", ("cifar10", "svhn", "mnist", "fashion_mnist")),
     "ecg5000": Shipped("ecg5000_cnn", "ucr:ECG5000/test", ("ucr:ECG200/test", "ucr:ECG200/train"), (0.1, 0.025), None),
-}
-
-LOCAL = {
-    "MNIST": "mnist-test-1000.parquet",
-    "Fashion-MNIST": "fashion_mnist-test.parquet",
-    "CIFAR-10": "cifar10-test.parquet",
-    "CIFAR-100": "cifar100-test.parquet",
 }
 
 
@@ -158,22 +152,17 @@ class Cases:
             x, y, half = x[order], y[order], 2000
         return Case(name, model, x, y, half, shipped.budgets, shipped.bounds, shipped.siblings)
 
-    def inputs(self, name: str, limit: int) -> Tensor:
-        """Inputs of a public data set by its usual name."""
-        if name not in LOCAL:
-            raise DataError(f"{name} is not in {self._folder / 'data'}")
-        return self.read(LOCAL[name], limit)[0]
-
     def signals(self, case: Case) -> Tensor:
         """The signals of the case's siblings, resampled to its length."""
         parts = [self.read(name)[0] for name in case.siblings]
         length = case.x.shape[-1]
         return torch.cat([nn.functional.interpolate(x, size=length, mode="linear", align_corners=True) for x in parts])
 
-    def read(self, source: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of a data source in the folder."""
-        data = self._folder / "data"
-        return readable(open_source(source if ":" in source else data / source, limit=limit, data_root=data / "UCR"))
+    def read(self, name: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """Test inputs and labels of a public data set by its usual name, or of the UCR archive as `ucr:NAME/PART`."""
+        if name.startswith("ucr:"):
+            return readable(open_source(name, limit=limit, data_root=self._folder / "data" / "UCR"))
+        return readable(find(name, folder=self._folder, limit=limit))
 
     def seen(self, case: Case, x: Tensor, temperature: float, *, share: float = 1.0) -> Seen:
         """The ten statistics of `x` at a temperature, from the maps of a share of the classes; cached.

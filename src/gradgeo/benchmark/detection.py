@@ -19,7 +19,7 @@ def run(cases: Cases) -> Page:
     clean = case.half + np.flatnonzero(right[case.half :])[:SIZE]
     generator = torch.Generator().manual_seed(0)
     columns = {
-        "CIFAR-100": cases.read("cifar100-test.parquet", SIZE)[0],
+        "CIFAR-100": cases.read("cifar100", SIZE)[0],
         "uniform noise": torch.rand(SIZE, 3, 32, 32, generator=generator),
         "smooth blobs": smooth_blobs(SIZE, 32, generator),
         **{f"PGD {e}/255": cases.pgd(case, case.x[clean], case.y[clean], e / 255) for e in (8, 2, 1)},

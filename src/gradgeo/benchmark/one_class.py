@@ -57,8 +57,8 @@ def run(cases: Cases) -> Page:
     )
     columns: dict[str, dict[str, Seen]] = {}
     for name, other, epsilon in (
-        ("cifar10", "cifar100-test.parquet", 8 / 255),
-        ("fashion", "mnist-test-1000.parquet", 0.1),
+        ("cifar10", "cifar100", 8 / 255),
+        ("fashion", "mnist", 0.1),
     ):
         columns[name] = _seen(cases, name, other, epsilon)
     heading = [f"{name}: {c}" for name, seen in columns.items() for c in seen if c not in ("fit", "clean")]
