@@ -5,14 +5,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from gradgeo import attacks
+from gradgeo.attacks.problem import AttackResult
+from gradgeo.benchmark.battery import Setting
+from gradgeo.benchmark.cache import code
 from gradgeo.benchmark.cases import Attack, Case, Cases, Seen
+from gradgeo.benchmark.methods import OURS
 from gradgeo.benchmark.page import Page
+from gradgeo.detector import Detector
 from gradgeo.metrics import auroc, tnr_at_tpr
 from gradgeo.one_class import ClassConditionalCopula
 
 INPUTS = int(os.environ.get("GRADGEO_BENCH_INPUTS", "1000"))
+COMPARED, EVADED = 32, 50  # inputs of the two smaller tables
 WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
 Rows = NDArray[np.int64]
 
@@ -34,6 +41,8 @@ def run(cases: Cases) -> Page:
     for name, epsilon in BUDGETS.items():
         measure(page, cases, name, epsilon)
     page.say(_finding(page))
+    _choices(page, cases)
+    _evasion(page, cases)
     return page
 
 
@@ -90,9 +99,60 @@ def _attacks(own: float) -> dict[str, tuple[Attack, dict[str, Any]]]:
     }
 
 
+def _choices(page: Page, cases: Cases) -> None:
+    """What two maps a step and smooth ReLUs do to CSA, which its docstring rests on."""
+    case = cases["cifar10"]
+    setting = Setting(case, cases, min(INPUTS, COMPARED))
+    rows = []
+    choices: dict[str, dict[str, Any]] = {
+        "targeted PGD": {"weight": 0.0},
+        "two maps a step": {},
+        "all maps": {"maps": None},
+        "two maps, ReLUs as they are": {"sharpness": None},
+    }
+    for label, choice in choices.items():
+        options = {"weight": 1.0, **choice}
+        made = cases.attacked(case, setting.x, setting.y, attacks.csa, epsilon=case.budgets[0], **options)
+        seen = cases.seen(case, made.adversarial, 1.0)[made.flipped.numpy()]
+        s1, flipped = float(seen.features[:, 0].mean()), int(made.flipped.sum())
+        page.data.setdefault("choices", {})[label] = {"inputs": len(setting.x), "flipped": flipped, "s1": s1}
+        rows.append([label, str(len(setting.x)), str(flipped), f"{s1:.3f}"])
+    page.say("## What makes CSA align: cifar10, weight 1")
+    page.table(["attack", "inputs", "flipped", "S1"], rows)
+
+
+def _evasion(page: Page, cases: Cases) -> None:
+    """How often the attack that knows the fitted detector gets a wrong answer trusted."""
+    rows = []
+    for name in ("mnist", "cifar10"):
+        case = cases[name]
+        setting = Setting(case, cases, min(INPUTS, EVADED))
+        trusted = case.right[: case.half]
+        detector = Detector(case.model).fit(case.x[: case.half][trusted])
+
+        def evasion(
+            model: nn.Module, x: Tensor, y: Tensor, detector: Detector = detector, **options: Any
+        ) -> AttackResult:
+            return attacks.evasion(detector, x, y, **options)
+
+        found = {}
+        tried: dict[str, tuple[Attack, str]] = {"PGD": (attacks.pgd, ""), "evasion": (evasion, code(*OURS))}
+        for label, (attack, against) in tried.items():
+            made = cases.attacked(case, setting.x, setting.y, attack, against=against, epsilon=case.budgets[0])
+            believed = detector.predict(made.adversarial).trusted & made.flipped
+            found[label] = {"flipped": int(made.flipped.sum()), "flipped and trusted": int(believed.sum())}
+            counts = [str(count) for count in found[label].values()]
+            rows.append([name, label, f"{case.budgets[0]:.4g}", str(len(setting.x)), *counts])
+        page.data.setdefault("evasion", {})[name] = {"inputs": len(setting.x), **found}
+    page.say("## The attack that knows the detector")
+    page.say("The detector at its defaults, alpha 5 %: how many inputs are given another class and still trusted.")
+    page.table(["model", "attack", "epsilon", "inputs", "flipped", "flipped and trusted"], rows)
+
+
 def _finding(page: Page) -> str:
     parts = []
-    for name, cells in page.data.items():
+    for name in BUDGETS:
+        cells = page.data[name]
         counts = [cells[f"CSA, weight {weight:g}"]["flipped"] for weight in WEIGHTS]
         word = "falls" if counts[-1] < counts[0] else "does not fall"
         parts.append(f"on {name} the number flipped {word} with the weight ({', '.join(map(str, counts))})")

@@ -187,9 +187,15 @@ class Cases:
         made = self.attacked(case, x, y, attacks.pgd, epsilon=epsilon)
         return made.adversarial[made.success]
 
-    def attacked(self, case: Case, x: Tensor, y: Tensor, attack: Attack, **options: Any) -> "Attacked":
-        """What an attack with these options makes of `x`, in chunks that are cached one by one."""
-        name = " ".join([attack.__name__, *(f"{key}={value}" for key, value in sorted(options.items()))])
+    def attacked(
+        self, case: Case, x: Tensor, y: Tensor, attack: Attack, *, against: str = "", **options: Any
+    ) -> "Attacked":
+        """What an attack with these options makes of `x`, in chunks that are cached one by one.
+
+        Args:
+            against: what else it depends on: the code of a detector, where it attacks that too.
+        """
+        name = " ".join([f"{attack.__name__}{against}", *(f"{key}={value}" for key, value in sorted(options.items()))])
 
         def run(x: Tensor, y: Tensor, seed: int) -> dict[str, Any]:
             result = attack(
