@@ -1,6 +1,10 @@
 """The battery and its runner: columns are what they say, methods see the same data, and nothing is lost when one fails."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -159,11 +163,49 @@ def test_own_model_data_and_detector_without_labels(mine):
     columns = own_columns((f"{mine}/ood.npz",), ("pgd",))
     methods = {"gradgeo": METHODS["gradgeo"]} | chosen_methods((), (f"{mine}/net.py:Mine",))
     result = evaluation.evaluate(setting, columns=columns, methods=methods)
-    assert result["columns"][f"{mine}/ood.npz"]["count"] == 50
+    assert result["columns"]["ood.npz"]["count"] == 50
     assert {"PGD", "PGD, small"} <= set(result["columns"])
     assert "FGSM" not in result["columns"]
     assert result["columns"]["misclassified"]["count"] == 0
     assert f"{mine}/net.py:Mine" in result["cells"]
+
+
+def test_data_of_the_same_name_keeps_its_whole_path(mine):
+    specs = (f"{mine}/a/x.npz", f"{mine}/b/x.npz")
+    assert set(own_columns(specs, ())) >= set(specs)
+
+
+def test_killed_at_any_moment_it_goes_on_where_it_was(mine):
+    """The same figures as an undisturbed run, and nothing that was finished is done again."""
+    command = [
+        *(sys.executable, "-c", "from gradgeo.cli import main; main()", "bench", "--model", "net.py:load"),
+        *("--id", "id.npz", "--ood", "ood.npz", "--attacks", "pgd", "--methods", "gradgeo,MaxLogit", "--inputs", "60"),
+    ]
+
+    def run(out, seconds=None):
+        process = subprocess.Popen(
+            [*command, "--out", out], cwd=mine, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    began = time.monotonic()
+    assert run("whole") == 0
+    taken = time.monotonic() - began
+    shutil.rmtree(mine / ".cache")
+    for share in (0.6, 0.75, 0.9):
+        run("killed", share * taken)
+        assert all(file.stat().st_size for file in (mine / ".cache" / "bench").glob("*.npz"))
+    finished = {
+        file: file.stat().st_mtime_ns for file in (mine / ".cache" / "bench").glob("*.npz") if ".part" not in file.name
+    }
+    assert run("killed") == 0
+    assert all(file.stat().st_mtime_ns == made for file, made in finished.items())
+    cells = [json.loads((mine / out / "battery.json").read_text())[0]["cells"] for out in ("whole", "killed")]
+    assert cells[0] == cells[1]
 
 
 def test_unbounded_data_gets_unbounded_attacks_in_its_own_units(mine):
@@ -187,7 +229,7 @@ def test_bad_choices_are_refused_before_any_work(mine):
 def test_ood_data_of_another_shape_says_so_in_its_column(mine):
     np.savez(mine / "wide.npz", x=np.zeros((5, 3, 4, 9), np.float32))
     setting = own_setting(f"{mine}/net.py:load", f"{mine}/id.npz", 20)
-    columns = {"w": own_columns((f"{mine}/wide.npz",), ())[f"{mine}/wide.npz"]}
+    columns = {"w": own_columns((f"{mine}/wide.npz",), ())["wide.npz"]}
     result = evaluation.evaluate(setting, columns=columns, methods={"MaxLogit": METHODS["MaxLogit"]})
     assert "(3, 4, 9)" in result["columns"]["w"]["error"]
 

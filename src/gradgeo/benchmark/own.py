@@ -37,7 +37,7 @@ def own_case(
     if budgets is None:
         budgets = tuple(scale * levels / 255 for levels in (8, 2, 1))
     bounds = (0.0, 1.0) if bounded else None
-    return Case(model, load_model(model, weights), x, y, len(x) // 2, budgets, bounds)
+    return Case(Path(model).name, load_model(model, weights), x, y, len(x) // 2, budgets, bounds)
 
 
 def own_setting(model: str, data: str, inputs: int, **options: Any) -> Setting:
@@ -70,7 +70,9 @@ def own_columns(
         asked = attacks is None or name.split(",")[0].lower() in {kind.lower() for kind in attacks}
         return column.cause != "attack" or asked
 
-    given = {spec: Column("ood", _reader(spec, preprocess)) for spec in ood}
+    short = [Path(spec).name for spec in ood]
+    labels = short if len({*short, *COLUMNS}) == len(short) + len(COLUMNS) else ood
+    given = {label: Column("ood", _reader(spec, preprocess)) for label, spec in zip(labels, ood, strict=True)}
     return given | {name: column for name, column in COLUMNS.items() if wanted(name, column)}
 
 
