@@ -1,6 +1,7 @@
 """One classifier, every column, every method: the run that fills the benchmark's page."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ def evaluate(
         try:
             scored = method.scores(name, case, {"trusted": trusted, **inputs})
         except Exception as error:  # a peer may fail in any way; the others still count
-            used[name]["error"] = f"{type(error).__name__}: {error}"[:300]
+            used[name]["error"] = _portable(f"{type(error).__name__}: {error}")[:300]
             continue
         outside = {column: found for column, found in scored.scores.items() if column != "trusted"}
         scores[name] = comparison.Scores(scored.scores["trusted"], outside)
@@ -93,5 +94,12 @@ def _made(column: Column, setting: Setting) -> tuple[Made, str | None]:
     try:
         made = column.make(setting)
     except GradgeoError as error:
-        return Made(torch.empty(0)), str(error)
+        return Made(torch.empty(0)), _portable(str(error))
     return (made if isinstance(made, Made) else Made(made)), None
+
+
+def _portable(text: str) -> str:
+    """`text` without the folders of this machine, as results are published."""
+    for place, short in ((Path.cwd(), "."), (Path.cwd().parent, ".."), (Path.home(), "~")):
+        text = text.replace(f"{place}/", f"{short}/") if place != Path("/") else text
+    return text

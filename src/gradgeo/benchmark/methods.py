@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,7 @@ class Method:
         """
         right = case.right[: case.half]
         x, y = case.x[: case.half][right], case.y[: case.half][right]
-        key = [name, weights(case.model), content(x), content(y), "" if self.peer else code(*OURS)]
+        key = [name, weights(case.model), content(x), content(y), _peers() if self.peer else code(*OURS)]
         fitted: list[Any] = []
 
         def score(part: Tensor) -> dict[str, Any]:
@@ -79,6 +81,10 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+def _peers() -> str:
+    return f"pytorch-ood {version('pytorch-ood')}" if find_spec("pytorch_ood") else ""
 
 
 def _peer(name: str, *, features: bool = False, **options: Any) -> Callable[[nn.Module, Tensor], Any]:
