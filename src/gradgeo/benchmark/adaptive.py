@@ -19,7 +19,8 @@ from gradgeo.metrics import auroc, tnr_at_tpr
 from gradgeo.one_class import ClassConditionalCopula
 
 INPUTS = int(os.environ.get("GRADGEO_BENCH_INPUTS", "1000"))
-COMPARED, EVADED = 32, 50  # inputs of the two smaller tables
+CHOICES, COMPARED = "cifar10", 32  # the classifier and the inputs of the smaller tables
+EVADE, EVADED = ("mnist", "cifar10"), 50
 WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
 Rows = NDArray[np.int64]
 
@@ -101,7 +102,7 @@ def _attacks(own: float) -> dict[str, tuple[Attack, dict[str, Any]]]:
 
 def _choices(page: Page, cases: Cases) -> None:
     """What two maps a step and smooth ReLUs do to CSA, which its docstring rests on."""
-    case = cases["cifar10"]
+    case = cases[CHOICES]
     setting = Setting(case, cases, min(INPUTS, COMPARED))
     rows = []
     choices: dict[str, dict[str, Any]] = {
@@ -117,14 +118,14 @@ def _choices(page: Page, cases: Cases) -> None:
         s1, flipped = float(seen.features[:, 0].mean()), int(made.flipped.sum())
         page.data.setdefault("choices", {})[label] = {"inputs": len(setting.x), "flipped": flipped, "s1": s1}
         rows.append([label, str(len(setting.x)), str(flipped), f"{s1:.3f}"])
-    page.say("## What makes CSA align: cifar10, weight 1")
+    page.say(f"## What makes CSA align: {CHOICES}, weight 1")
     page.table(["attack", "inputs", "flipped", "S1"], rows)
 
 
 def _evasion(page: Page, cases: Cases) -> None:
     """How often the attack that knows the fitted detector gets a wrong answer trusted."""
     rows = []
-    for name in ("mnist", "cifar10"):
+    for name in EVADE:
         case = cases[name]
         setting = Setting(case, cases, min(INPUTS, EVADED))
         trusted = case.right[: case.half]

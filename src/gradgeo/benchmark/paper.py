@@ -12,11 +12,13 @@ from gradgeo.benchmark.battery import COLUMNS, Made, Setting
 from gradgeo.benchmark.cache import cached, weights
 from gradgeo.benchmark.cases import SHARES, Array, Case, Cases, Seen, maps
 from gradgeo.benchmark.page import Page
+from gradgeo.errors import DataError
 from gradgeo.geometry.similarity import STATISTICS, csm
 from gradgeo.metrics import Estimate, auroc, tnr_at_tpr
 from gradgeo.one_class import ClassConditionalCopula
 
 NAMES = ("mnist", "cifar10", "cifar100", "ecg5000")
+FEWER = ("cifar10", "cifar100")
 ADAPTIVE = ("CSA",)  # in Table 2 instead
 LINES = 30  # inputs whose way to their adversarial example is followed
 POINTS = 41  # of each
@@ -47,7 +49,10 @@ def _columns(cases: Cases, case: Case) -> dict[str, torch.Tensor]:
     found = {"trusted": setting.x}
     for name, column in COLUMNS.items():
         if column.applies(setting) and name not in ADAPTIVE:
-            made = column.make(setting)
+            try:
+                made = column.make(setting)
+            except DataError:  # a public data set that is not at hand; the battery's page says how to get it
+                continue
             x = made.x if isinstance(made, Made) else made
             if len(x) > 1:
                 found[name] = x
@@ -93,7 +98,7 @@ def _fewer_maps(page: Page, cases: Cases) -> None:
     page.say("## Table 3: maps of the most likely classes only")
     page.say("The paper: with the maps of 5 % of the classes detection drops only slightly.")
     rows = []
-    for name in ("cifar10", "cifar100"):
+    for name in FEWER:
         case = cases[name]
         columns = _columns(cases, case)
         full = float("nan")
@@ -112,11 +117,12 @@ def _fewer_maps(page: Page, cases: Cases) -> None:
             figures = [f"{100 * v:.1f}" for v in (mean, tnr, full - mean)]
             rows.append([name, f"{share:.0%}", str(count), *figures, f"{1000 * cost:.0f} ms"])
     page.table(["model", "share", "maps", "mean AUROC", "mean TNR95", "lost AUROC", "an input"], rows)
-    lost = page.data["fewer maps"]["cifar100"]["0.05"]["loss"]
-    page.say(
-        f"With 5 of CIFAR-100's 100 maps the mean AUROC over all columns is {100 * abs(lost):.1f} points "
-        f"{'lower' if lost > 0 else 'higher'} than with all of them."
-    )
+    for name in FEWER:
+        few = page.data["fewer maps"][name]["0.05"]
+        page.say(
+            f"With {few['maps']} of {name}'s {cases[name].logits.shape[1]} maps the mean AUROC over all columns is "
+            f"{100 * abs(few['loss']):.1f} points {'lower' if few['loss'] > 0 else 'higher'} than with all of them."
+        )
 
 
 def _seconds(case: Case, count: int) -> float:
