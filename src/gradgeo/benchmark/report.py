@@ -136,7 +136,7 @@ def write(results: Runs, folder: Path, name: str) -> list[Path]:
     _runs(results)
     folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, Callable[[], str]] = {
-        "json": lambda: json.dumps(_finite(results), indent=1, allow_nan=False) + "\n",
+        "json": lambda: json.dumps(_finite(results), allow_nan=False) + "\n",
         "md": lambda: markdown(results),
         "html": lambda: html(results),
     }

@@ -17,7 +17,7 @@ from gradgeo.models import is_named, load_model
 
 MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
-DATA = "A folder of images, an image, a .parquet, .npz or .npy file, ucr:NAME or digits."
+DATA = "A folder of images, an image, a .parquet, .npz or .npy file, hf:NAME, ucr:NAME or digits."
 ModelSpec = Annotated[str, typer.Option("--model", "-m", help=MODELS)]
 SameModel = Annotated[str | None, typer.Option("--model", "-m", help=SAME_MODEL)]
 DataSpec = Annotated[str, typer.Option("--data", "-d", help=DATA)]
