@@ -14,14 +14,11 @@ WEIGHTS = [f"CSA, weight {weight:g}" for weight in adaptive.WEIGHTS]
 @pytest.fixture
 def few(tmp_path, monkeypatch, gradgeo_data):
     monkeypatch.setattr(cache, "CACHE", tmp_path)
-    monkeypatch.setattr(adaptive, "INPUTS", 6)
-    return Cases(gradgeo_data)
+    return Cases(gradgeo_data, inputs=6, only=("mnist",))
 
 
 def test_adaptive_attacks(few, monkeypatch):
-    monkeypatch.setattr(adaptive, "BUDGETS", {"mnist": 0.3})
     monkeypatch.setattr(adaptive, "CHOICES", "mnist")
-    monkeypatch.setattr(adaptive, "EVADE", ("mnist",))
     page = adaptive.run(few)
     cells = page.data["mnist"]
     assert list(cells) == [
@@ -45,7 +42,6 @@ def test_adaptive_attacks(few, monkeypatch):
 
 
 def test_tables_of_the_paper(few, monkeypatch):
-    monkeypatch.setattr(paper, "NAMES", ("mnist",))
     monkeypatch.setattr(paper, "FEWER", ("mnist",))
     monkeypatch.setattr(paper, "LINES", 3)
     page = paper.run(few)

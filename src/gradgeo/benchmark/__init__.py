@@ -20,6 +20,6 @@ BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
 """What `gradgeo bench NAME` runs, by name, beside the battery."""
 
 
-def run(name: str, folder: Path, out: Path) -> Path:
-    """Run the benchmark `name` on the models and data in `folder`; returns the page written into `out`."""
-    return BENCHMARKS[name](Cases(folder)).write(out, name)
+def run(name: str, cases: Cases, out: Path, command: str) -> Path:
+    """Run the benchmark `name`; returns the page written into `out`, which quotes the command."""
+    return BENCHMARKS[name](cases).write(out, name, command)

@@ -1,7 +1,7 @@
 """The trained classifiers and their test data, and measurements of them that are made once and kept in a cache."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -125,16 +125,28 @@ class Attacked:
 
 
 class Cases:
-    """Cases by name, from a folder with data/ and models/; `digits` needs none."""
+    """Cases by name, from a folder with data/ and models/; `digits` needs none.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: that folder.
+        inputs: how many a measurement takes of each kind, where it does not say otherwise.
+        only: the cases that are wanted; None for all.
+    """
+
+    def __init__(self, folder: Path, *, inputs: int = 1000, only: tuple[str, ...] | None = None) -> None:
         self._folder = folder.resolve()
+        self.inputs = inputs
+        self._only = only
         self._known: dict[str, Case] = {}
 
     def __getitem__(self, name: str) -> Case:
         if name not in self._known:
             self._known[name] = self._load(name)
         return self._known[name]
+
+    def wanted(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are wanted."""
+        return [name for name in names if self._only is None or name in self._only]
 
     def _load(self, name: str) -> Case:
         if name == "digits":

@@ -46,9 +46,9 @@ class _Illustrated(Page):
 
     figure: "Figure | None" = None
 
-    def write(self, out: Path, name: str) -> Path:
+    def write(self, out: Path, name: str, command: str) -> Path:
         """Write the page, and the picture with it."""
-        page = super().write(out, name)
+        page = super().write(out, name, command)
         if self.figure is not None:
             self.figure.savefig(out / PICTURE, dpi=130)
         return page

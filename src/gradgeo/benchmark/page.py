@@ -33,9 +33,9 @@ class Page:
         lines = [heading, ["---"] * len(heading), *rows]
         self.blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
-    def write(self, out: Path, name: str) -> Path:
+    def write(self, out: Path, name: str, command: str) -> Path:
         """Write NAME.md and NAME.json into `out`."""
-        made = made_by(f"gradgeo bench {name}")
+        made = made_by(command)
         versions = ", ".join(f"{p} {v}" for p, v in made["versions"].items())
         footer = f"`{made['command']}`, seed 0, {made['date']}; {versions}; {made['hardware']}."
         out.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from gradgeo import attacks
-from gradgeo.benchmark import adaptive
 from gradgeo.benchmark.battery import COLUMNS, Made, Setting
 from gradgeo.benchmark.cache import cached, weights
 from gradgeo.benchmark.cases import SHARES, Array, Case, Cases, Seen, maps
@@ -30,7 +29,7 @@ def run(cases: Cases) -> Page:
     page = Page("The paper's tables on our classifiers")
     page.say(
         f"The ten statistics alone, fitted on the correctly classified inputs of the first half of each test split, "
-        f"reported on the second; up to {adaptive.INPUTS} inputs a column. In %, with 95 % intervals (DeLong; "
+        f"reported on the second; up to {cases.inputs} inputs a column. In %, with 95 % intervals (DeLong; "
         "bootstrap). Own: the temperature that `Detector` chooses; 1: the paper's."
     )
     _detection(page, cases)
@@ -45,7 +44,7 @@ def run(cases: Cases) -> Page:
 
 
 def _columns(cases: Cases, case: Case) -> dict[str, torch.Tensor]:
-    setting = Setting(case, cases, adaptive.INPUTS)
+    setting = Setting(case, cases, cases.inputs)
     found = {"trusted": setting.x}
     for name, column in COLUMNS.items():
         if column.applies(setting) and name not in ADAPTIVE:
@@ -67,7 +66,7 @@ def _judge(cases: Cases, case: Case, temperature: float, share: float = 1.0) -> 
 
 def _detection(page: Page, cases: Cases) -> None:
     page.say("## Table 1: detection")
-    for name in NAMES:
+    for name in cases.wanted(NAMES):
         case = cases[name]
         columns = _columns(cases, case)
         rows = {column: [str(len(x))] for column, x in columns.items() if column != "trusted"}
@@ -98,7 +97,7 @@ def _fewer_maps(page: Page, cases: Cases) -> None:
     page.say("## Table 3: maps of the most likely classes only")
     page.say("The paper: with the maps of 5 % of the classes detection drops only slightly.")
     rows = []
-    for name in FEWER:
+    for name in cases.wanted(FEWER):
         case = cases[name]
         columns = _columns(cases, case)
         full = float("nan")
@@ -117,7 +116,7 @@ def _fewer_maps(page: Page, cases: Cases) -> None:
             figures = [f"{100 * v:.1f}" for v in (mean, tnr, full - mean)]
             rows.append([name, f"{share:.0%}", str(count), *figures, f"{1000 * cost:.0f} ms"])
     page.table(["model", "share", "maps", "mean AUROC", "mean TNR95", "lost AUROC", "an input"], rows)
-    for name in FEWER:
+    for name in cases.wanted(FEWER):
         few = page.data["fewer maps"][name]["0.05"]
         page.say(
             f"With {few['maps']} of {name}'s {cases[name].logits.shape[1]} maps the mean AUROC over all columns is "
@@ -147,9 +146,9 @@ def _decisions(page: Page, cases: Cases) -> None:
         "step of a mean falls on the switch of the label, to within one point; by chance about 3 in 40 would."
     )
     rows = []
-    for name in NAMES:
+    for name in cases.wanted(NAMES):
         case = cases[name]
-        setting = Setting(case, cases, adaptive.INPUTS)
+        setting = Setting(case, cases, cases.inputs)
         made = cases.attacked(case, setting.x, setting.y, attacks.pgd, epsilon=case.budgets[0])
         x, end = setting.x[made.success][:LINES], made.adversarial[made.success][:LINES]
         along = torch.linspace(0, 1, POINTS).view(-1, *[1] * (x.ndim - 1))

@@ -54,12 +54,15 @@ def bench(
 
     Example: gradgeo bench --model net.py:load --id photos --ood other-photos --attacks pgd
     """
+    command = " ".join(["gradgeo", *map(shlex.quote, sys.argv[1:])])
     if name != "battery":
         if name not in PAGES:
             raise typer.BadParameter(f"expected battery or one of {', '.join(PAGES)}, got {name}")
         if data is None:
             raise typer.BadParameter("pass --data, the folder with data/ and models/")
-        typer.echo(import_module("gradgeo.benchmark").run(name, data, out))
+        benchmark = import_module("gradgeo.benchmark")
+        wanted = benchmark.Cases(data, inputs=inputs, only=_names(cases))
+        typer.echo(benchmark.run(name, wanted, out, command))
         return
     battery = import_module("gradgeo.benchmark.evaluation")
     custom = import_module("gradgeo.benchmark.own")
@@ -75,7 +78,6 @@ def bench(
         settings = [custom.own_setting(model, own, inputs, weights=weights, preprocess=preprocess, budgets=budgets)]
     else:
         settings = custom.shipped_settings(data, ("digits",) if quick else _names(cases), 100 if quick else inputs)
-    command = " ".join(["gradgeo", *map(shlex.quote, sys.argv[1:])])
     results = [
         battery.evaluate(setting, columns=columns, methods=chosen, command=command, say=say) for setting in settings
     ]
