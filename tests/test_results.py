@@ -52,6 +52,27 @@ def test_the_readme_quotes_the_results() -> None:
         assert float(caught) == pytest.approx(100 * columns[name]["tnr95"][0], abs=0.051)
 
 
+def test_the_battery_holds_every_model_column_and_peer() -> None:
+    found = {result["model"]["name"]: result for result in results("battery")}
+    assert set(found) == {"mnist", "fashion", "cifar10", "cifar100", "ecg5000"}
+    for name, result in found.items():
+        assert {method: facts["error"] for method, facts in result["methods"].items() if facts["error"]} == {}, name
+        assert sum(facts["peer"] for facts in result["methods"].values()) >= 11
+        causes = {facts["cause"] for facts in result["columns"].values()}
+        assert causes == {"ood", "attack", "mistake"}
+        for cells in result["cells"].values():
+            assert set(cells) == {column for column, facts in result["columns"].items() if facts["count"] >= 2}
+
+
+def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
+    figures = ("AUROC", "TNR95", "AUROC difference", "TNR95 difference")
+    rows = [row for row in results("coverage")["rows"] if min(row["trusted"], row["untrustworthy"]) >= 100]
+    assert len(rows) >= 20
+    for row in rows:
+        assert min(row[figure] for figure in figures) >= 0.93 - 0.014, row  # the simulation's own error
+    assert results("coverage")["false_verdicts"]["share"] <= 0.05
+
+
 def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What turns red when the detector, an attack or the protocol breaks: AUROC on the digits, column by column."""
     pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
