@@ -34,7 +34,7 @@ def test_strong_attacks_and_other_images_on_cifar10(cases: Cases) -> None:
     attacked = attacks.pgd(case.model, x[:30], y[:30], epsilon=8 / 255, steps=40)
     assert attacked.success.all()
     assert auroc(clean, detector.outlier_score(attacked.adversarial)).value > 0.9
-    other, _ = cases.read("cifar100-test.parquet", 60)
+    other, _ = cases.read("cifar100", 60)
     assert auroc(clean, detector.outlier_score(other)).value > 0.6
 
 
