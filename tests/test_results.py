@@ -73,6 +73,16 @@ def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
     assert results("coverage")["false_verdicts"]["share"] <= 0.05
 
 
+def test_the_readme_says_how_often_it_is_evaded() -> None:
+    evasion = results("adaptive")["evasion"]["cifar10"]
+    counts = (evasion["evasion"]["flipped and trusted"], evasion["inputs"], evasion["PGD"]["flipped and trusted"])
+    said = re.search(
+        r"got (\d+) of (\d+) inputs misclassified\s+and trusted, where PGD got (\d+)", (ROOT / "README.md").read_text()
+    )
+    assert said
+    assert tuple(map(int, said.groups())) == counts
+
+
 def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What turns red when the detector, an attack or the protocol breaks: AUROC on the digits, column by column."""
     pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")

@@ -150,10 +150,15 @@ def _evasion(page: Page, cases: Cases) -> None:
 
 
 def _finding(page: Page, names: list[str]) -> str:
-    parts = []
+    parts, left = [], []
     for name in names:
         cells = page.data[name]
         counts = [cells[f"CSA, weight {weight:g}"]["flipped"] for weight in WEIGHTS]
         word = "falls" if counts[-1] < counts[0] else "does not fall"
         parts.append(f"on {name} the number flipped {word} with the weight ({', '.join(map(str, counts))})")
-    return f"The paper finds fewer misclassifications the heavier the cosine term. Here {'; '.join(parts)}."
+        left.append(f"{counts[-1] / max(1, counts[0]):.0%}")
+    return (
+        f"The paper finds fewer misclassifications the heavier the cosine term. Here {'; '.join(parts)}. At weight "
+        f"{WEIGHTS[-1]:g} it still flips {', '.join(left)} of what targeted PGD does; the paper counts 561 / 1354 / 857 "
+        "of 10,000 (MNIST / CIFAR-10 / CIFAR-100) against 10,000 by PGD."
+    )
