@@ -159,6 +159,6 @@ def _finding(page: Page, names: list[str]) -> str:
         left.append(f"{counts[-1] / max(1, counts[0]):.0%}")
     return (
         f"The paper finds fewer misclassifications the heavier the cosine term. Here {'; '.join(parts)}. At weight "
-        f"{WEIGHTS[-1]:g} it still flips {', '.join(left)} of what targeted PGD does; the paper counts 561 / 1354 / 857 "
-        "of 10,000 (MNIST / CIFAR-10 / CIFAR-100) against 10,000 by PGD."
+        f"{WEIGHTS[-1]:g} it still flips {', '.join(left)} of what targeted PGD does; the paper counts 561 / 1354 / "
+        "857 of 10,000 (MNIST / CIFAR-10 / CIFAR-100) against 10,000 by PGD."
     )
