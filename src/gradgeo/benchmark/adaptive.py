@@ -2,25 +2,21 @@
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradgeo import attacks
 from gradgeo.attacks.problem import AttackResult
 from gradgeo.benchmark.battery import Setting
 from gradgeo.benchmark.cache import code
-from gradgeo.benchmark.cases import Attack, Case, Cases, Seen
+from gradgeo.benchmark.cases import Attack, Cases
 from gradgeo.benchmark.methods import OURS
 from gradgeo.benchmark.page import Page
 from gradgeo.detector import Detector
 from gradgeo.metrics import auroc, tnr_at_tpr
-from gradgeo.one_class import ClassConditionalCopula
 
 CHOICES, COMPARED = "cifar10", 32  # the classifier and the inputs of the smaller tables
 EVADE, EVADED = ("mnist", "cifar10"), 50
 WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
-Rows = NDArray[np.int64]
 
 BUDGETS = {"mnist": 0.3, "ecg5000": 0.1, "cifar10": 8 / 255, "cifar100": 8 / 255}
 
@@ -49,12 +45,10 @@ def run(cases: Cases) -> Page:
 def measure(page: Page, cases: Cases, name: str, epsilon: float) -> None:
     """The table of one classifier."""
     case = cases[name]
-    right = case.right.numpy()
-    fit = np.flatnonzero(right[: case.half])
-    clean = case.half + np.flatnonzero(right[case.half :])
-    own = case.temperature
-    judges = {t: _judge(cases, case, fit, clean[:1000], t) for t in (own, 1.0)}
-    x, y = case.x[clean[: cases.inputs]], case.y[clean[: cases.inputs]]
+    own, trusted_x = case.temperature, Setting(case, cases).x
+    judges = {t: (cases.fitted(case, t), cases.seen(case, trusted_x, t)) for t in (own, 1.0)}
+    setting = Setting(case, cases, cases.inputs)
+    x, y = setting.x, setting.y
     rows, cells = [], page.data.setdefault(name, {})
     for label, (attack, options) in _attacks(own).items():
         made = cases.attacked(case, x, y, attack, epsilon=epsilon, **options)
@@ -79,12 +73,6 @@ def measure(page: Page, cases: Cases, name: str, epsilon: float) -> None:
     page.say(f"## {name}, epsilon {epsilon:.4g}, own temperature {own:.3g}, S1 of trusted inputs {s1:.3f}")
     heading = [f"{figure}, {t}" for t in ("own temperature", "temperature 1") for figure in ("AUROC", "TNR95")]
     page.table(["attack", "inputs", "success", "flipped", "S1", *heading], rows)
-
-
-def _judge(cases: Cases, case: Case, fit: Rows, clean: Rows, temperature: float) -> tuple[ClassConditionalCopula, Seen]:
-    learnt = cases.seen(case, case.x[fit], temperature)
-    model = ClassConditionalCopula.fit(learnt.features, learnt.label, case.logits.shape[1])
-    return model, cases.seen(case, case.x[clean], temperature)
 
 
 def _attacks(own: float) -> dict[str, tuple[Attack, dict[str, Any]]]:

@@ -194,6 +194,11 @@ class Cases:
         features = np.concatenate([part["features"][SHARES.index(share)] for part in parts])
         return Seen(features, np.concatenate([part["label"] for part in parts]))
 
+    def fitted(self, case: Case, temperature: float, *, share: float = 1.0) -> ClassConditionalCopula:
+        """The one-class model of `seen` over the trusted inputs of the first half."""
+        learnt = self.seen(case, case.x[: case.half][case.right[: case.half]], temperature, share=share)
+        return ClassConditionalCopula.fit(learnt.features, learnt.label, case.logits.shape[1])
+
     def pgd(self, case: Case, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
         """Successful untargeted PGD examples, step epsilon/4, 100 steps; cached."""
         made = self.attacked(case, x, y, attacks.pgd, epsilon=epsilon)

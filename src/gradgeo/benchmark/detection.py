@@ -6,7 +6,6 @@ import torch
 from gradgeo.benchmark.cases import Cases, smooth_blobs
 from gradgeo.benchmark.page import Page
 from gradgeo.metrics import auroc, tnr_at_tpr
-from gradgeo.one_class import ClassConditionalCopula
 
 SIZE = 1000
 
@@ -36,8 +35,7 @@ def run(cases: Cases) -> Page:
     results: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
     for name, temperature in ((f"temperature {upper:.1f} (the detector's own)", upper), ("temperature 1", 1.0)):
         trusted = cases.seen(case, case.x[clean], temperature)
-        learnt = cases.seen(case, case.x[fit], temperature)
-        model = ClassConditionalCopula.fit(learnt.features, learnt.label, 10)
+        model = cases.fitted(case, temperature)
         inside = trusted.score(model)
         results[name] = {}
         for column, x in columns.items():

@@ -14,7 +14,6 @@ from gradgeo.benchmark.page import Page
 from gradgeo.errors import DataError
 from gradgeo.geometry.similarity import STATISTICS, csm
 from gradgeo.metrics import Estimate, auroc, tnr_at_tpr
-from gradgeo.one_class import ClassConditionalCopula
 
 NAMES = ("mnist", "cifar10", "cifar100", "ecg5000")
 FEWER = ("cifar10", "cifar100")
@@ -58,12 +57,6 @@ def _columns(cases: Cases, case: Case) -> dict[str, torch.Tensor]:
     return found
 
 
-def _judge(cases: Cases, case: Case, temperature: float, share: float = 1.0) -> ClassConditionalCopula:
-    right = case.right[: case.half]
-    learnt = cases.seen(case, case.x[: case.half][right], temperature, share=share)
-    return ClassConditionalCopula.fit(learnt.features, learnt.label, case.logits.shape[1])
-
-
 def _detection(page: Page, cases: Cases) -> None:
     page.say("## Table 1: detection")
     for name in cases.wanted(NAMES):
@@ -72,7 +65,7 @@ def _detection(page: Page, cases: Cases) -> None:
         rows = {column: [str(len(x))] for column, x in columns.items() if column != "trusted"}
         means: list[float] = []
         for temperature in (case.temperature, 1.0):
-            model = _judge(cases, case, temperature)
+            model = cases.fitted(case, temperature)
             scores = {column: cases.seen(case, x, temperature).score(model) for column, x in columns.items()}
             found = {column: _figures(scores["trusted"], scores[column]) for column in rows}
             for column, figures in found.items():
@@ -103,7 +96,7 @@ def _fewer_maps(page: Page, cases: Cases) -> None:
         full = float("nan")
         for share in SHARES:
             count = maps(share, case.logits.shape[1])
-            model = _judge(cases, case, case.temperature, share)
+            model = cases.fitted(case, case.temperature, share=share)
             seen: dict[str, Seen] = {c: cases.seen(case, x, case.temperature, share=share) for c, x in columns.items()}
             scores = {column: found.score(model) for column, found in seen.items()}
             areas = [auroc(scores["trusted"], s).value for c, s in scores.items() if c != "trusted"]
