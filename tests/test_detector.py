@@ -153,7 +153,7 @@ def test_batch_size_hardly_matters(fitted: Detector) -> None:
     x = inputs(200, seed=4)
     together = fitted.outlier_score(x)
     singles = torch.cat([fitted.outlier_score(row[None]) for row in x])
-    assert ((together - singles).abs() <= 1e-4).double().mean() >= 0.99
+    assert ((together - singles).abs() <= 1e-4 * together.clamp_min(1)).double().mean() >= 0.99
 
 
 def test_false_alarm_rate_over_splits() -> None:
@@ -228,7 +228,7 @@ def test_explanations_say_what_moved(fitted: Detector) -> None:
     for i, why in enumerate(whys):
         assert why.outlier_score == float(verdict.outlier_score[i])
         assert why.trusted == bool(verdict.trusted[i])
-        assert set(why.statistics) == set(gradgeo.STATISTICS)
+        assert set(why.statistics) > set(gradgeo.STATISTICS)
         p = [s.p_value for s in why.statistics.values()]
         assert p == sorted(p)
         assert all(0 < q <= 1 for q in p)
@@ -282,14 +282,14 @@ def test_dead_networks() -> None:
     assert not verdict.trusted[dead].any()
     with (
         pytest.warns(GradgeoWarning, match="no gradient"),
-        pytest.raises(GradgeoError, match=r"at least 39 trusted inputs .* got 0 of 400 inputs: 400 have no gradient"),
+        pytest.raises(GradgeoError, match=r"at least 51 trusted inputs .* got 0 of 400 inputs: 400 have no gradient"),
     ):
         Detector(nn.Sequential(network(), Zero())).fit(x)
 
 
 def test_dead_inputs_may_leave_too_few_to_calibrate() -> None:
     x = inputs(300)
-    x[:, 0, 0, 0] = torch.where(torch.arange(300) % 7 == 0, 0.1, 0.9)  # 43 of 300 have gradients
+    x[:, 0, 0, 0] = torch.where(torch.arange(300) % 5 == 0, 0.1, 0.9)  # 60 of 300 have gradients
     with (
         pytest.warns(GradgeoWarning, match="no gradient"),
         pytest.raises(GradgeoError, match=r"expected more inputs with gradients, got \d+ to learn from"),
@@ -325,7 +325,7 @@ def test_nan_fit_rows_are_left_out_with_a_count() -> None:
 def test_a_failed_fit_leaves_the_earlier_one() -> None:
     detector = Detector(network()).fit(inputs(200))
     before = detector.outlier_score(inputs(5, seed=2))
-    with pytest.raises(GradgeoError, match="at least 39 trusted inputs"):
+    with pytest.raises(GradgeoError, match="at least 51 trusted inputs"):
         detector.fit(inputs(10))
     with pytest.raises(GradgeoError, match="labels to be within"):
         detector.fit(inputs(200), torch.full((200,), 9))
@@ -367,7 +367,7 @@ class Once(IterableDataset):
         (lambda d: d.predict(inputs(3, shape=(3, 2, 3))), r"of shape \(N, 3, 2, 2\) as in fit, got a tensor of shape"),
         (lambda d: d.predict((inputs(3) * 255).byte()), r"expected x to be a floating-point tensor, .*uint8.*x / 255"),
         (lambda d: d.predict([1, 2]), r"expected data to be a tensor, an array, a Dataset or a DataLoader"),
-        (lambda d: d.fit(inputs(38)), r"Detector\.fit: expected at least 39 trusted inputs \(19 to calibrate alpha"),
+        (lambda d: d.fit(inputs(50)), r"Detector\.fit: expected at least 51 trusted inputs \(19 to calibrate alpha"),
         (lambda d: d.fit(torch.rand(0, 3, 2, 2)), r"expected data to be at least one input"),
         (lambda d: d.fit(inputs(99), torch.full((99,), 4)), r"expected labels to be within 0\.\.3, got '4\.\.4'"),
         (lambda d: d.fit(inputs(99), torch.full((99,), -1)), r"expected labels to be within 0\.\.3, got '-1\.\.-1'"),
@@ -384,8 +384,8 @@ class Once(IterableDataset):
         (lambda d: d.fit(DataLoader(Once(inputs(99)), batch_size=9)), r"expected data to be the same at both readings"),
         (lambda d: Detector(network(), alpha=0), r"Detector: expected alpha to be a number between 0 and 1, got 0"),
         (lambda d: Detector(network(), calibration=1.0), r"expected calibration to be a number between 0 and 1"),
-        (lambda d: Detector(network(), evidence="best"), r"expected evidence to be one of 'paper', got 'best'"),
-        (lambda d: Detector(network(), evidence=["cms"]), r"expected evidence to be one of 'csm', got 'cms'"),
+        (lambda d: Detector(network(), evidence="best"), r"expected evidence to be one of 'full', 'fast', 'paper', got 'best'"),
+        (lambda d: Detector(network(), evidence=["cms"]), r"expected evidence to be one of 'confidence', .*'csm', .*, got 'cms'"),
         (lambda d: Detector(network(), evidence=[]), r"expected evidence to be at least one name"),
         (lambda d: Detector(network(), temperature="hot"), r"expected temperature to be one of 'auto', got 'hot'"),
         (lambda d: Detector(network(), temperature=-1.0), r"expected temperature to be a positive number"),
@@ -407,7 +407,7 @@ def test_not_fitted_is_its_own_error() -> None:
 
 def test_the_message_says_how_many_inputs_are_needed() -> None:
     for alpha in (0.05, 0.01):
-        enough = conformal.needed(alpha) + 20
+        enough = conformal.needed(alpha) + 32
         with pytest.raises(GradgeoError, match=f"expected at least {enough} trusted inputs"):
             Detector(network(), alpha=alpha).fit(inputs(enough - 1))
         assert Detector(network(), alpha=alpha).fit(inputs(enough)).calibration_size_ == conformal.needed(alpha)

@@ -17,9 +17,14 @@ PACKAGE = Path(gradgeo.__file__).parent
 
 ROOMS = [
     ["errors"],
+    ["copies", "model_state"],
+    ["logits"],
+    ["fast_copy"],
     ["classifier"],
     ["geometry", "penultimate"],
-    ["evidence", "conformal", "one_class", "verdicts", "batches", "fingerprint", "detector_file"],
+    ["conformal", "one_class", "verdicts", "batches", "fingerprint"],
+    ["evidence", "joint"],
+    ["measurement", "detector_file"],
     ["detector"],
     ["attacks", "metrics", "ood"],
     ["path"],

@@ -26,23 +26,26 @@ from gradgeo.errors import (
     public,
     warn,
 )
-from gradgeo.evidence import Observation, resolve
+from gradgeo.evidence import Evidence, resolve
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.saliency import Classes, ForwardPass, Maps, over_passes
 from gradgeo.geometry.surrogates import SmoothReLU
-from gradgeo.one_class import ClassConditionalCopula
-from gradgeo.verdicts import Explanation, Predictions, Reference, Statistic
-
-Array = NDArray[np.float64]
+from gradgeo.joint import Joint, Surprise
+from gradgeo.measurement import Instrument, Measured
+from gradgeo.one_class import KINDS, QUANTILES, Array, OneClass, normal_scores
+from gradgeo.verdicts import Explanation, Predictions, Reference, Statistic, Voice
 
 _SETTINGS = ("evidence", "alpha", "classes", "loss", "temperature", "calibration", "seed", "batch_size")
 _FITTED = (
-    *("input_shape", "num_classes", "loss", "temperature"),
+    *("input_shape", "num_classes", "loss", "temperature", "radius"),
     *("fit_size", "calibration_size", "misclassified", "unusable"),
 )
 
-MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes
+MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes, for each feature of the widest evidence
+MODEST = 10  # features that evidence counts as where their number is the model's
 TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes the temperature
+UNBOUNDED = 1e6  # root mean square per input entry beyond which a boundary counts as not there
+NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
 class Detector:
@@ -61,8 +64,9 @@ class Detector:
 
     Args:
         model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again.
-        evidence: what is measured: a preset ("paper": the ten statistics of the CSM) or a list of names from
-            `gradgeo.evidence.EVIDENCE`.
+        evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
+            "fast": what takes at most 3 backward passes; "paper": the ten statistics of the CSM. A preset leaves out
+            what the model does not have, penultimate features for instance.
         alpha: the false-alarm rate: the share of trusted inputs that may be called untrustworthy. May be set to
             another value after `fit`.
         classes: whose saliency maps are made: None for all, an int for each sample's most likely, a tensor (K,) for
@@ -75,11 +79,12 @@ class Detector:
         seed: decides which inputs those are.
         batch_size: inputs judged at a time.
 
-    Learned by `fit`: `input_shape_`, `num_classes_`, `loss_`, `temperature_`, `fit_size_`, `calibration_size_`,
-    `misclassified_` and `unusable_` (inputs that were left out).
+    Learned by `fit`: `input_shape_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the neighbourhood, in input
+    units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were left out).
 
-    Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.conformal`. Deviations: the temperature,
-    which the paper leaves at 1, and the one-class model (`gradgeo.one_class`).
+    Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.conformal`. Deviations: the evidence
+    beside the ten statistics (`gradgeo.evidence`) and how it is joined (`gradgeo.joint`); the temperature, which the
+    paper leaves at 1; the one-class models (`gradgeo.one_class`).
     """
 
     @public
@@ -87,7 +92,7 @@ class Detector:
         self,
         model: Model,
         *,
-        evidence: str | list[str] | tuple[str, ...] = "paper",
+        evidence: str | list[str] | tuple[str, ...] = "full",
         alpha: float = 0.05,
         classes: Classes = None,
         loss: str = "cross_entropy",
@@ -135,12 +140,13 @@ class Detector:
         on its training inputs it is too confident, and the stated false-alarm rate would not hold.
 
         Args:
-            data: a tensor or array (N, *input), or a Dataset or DataLoader of x or (x, label, ...). Read twice, so it
-                must give the same inputs in the same order both times; a shuffling loader is read in order.
+            data: a tensor or array (N, *input), or a Dataset or DataLoader of x or (x, label, ...). Read twice and in
+                part a third time, so it must give the same inputs in the same order; a shuffling loader is read in
+                order.
             labels: (N,) true classes for a tensor or array. Where there are labels, only correctly classified inputs
                 count as trusted.
 
-        Cost: two forward passes per input and one backward pass per map.
+        Cost: two forward passes per input, and what its evidence costs.
 
         Raises:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs
@@ -159,7 +165,7 @@ class Detector:
         self.unusable_ = int((~survey.usable).sum())
         self.misclassified_ = int((survey.usable & ~survey.correct).sum())
         self.loss_ = self._loss_for(self.num_classes_)
-        self.classes_, self._evidence = self.classes, resolve(self.evidence)
+        self.classes_ = self.classes
         if self.unusable_:
             warn(
                 f"{self.unusable_} of {len(trusted)} inputs have NaN or infinite values or logits and are left out.",
@@ -170,17 +176,19 @@ class Detector:
                 f"{self.misclassified_} of {len(trusted)} inputs count as misclassified: are the labels numbered as "
                 "the model's classes are?"
             )
-        self._require_enough(trusted, f"{self.misclassified_} are misclassified, {self.unusable_} unusable")
+        evidence = self._available(survey.first_usable)
+        learn = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
+        self._require_enough(trusted, learn, f"{self.misclassified_} are misclassified, {self.unusable_} unusable")
 
         order = np.random.default_rng(self.seed).permutation(np.flatnonzero(trusted))
-        size = conformal.calibration_size(
-            len(order), self.calibration, self.alpha, at_most=len(order) - MINIMUM_PER_FEATURE * self._width
-        )
+        size = conformal.calibration_size(len(order), self.calibration, self.alpha, at_most=len(order) - learn)
         calibration, fit = np.sort(order[:size]), np.sort(order[size:])
         self.temperature_ = self._temperature_for(survey.margin[fit])
+        maps = Maps(Loss(self.loss_, self.temperature_), self.classes_)
+        self.radius_ = self._radius_for(data, fit[:NEAREST], Instrument(evidence, maps))
+        self._instrument = Instrument(evidence, maps, self.radius_)
 
         measured = self._measure(_only(batches(data, batch_size=self.batch_size, labelled=False), trusted))
-        label = survey.predicted.copy()
         # Another batch may round differently; more than that is another input.
         if (
             len(measured.label) != trusted.sum()
@@ -192,33 +200,76 @@ class Detector:
                 "other predictions at the second",
                 "Use a data set without random augmentation and a model that draws no random numbers.",
             )
-        features = np.full((len(trusted), self._width), np.nan)
-        features[trusted], label[trusted] = measured.features, measured.label
-        alive = np.isfinite(features).all(1)
-        self._require_enough(alive, f"{int((trusted & ~alive).sum())} have no gradient at all (dead network)")
+        row = np.cumsum(trusted) - 1  # of each input in what was measured
+        alive = np.zeros_like(trusted)
+        alive[trusted] = measured.alive
+        dead = f"{int((trusted & ~alive).sum())} have no gradient at all (dead network)"
+        self._require_enough(alive, learn, dead)
         fit, calibration = fit[alive[fit]], calibration[alive[calibration]]
-        if len(fit) < MINIMUM_PER_FEATURE * self._width or len(calibration) < conformal.needed(self.alpha):
+        if len(fit) < learn or len(calibration) < conformal.needed(self.alpha):
             raise ArgumentError(
                 f"expected more inputs with gradients, got {len(fit)} to learn from, {len(calibration)} to calibrate "
                 "on after the dead ones were left out. Give more data or a larger alpha."
             )
 
-        self._one_class = ClassConditionalCopula.fit(features[fit], label[fit], self.num_classes_)
-        self._reference = _References(calibration, label[calibration], features[calibration])
-        self._calibration = np.sort(self._scores(features[calibration], label[calibration]))
+        learnt, kept = measured[row[fit]], measured[row[calibration]]
+        self._joint = Joint.fit(
+            [e.one_class for e in evidence],
+            [e.question for e in evidence],
+            learnt.features,
+            learnt.label,
+            self.num_classes_,
+            seed=self.seed,
+        )
+        scores = self._member_scores(kept)
+        self._reference = _References(calibration, kept.label, self._named(kept.features), scores.numpy())
+        self._calibration = np.sort(self._joint.join(scores).numpy())
         self.fit_size_, self.calibration_size_ = len(fit), len(calibration)
 
-    def _require_enough(self, trusted: NDArray[np.bool_], lost: str) -> None:
-        calibrate, learn = conformal.needed(self.alpha), MINIMUM_PER_FEATURE * self._width
+    def _available(self, x: Tensor) -> tuple[Evidence, ...]:
+        """The evidence that this model has, told by a pass of one input (or none)."""
+        wanted = resolve(self.evidence)
+        forwards = over_passes(self.model, [x], Maps(), None, lambda forward, maps: forward, quiet=True)
+        missing = [e.name for e in wanted if not e.available(forwards[0])]
+        if missing and not isinstance(self.evidence, str):
+            raise expected(
+                "evidence",
+                "what this model has",
+                ", ".join(missing),
+                "Its logits are not made by a linear layer; leave these out, or use a preset.",
+            )
+        return tuple(e for e in wanted if e.name not in missing)
+
+    def _radius_for(self, data: Data, rows: NDArray[np.int64], instrument: Instrument) -> float:
+        """The typical first-order distance of trusted inputs to their nearest boundary, per root of input entries."""
+        if not any(e.around for e in instrument.evidence):
+            return 1.0
+        kept = np.zeros(rows[-1] + 1, np.bool_)
+        kept[rows] = True
+        inputs = _first(batches(data, batch_size=self.batch_size, labelled=False), len(kept))
+        near = over_passes(
+            self.model,
+            _only(inputs, kept),
+            instrument.maps,
+            None,
+            lambda forward, maps: instrument.observe(forward).boundary_distances[:, 0].cpu(),
+            at_most=self.batch_size,
+            quiet=True,
+        )
+        if not near:
+            raise expected("data", "the same at both readings", "no input at the second")
+        distances = np.exp(torch.cat(near).double().numpy()) / np.sqrt(np.prod(self.input_shape_))
+        finite = distances[np.isfinite(distances) & (distances < UNBOUNDED)]
+        return float(np.median(finite)) if len(finite) else 1.0
+
+    def _require_enough(self, trusted: NDArray[np.bool_], learn: int, lost: str) -> None:
+        calibrate = conformal.needed(self.alpha)
         if trusted.sum() < calibrate + learn:
             raise ArgumentError(
                 f"expected at least {calibrate + learn} trusted inputs ({calibrate} to calibrate alpha = {self.alpha}, "
-                f"{learn} to learn {self._width} features), got {int(trusted.sum())} of {len(trusted)} inputs: {lost}. "
+                f"{learn} to learn from), got {int(trusted.sum())} of {len(trusted)} inputs: {lost}. "
                 "Give more data or a larger alpha."
             )
-
-    def _maps(self) -> Maps:
-        return Maps(Loss(self.loss_, self.temperature_), self.classes_)
 
     def _loss_for(self, num_classes: int) -> str:
         if num_classes > 2 or self.loss == "logit":
@@ -236,11 +287,12 @@ class Detector:
 
     def _survey(self, data: Data, labels: Any) -> "_Survey":
         """One forward pass over the fit data: what is predicted, by what margin, and whether it is right."""
-        classifier = Classifier(self.model)
+        classifier = Classifier.of(self.model)
         shape: tuple[int, ...] | None = None
         rows = []
         for x, y in batches(data, labels, batch_size=self.batch_size):
-            shape = shape or tuple(x.shape[1:])
+            if shape is None:
+                shape, first = tuple(x.shape[1:]), x[:0]
             if tuple(x.shape[1:]) != shape:
                 raise expected("every input", f"of the same shape {shape}", x)
             judged = classifier.judge(x)
@@ -248,6 +300,8 @@ class Detector:
             predicted = logits.argmax(1)
             if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
                 raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")
+            if not len(first) and bool(usable.any()):
+                first = x[usable.to(x.device)][:1]
             correct = torch.ones_like(usable) if y is None else predicted == y
             top = logits.double().topk(2, dim=1).values
             probability = logits.double().softmax(1).amax(1)
@@ -256,35 +310,10 @@ class Detector:
         if shape is None:
             raise expected("data", "at least one input", "none")
         self.input_shape_ = shape
-        return _Survey(num_classes, *(torch.cat(column).numpy() for column in zip(*rows, strict=True)))
+        return _Survey(num_classes, first, *(torch.cat(column).numpy() for column in zip(*rows, strict=True)))
 
-    def _measure(self, inputs: Iterable[Tensor], *, keep_csm: bool = False) -> "_Measured":
-        """Features, labels and probabilities of `inputs`, and their CSMs if asked; warns about those without."""
-        maps = self._maps()
-
-        def measure(forward: ForwardPass, maps: Maps) -> tuple[Tensor, ...]:
-            observation = Observation(forward, maps)
-            features = torch.cat([e.measure(observation).double() for e in self._evidence], dim=1)
-            probability = forward.logits.double().softmax(1).amax(1)
-            columns = (
-                torch.where(forward.usable[:, None], features, torch.nan),
-                torch.where(forward.usable, forward.predicted, -1),
-                torch.where(forward.usable, probability, torch.nan),
-                *((observation.csm, observation.classes) if keep_csm else ()),
-            )
-            return tuple(column.cpu() for column in columns)
-
-        rows = over_passes(self.model, inputs, maps, None, measure, at_most=self.batch_size)
-        if not rows:
-            return _Measured(np.empty((0, self._width)), np.empty(0, np.int64), np.empty(0))
-        features, label, probability, *csm = (torch.cat(column) for column in zip(*rows, strict=True))
-        measured = _Measured(features.numpy(), label.numpy(), probability.numpy(), *csm)
-        if dead := int((~np.isfinite(measured.features).all(1) & (measured.label >= 0)).sum()):
-            warn(
-                f"{dead} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.",
-                UnusableInputWarning,
-            )
-        return measured
+    def _measure(self, inputs: Iterable[Tensor], *, keep_csm: bool = False) -> Measured:
+        return self._instrument.measure(self.model, inputs, batch_size=self.batch_size, keep_csm=keep_csm)
 
     def _inputs(self, x: Data) -> Iterator[Tensor]:
         """The batches of `x`, each of the shape `fit` saw."""
@@ -294,11 +323,11 @@ class Detector:
                 raise expected("x", f"of shape (N, {shape}) as in fit", batch)
             yield batch
 
-    def _judge(self, x: Data, *, keep_csm: bool = False) -> "tuple[Predictions, _Measured]":
+    def _judge(self, x: Data, *, keep_csm: bool = False) -> tuple[Predictions, Measured]:
         self._require_fit()
         self._check()
         measured = self._measure(self._inputs(x), keep_csm=keep_csm)
-        score = self._scores(measured.features, measured.label)
+        score = self._joint.join(self._member_scores(measured)).numpy()
         p = conformal.p_values(self._calibration, score)
         if conformal.needed(self.alpha) > self.calibration_size_:
             warn(
@@ -319,17 +348,29 @@ class Detector:
         Cost: one forward and K backward passes with their graph, which stays in memory: pass few inputs.
         """
         self._require_fit()
-        maps = self._maps()
         with nullcontext() if sharpness is None else SmoothReLU(sharpness):
-            observation = Observation(ForwardPass(Classifier(self.model), x, differentiable=True), maps)
-            features = torch.cat([e.measure(observation).double() for e in self._evidence], dim=1)
-        return self._one_class.score(features.cpu(), observation.forward.predicted.cpu())
+            seen = self._instrument.observe(ForwardPass(Classifier.of(self.model), x, differentiable=True))
+            features = self._instrument.features(seen)
+        return self._joint.join(self._joint.scores(features, seen.forward.predicted.cpu()))
 
-    def _scores(self, features: Array, label: NDArray[np.int64]) -> Array:
-        return self._one_class.score(torch.from_numpy(features), torch.from_numpy(label)).numpy()
+    def _member_scores(self, measured: Measured) -> Tensor:
+        """The score of each evidence (N, M)."""
+        if not len(measured.label):
+            return torch.empty(0, len(self._instrument.evidence), dtype=torch.float64)
+        features = [torch.from_numpy(table) for table in measured.features]
+        return self._joint.scores(features, torch.from_numpy(measured.label))
+
+    def _named(self, features: list[Array]) -> Array:
+        """The features that have names, each name once, side by side (N, F)."""
+        columns = {
+            name: table[:, j]
+            for table, e in zip(features, self._instrument.evidence, strict=True)
+            for j, name in enumerate(e.features)
+        }
+        return np.stack(list(columns.values()), axis=1) if columns else np.empty((len(features[0]), 0))
 
     def _require_fit(self) -> None:
-        if not hasattr(self, "_one_class"):
+        if not hasattr(self, "_joint"):
             raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
 
     @public
@@ -370,7 +411,9 @@ class Detector:
         predictions, measured = self._judge(x, keep_csm=True)
         if measured.csm is None or measured.classes is None:
             return []
-        nearest = self._nearest(measured.features)
+        table = self._named(measured.features)
+        nearest = self._nearest(table, measured.alive)
+        voices = self._voices(self._member_scores(measured))
         low, high = np.quantile(self._reference.reference_features, [0.05, 0.95], axis=0)
         return [
             Explanation(
@@ -379,7 +422,8 @@ class Detector:
                 outlier_score=float(predictions.outlier_score[i]),
                 p_value=float(predictions.p_value[i]),
                 trusted=bool(predictions.trusted[i]),
-                statistics=self._statistics(measured.features[i], low, high),
+                evidence=voices[i],
+                statistics=self._statistics(table[i], low, high),
                 classes=tuple(measured.classes[i].tolist()),
                 csm=measured.csm[i],
                 nearest=nearest[i],
@@ -387,8 +431,19 @@ class Detector:
             for i in range(len(predictions))
         ]
 
+    def _voices(self, scores: Tensor) -> list[dict[str, Voice]]:
+        """What each evidence says of each input, the loudest first."""
+        known = np.sort(self._reference.reference_scores, axis=0)
+        surprise = self._joint.surprise.of(scores).numpy()
+        names = [e.name for e in self._instrument.evidence]
+        p = np.stack([conformal.p_values(k, s) for k, s in zip(known.T, scores.numpy().T, strict=True)], axis=1)
+        return [
+            {names[m]: Voice(float(p[i, m]), float(surprise[i, m])) for m in np.argsort(-surprise[i], kind="stable")}
+            for i in range(len(scores))
+        ]
+
     def _statistics(self, features: Array, low: Array, high: Array) -> dict[str, Statistic]:
-        names = [name for e in self._evidence for name in e.features]
+        names = list(dict.fromkeys(name for e in self._instrument.evidence for name in e.features))
         table = self._reference.reference_features
         below, above = (1 + (table <= features).sum(0)), (1 + (table >= features).sum(0))
         p = np.where(np.isnan(features), np.nan, np.minimum(1, 2 * np.minimum(below, above) / (len(table) + 1)))
@@ -397,15 +452,18 @@ class Detector:
             for j in np.argsort(p, kind="stable")
         }
 
-    def _nearest(self, features: Array) -> list[Reference | None]:
-        scores = [torch.from_numpy(table) for table in (features, self._reference.reference_features)]
-        ours, theirs = (self._one_class.normal_scores(table) for table in scores)
+    def _nearest(self, table: Array, alive: NDArray[np.bool_]) -> list[Reference | None]:
+        """The calibration input whose normal scores of the named features are nearest."""
+        reference = self._reference
+        count = min(QUANTILES, len(reference.reference_features))
+        knots = np.quantile(reference.reference_features, np.linspace(0, 1, count), axis=0)
+        ours, theirs = (
+            normal_scores(torch.from_numpy(t), torch.from_numpy(knots)) for t in (table, reference.reference_features)
+        )
         distance, index = torch.cdist(ours.nan_to_num(0.0), theirs).min(1)
         return [
-            Reference(
-                int(self._reference.reference_index[j]), int(self._reference.reference_label[j]), float(distance[i])
-            )
-            if np.isfinite(features[i]).all()
+            Reference(int(reference.reference_index[j]), int(reference.reference_label[j]), float(distance[i]))
+            if alive[i]
             else None
             for i, j in enumerate(index.tolist())
         ]
@@ -423,15 +481,27 @@ class Detector:
                 raise expected("notes", "a dict that JSON can hold", notes)
             self.notes = notes
         settings = {name: _plain(getattr(self, name)) for name in _SETTINGS}
-        settings["evidence"] = [e.name for e in self._evidence]
+        settings["evidence"] = [e.name for e in self._instrument.evidence]
         settings["classes"] = self.classes_.tolist() if isinstance(self.classes_, Tensor) else self.classes_
         fitted = {name: getattr(self, f"{name}_") for name in _FITTED}
+        fitted["one_class"] = [_kind_name(member) for member in self._joint.members]
+        fitted["questions"] = list(self._joint.questions)
         contents = detector_file.Contents(
             settings=settings,
             fitted=fitted,
             fingerprint=fingerprint.of(self.model, self.input_shape_),
             notes=self.notes,
-            arrays={**vars(self._one_class), **vars(self._reference), "calibration": self._calibration},
+            arrays={
+                **vars(self._reference),
+                **vars(self._joint.surprise),
+                **{f"question_{name}": array for name, array in vars(self._joint.together).items()},
+                "calibration": self._calibration,
+                **{
+                    f"{e.name}/{name}": array
+                    for e, member in zip(self._instrument.evidence, self._joint.members, strict=True)
+                    for name, array in vars(member).items()
+                },
+            },
         )
         detector_file.write(path, contents)
 
@@ -451,6 +521,8 @@ class Detector:
         if isinstance(settings["classes"], list):
             settings["classes"] = torch.tensor(settings["classes"])
         detector = cls(model, **settings)
+        kinds = [KINDS[name] for name in contents.fitted.pop("one_class")]
+        questions = tuple(contents.fitted.pop("questions"))
         for name, value in contents.fitted.items():
             setattr(detector, f"{name}_", tuple(value) if isinstance(value, list) else value)
         detector.notes = contents.notes
@@ -463,17 +535,22 @@ class Detector:
         if difference:
             warn(f"{path} was fitted with another model: {difference}. Its false-alarm rate does not hold here.")
         arrays = contents.arrays
-        detector.classes_, detector._evidence = detector.classes, resolve(detector.evidence)
-        if arrays["center"].shape[1] != detector._width:
-            raise DetectorFileError(f"{path} holds {arrays['center'].shape[1]} features, not {detector._width}.")
-        detector._one_class = ClassConditionalCopula(**{f.name: arrays[f.name] for f in fields(ClassConditionalCopula)})
+        detector.classes_, evidence = detector.classes, resolve(detector.evidence)
+        if [e.one_class for e in evidence] != kinds:
+            raise DetectorFileError(f"{path} holds evidence of another kind than this version's. Fit again.")
+        maps = Maps(Loss(detector.loss_, detector.temperature_), detector.classes_)
+        detector._instrument = Instrument(evidence, maps, detector.radius_)
+        members = tuple(
+            kind(**{name: arrays[f"{e.name}/{name}"] for name in kind.LAYOUT})
+            for e, kind in zip(evidence, kinds, strict=True)
+        )
+        alone, together = (
+            Surprise(**{f.name: arrays[prefix + f.name] for f in fields(Surprise)}) for prefix in ("", "question_")
+        )
+        detector._joint = Joint(members, questions, alone, together)
         detector._reference = _References(**{f.name: arrays[f.name] for f in fields(_References)})
         detector._calibration = arrays["calibration"]
         return detector
-
-    @property
-    def _width(self) -> int:
-        return sum(len(e.features) for e in self._evidence)
 
     def __repr__(self) -> str:
         state = f"fitted on {self.fit_size_} + {self.calibration_size_}" if hasattr(self, "fit_size_") else "not fitted"
@@ -484,6 +561,7 @@ class Detector:
 @dataclass(frozen=True)
 class _Survey:
     num_classes: int
+    first_usable: Tensor  # (1, *input), or none
     predicted: NDArray[np.int64]
     probability: Array
     margin: Array
@@ -492,26 +570,37 @@ class _Survey:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    features: Array  # (N, F)
-    label: NDArray[np.int64]  # (N,), -1 where unusable
-    probability: Array  # (N,)
-    csm: Tensor | None = None  # (N, K, K)
-    classes: Tensor | None = None  # (N, K)
-
-
-@dataclass(frozen=True)
 class _References:
     """The calibration inputs, as features only: what explanations compare with."""
 
     reference_index: NDArray[np.int64]  # positions in the fit data
     reference_label: NDArray[np.int64]
-    reference_features: Array
+    reference_features: Array  # (n, F), those with names
+    reference_scores: Array  # (n, M) of each evidence
+
+
+def _kind_name(member: OneClass) -> str:
+    """The name of its kind in a detector file."""
+    for name, kind in KINDS.items():
+        if type(member) is kind:
+            return name
+    raise DetectorFileError(
+        f"a one-class model of type {type(member).__name__} cannot be saved: it is not among gradgeo.one_class.KINDS."
+    )
 
 
 def _plain(value: Any) -> Any:
     """A NumPy number as Python's."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _first(batched: Iterable[tuple[Tensor, Tensor | None]], count: int) -> Iterator[tuple[Tensor, None]]:
+    """No more than `count` inputs."""
+    for x, _ in batched:
+        yield x[:count], None
+        count -= len(x)
+        if count <= 0:
+            return
 
 
 def _only(batched: Iterable[tuple[Tensor, Tensor | None]], kept: NDArray[np.bool_]) -> Iterator[Tensor]:

@@ -1,9 +1,10 @@
 """The file of a fitted detector: one safetensors file, its settings as JSON in the metadata. Reading executes nothing.
 
-Layout, version 1: the one entry `gradgeo` of the safetensors metadata is a SHA-256, a space, and canonical JSON
+Layout, version 2: the one entry `gradgeo` of the safetensors metadata is a SHA-256, a space, and canonical JSON
 (schema, versions, settings, fitted, fingerprint, notes); the hash covers that JSON and every array in the order of
-their names. It finds damage, it does not authenticate: beyond it every field is checked, so a file made to deceive is
-an error.
+their names. The arrays are those of the calibration and, as `NAME/ARRAY`, those of each evidence's one-class model as
+its `LAYOUT` states them. The hash finds damage, it does not authenticate: beyond it every field is checked, so a file
+made to deceive is an error.
 """
 
 import hashlib
@@ -25,15 +26,24 @@ from safetensors.numpy import save
 
 from gradgeo.errors import DetectorFileError, public
 from gradgeo.geometry.losses import LOSSES
+from gradgeo.joint import LEVELS
+from gradgeo.one_class import KINDS, Layout
 
-SCHEMA = 1
+SCHEMA = 2
 LARGEST = 1 << 28  # bytes; a detector of 1,000 classes takes a few megabytes
 
 Arrays = dict[str, NDArray[Any]]
 
-_KINDS = {
-    **dict.fromkeys(("quantiles", "center", "precision", "log_volume", "reference_features", "calibration"), "f8"),
-    **dict.fromkeys(("group", "reference_index", "reference_label"), "i8"),
+_CALIBRATION: Layout = {
+    "calibration": ("f8", ("calibrated",)),
+    "reference_index": ("i8", ("calibrated",)),
+    "reference_label": ("i8", ("calibrated",)),
+    "reference_features": ("f8", ("calibrated", "named")),
+    "reference_scores": ("f8", ("calibrated", "members")),
+    "quantiles": ("f8", ("members", "levels")),
+    "excess": ("f8", ("members",)),
+    "question_quantiles": ("f8", ("questions", "levels")),
+    "question_excess": ("f8", ("questions",)),
 }
 
 
@@ -50,7 +60,8 @@ class Contents:
 
 def write(path: str | PathLike[str], contents: Contents) -> None:
     """Write `contents` to `path`, all or nothing."""
-    arrays = {name: np.ascontiguousarray(a, dtype=_KINDS[name]) for name, a in contents.arrays.items()}
+    layout = _layout(contents.settings, contents.fitted)
+    arrays = {name: np.ascontiguousarray(a, dtype=layout[name][0]) for name, a in contents.arrays.items()}
     try:
         text = json.dumps(
             {
@@ -100,7 +111,7 @@ def _load(path: Path) -> tuple[dict[str, Any], Arrays]:
             raise DetectorFileError(f"{path} has {path.stat().st_size} bytes; a detector file has at most {LARGEST}.")
         with safe_open(path, framework="numpy") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
-            if set(metadata) != {"gradgeo"} or names != set(_KINDS):
+            if set(metadata) != {"gradgeo"}:
                 raise DetectorFileError(f"{path} holds something else than a detector.")
             arrays = {name: file.get_tensor(name) for name in sorted(names)}
         digest, _, text = metadata["gradgeo"].partition(" ")
@@ -139,14 +150,17 @@ def _check(document: Any, arrays: Arrays) -> None:
     _fields(document, {"versions": _texts, "settings": _is_object, "fitted": _is_object, "fingerprint": _is_object,
                        "notes": _is_object, "schema": _count})  # fmt: skip
     _fields(document["settings"], {
-        "evidence": lambda v: isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v)),
+        "evidence": lambda v: isinstance(v, list) and all(map(_text, v)) and 0 < len(v) == len(set(v)),
         "alpha": _number, "calibration": _number, "seed": _count, "batch_size": _count, "loss": _text,
         "classes": lambda v: v is None or _count(v) or _counts(v),
         "temperature": lambda v: _text(v) or _number(v),
     })  # fmt: skip
     _fields(document["fitted"], {
         "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST,
-        "num_classes": _count, "loss": LOSSES.__contains__, "temperature": _number,
+        "num_classes": _count, "loss": LOSSES.__contains__,
+        "temperature": _positive, "radius": _positive,
+        "one_class": lambda v: isinstance(v, list) and all(_text(name) and name in KINDS for name in v),
+        "questions": lambda v: isinstance(v, list) and all(map(_text, v)),
         "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
     })  # fmt: skip
     _fields(document["fingerprint"], {
@@ -154,21 +168,50 @@ def _check(document: Any, arrays: Arrays) -> None:
         "logits": lambda v: v is None or (_is_rows(v) and len(v) == 2),
     })  # fmt: skip
 
-    q, width = arrays["quantiles"].shape
-    groups, n, classes = len(arrays["center"]), len(arrays["calibration"]), document["fitted"]["num_classes"]
-    shapes = {
-        "quantiles": (q, width), "center": (groups, width), "precision": (groups, width, width),
-        "log_volume": (groups,), "group": (classes,), "calibration": (n,), "reference_index": (n,),
-        "reference_label": (n,), "reference_features": (n, width),
-    }  # fmt: skip
+    settings, fitted = document["settings"], document["fitted"]
+    _must(len(fitted["one_class"]) == len(fitted["questions"]) == len(settings["evidence"]), "its evidence is unclear")
+    sizes = {
+        "classes": fitted["num_classes"],
+        "members": len(settings["evidence"]),
+        "questions": len(set(fitted["questions"])),
+        "levels": LEVELS,
+    }
+    layout = _layout(settings, fitted)
+    _must(set(arrays) == set(layout), "it does not hold the arrays that its settings ask for")
     for name, array in arrays.items():
-        _must(array.shape == shapes[name] and array.dtype == _KINDS[name], f"{name} has the wrong shape or type")
+        kind, dimensions = layout[name]
+        _must(array.dtype == kind and array.ndim == len(dimensions), f"{name} has the wrong type or dimensions")
+        for dimension, size in zip(dimensions, array.shape, strict=True):
+            _must(sizes.setdefault(dimension, size) == size, f"{name} has the wrong shape")
         _must(bool(np.isfinite(array).all()), f"{name} is not finite")
-    _must(q >= 2 and bool((np.diff(arrays["quantiles"], axis=0) >= 0).all()), "quantiles are not sorted")
+    for name, array in arrays.items():
+        if name.endswith("/quantiles"):
+            _must(len(array) >= 2 and bool((np.diff(array, axis=0) >= 0).all()), f"{name} are not sorted")
+        if name.endswith("/group"):
+            groups = len(arrays[name.replace("/group", "/center")])
+            _must(bool(((array >= 0) & (array < groups)).all()), f"{name} is out of range")
+        if name.endswith("/references"):
+            _must(len(array) >= 1, f"{name} are none")
+        if name.endswith("/spread"):
+            _must(bool((array > 0).all()), f"{name} is not positive")
+    n = sizes["calibrated"]
     _must(n >= 1 and bool((np.diff(arrays["calibration"]) >= 0).all()), "calibration scores are not sorted")
     _must(n == document["fitted"]["calibration_size"], "calibration_size is not the number of scores")
-    for name, limit in (("group", groups), ("reference_label", classes), ("reference_index", 2**62)):
+    for prefix in ("", "question_"):
+        _must(bool((np.diff(arrays[f"{prefix}quantiles"], axis=1) >= 0).all()), f"{prefix}quantiles are not sorted")
+        _must(bool((arrays[f"{prefix}excess"] > 0).all()), f"{prefix}excess is not positive")
+    for name, limit in (("reference_label", sizes["classes"]), ("reference_index", 2**62)):
         _must(bool(((arrays[name] >= 0) & (arrays[name] < limit)).all()), f"{name} is out of range")
+
+
+def _layout(settings: dict[str, Any], fitted: dict[str, Any]) -> Layout:
+    """Every array that a detector with these settings has."""
+    layout = dict(_CALIBRATION)
+    for evidence, kind in zip(settings["evidence"], fitted["one_class"], strict=True):
+        for name, (dtype, dimensions) in KINDS[kind].LAYOUT.items():
+            own = tuple(d if d == "classes" else f"{evidence}/{d}" for d in dimensions)
+            layout[f"{evidence}/{name}"] = (dtype, own)
+    return layout
 
 
 def _must(holds: bool, otherwise: str) -> None:
@@ -196,6 +239,10 @@ def _texts(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -(2.0**1000) < value < 2.0**1000
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value > 0
 
 
 def _numbers(value: Any) -> bool:

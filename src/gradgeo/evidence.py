@@ -1,4 +1,8 @@
-"""Evidence: named measurements of how a classifier sees an input, all made from one shared forward pass."""
+"""Evidence: named measurements of how a classifier sees an input, all made from one shared forward pass.
+
+Each says what it rests on and what it is blind to; results/evidence.md measures both. Evidence of your own takes one
+line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda seen: ...)`, and `Detector(evidence=["csm", "mine"])`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +12,32 @@ import torch
 from torch import Tensor
 
 from gradgeo.errors import choice, expected
-from gradgeo.geometry.saliency import ForwardPass, Maps
+from gradgeo.geometry.losses import Loss
+from gradgeo.geometry.neighbourhood import Neighbours, slope
+from gradgeo.geometry.saliency import BATCH, ForwardPass, Maps
 from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm_statistics
+from gradgeo.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail
+
+RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `Observation.radius`
+DRAWS = 4  # neighbours at each radius
 
 
 class Observation:
-    """What is known of a batch: its forward pass and what derives from it, each computed once when asked."""
+    """What is known of a batch: its forward pass and what derives from it, each computed once when asked.
 
-    def __init__(self, forward: ForwardPass, maps: Maps) -> None:
+    Args:
+        forward: the pass.
+        maps: of which loss, temperature and classes the saliency maps are.
+        radius: root mean square per input entry of the step that takes a typical trusted input to its nearest
+            boundary, to first order; what the radii of the neighbourhood are multiples of.
+        gradients: whether gradients at the neighbours are wanted too, so that values alone need no passes of their own.
+    """
+
+    def __init__(self, forward: ForwardPass, maps: Maps, radius: float = 1.0, *, gradients: bool = True) -> None:
         self.forward = forward
+        self.radius = radius
+        self._gradients = gradients
+        self.temperature = maps.loss.temperature or 1.0
         self._maps = maps
 
     @cached_property
@@ -35,36 +56,269 @@ class Observation:
         return (self.classes == self.forward.predicted[:, None]).int().argmax(1)
 
     @cached_property
+    def rivals(self) -> Tensor:
+        """`classes` without the predicted one (N, K - 1)."""
+        n, k = self.classes.shape
+        return self.classes[self.classes != self.forward.predicted[:, None]].view(n, k - 1)
+
+    @cached_property
     def csm(self) -> Tensor:
         """The cosine similarity matrix (N, K, K); NaN where every map is zero, for then there is nothing to compare."""
         maps = self.forward.maps(Maps(self._maps.loss, self.classes))
         dead = ~maps.flatten(1).any(1)
-        return cosine_similarity_matrix(maps).masked_fill_(dead[:, None, None], torch.nan)
+        return cosine_similarity_matrix(maps).masked_fill(dead[:, None, None], torch.nan)
+
+    @cached_property
+    def map_norms(self) -> Tensor:
+        """Log Euclidean length (N, K) of each class's loss gradient, less the confidence factor 1 - p_i; NaN where all
+        vanish."""
+        maps = self.forward.maps(Maps(self._maps.loss, self.classes, sign=False)).flatten(2).double()
+        squares = maps.square().sum(2)
+        return _log_root(squares).masked_fill((squares == 0).all(1, keepdim=True), torch.nan)
+
+    @cached_property
+    def boundary_distances(self) -> Tensor:
+        """Log of the first-order distance (N, K - 1) to each boundary with another class, the nearest first:
+        (z_k - z_j) / |grad (z_k - z_j)|."""
+        n, width = self.rivals.shape
+        apart = self.forward.logits.new_zeros(n, width, self.forward.logits.shape[1])
+        apart.scatter_(2, self.forward.predicted.view(n, 1, 1).expand(n, width, 1), 1.0)
+        apart.scatter_(2, self.rivals[..., None], -1.0)
+        steepness = _log_root(self.forward.pull_back(apart).flatten(2).double().square().sum(2))
+        logits = self.forward.logits.double()
+        gaps = logits.amax(1, keepdim=True) - logits.gather(1, self.rivals)
+        return (gaps.clamp_min(1e-30).log() - steepness).sort(1).values
+
+    @cached_property
+    def neighbourhood(self) -> "Neighbourhood":
+        """What the loss of the predicted class does at `DRAWS` points at each of `RADII` around each input."""
+        predicted, loss = self.forward.predicted, Loss("cross_entropy", self.temperature)
+        here, _ = slope(self.forward, predicted, loss)
+        before = margin(self.forward.logits, predicted)
+
+        def measure(points: Tensor, sample: Tensor, move: Tensor) -> tuple[Tensor, ...]:
+            there = self.forward.again(points)
+            unit, _ = slope(there, predicted[sample], loss)
+            return (
+                before[sample] - margin(there.logits, predicted[sample]),
+                (unit * here[sample]).sum(1),
+                (unit * move).sum(1) / move.norm(dim=1),
+            )
+
+        return Neighbourhood(*self._around(measure))
+
+    @cached_property
+    def drop(self) -> Tensor:
+        """`neighbourhood.drop`, by forward passes alone where no gradients are wanted."""
+        if self._gradients:
+            return self.neighbourhood.drop
+        predicted = self.forward.predicted
+        before = margin(self.forward.logits, predicted)
+
+        def measure(points: Tensor, sample: Tensor, move: Tensor) -> tuple[Tensor, ...]:
+            return (before[sample] - margin(self.forward.logits_at(points), predicted[sample]),)
+
+        return self._around(measure)[0]
+
+    def _around(self, measure: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+        """What `measure` makes of neighbours (n, *input), whose they are (n,) and the way there (n, d), as columns
+        (N, radii, draws)."""
+        x = self.forward.x
+        moves = torch.cat(
+            [
+                Neighbours(radius * self.radius, DRAWS, generator=torch.Generator().manual_seed(i)).displacements(x)
+                for i, radius in enumerate(RADII)
+            ]
+        )
+        found = []
+        for pair in torch.arange(len(x) * len(moves), device=x.device).split(BATCH):
+            sample, direction = pair // len(moves), pair % len(moves)
+            move = moves[direction]
+            found.append(measure(x[sample] + move, sample, move.flatten(1).double()))
+        if not found:
+            return [x.new_zeros(0, len(RADII), DRAWS, dtype=torch.float64)] * 3
+        return [torch.cat(column).view(len(x), len(RADII), DRAWS) for column in zip(*found, strict=True)]
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Measurements at the neighbours of each input, each (N, radii, draws), float64."""
+
+    drop: Tensor
+    """By how much the predicted class's margin falls."""
+    turn: Tensor
+    """Cosine between the loss's gradient there and at the input."""
+    zeta: Tensor
+    """Cosine between the gradient there and the way there (Theorem 1)."""
+
+
+def margin(logits: Tensor, predicted: Tensor) -> Tensor:
+    """The logit of the class `predicted` less the largest other one (N,), float64."""
+    logits, own = logits.double(), predicted[:, None]
+    return (logits.gather(1, own)[:, 0]) - logits.scatter(1, own, -torch.inf).amax(1)
+
+
+def _log_root(squares: Tensor) -> Tensor:
+    return squares.clamp_min(1e-60).log() / 2
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A measurement: `measure` gives (N, len(features)) for an observation; NaN marks a sample it cannot judge."""
+    """A measurement: `measure` gives (N, F) for an observation; NaN marks a sample it cannot judge.
+
+    `features` names the F columns for explanations; it is empty where F depends on the model.
+    """
 
     name: str
     features: tuple[str, ...]
     measure: Callable[[Observation], Tensor]
+    one_class: type[OneClass] = ClassConditionalCopula
+    question: str = "geometry"  # evidence that answers the same one is joined first
+    available: Callable[[ForwardPass], bool] = lambda forward: True
+    around: str = ""  # what it takes of the neighbourhood: nothing, "values" or "gradients"
 
 
-def _csm(observation: Observation) -> Tensor:
+def _csm(seen: Observation) -> Tensor:
     """The ten statistics of the signed CSM (Schwinn et al. 2021).
 
     Blind to small perturbations, which hardly turn the maps, and to near-OOD inputs that the network sees as it sees
-    its own (see results/).
+    its own.
     """
-    return csm_statistics(observation.csm, observation.position)
+    return csm_statistics(seen.csm, seen.position)
 
 
-EVIDENCE: dict[str, Evidence] = {"csm": Evidence("csm", STATISTICS, _csm)}
+def _confidence(seen: Observation) -> Tensor:
+    """Minus the log odds of the predicted class: the order of the maximum softmax probability (Hendrycks and Gimpel,
+    ICLR 2017), without its rounding to 1.
+
+    The best single evidence of mistakes. Blind to attacks beyond the boundary, which the network is sure of.
+    """
+    logits, own = seen.forward.logits.double(), seen.forward.predicted[:, None]
+    return logits.scatter(1, own, -torch.inf).logsumexp(1, keepdim=True) - logits.gather(1, own)
+
+
+def _features(seen: Observation) -> Tensor:
+    """The penultimate features, for models of how far they are from trusted ones.
+
+    Good at other data and strong attacks. Blind to small attacks, which end beside features of the other class.
+    """
+    features = seen.forward.features
+    if features is None:
+        raise expected("evidence", "other than neighbours and residual for a model without a last linear layer", "both")
+    return features.double()
+
+
+def _boundary(seen: Observation) -> Tensor:
+    """First-order distances to the decision boundaries, lengths of the loss gradients, and the logits' shape, jointly.
+
+    An attack leaves an input confident beside a steep slope, noise leaves it unsure on a flat one: either alone is
+    ordinary, both together are not. Blind to inputs that the network sees as it sees its own.
+    """
+    distances, norms, position = seen.boundary_distances, seen.map_norms, seen.position[:, None]
+    others = norms.gather(1, _without(position, norms.shape[1]))
+    logits = seen.forward.logits.double()
+    spread = (logits / seen.temperature).log_softmax(1)
+    top = logits.topk(2, dim=1).values
+    columns = (
+        *(distances[:, 0], distances[:, min(1, distances.shape[1] - 1)], distances.median(1).values),
+        *(distances.mean(1), distances[:, -1]),
+        *(norms.gather(1, position)[:, 0], others.mean(1), others.std(1, correction=0), others.amin(1), others.amax(1)),
+        *(top[:, 0], top[:, 0] - top[:, 1], -logits.logsumexp(1), -(spread.exp() * spread).sum(1)),
+        *(logits.mean(1), logits.std(1, correction=0)),
+    )
+    return torch.stack(columns, dim=1)
+
+
+_BOUNDARY = (
+    *("boundary_nearest", "boundary_second", "boundary_median", "boundary_mean", "boundary_farthest"),
+    *("gradient_predicted", "gradient_mean", "gradient_std", "gradient_min", "gradient_max"),
+    *("logit_max", "logit_margin", "energy", "entropy", "logit_mean", "logit_std"),
+)
+
+
+def _nearest_boundary(seen: Observation) -> Tensor:
+    """What `boundary` sees of the nearest boundary alone: its distance, how steep it is, and the logits' shape.
+
+    Two backward passes instead of one for each class; blind to what `boundary` is blind to, and to more of it.
+    """
+    n, total = seen.forward.logits.shape
+    logits, predicted = seen.forward.logits.double(), seen.forward.predicted[:, None]
+    rival = logits.scatter(1, predicted, -torch.inf).argmax(1, keepdim=True)
+    apart = seen.forward.logits.new_zeros(n, 1, total)
+    apart.scatter_(2, predicted[..., None], 1.0).scatter_(2, rival[..., None], -1.0)
+    steepness = _log_root(seen.forward.pull_back(apart).flatten(1).double().square().sum(1))
+    gap = margin(seen.forward.logits, seen.forward.predicted)
+    spread = (logits / seen.temperature).log_softmax(1)
+    columns = (
+        *(gap.clamp_min(1e-30).log() - steepness, steepness),
+        *(gap, -logits.logsumexp(1), -(spread.exp() * spread).sum(1), logits.mean(1), logits.std(1, correction=0)),
+    )
+    return torch.stack(columns, dim=1)
+
+
+_NEAREST = ("distance", "steepness", "logit_margin", "energy", "entropy", "logit_mean", "logit_std")
+
+
+def _without(position: Tensor, size: int) -> Tensor:
+    """All positions but the given one: (N, 1) -> (N, size - 1)."""
+    every = torch.arange(size, device=position.device).expand(len(position), -1)
+    return every[every != position].view(len(position), size - 1)
+
+
+def _neighbourhood(seen: Observation) -> Tensor:
+    """Theorem 1 at work: by how much the margin falls, how far the gradient turns and where it points, around x.
+
+    The evidence of small attacks: they end just beyond a boundary, in a spot that no trusted input sits in. Says
+    little of other data and nothing of mistakes.
+    """
+    around = seen.neighbourhood
+    return torch.cat([around.drop.mean(2), around.turn.mean(2), around.zeta.mean(2)], dim=1)
+
+
+def _turn(seen: Observation) -> Tensor:
+    """How far the gradient turns around x, by itself: the evidence of noise and of single large steps (FGSM), which
+    leave an input where the network's linear pieces are small."""
+    return seen.neighbourhood.turn.mean(2)
+
+
+def _stability(seen: Observation) -> Tensor:
+    """By how much the margin falls around x: of small attacks the loudest evidence, when asked whether it is large.
+
+    Found by forward passes alone. Blind to everything else.
+    """
+    return seen.drop.mean(2)
+
+
+def _has_head(forward: ForwardPass) -> bool:
+    return forward.features is not None
+
+
+def _at_radii(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name}_{radius:g}" for name in names for radius in RADII)
+
+
+EVIDENCE: dict[str, Evidence] = {
+    e.name: e
+    for e in (
+        Evidence("confidence", ("log_odds",), _confidence, UpperTail, "confidence"),
+        Evidence("neighbours", (), _features, NearestNeighbours, "features", _has_head),
+        Evidence("stability", _at_radii("drop"), _stability, UpperTail, "stability", around="values"),
+        Evidence("csm", STATISTICS, _csm),
+        Evidence("residual", (), _features, Residual, available=_has_head),
+        Evidence("boundary", _BOUNDARY, _boundary),
+        Evidence("neighbourhood", _at_radii("drop", "turn", "zeta"), _neighbourhood, around="gradients"),
+        Evidence("turn", _at_radii("turn"), _turn, around="gradients"),
+        Evidence("nearest_boundary", _NEAREST, _nearest_boundary),
+    )
+}
 """Every evidence by name; add to it to use your own in `Detector(evidence=[...])`."""
 
-PRESETS: dict[str, tuple[str, ...]] = {"paper": ("csm",)}
-"""Named sets of evidence; "paper" is the ten statistics alone."""
+PRESETS: dict[str, tuple[str, ...]] = {
+    "full": ("confidence", "neighbours", "stability", "csm", "residual", "boundary", "neighbourhood", "turn"),
+    "fast": ("confidence", "neighbours", "stability", "residual", "nearest_boundary"),
+    "paper": ("csm",),
+}
+"""Named sets of evidence: all that helps; the best with no more than 3 backward passes; the ten statistics alone."""
 
 
 def resolve(evidence: str | list[str] | tuple[str, ...]) -> tuple[Evidence, ...]:

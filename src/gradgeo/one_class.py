@@ -1,6 +1,11 @@
-"""The one-class model of the features of trusted inputs: a Gaussian copula, one for each predicted class."""
+"""One-class models: what the features of one kind of evidence look like over trusted inputs, as one outlier score.
+
+Each is a frozen dataclass of arrays, whose names, types and shapes `LAYOUT` states; a detector file holds them as they
+are. `score` is written in torch, so that attacks can differentiate it and exports can carry it.
+"""
 
 from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -14,6 +19,30 @@ _LARGEST = 5.199337582605575  # normal quantile of 1 - _EDGE, its largest score
 
 PER_CLASS = 1  # samples per feature from which a predicted class gets a Gaussian of its own
 QUANTILES = 200
+NEIGHBOUR = 10  # the distance is that to the so-manyth nearest
+REFERENCES = 4096  # inputs that a nearest-neighbour model keeps at most
+
+Layout = dict[str, tuple[str, tuple[str, ...]]]
+"""Of each array: its dtype, and the names of its dimensions. One name is one size throughout a model; "classes" is the
+classifier's."""
+
+
+class OneClass(Protocol):
+    """What learns the features of trusted inputs and scores those of others."""
+
+    LAYOUT: ClassVar[Layout]
+
+    @classmethod
+    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> Self:
+        """Learn from features (n, F) of trusted inputs and their predicted classes (n,)."""
+
+    def score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """Outlier score (N,), larger = less like the trusted inputs; NaN for rows that hold NaN; differentiable.
+
+        Args:
+            features: (N, F) float64 on the CPU.
+            predicted: (N,) classes; not read where the features are NaN.
+        """
 
 
 @dataclass(frozen=True)
@@ -27,6 +56,14 @@ class ClassConditionalCopula:
     no harm. Chosen by measurement among scikit-learn's one-class models: `gradgeo bench one-class`,
     results/one-class.md.
     """
+
+    LAYOUT: ClassVar[Layout] = {
+        "quantiles": ("f8", ("levels", "width")),
+        "center": ("f8", ("groups", "width")),
+        "precision": ("f8", ("groups", "width", "width")),
+        "log_volume": ("f8", ("groups",)),
+        "group": ("i8", ("classes",)),
+    }
 
     quantiles: Array  # (Q, F) of each feature
     center: Array  # (G, F), row 0 shared by the classes without their own
@@ -66,16 +103,92 @@ class ClassConditionalCopula:
         return normal_scores(features, torch.from_numpy(self.quantiles))
 
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
-        """Outlier score (N,), larger = less like the trusted inputs; NaN for rows that hold NaN; differentiable.
-
-        Args:
-            features: (N, F) float64 on the CPU.
-            predicted: (N,) classes; not read where the features are NaN.
-        """
+        """As `OneClass.score`."""
         group = torch.from_numpy(self.group)[predicted]
         center, precision, volume = map(torch.from_numpy, (self.center, self.precision, self.log_volume))
         deviation = self.normal_scores(features) - center[group]
         return torch.einsum("nf,nfg,ng->n", deviation, precision[group], deviation) + volume[group]
+
+
+@dataclass(frozen=True)
+class UpperTail:
+    """The largest of the features, each as a multiple of how far its 95 % quantile lies above its median.
+
+    For features that are suspicious when they are large and never when they are small.
+    """
+
+    LAYOUT: ClassVar[Layout] = {"median": ("f8", ("width",)), "spread": ("f8", ("width",))}
+
+    median: Array
+    spread: Array
+
+    @classmethod
+    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> Self:
+        """As `OneClass.fit`."""
+        median, high = np.quantile(features, [0.5, 0.95], axis=0)
+        return cls(median, np.maximum(high - median, 1e-12))
+
+    def score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """As `OneClass.score`."""
+        return ((features - torch.from_numpy(self.median)) / torch.from_numpy(self.spread)).amax(1)
+
+
+@dataclass(frozen=True)
+class NearestNeighbours:
+    """Cosine distance to the tenth nearest of the trusted inputs (Sun et al., ICML 2022), of which some are kept."""
+
+    LAYOUT: ClassVar[Layout] = {"references": ("f4", ("kept", "width"))}
+
+    references: NDArray[np.float32]  # (R, F) of length 1
+
+    @classmethod
+    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> Self:
+        """As `OneClass.fit`."""
+        kept = np.linspace(0, len(features) - 1, min(len(features), REFERENCES)).astype(int)
+        return cls(_unit(torch.from_numpy(features[kept])).numpy().astype(np.float32))
+
+    def score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """As `OneClass.score`."""
+        references = torch.from_numpy(self.references).double()
+        similar = _unit(features) @ references.T
+        distance = 1 - similar.nan_to_num(-1.0).topk(min(NEIGHBOUR, len(references)), dim=1).values[:, -1]
+        return torch.where(features.isnan().any(1), torch.nan, distance)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Log of the distance to the affine space that holds most of the trusted features' variance (Wang et al., "ViM",
+    CVPR 2022): half of the principal directions span it, and the other half measure the distance."""
+
+    LAYOUT: ClassVar[Layout] = {"mean": ("f8", ("width",)), "minor": ("f8", ("width", "directions"))}
+
+    mean: Array
+    minor: Array  # (F, D) the directions of least variance
+
+    @classmethod
+    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> Self:
+        """As `OneClass.fit`."""
+        mean = features.mean(0)
+        _, directions = np.linalg.eigh(np.cov(features - mean, rowvar=False).reshape(len(mean), -1))
+        return cls(mean, np.ascontiguousarray(directions[:, : max(1, len(mean) // 2)]))
+
+    def score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """As `OneClass.score`."""
+        beside = (features - torch.from_numpy(self.mean)) @ torch.from_numpy(self.minor)
+        return beside.square().sum(1).clamp_min(1e-24).log() / 2
+
+
+KINDS: dict[str, type[OneClass]] = {
+    "copula": ClassConditionalCopula,
+    "upper": UpperTail,
+    "neighbours": NearestNeighbours,
+    "residual": Residual,
+}
+"""Every one-class model by the name that detector files know it by."""
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features / features.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 def normal_scores(features: Tensor, quantiles: Tensor) -> Tensor:
@@ -88,8 +201,8 @@ def normal_scores(features: Tensor, quantiles: Tensor) -> Tensor:
     x, knots = features.T.contiguous(), quantiles.T.contiguous()
     levels = torch.linspace(0, 1, knots.shape[1], dtype=knots.dtype).expand_as(knots).contiguous()
     # Interpolating from both sides gives the middle of its levels to a value that fills several quantiles.
-    rising = _interpolate(x, knots, levels)
-    falling = -_interpolate(-x, -knots.flip(1), -levels.flip(1))
+    rising = interpolate(x, knots, levels)
+    falling = -interpolate(-x, -knots.flip(1), -levels.flip(1))
     level = (rising + falling) / 2
     level = torch.where(x - _EDGE < knots[:, :1], 0.0, torch.where(x + _EDGE > knots[:, -1:], 1.0, level))
     outside = (level <= _EDGE) | (level >= 1 - _EDGE)
@@ -101,7 +214,7 @@ def normal_scores(features: Tensor, quantiles: Tensor) -> Tensor:
     return scores.T
 
 
-def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     """Piecewise linear, constant beyond the ends, each row on its own: numpy.interp."""
     right = torch.searchsorted(knots, x.detach(), right=True).clamp(1, knots.shape[1] - 1)
     x0, x1, y0, y1 = (table.gather(1, at) for table in (knots, values) for at in (right - 1, right))

@@ -28,6 +28,14 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Voice:
+    """What one evidence says of one input."""
+
+    p_value: float  # split-conformal, of this evidence alone
+    surprise: float  # its share of the outlier score: -log P(as unusual | trusted), extrapolated beyond what was seen
+
+
+@dataclass(frozen=True)
 class Statistic:
     """One feature of one input beside the trusted inputs' range."""
 
@@ -54,6 +62,7 @@ class Explanation:
     outlier_score: float
     p_value: float
     trusted: bool
+    evidence: dict[str, Voice]  # by name, the loudest first
     statistics: dict[str, Statistic]  # by feature name, the most unusual first
     classes: tuple[int, ...]  # the classes of the rows and columns of the CSM
     csm: Tensor  # (K, K)
@@ -67,6 +76,10 @@ class Explanation:
             "outlier_score": _number(self.outlier_score),
             "p_value": _number(self.p_value),
             "trusted": self.trusted,
+            "evidence": {
+                name: {"p_value": _number(v.p_value), "surprise": _number(v.surprise)}
+                for name, v in self.evidence.items()
+            },
             "statistics": {
                 name: {
                     "value": _number(s.value),

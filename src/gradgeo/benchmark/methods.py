@@ -26,8 +26,8 @@ from gradgeo.ood import OodDetector
 from gradgeo.penultimate import Penultimate
 
 OURS = (
-    *("classifier.py", "geometry/*.py", "evidence.py", "one_class.py", "conformal.py", "batches.py", "detector.py"),
-    "penultimate.py",
+    *("classifier.py", "copies.py", "logits.py", "fast_copy.py", "geometry/*.py", "evidence.py", "measurement.py"),
+    *("one_class.py", "joint.py", "conformal.py", "batches.py", "detector.py"),
 )
 
 
@@ -87,6 +87,10 @@ def _peers() -> str:
     return f"pytorch-ood {version('pytorch-ood')}" if find_spec("pytorch_ood") else ""
 
 
+def _ours(evidence: str) -> Callable[[nn.Module, Tensor], Any]:
+    return lambda model, x: OodDetector(Detector(model, evidence=evidence))
+
+
 def _peer(name: str, *, features: bool = False, **options: Any) -> Callable[[nn.Module, Tensor], Any]:
     """A detector of pytorch-ood on the model, or on its penultimate features."""
 
@@ -126,7 +130,9 @@ def _ash(model: nn.Module, x: Tensor) -> Any:
 
 
 METHODS: dict[str, Method] = {
-    "gradgeo": Method(lambda model, x: OodDetector(Detector(model)), peer=False, passes="1 forward, C backward"),
+    "gradgeo": Method(_ours("full"), peer=False, passes="13 forward, min(C, F) + 12 backward"),
+    "gradgeo, fast": Method(_ours("fast"), peer=False, passes="13 forward, 1 backward"),
+    "ten statistics": Method(_ours("paper"), peer=False, passes="1 forward, min(C, F) backward"),
     "MaxSoftmax": Method(_peer("MaxSoftmax")),
     "MaxLogit": Method(_peer("MaxLogit")),
     "EnergyBased": Method(_peer("EnergyBased")),

@@ -281,7 +281,7 @@ def _survey(
     """Both quotients at every x~: they share all of their passes."""
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
-    classifier, size = Classifier(model), chunk_size or BATCH
+    classifier, size = Classifier.of(model), chunk_size or BATCH
     x = classifier.prepare(x)
     moves = around.displacements(x)  # (D, *input)
     n, d = len(x), len(moves)
@@ -294,7 +294,7 @@ def _survey(
             if labels is not None and start == 0:
                 labels = class_labels(labels, n, here.logits.shape[1]).to(x.device)
             classes = here.predicted if labels is None else labels[start : start + size]
-            unit, length = _slope(here, classes, loss)
+            unit, length = slope(here, classes, loss)
             norms[start : start + size] = length
             for first in range(0, len(centre) * d, size):
                 pair = torch.arange(first, min(first + size, len(centre) * d), device=x.device)
@@ -303,7 +303,7 @@ def _survey(
                 # The displacement that rounding left, so that zeta is exact for the point it is taken at.
                 moved = (points - centre[sample]).flatten(1).double()
                 distance = moved.norm(dim=1)
-                there, there_length = _slope(ForwardPass(classifier, points), classes[sample], loss)
+                there, there_length = slope(ForwardPass(classifier, points), classes[sample], loss)
                 along = (there * moved).sum(1) / distance
                 before = (unit[sample] * moved).sum(1) / distance
                 cosines[start + sample, direction] = along.clamp(-1, 1)
@@ -311,7 +311,7 @@ def _survey(
     return _Survey(cosines, curvature, norms, torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
-def _slope(forward: ForwardPass, classes: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+def slope(forward: ForwardPass, classes: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     """Each loss's gradient: unit vector (n, d), zero where it vanishes, and length (n,); NaN if unusable."""
     cotangents, scale = loss.cotangents(forward.logits, classes[:, None])
     gradient = forward.pull_back(cotangents)[:, 0].flatten(1).double()

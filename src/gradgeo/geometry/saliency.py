@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
 from gradgeo.errors import ModelError, UnusableInputWarning, expected, public, warn
+from gradgeo.geometry.engine import Graph, gradient
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.surrogates import soft_sign
 
@@ -16,9 +17,6 @@ T = TypeVar("T")
 Classes = int | Tensor | None
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
-SMALL = (
-    20_480  # up to here a batch of one is convolved by another kernel than larger ones, slower and rounded otherwise
-)
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 
 
@@ -90,7 +88,12 @@ class ForwardPass:
     """One forward pass of a batch, and from it any number of gradients with respect to the input.
 
     Samples with NaN or infinite inputs are replaced by zeros for the pass, so that they cannot disturb the others;
-    `usable` (N,) is False for them and for samples whose logits are not finite.
+    `usable` (N,) is False for them and for samples whose logits are not finite. `x` are the inputs as they went in,
+    `features` (N, F) what enters the linear layer that makes the logits, None where there is none.
+
+    min(C, F) gradients span all others: those of the logits or, where a linear layer makes these of fewer features
+    F < C, those of the features, for then J = W J_features. Once as many are asked for, they are computed and kept, and
+    every further map of the pass is a linear combination of them.
 
     With `differentiable`, logits and maps stay in the graph of `x`, which must require grad: the values are the same,
     and signs get the slope of `surrogates.soft_sign`.
@@ -98,17 +101,27 @@ class ForwardPass:
 
     def __init__(self, classifier: Classifier, x: Tensor, *, differentiable: bool = False) -> None:
         x = classifier.prepare(x)
-        self._differentiable = differentiable
+        self._classifier, self._differentiable = classifier, differentiable
         self._n = len(x)
         if self._n == 0:  # many models refuse an empty batch; one zero input stands in and is sliced away again
             x = x.new_zeros(1, *x.shape[1:])
-        elif self._n == 1 and x.device.type == "cpu" and x.numel() <= SMALL:
-            x = x.expand(2, *x.shape[1:])
         clean, finite = replace_unusable(x)
         self._leaf = clean if differentiable else clean.requires_grad_()
-        output = with_gradient(classifier(self._leaf.clone()))  # the clone lets the model work in place
-        self._output = output[: self._n]
-        self.logits = self._output if differentiable else self._output.detach()
+        copy = classifier.fast(clean.detach())
+        output, features, made = copy(self._leaf.clone())  # the clone lets the model work in place
+        with_gradient(output)
+        self._source, self._weight = output, None
+        if made and features is not None and features.shape[1] < output.shape[1] and features.requires_grad:
+            assert copy.head is not None
+            self._source, self._weight = features, copy.head.weight
+        self._basis: Tensor | None = None  # the gradients (N, R, *input) that span all others
+        self._graph = None if differentiable else Graph(copy, self._source, self._leaf)
+
+        def kept(tensor: Tensor) -> Tensor:
+            return tensor[: self._n] if differentiable else tensor[: self._n].detach()
+
+        self.logits, self.x = kept(output), kept(self._leaf)
+        self.features = None if features is None else kept(features)
         self.usable = finite[: self._n] & torch.isfinite(self.logits).all(1)
 
     @property
@@ -116,32 +129,45 @@ class ForwardPass:
         """The most likely class (N,)."""
         return self.logits.argmax(1)
 
-    def pull_back(self, cotangents: Tensor) -> Tensor:
-        """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs K backward passes."""
-        cotangents = cotangents.to(self._output.dtype)
-        rows = cotangents.shape[1]
-        if self._differentiable:
-            return torch.stack([self._gradient(cotangents[:, i]) for i in range(rows)], dim=1)
-        maps = self._leaf.new_empty(rows, *self._leaf.shape)
-        for i in range(rows):
-            maps[i] = self._gradient(cotangents[:, i])
-        return maps.transpose(0, 1)[: self._n]
+    def again(self, x: Tensor) -> "ForwardPass":
+        """Another pass of the same classifier, for other inputs."""
+        return ForwardPass(self._classifier, x, differentiable=self._differentiable)
 
-    def _gradient(self, cotangent: Tensor) -> Tensor:
-        try:
-            (gradient,) = torch.autograd.grad(
-                self._output,
-                self._leaf,
-                cotangent,
-                retain_graph=True,
-                create_graph=self._differentiable,
-                allow_unused=True,
-            )
-        except RuntimeError as error:
-            raise ModelError(f"the model cannot be differentiated: {error}") from error
-        if gradient is None:
-            raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
-        return gradient
+    def logits_at(self, x: Tensor) -> Tensor:
+        """The logits (N, C) of other inputs, NaN where these are not finite; no gradients unless differentiable."""
+        clean, finite = replace_unusable(x)
+        with torch.set_grad_enabled(self._differentiable):
+            logits = self._classifier.fast(clean)(clean)[0]
+        return torch.where(finite[:, None], logits, torch.nan)
+
+    def pull_back(self, cotangents: Tensor) -> Tensor:
+        """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs min(K, C, F) backward passes."""
+        if self._graph is None:
+            rows = cotangents.to(self.logits.dtype).unbind(1)
+            return torch.stack([gradient(self.logits, self._leaf, row, create_graph=True) for row in rows], dim=1)
+        if self._n == 0:
+            return self._leaf.new_empty(0, cotangents.shape[1], *self._leaf.shape[1:])
+        if self._weight is not None:
+            cotangents = cotangents.double() @ self._weight.double()
+        if self._basis is None and cotangents.shape[1] < cotangents.shape[2]:
+            return self._rows(self._graph, cotangents.to(self.logits.dtype))
+        exact = torch.promote_types(self.logits.dtype, torch.float32)
+        if self._basis is None:
+            one_hot = torch.eye(self._source.shape[1], dtype=self.logits.dtype, device=self.logits.device)
+            self._basis = self._rows(self._graph, one_hot.expand(self._n, -1, -1))
+        basis = self._basis.flatten(2).to(exact)
+        maps = cotangents.to(exact) @ basis
+        return maps.to(self._leaf.dtype).view(*maps.shape[:2], *self._leaf.shape[1:])
+
+    @staticmethod
+    def _rows(graph: Graph, cotangents: Tensor) -> Tensor:
+        parts = list(graph.pull_back(cotangents.transpose(0, 1)))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
+
+    def bytes_per_sample(self, options: Maps) -> int:
+        """The most that its maps take while they are made: gradients, their signs, and what spans them."""
+        maps = options.select(self.logits).shape[1]
+        return max(1, (3 * maps + self._source.shape[1]) * self._leaf[0].numel() * self._leaf.element_size())
 
     def maps(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
@@ -174,30 +200,37 @@ def over_passes(
     measure: Callable[[ForwardPass, Maps], T],
     *,
     at_most: int = BATCH,
+    quiet: bool = False,
 ) -> list[T]:
-    """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples.
+    """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples unless
+    `quiet`.
 
-    With `chunk_size` None a single sample tells how many maps there are, and chunks of `at_most` samples or fewer keep
-    theirs within `MAP_BYTES`.
+    With `chunk_size` None chunks of `at_most` samples or fewer keep their maps within `MAP_BYTES`. How many maps a
+    sample has, only a forward pass tells; where the first is of too many samples, it is done again with fewer.
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
-    classifier, results = Classifier(model), []
+    classifier, results = Classifier.of(model), []
     unusable, total, probabilities = 0, 0, True
+    size = chunk_size or at_most
     for x in inputs:
         x = classifier.prepare(x)
         with traceless(x, recurrent=classifier.recurrent):
-            if chunk_size is None and len(x) > 1:
-                k = options.part(slice(1)).select(ForwardPass(classifier, x[:1]).logits).shape[1]
-                chunk_size = max(1, min(at_most, MAP_BYTES // max(1, 3 * k * x[0].numel() * x.element_size())))
-            size = chunk_size or 1
-            for start in range(0, max(len(x), 1), size):
+            start = 0
+            while start < max(len(x), 1):
                 rows = slice(start, start + size)
-                forward = ForwardPass(classifier, x[rows])
-                results.append(measure(forward, options.part(rows)))
+                forward, part = ForwardPass(classifier, x[rows]), options.part(rows)
+                fitting = size if chunk_size else max(1, MAP_BYTES // forward.bytes_per_sample(part))
+                if fitting < min(size, len(x) - start):
+                    size = fitting
+                    continue
+                results.append(measure(forward, part))
                 unusable += int((~forward.usable).sum())
                 probabilities = probabilities and looks_like_probabilities(forward.logits)
+                start += size
         total += len(x)
+    if quiet:
+        return results
     if unusable:
         warn(
             f"{unusable} of {total} inputs have NaN or infinite values or logits; their results are NaN.",

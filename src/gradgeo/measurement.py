@@ -1,0 +1,85 @@
+"""Measuring evidence over whole sources of inputs: what `fit`, `predict` and `explain` have in common."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradgeo.classifier import Model
+from gradgeo.errors import UnusableInputWarning, warn
+from gradgeo.evidence import Evidence, Observation
+from gradgeo.geometry.saliency import ForwardPass, Maps, over_passes
+from gradgeo.one_class import Array
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of some inputs; NaN features where they cannot be judged."""
+
+    features: list[Array]  # (N, F) of each evidence
+    label: NDArray[np.int64]  # (N,), -1 where unusable
+    probability: Array  # (N,)
+    csm: Tensor | None = None  # (N, K, K)
+    classes: Tensor | None = None  # (N, K)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> "Measured":
+        """Some of the inputs, without their CSMs."""
+        return Measured([table[rows] for table in self.features], self.label[rows], self.probability[rows])
+
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        """Whether every feature of a row is finite (N,)."""
+        alive = np.ones(len(self.label), np.bool_)
+        for table in self.features:
+            alive &= np.isfinite(table).all(1)
+        return alive
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """Which evidence is measured, from which maps, and how large its neighbourhood is."""
+
+    evidence: tuple[Evidence, ...]
+    maps: Maps
+    radius: float = 1.0
+
+    def observe(self, forward: ForwardPass) -> Observation:
+        """The observation that a forward pass is measured by."""
+        return Observation(
+            forward, self.maps, self.radius, gradients=any(e.around == "gradients" for e in self.evidence)
+        )
+
+    def features(self, seen: Observation) -> list[Tensor]:
+        """The features (N, F) of each evidence, float64 on the CPU; NaN for unusable samples."""
+        usable = seen.forward.usable[:, None]
+        return [torch.where(usable, e.measure(seen).double(), torch.nan).cpu() for e in self.evidence]
+
+    def measure(self, model: Model, inputs: Iterable[Tensor], *, batch_size: int, keep_csm: bool = False) -> Measured:
+        """Features, labels and probabilities of `inputs`, and their CSMs if asked; warns about those without."""
+
+        def observed(forward: ForwardPass, maps: Maps) -> tuple[Tensor, ...]:
+            seen = self.observe(forward)
+            features = self.features(seen)  # first, so that a CSM that is kept changes no rounding
+            probability = forward.logits.double().softmax(1).amax(1)
+            columns = (
+                torch.where(forward.usable, forward.predicted, -1),
+                torch.where(forward.usable, probability, torch.nan),
+                *((seen.csm, seen.classes) if keep_csm else ()),
+            )
+            return (*(column.cpu() for column in columns), *features)
+
+        rows = over_passes(model, inputs, self.maps, None, observed, at_most=batch_size)
+        if not rows:
+            return Measured([np.empty((0, len(e.features))) for e in self.evidence], np.empty(0, np.int64), np.empty(0))
+        label, probability, *others = (torch.cat(column) for column in zip(*rows, strict=True))
+        csm, tables = (others[:2], others[2:]) if keep_csm else ([], others)
+        measured = Measured([table.numpy() for table in tables], label.numpy(), probability.numpy(), *csm)
+        if dead := int((~measured.alive & (measured.label >= 0)).sum()):
+            warn(
+                f"{dead} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.",
+                UnusableInputWarning,
+            )
+        return measured
