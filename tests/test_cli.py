@@ -266,7 +266,7 @@ def test_weights(room: Path, model: str, tmp_path: Path) -> None:
         (["--start", "5000"], 1, "expected start to be below the number of items in digits/fit, 700, got 5000"),
         (["--alpha", "2"], 1, "error: Detector: expected alpha to be a number between 0 and 1"),
         (["--evidence", "tea"], 1, "expected evidence to be one of 'confidence'"),
-        (["--limit", "30"], 1, "error: Detector.fit: expected at least 39 trusted inputs"),
+        (["--limit", "30"], 1, "error: Detector.fit: expected at least 51 trusted inputs"),
         (["--device", "abacus"], 1, "expected device to be one that this machine has, got 'abacus'"),
         (["--size", "4"], 1, "error: Detector.fit: the model failed on inputs of shape (N, 1, 4, 4)"),
         (["--size", "big"], 2, "--size has something that is not a number: big"),

@@ -33,7 +33,7 @@ from gradgeo.geometry.surrogates import SmoothReLU
 from gradgeo.joint import Joint, Surprise
 from gradgeo.measurement import Instrument, Measured
 from gradgeo.one_class import KINDS, QUANTILES, Array, OneClass, normal_scores
-from gradgeo.verdicts import Explanation, Predictions, Reference, Statistic, Voice
+from gradgeo.verdicts import Explanation, Predictions, Reference, Statistic, Voice, likely_cause
 
 _SETTINGS = ("evidence", "alpha", "classes", "loss", "temperature", "calibration", "seed", "batch_size")
 _FITTED = (
@@ -44,7 +44,6 @@ _FITTED = (
 MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes, for each feature of the widest evidence
 MODEST = 10  # features that evidence counts as where their number is the model's
 TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes the temperature
-UNBOUNDED = 1e6  # root mean square per input entry beyond which a boundary counts as not there
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
@@ -241,26 +240,12 @@ class Detector:
         return tuple(e for e in wanted if e.name not in missing)
 
     def _radius_for(self, data: Data, rows: NDArray[np.int64], instrument: Instrument) -> float:
-        """The typical first-order distance of trusted inputs to their nearest boundary, per root of input entries."""
         if not any(e.around for e in instrument.evidence):
             return 1.0
         kept = np.zeros(rows[-1] + 1, np.bool_)
         kept[rows] = True
-        inputs = _first(batches(data, batch_size=self.batch_size, labelled=False), len(kept))
-        near = over_passes(
-            self.model,
-            _only(inputs, kept),
-            instrument.maps,
-            None,
-            lambda forward, maps: instrument.observe(forward).boundary_distances[:, 0].cpu(),
-            at_most=self.batch_size,
-            quiet=True,
-        )
-        if not near:
-            raise expected("data", "the same at both readings", "no input at the second")
-        distances = np.exp(torch.cat(near).double().numpy()) / np.sqrt(np.prod(self.input_shape_))
-        finite = distances[np.isfinite(distances) & (distances < UNBOUNDED)]
-        return float(np.median(finite)) if len(finite) else 1.0
+        inputs = _only(_first(batches(data, batch_size=self.batch_size, labelled=False), len(kept)), kept)
+        return instrument.typical_radius(self.model, inputs, batch_size=self.batch_size)
 
     def _require_enough(self, trusted: NDArray[np.bool_], learn: int, lost: str) -> None:
         calibrate = conformal.needed(self.alpha)
@@ -404,16 +389,18 @@ class Detector:
 
     @public
     def explain(self, x: Data) -> list[Explanation]:
-        """What each verdict rests on: every statistic beside its trusted range, the CSM, the nearest trusted input.
+        """What each verdict rests on: which evidence spoke and how loudly, the likely cause, every statistic beside its
+        trusted range, the CSM, the nearest trusted input.
 
-        Cost: that of `predict`.
+        Cost: that of `predict`, and all maps where the evidence takes fewer.
         """
         predictions, measured = self._judge(x, keep_csm=True)
         if measured.csm is None or measured.classes is None:
             return []
         table = self._named(measured.features)
         nearest = self._nearest(table, measured.alive)
-        voices = self._voices(self._member_scores(measured))
+        scores = self._member_scores(measured)
+        voices, questions = self._voices(scores), self._questions(scores)
         low, high = np.quantile(self._reference.reference_features, [0.05, 0.95], axis=0)
         return [
             Explanation(
@@ -422,6 +409,8 @@ class Detector:
                 outlier_score=float(predictions.outlier_score[i]),
                 p_value=float(predictions.p_value[i]),
                 trusted=bool(predictions.trusted[i]),
+                cause=None if bool(predictions.trusted[i]) else likely_cause(questions[i]),
+                questions=questions[i],
                 evidence=voices[i],
                 statistics=self._statistics(table[i], low, high),
                 classes=tuple(measured.classes[i].tolist()),
@@ -441,6 +430,12 @@ class Detector:
             {names[m]: Voice(float(p[i, m]), float(surprise[i, m])) for m in np.argsort(-surprise[i], kind="stable")}
             for i in range(len(scores))
         ]
+
+    def _questions(self, scores: Tensor) -> list[dict[str, float]]:
+        """The surprise of each question about each input, the loudest first."""
+        asked = self._joint.asked
+        rows = self._joint.answers(scores).tolist()
+        return [dict(sorted(zip(asked, row, strict=True), key=lambda pair: -pair[1])) for row in rows]
 
     def _statistics(self, features: Array, low: Array, high: Array) -> dict[str, Statistic]:
         names = list(dict.fromkeys(name for e in self._instrument.evidence for name in e.features))

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.classifier import Model
-from gradgeo.errors import UnusableInputWarning, warn
+from gradgeo.errors import UnusableInputWarning, expected, warn
 from gradgeo.evidence import Evidence, Observation
 from gradgeo.geometry.saliency import ForwardPass, Maps, over_passes
 from gradgeo.one_class import Array
+
+UNBOUNDED = 1e6  # root mean square per input entry beyond which a boundary counts as not there
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,25 @@ class Instrument:
         """The features (N, F) of each evidence, float64 on the CPU; NaN for unusable samples."""
         usable = seen.forward.usable[:, None]
         return [torch.where(usable, e.measure(seen).double(), torch.nan).cpu() for e in self.evidence]
+
+    def typical_radius(self, model: Model, inputs: Iterable[Tensor], *, batch_size: int) -> float:
+        """The median first-order distance of trusted `inputs` to their nearest boundary, per root of input entries.
+
+        A radius in units of the classifier's own: the same noise level would be nothing to one model and all to
+        another.
+        """
+
+        def distances(forward: ForwardPass, maps: Maps) -> Tensor:
+            entries = max(1, forward.x[:1].numel())
+            nearest: Tensor = self.observe(forward).boundary_distances[:, 0].exp() / entries**0.5
+            return nearest.cpu()
+
+        near = over_passes(model, inputs, self.maps, None, distances, at_most=batch_size, quiet=True)
+        if not near:
+            raise expected("data", "the same at both readings", "no input at the second")
+        found = torch.cat(near)
+        found = found[found < UNBOUNDED]
+        return float(found.median()) if len(found) else 1.0
 
     def measure(self, model: Model, inputs: Iterable[Tensor], *, batch_size: int, keep_csm: bool = False) -> Measured:
         """Features, labels and probabilities of `inputs`, and their CSMs if asked; warns about those without."""

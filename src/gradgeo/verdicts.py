@@ -1,5 +1,7 @@
 """What a detector answers: a verdict for each prediction, and what it rests on."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +55,28 @@ class Reference:
     distance: float  # Euclidean, between normal scores of the features
 
 
+CAUSES = ("attack-like", "ood-like", "ambiguous")
+
+
+def likely_cause(surprise: Mapping[str, float]) -> str | None:
+    """What a flagged input most looks like, by which question is surprised; None without these questions.
+
+    "attack-like": its prediction does not survive small changes of the input as trusted ones do, or the classifier is
+    surer of it than of half the trusted inputs, as it is of strong attacks. "ood-like": the classifier is unsure, and
+    features are further from trusted ones than its doubt explains. "ambiguous": doubt leads, as for mistakes, inputs
+    at a boundary and near-OOD ones. results/evidence.md counts how often each is right.
+    """
+    if not {"confidence", "features", "stability"} <= surprise.keys():
+        return None
+    doubt, features, unstable = (surprise[name] for name in ("confidence", "features", "stability"))
+    if unstable > max(doubt, features) or doubt < math.log(2):
+        return "attack-like"
+    return "ood-like" if features > doubt else "ambiguous"
+
+
+SHOWN = 10  # statistics in the text of an explanation
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Why one prediction is trusted or not."""
@@ -62,6 +86,8 @@ class Explanation:
     outlier_score: float
     p_value: float
     trusted: bool
+    cause: str | None  # of `CAUSES`; None for a trusted input, and where the evidence cannot tell
+    questions: dict[str, float]  # surprise by question, the loudest first
     evidence: dict[str, Voice]  # by name, the loudest first
     statistics: dict[str, Statistic]  # by feature name, the most unusual first
     classes: tuple[int, ...]  # the classes of the rows and columns of the CSM
@@ -76,6 +102,8 @@ class Explanation:
             "outlier_score": _number(self.outlier_score),
             "p_value": _number(self.p_value),
             "trusted": self.trusted,
+            "cause": self.cause,
+            "questions": {name: _number(surprise) for name, surprise in self.questions.items()},
             "evidence": {
                 name: {"p_value": _number(v.p_value), "surprise": _number(v.surprise)}
                 for name, v in self.evidence.items()
@@ -96,11 +124,12 @@ class Explanation:
     def __str__(self) -> str:
         verdict = "trusted" if self.trusted else "not trusted"
         head = f"class {self.label} (probability {self.probability:.3f}): {verdict}, p = {self.p_value:.4f}"
-        lines = [f"{head}, outlier score {self.outlier_score:.2f}"]
+        lines = [f"{head}, outlier score {self.outlier_score:.2f}" + (f", {self.cause}" if self.cause else "")]
+        lines += [f"  {name:<16} p = {v.p_value:.4f}   surprise {v.surprise:.1f}" for name, v in self.evidence.items()]
         lines += [
-            f"  {name:<10} {s.value: .4f}   trusted inputs: {s.typical[0]: .4f} .. {s.typical[1]: .4f}   "
+            f"  {name:<16} {s.value: .4f}   trusted inputs: {s.typical[0]: .4f} .. {s.typical[1]: .4f}   "
             f"p = {s.p_value:.4f}"
-            for name, s in self.statistics.items()
+            for name, s in list(self.statistics.items())[:SHOWN]
         ]
         if self.nearest is not None:
             n = self.nearest
