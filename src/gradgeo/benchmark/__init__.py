@@ -3,7 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gradgeo.benchmark import accuracy, adaptive, coverage, detection, guarantee, local_minima, one_class, paper
+from gradgeo.benchmark import (
+    accuracy,
+    adaptive,
+    coverage,
+    detection,
+    evidence,
+    guarantee,
+    local_minima,
+    one_class,
+    paper,
+)
 from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.page import Page
 
@@ -12,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
     "adaptive": adaptive.run,
     "coverage": coverage.run,
     "detection": detection.run,
+    "evidence": evidence.run,
     "guarantee": guarantee.run,
     "local-minima": local_minima.run,
     "one-class": one_class.run,
