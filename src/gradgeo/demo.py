@@ -136,7 +136,6 @@ def _run(out: Path, console: Console) -> list[Row]:
     console.print(
         f"False alarms: {1 - rows[0].trusted:.1%} of the trusted test digits, {ALPHA:.0%} stated "
         f"(95 % of draws of so few digits: {low:.1%} to {high:.1%}).\n"
-        "Maps of 8 x 8 pixels show the ten statistics little of an attack; results/ has them on larger inputs.\n"
     )
     try:
         _draw(detector, kinds, verdicts, out / "csm.png")

@@ -36,7 +36,7 @@ class Observation:
     def __init__(self, forward: ForwardPass, maps: Maps, radius: float = 1.0, *, gradients: bool = True) -> None:
         self.forward = forward
         self.radius = radius
-        self._gradients = gradients
+        self._gradients_around = gradients
         self.temperature = maps.loss.temperature or 1.0
         self._maps = maps
 
@@ -62,9 +62,15 @@ class Observation:
         return self.classes[self.classes != self.forward.predicted[:, None]].view(n, k - 1)
 
     @cached_property
+    def _gradients(self) -> Tensor:
+        """The loss gradient (N, K, *input) of each of `classes`, up to a positive factor."""
+        cotangents, _ = self._maps.loss.cotangents(self.forward.logits, self.classes)
+        return self.forward.pull_back(cotangents)
+
+    @cached_property
     def csm(self) -> Tensor:
         """The cosine similarity matrix (N, K, K); NaN where every map is zero, for then there is nothing to compare."""
-        maps = self.forward.maps(Maps(self._maps.loss, self.classes))
+        maps = self.forward.finish(self._gradients, Maps())
         dead = ~maps.flatten(1).any(1)
         return cosine_similarity_matrix(maps).masked_fill(dead[:, None, None], torch.nan)
 
@@ -72,8 +78,8 @@ class Observation:
     def map_norms(self) -> Tensor:
         """Log Euclidean length (N, K) of each class's loss gradient, less the confidence factor 1 - p_i; NaN where all
         vanish."""
-        maps = self.forward.maps(Maps(self._maps.loss, self.classes, sign=False)).flatten(2).double()
-        squares = maps.square().sum(2)
+        maps = self.forward.finish(self._gradients, Maps(sign=False))
+        squares = maps.flatten(2).double().square().sum(2)
         return _log_root(squares).masked_fill((squares == 0).all(1, keepdim=True), torch.nan)
 
     @cached_property
@@ -110,7 +116,7 @@ class Observation:
     @cached_property
     def drop(self) -> Tensor:
         """`neighbourhood.drop`, by forward passes alone where no gradients are wanted."""
-        if self._gradients:
+        if self._gradients_around:
             return self.neighbourhood.drop
         predicted = self.forward.predicted
         before = margin(self.forward.logits, predicted)

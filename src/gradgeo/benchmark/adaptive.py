@@ -16,6 +16,7 @@ from gradgeo.metrics import auroc, tnr_at_tpr
 
 CHOICES, COMPARED = "cifar10", 32  # the classifier and the inputs of the smaller tables
 EVADE, EVADED = ("mnist", "cifar10"), 50
+LEARNT = 1000  # trusted inputs that the evaded detectors are fitted on
 WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
 
 BUDGETS = {"mnist": 0.3, "ecg5000": 0.1, "cifar10": 8 / 255, "cifar100": 8 / 255}
@@ -115,26 +116,34 @@ def _evasion(page: Page, cases: Cases) -> None:
     for name in cases.wanted(EVADE):
         case = cases[name]
         setting = Setting(case, cases, min(cases.inputs, EVADED))
-        trusted = case.right[: case.half]
-        detector = Detector(case.model).fit(case.x[: case.half][trusted])
-
-        def evasion(
-            model: nn.Module, x: Tensor, y: Tensor, detector: Detector = detector, **options: Any
-        ) -> AttackResult:
-            return attacks.evasion(detector, x, y, **options)
-
-        found = {}
-        tried: dict[str, tuple[Attack, str]] = {"PGD": (attacks.pgd, ""), "evasion": (evasion, code(*OURS))}
-        for label, (attack, against) in tried.items():
-            made = cases.attacked(case, setting.x, setting.y, attack, against=against, epsilon=case.budgets[0])
-            believed = detector.predict(made.adversarial).trusted & made.flipped
-            found[label] = {"flipped": int(made.flipped.sum()), "flipped and trusted": int(believed.sum())}
-            counts = [str(count) for count in found[label].values()]
-            rows.append([name, label, f"{case.budgets[0]:.4g}", str(len(setting.x)), *counts])
-        page.data.setdefault("evasion", {})[name] = {"inputs": len(setting.x), **found}
+        for evidence in ("paper", "full"):
+            found = _evaded(cases, setting, evidence)
+            for label, counts in found.items():
+                rows.append(
+                    [name, evidence, label, f"{case.budgets[0]:.4g}", str(len(setting.x)), *map(str, counts.values())]
+                )
+            page.data.setdefault("evasion", {}).setdefault(name, {})[evidence] = {"inputs": len(setting.x), **found}
     page.say("## The attack that knows the detector")
-    page.say("The detector at its defaults, alpha 5 %: how many inputs are given another class and still trusted.")
-    page.table(["model", "attack", "epsilon", "inputs", "flipped", "flipped and trusted"], rows)
+    page.say("Detectors at their defaults, alpha 5 %: how many inputs are given another class and still trusted.")
+    page.table(["model", "evidence", "attack", "epsilon", "inputs", "flipped", "flipped and trusted"], rows)
+
+
+def _evaded(cases: Cases, setting: Setting, evidence: str) -> dict[str, dict[str, int]]:
+    """For PGD and for evasion: how many inputs it flips, and how many of these the detector trusts."""
+    case = setting.case
+    trusted = case.x[: case.half][case.right[: case.half]][:LEARNT]
+    detector = Detector(case.model, evidence=evidence).fit(trusted)
+
+    def evasion(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
+        return attacks.evasion(detector, x, y, **options)
+
+    found = {}
+    tried: dict[str, tuple[Attack, str]] = {"PGD": (attacks.pgd, ""), "evasion": (evasion, evidence + code(*OURS))}
+    for label, (attack, against) in tried.items():
+        made = cases.attacked(case, setting.x, setting.y, attack, against=against, epsilon=case.budgets[0])
+        believed = detector.predict(made.adversarial).trusted & made.flipped
+        found[label] = {"flipped": int(made.flipped.sum()), "flipped and trusted": int(believed.sum())}
+    return found
 
 
 def _finding(page: Page, names: list[str]) -> str:

@@ -45,6 +45,7 @@ def bench(
         list[str] | None, typer.Option(help="A further detector, file.py:function of the model; may be repeated.")
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Built-in methods, with commas; default all.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the classifiers in the data folder.")] = 1,
     size: Size = None,
     channels: Channels = None,
     mean: Mean = None,
@@ -77,7 +78,11 @@ def bench(
         columns = custom.own_columns(tuple(ood or ()), kinds, preprocess)
         settings = [custom.own_setting(model, own, inputs, weights=weights, preprocess=preprocess, budgets=budgets)]
     else:
-        settings = custom.shipped_settings(data, ("digits",) if quick else _names(cases), 100 if quick else inputs)
+        inputs = 100 if quick else inputs
+        settings = custom.shipped_settings(data, ("digits",) if quick else _names(cases), inputs)
+        if jobs > 1:
+            chosen_by = (_names(methods), tuple(method or ()))
+            battery.prepare(data, tuple(s.case.name for s in settings), inputs, chosen_by, jobs)
     results = [
         battery.evaluate(setting, columns=columns, methods=chosen, command=command, say=say) for setting in settings
     ]

@@ -172,7 +172,7 @@ class ForwardPass:
     def maps(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
         cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
-        return self._finish(self.pull_back(cotangents), options)
+        return self.finish(self.pull_back(cotangents), options)
 
     def gradients(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input), at their true size where unsigned."""
@@ -180,9 +180,10 @@ class ForwardPass:
         maps = self.pull_back(cotangents)
         if not options.sign:
             maps = maps * scale.view(*scale.shape, *[1] * (maps.ndim - 2)).to(maps.dtype)
-        return self._finish(maps, options)
+        return self.finish(maps, options)
 
-    def _finish(self, maps: Tensor, options: Maps) -> Tensor:
+    def finish(self, maps: Tensor, options: Maps) -> Tensor:
+        """What `options` keep of gradients (N, K, *input); NaN for unusable samples."""
         if options.sign:
             maps = soft_sign(maps) if self._differentiable else maps.sign()
         if options.channel_max:
