@@ -17,6 +17,9 @@ PACKAGE = Path(gradgeo.__file__).parent
 
 ROOMS = [
     ["errors"],
+    ["copies", "model_state"],
+    ["logits"],
+    ["fast_copy"],
     ["classifier"],
     ["geometry", "penultimate"],
     ["evidence", "conformal", "one_class", "verdicts", "batches", "fingerprint", "detector_file"],

@@ -1,9 +1,9 @@
 """The caller's model as a pure function from inputs to logits that leaves no trace on the caller's side."""
 
-import copy
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgeo.errors import ModelError, expected
-
-Model = nn.Module | Callable[[Tensor], Any]
+from gradgeo.copies import Model as Model
+from gradgeo.copies import private_copy, unwrapped
+from gradgeo.errors import expected
+from gradgeo.fast_copy import FastCopy
+from gradgeo.logits import alone, logits_of
+from gradgeo.model_state import ModelState, state_of
 
 
 class Classifier:
@@ -29,15 +32,43 @@ class Classifier:
     def __init__(self, model: Model) -> None:
         if not callable(model):
             raise expected("model", "a torch.nn.Module or a function x -> logits", model)
-        copied = _private_copy(unwrapped(model)) if isinstance(model, nn.Module) else None
+        given = unwrapped(model) if isinstance(model, nn.Module) else None
+        copied = None if given is None else private_copy(given)
         if copied is None:
             _refuse_training(model)
         self.module: Model = model if copied is None else copied
+        self._private = copied is not given
+        self._fast: FastCopy | None = None
+        self._preparing = threading.Lock()
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
         floating = [t for t in tensors if t.is_floating_point()]
         self.dtype = floating[0].dtype if floating else None
         self.device = floating[0].device if floating else None
+
+    @classmethod
+    def of(cls, model: Model) -> "Classifier":
+        """The classifier of `model`, the one of the last call while `model` is as it was then (see `model_state`)."""
+        if isinstance(model, nn.Module):
+            state = state_of(unwrapped(model))
+            if state is not None:
+                return _kept(unwrapped(model), state)
+        return cls(model)
+
+    def fast(self, x: Tensor) -> FastCopy:
+        """The copy to differentiate many times, made at the first prepared batch `x`; its weights are its own.
+
+        To be called within `traceless`.
+        """
+        with self._preparing:
+            if self._fast is None:
+                self._fast = FastCopy(self.module, private=self._private, x=x)
+        return self._fast
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """The linear layer that makes the logits, where there is one; known once `fast` has seen a batch."""
+        return None if self._fast is None else self._fast.head
 
     def prepare(self, x: Tensor) -> Tensor:
         """`x` checked and brought to the model's device and floating-point type (a copy is not made here)."""
@@ -67,25 +98,7 @@ class Classifier:
 
         To be called within `traceless`, for it seeds the random state that a stochastic model draws from.
         """
-        _seed(x.device)
-        try:
-            output = self.module(x)
-        except Exception as error:  # any failure inside foreign code becomes one message with the shape in it
-            raise ModelError(
-                f"the model failed on inputs of shape {_batch(x)}, {x.dtype}: {type(error).__name__}: {error}"
-            ) from error
-        logits = _unpack(output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-            raise ModelError(
-                f"expected the model to return logits of shape (N, C), got {_shape(logits)}. "
-                "Wrap the model so that it returns one row of class scores per input."
-            )
-        if logits.shape[1] < 2:
-            raise ModelError(
-                "expected the model to return at least 2 class scores, got 1: the maps of a single score are all "
-                "parallel, so there is no geometry between classes to look at."
-            )
-        return logits
+        return logits_of(self.module, x)
 
 
 @dataclass(frozen=True)
@@ -96,69 +109,36 @@ class Judged:
     usable: Tensor
 
 
+KEPT = 4
+"""Models whose classifiers are kept from call to call: copying, watching and folding one takes longer than a sample."""
+
+_KEPT: list[tuple[weakref.ref[nn.Module], ModelState, Classifier]] = []
+_KEEPING = threading.RLock()  # a model may die, and its entry go, while this thread holds it
+
+
+def _kept(model: nn.Module, state: ModelState) -> Classifier:
+    with _KEEPING:
+        for entry in _KEPT:
+            if entry[0]() is model and entry[1] == state:
+                return entry[2]
+    classifier = Classifier(model)
+    if classifier.module is not model:  # else it would keep the model alive
+        with _KEEPING:
+            _KEPT[:] = [e for e in _KEPT if e[0]() is not None and e[0]() is not model][1 - KEPT :]
+            _KEPT.append((weakref.ref(model, _forget), state, classifier))
+    return classifier
+
+
+def _forget(reference: "weakref.ref[nn.Module]") -> None:
+    with _KEEPING:
+        _KEPT[:] = [entry for entry in _KEPT if entry[0] is not reference]
+
+
 def replace_unusable(x: Tensor) -> tuple[Tensor, Tensor]:
     """A copy of `x` with zeros for samples that hold NaN or infinity, so that they cannot disturb others; and (N,)
     which samples were left as they were."""
     finite = torch.isfinite(x).flatten(1).all(1)
     return torch.where(finite.view(-1, *[1] * (x.ndim - 1)), x, 0), finite
-
-
-def _unpack(output: Any) -> Any:
-    """The logits inside what models return."""
-    logits = getattr(output, "logits", None)
-    if logits is not None:
-        return logits
-    if isinstance(output, Mapping):
-        return output.get("logits", next(iter(output.values()), None))
-    if isinstance(output, tuple | list) and output:
-        return output[0]
-    return output
-
-
-def _batch(x: Tensor) -> str:
-    return f"({', '.join(['N', *map(str, x.shape[1:])])})"
-
-
-def _shape(value: object) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel or torch.compile."""
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return unwrapped(model.module)
-    inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def _private_copy(model: nn.Module) -> nn.Module:
-    """`model` with the same weight memory and its own structure, buffers, mode and `requires_grad`."""
-    with torch.inference_mode(False), torch.no_grad():  # a copy made in inference mode could not be differentiated
-        try:
-            memo: dict[int, Any] = {}
-            for parameter in model.parameters():
-                data = parameter.detach()
-                data = data.clone() if data.is_inference() else data
-                memo[id(parameter)] = nn.Parameter(data, requires_grad=False)
-            for buffer in model.buffers():
-                memo[id(buffer)] = buffer.detach().clone()
-            for module in model.modules():  # weights computed from others, as by weight_norm or pruning
-                for value in vars(module).values():
-                    if isinstance(value, Tensor) and not value.is_leaf:
-                        memo[id(value)] = value.detach()
-            copied = copy.deepcopy(model, memo)
-            if set(model.modules()) & set(copied.modules()):
-                raise TypeError("its copy shares modules with it")
-        except Exception as error:  # copying fails in as many ways as there are models
-            if any(module.training for module in model.modules()):
-                raise ModelError(
-                    f"the model is in training mode and cannot be copied ({type(error).__name__}: {error}). "
-                    "Call model.eval() first."
-                ) from error
-            return model
-    for parameter in copied.parameters():
-        parameter.requires_grad_(False)
-    return copied.eval()
 
 
 def _refuse_training(function: Callable[[Tensor], Any]) -> None:
@@ -178,18 +158,6 @@ def _acts_in_training(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd | nn.RReLU)
 
 
-def _alone() -> bool:
-    """Whether the global random state is ours to change: other threads would draw from it too."""
-    return threading.active_count() == 1
-
-
-def _seed(device: torch.device) -> None:
-    if _alone():
-        torch.default_generator.manual_seed(0)
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(0)
-
-
 _CUDNN = threading.RLock()  # its flags are global
 
 
@@ -205,7 +173,7 @@ def traceless(x: Tensor, *, recurrent: bool = False) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(x.device.type, enabled=False))
-        if _alone():
+        if alone():
             stack.enter_context(torch.random.fork_rng(devices=[x.device] if cuda else []))
         if cuda:
             cudnn = torch.backends.cudnn

@@ -236,7 +236,7 @@ class Detector:
 
     def _survey(self, data: Data, labels: Any) -> "_Survey":
         """One forward pass over the fit data: what is predicted, by what margin, and whether it is right."""
-        classifier = Classifier(self.model)
+        classifier = Classifier.of(self.model)
         shape: tuple[int, ...] | None = None
         rows = []
         for x, y in batches(data, labels, batch_size=self.batch_size):
@@ -321,7 +321,7 @@ class Detector:
         self._require_fit()
         maps = self._maps()
         with nullcontext() if sharpness is None else SmoothReLU(sharpness):
-            observation = Observation(ForwardPass(Classifier(self.model), x, differentiable=True), maps)
+            observation = Observation(ForwardPass(Classifier.of(self.model), x, differentiable=True), maps)
             features = torch.cat([e.measure(observation).double() for e in self._evidence], dim=1)
         return self._one_class.score(features.cpu(), observation.forward.predicted.cpu())
 

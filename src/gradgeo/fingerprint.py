@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier import Classifier, Model, unwrapped
+from gradgeo.classifier import Classifier, Model
+from gradgeo.copies import unwrapped
 
 
 def of(model: Model, input_shape: tuple[int, ...]) -> dict[str, Any]:

@@ -281,7 +281,7 @@ def _survey(
     """Both quotients at every x~: they share all of their passes."""
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
-    classifier, size = Classifier(model), chunk_size or BATCH
+    classifier, size = Classifier.of(model), chunk_size or BATCH
     x = classifier.prepare(x)
     moves = around.displacements(x)  # (D, *input)
     n, d = len(x), len(moves)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
 from gradgeo.errors import ModelError, UnusableInputWarning, expected, public, warn
+from gradgeo.geometry.engine import Graph, gradient
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.surrogates import soft_sign
 
@@ -16,9 +18,6 @@ T = TypeVar("T")
 Classes = int | Tensor | None
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
-SMALL = (
-    20_480  # up to here a batch of one is convolved by another kernel than larger ones, slower and rounded otherwise
-)
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 
 
@@ -92,6 +91,10 @@ class ForwardPass:
     Samples with NaN or infinite inputs are replaced by zeros for the pass, so that they cannot disturb the others;
     `usable` (N,) is False for them and for samples whose logits are not finite.
 
+    Where a linear layer `head` makes the logits of F features, J = W J_features: what is differentiated are the
+    features (N, F), by cotangents v W. Then min(C, F) gradients span all others, and once as many are asked for, these
+    are computed and kept, and every further map of the pass is a linear combination of them.
+
     With `differentiable`, logits and maps stay in the graph of `x`, which must require grad: the values are the same,
     and signs get the slope of `surrogates.soft_sign`.
     """
@@ -102,14 +105,22 @@ class ForwardPass:
         self._n = len(x)
         if self._n == 0:  # many models refuse an empty batch; one zero input stands in and is sliced away again
             x = x.new_zeros(1, *x.shape[1:])
-        elif self._n == 1 and x.device.type == "cpu" and x.numel() <= SMALL:
-            x = x.expand(2, *x.shape[1:])
         clean, finite = replace_unusable(x)
         self._leaf = clean if differentiable else clean.requires_grad_()
-        output = with_gradient(classifier(self._leaf.clone()))  # the clone lets the model work in place
+        entered, features = self._leaf.clone(), None  # the clone lets the model work in place
+        if differentiable:
+            output = with_gradient(classifier(entered))
+        else:
+            copy = classifier.fast(clean.detach())
+            output, features = copy(entered)
+            self._graph = Graph(copy, with_gradient(output) if features is None else features, self._leaf)
         self._output = output[: self._n]
         self.logits = self._output if differentiable else self._output.detach()
         self.usable = finite[: self._n] & torch.isfinite(self.logits).all(1)
+        self.features = None if features is None else features[: self._n].detach()
+        """What enters the last linear layer (N, F), where that layer makes the logits; else None."""
+        self.head = None if features is None else classifier.head
+        """That layer."""
 
     @property
     def predicted(self) -> Tensor:
@@ -117,31 +128,40 @@ class ForwardPass:
         return self.logits.argmax(1)
 
     def pull_back(self, cotangents: Tensor) -> Tensor:
-        """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs K backward passes."""
-        cotangents = cotangents.to(self._output.dtype)
-        rows = cotangents.shape[1]
+        """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs min(K, C, F) backward passes."""
         if self._differentiable:
-            return torch.stack([self._gradient(cotangents[:, i]) for i in range(rows)], dim=1)
-        maps = self._leaf.new_empty(rows, *self._leaf.shape)
-        for i in range(rows):
-            maps[i] = self._gradient(cotangents[:, i])
-        return maps.transpose(0, 1)[: self._n]
+            rows = cotangents.to(self._output.dtype).unbind(1)
+            return torch.stack([gradient(self._output, self._leaf, row, create_graph=True) for row in rows], dim=1)
+        if self._n == 0:
+            return self._leaf.new_empty(0, cotangents.shape[1], *self._leaf.shape[1:])
+        if self.head is not None:
+            cotangents = cotangents.double() @ self.head.weight.double()
+        if "_basis" not in vars(self) and cotangents.shape[1] < cotangents.shape[2]:
+            return self._rows(cotangents.to(self.logits.dtype))
+        exact = torch.promote_types(self.logits.dtype, torch.float32)
+        basis = self._basis.flatten(2).to(exact)
+        maps = cotangents.to(exact) @ basis
+        return maps.to(self._leaf.dtype).view(*maps.shape[:2], *self._leaf.shape[1:])
 
-    def _gradient(self, cotangent: Tensor) -> Tensor:
-        try:
-            (gradient,) = torch.autograd.grad(
-                self._output,
-                self._leaf,
-                cotangent,
-                retain_graph=True,
-                create_graph=self._differentiable,
-                allow_unused=True,
-            )
-        except RuntimeError as error:
-            raise ModelError(f"the model cannot be differentiated: {error}") from error
-        if gradient is None:
-            raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
-        return gradient
+    @cached_property
+    def _basis(self) -> Tensor:
+        """The gradients (N, R, *input) of each of the R features, or scores where there is no `head`."""
+        one_hot = torch.eye(self._rank, dtype=self.logits.dtype, device=self.logits.device)
+        return self._rows(one_hot.expand(self._n, -1, -1))
+
+    def _rows(self, cotangents: Tensor) -> Tensor:
+        parts = list(self._graph.pull_back(cotangents.transpose(0, 1)))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
+
+    def bytes_per_sample(self, options: Maps) -> int:
+        """The most that its maps take while they are made: gradients, their signs, and what spans them."""
+        maps = options.select(self.logits).shape[1]
+        return max(1, (3 * maps + min(maps, self._rank)) * self._leaf[0].numel() * self._leaf.element_size())
+
+    @property
+    def _rank(self) -> int:
+        """How many gradients span all others: C, or F where there are features."""
+        return (self.logits if self.features is None else self.features).shape[1]
 
     def maps(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
@@ -177,26 +197,29 @@ def over_passes(
 ) -> list[T]:
     """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples.
 
-    With `chunk_size` None a single sample tells how many maps there are, and chunks of `at_most` samples or fewer keep
-    theirs within `MAP_BYTES`.
+    With `chunk_size` None chunks of `at_most` samples or fewer keep their maps within `MAP_BYTES`. How many maps a
+    sample has, only a forward pass tells; where the first is of too many samples, it is done again with fewer.
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
-    classifier, results = Classifier(model), []
+    classifier, results = Classifier.of(model), []
     unusable, total, probabilities = 0, 0, True
+    size = chunk_size or at_most
     for x in inputs:
         x = classifier.prepare(x)
         with traceless(x, recurrent=classifier.recurrent):
-            if chunk_size is None and len(x) > 1:
-                k = options.part(slice(1)).select(ForwardPass(classifier, x[:1]).logits).shape[1]
-                chunk_size = max(1, min(at_most, MAP_BYTES // max(1, 3 * k * x[0].numel() * x.element_size())))
-            size = chunk_size or 1
-            for start in range(0, max(len(x), 1), size):
+            start = 0
+            while start < max(len(x), 1):
                 rows = slice(start, start + size)
-                forward = ForwardPass(classifier, x[rows])
-                results.append(measure(forward, options.part(rows)))
+                forward, part = ForwardPass(classifier, x[rows]), options.part(rows)
+                fitting = size if chunk_size else max(1, MAP_BYTES // forward.bytes_per_sample(part))
+                if fitting < min(size, len(x) - start):
+                    size = fitting
+                    continue
+                results.append(measure(forward, part))
                 unusable += int((~forward.usable).sum())
                 probabilities = probabilities and looks_like_probabilities(forward.logits)
+                start += size
         total += len(x)
     if unusable:
         warn(

@@ -1,0 +1,177 @@
+"""A private copy made fast: BatchNorm folded into the layers before it, channels last, its linear head found."""
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradgeo.copies import Model, private_copy
+from gradgeo.logits import logits_of
+
+TRIAL = 8
+"""Inputs on which a changed copy must give the logits of the unchanged one."""
+
+AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-10}
+"""How far the logits may be apart, relative to the largest; in other types nothing is folded."""
+
+_FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class FastCopy:
+    """A model to be differentiated many times.
+
+    Args:
+        model: a private copy of the caller's module, of which a further copy is changed; or, where there is none, the
+            caller's own model, which is used as it is.
+        private: whether `model` is such a copy.
+        x: a prepared batch, whose first inputs are the trial. To be called within `classifier.traceless`.
+
+    BatchNorm is folded where a layer's output, untouched, is what enters it. That is seen by watching one forward pass
+    rather than by tracing, which many models refuse; a copy whose logits then differ is dropped for an unchanged one.
+    """
+
+    def __init__(self, model: Model, *, private: bool, x: Tensor) -> None:
+        self.model = model
+        self.head: nn.Linear | None = None
+        """The layer whose output is the logits."""
+        self.batchable: bool | None = None
+        """Whether backward passes for several cotangents at once work; None until tried."""
+        self.widest: int | None = None
+        """Entries per sample of the largest input of a convolution; None until looked for, 0 without convolutions."""
+        self._channels_last = False
+        self._calls = threading.local()
+        if isinstance(model, nn.Module) and any(isinstance(m, nn.RNNBase) for m in model.modules()):
+            self.batchable = False
+        if private and isinstance(model, nn.Module):
+            with torch.no_grad():
+                self._prepare(model, x[:TRIAL])
+            if self.head is not None:
+                self.head.register_forward_hook(self._keep)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (N, C) and, where `head` made them, the features (N, F) that it made them of."""
+        logits = logits_of(self.model, self._laid_out(x))
+        call, self._calls.last = getattr(self._calls, "last", None), None
+        if call is None:
+            return logits, None
+        features, version, made = call
+        untouched = features._version == version and (made is logits or torch.equal(made, logits))
+        return logits, features if untouched else None
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.ndim == 4 else x
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._calls.last = (inputs[0], inputs[0]._version, output) if output.ndim == 2 else None
+
+    def _prepare(self, model: nn.Module, x: Tensor) -> None:
+        plain = private_copy(model)
+        watch = _Watch(plain)
+        logits = watch.run(x)
+        self.model, self.head = plain, watch.head_of(logits)
+        if logits.dtype not in AGREEMENT:
+            return
+        names = {layer: name for name, layer in plain.named_modules()}
+        pairs = [(names[layer], names[norm]) for layer, norm in watch.foldable()]
+        channels_last = _gains_from_channels_last(plain)
+        for fold, last in dict.fromkeys([(bool(pairs), channels_last), (bool(pairs), False), (False, channels_last)]):
+            if not fold and not last:
+                continue
+            changed = private_copy(model)
+            if self._agrees(_changed(changed, pairs if fold else [], channels_last=last), x, logits, last):
+                self.model, self._channels_last = changed, last
+                head = None if self.head is None else changed.get_submodule(names[self.head])
+                self.head = head if isinstance(head, nn.Linear) else None
+                return
+
+    def _agrees(self, model: nn.Module, x: Tensor, logits: Tensor, channels_last: bool) -> bool:
+        try:
+            ours = logits_of(model, x.contiguous(memory_format=torch.channels_last) if channels_last else x)
+        except Exception:  # a view of a channels-last tensor, a normalisation's parameter read elsewhere
+            return False
+        off = (ours - logits).abs().max()
+        return bool(off <= AGREEMENT[logits.dtype] * logits.abs().max())
+
+
+def _gains_from_channels_last(model: nn.Module) -> bool:
+    """On CPUs; CUDA's float32 kernels want channels first."""
+    return any(isinstance(m, nn.Conv2d) and m.weight.device.type == "cpu" for m in model.modules())
+
+
+def _changed(model: nn.Module, pairs: list[tuple[str, str]], *, channels_last: bool) -> nn.Module:
+    for layer, norm in pairs:
+        _fold(model, model.get_submodule(layer), model.get_submodule(norm))
+    return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+def _fold(model: nn.Module, layer: Any, norm: Any) -> None:
+    """Put the affine map of `norm` into `layer`, in float64, and the identity in the place of `norm`."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale if layer.bias is None else (layer.bias - norm.running_mean) * scale
+    shift = shift if norm.bias is None else shift + norm.bias
+    weight = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1))
+    layer.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=False)
+    layer.bias = nn.Parameter(shift.to(layer.weight.dtype), requires_grad=False)
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if child is norm:
+                setattr(parent, name, nn.Identity())
+
+
+class _Watch:
+    """What enters and leaves the layers of interest during one forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._made: dict[int, tuple[nn.Module, Tensor, int]] = {}
+        self._outputs: list[tuple[nn.Linear, Tensor]] = []
+        self._pairs: list[tuple[nn.Module, nn.Module]] = []
+        self._calls: list[nn.Module] = []
+
+    def run(self, x: Tensor) -> Tensor:
+        """The logits of `x`."""
+        handles = []
+        for module in self._model.modules():
+            if isinstance(module, nn.Linear) or (type(module) in _FOLDABLE and not _hooked(module)):
+                handles.append(module.register_forward_hook(self._after))
+            elif type(module) in _NORMS and module.running_mean is not None and not _hooked(module):
+                handles.append(module.register_forward_pre_hook(self._before))
+        try:
+            return logits_of(self._model, x)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _after(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._calls.append(layer)
+        if isinstance(output, Tensor):
+            self._made[id(output)] = (layer, output, output._version)  # holding it, its id stays its own
+            if isinstance(layer, nn.Linear) and output.ndim == 2:
+                self._outputs.append((layer, output))
+
+    def _before(self, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._calls.append(norm)
+        layer, output, version = self._made.get(id(inputs[0]), (None, None, None)) if inputs else (None, None, None)
+        if layer is not None and output is not None and output._version == version and _weighted(layer):
+            self._pairs.append((layer, norm))
+
+    def head_of(self, logits: Tensor) -> nn.Linear | None:
+        """The last linear layer whose output is the logits."""
+        heads = [layer for layer, output in self._outputs if output.shape == logits.shape and output.equal(logits)]
+        return heads[-1] if heads else None
+
+    def foldable(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Layers and the BatchNorm that follows each, both called once."""
+        return [pair for pair in self._pairs if all(self._calls.count(module) == 1 for module in pair)]
+
+
+def _weighted(layer: nn.Module) -> bool:
+    """Whether its weight is its own, not computed at each call as by weight_norm."""
+    return type(layer) in _FOLDABLE and layer._parameters.get("weight") is not None
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

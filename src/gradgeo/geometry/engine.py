@@ -1,0 +1,103 @@
+"""Gradients with respect to the input for many cotangents of one forward pass, each by the cheapest way that works.
+
+A loop over the cotangents is best for batches of images: each backward pass fills the machine. For few or no
+convolutions, and for single inputs, several cotangents go through one backward pass together. Which way is faster, and
+how many cotangents together, was measured: results/engine.md.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gradgeo.errors import ModelError, warn
+from gradgeo.fast_copy import FastCopy
+
+LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
+SMALL_IMAGE = 20_480  # entries of a convolution's input up to which many cotangents together stay in the cache
+TOGETHER = {"small": 32, "large": 4, "cuda": 128}  # samples times cotangents in one backward pass through convolutions
+BYTES = 32 << 20  # input gradients of one backward pass through a model without convolutions
+
+
+class Graph:
+    """One forward pass from `leaf` to `source` (N, R), to be differentiated any number of times."""
+
+    def __init__(self, copy: FastCopy, source: Tensor, leaf: Tensor) -> None:
+        self._copy, self._source, self._leaf = copy, source, leaf
+        if copy.widest is None:
+            copy.widest = _widest_convolution(source)
+
+    def pull_back(self, cotangents: Tensor) -> Iterator[Tensor]:
+        """J^T v for each cotangent v: (K, N, R) -> parts (k, N, *input), in order."""
+        for part in cotangents.split(self.chunk):
+            yield self._together(part) if self.chunk > 1 else self._one_by_one(part)
+
+    @property
+    def chunk(self) -> int:
+        """How many cotangents go through one backward pass."""
+        n, widest = max(1, len(self._leaf)), self._copy.widest
+        if self._copy.batchable is False:
+            return 1
+        if not widest:
+            return max(1, BYTES // (self._leaf.numel() * self._leaf.element_size()))
+        if self._leaf.device.type != "cpu":
+            return max(1, TOGETHER["cuda"] // n)
+        return max(1, TOGETHER["small" if widest <= SMALL_IMAGE else "large"] // n) if n < LARGE_BATCH else 1
+
+    def _one_by_one(self, cotangents: Tensor) -> Tensor:
+        maps = self._leaf.new_empty(len(cotangents), *self._leaf.shape)
+        for row, cotangent in zip(maps, cotangents, strict=True):
+            row.copy_(self._gradient(cotangent))
+        return maps
+
+    def _gradient(self, cotangent: Tensor) -> Tensor:
+        return gradient(self._source, self._leaf, cotangent)
+
+    def _together(self, cotangents: Tensor) -> Tensor:
+        if self._copy.batchable:
+            return torch.func.vmap(self._gradient)(cotangents)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                maps = torch.func.vmap(self._gradient)(cotangents)
+                slow = next((str(w.message) for w in caught if "performance drop" in str(w.message)), None)
+            except Exception as error:  # whatever cannot be batched: custom functions, values read out, memory
+                maps, slow = None, str(error)
+        if maps is None:
+            maps = self._one_by_one(cotangents)  # raises what is the model's fault and not the batching's
+        self._copy.batchable = slow is None
+        if slow is not None:
+            warn(
+                "the model's classes are differentiated one by one, which takes longer: its backward pass does not "
+                f"work for several at once ({slow.splitlines()[0][:120]})."
+            )
+        return maps
+
+
+def gradient(source: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: bool = False) -> Tensor:
+    """J^T v of one cotangent (N, R)."""
+    try:
+        (found,) = torch.autograd.grad(
+            source, leaf, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
+        )
+    except RuntimeError as error:
+        raise ModelError(f"the model cannot be differentiated: {error}") from error
+    if found is None:
+        raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
+    return found
+
+
+def _widest_convolution(source: Tensor) -> int:
+    """Entries per sample of the largest input of a convolution, 0 without any, read off the graph."""
+    widest, seen, left = 0, set(), [source.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        left += [parent for parent, _ in node.next_functions]
+        if node.name().startswith(("Convolution", "MkldnnConvolution", "CudnnConvolution")):
+            entered = node._saved_input  # type: ignore[attr-defined]
+            widest = max(widest, entered[0].numel())
+    return widest
