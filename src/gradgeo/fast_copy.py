@@ -57,8 +57,9 @@ class FastCopy:
         if call is None:
             return logits, None
         features, version, made = call
-        untouched = features._version == version and (made is logits or torch.equal(made, logits))
-        return logits, features if untouched else None
+        # Equal values are not enough where gradients count: what comes after the head may have a derivative of its own.
+        same = made is logits or (not torch.is_grad_enabled() and torch.equal(made, logits))
+        return logits, features if same and features._version == version else None
 
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.ndim == 4 else x
