@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import gradgeo
 from gradgeo.benchmark import reference
 from gradgeo.classifier import Classifier, traceless
-from gradgeo.errors import GradgeoWarning
-from gradgeo.geometry import engine
+from gradgeo.errors import ArgumentError, GradgeoWarning
+from gradgeo.geometry import engine, similarity
 from gradgeo.geometry.losses import LOSSES
 from gradgeo.geometry.saliency import ForwardPass
 
@@ -297,3 +297,43 @@ def test_in_place_models_and_recurrent_ones_agree_with_the_reference() -> None:
         exact = reference.maps(model, x, "cross_entropy")
         ours = gradgeo.saliency_maps(model, x, sign=False)
         assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize("integers", [True, False])
+def test_products_of_signs_are_exact(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not integers:
+        monkeypatch.delattr(torch, "_int_mm")
+    signs = torch.randint(-1, 2, (600, 77), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(similarity._products_of_signs(signs.to(torch.int8)), (signs @ signs.T).double())
+
+
+@pytest.mark.parametrize("channel_max", [False, True])
+@pytest.mark.parametrize("sign", [False, True])
+def test_many_classes_equal_their_maps_cosines_in_any_budget(sign: bool, channel_max: bool) -> None:
+    torch.manual_seed(0)
+    model, x = trained(Residual(300, 6)), torch.rand(5, 3, 9, 8)
+    x[3, 0, 0, 0] = torch.nan
+    options = {"sign": sign, "channel_max": channel_max}
+    with pytest.warns(GradgeoWarning, match="1 of 5"):
+        maps = gradgeo.saliency_maps(model.double(), x, **options)
+    exact = gradgeo.cosine_similarity_matrix(maps)
+    model.float()
+    for budget in (None, 1_500_000, 10_000_000):
+        with pytest.warns(GradgeoWarning, match="1 of 5"):
+            ours = gradgeo.csm(model, x, memory_budget=budget, **options)
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours.isnan(), exact.isnan())
+        assert (ours - exact).abs().nan_to_num(0).max() <= (4 / (72 if channel_max else 216) if sign else 1e-4)
+
+
+def test_a_budget_too_small_for_one_sample_says_the_least() -> None:
+    model, x = trained(Residual(300, 6)), torch.rand(2, 3, 9, 8)
+    for call in (gradgeo.csm, gradgeo.saliency_maps):
+        with pytest.raises(ArgumentError, match=r"expected memory_budget to be at least [\d,]+ bytes, what one sample"):
+            call(model, x, memory_budget=1000)
+        with pytest.raises(ArgumentError, match="expected memory_budget to be a positive number of bytes or None"):
+            call(model, x, memory_budget=0)
+    with pytest.raises(ArgumentError) as refused:
+        gradgeo.csm(model, x, memory_budget=1000)
+    least = int(str(refused.value).split("at least ")[1].split(" ")[0].replace(",", ""))
+    assert gradgeo.csm(model, x, memory_budget=least).shape == (2, 300, 300)
