@@ -300,11 +300,11 @@ def test_in_place_models_and_recurrent_ones_agree_with_the_reference() -> None:
 
 
 @pytest.mark.parametrize("integers", [True, False])
-def test_products_of_signs_are_exact(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def testproducts_of_signs_are_exact(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not integers:
         monkeypatch.delattr(torch, "_int_mm")
     signs = torch.randint(-1, 2, (600, 77), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(similarity._products_of_signs(signs.to(torch.int8)), (signs @ signs.T).double())
+    assert torch.equal(similarity.products_of_signs(signs.to(torch.int8)), (signs @ signs.T).double())
 
 
 @pytest.mark.parametrize("channel_max", [False, True])

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gradgeo.benchmark import accuracy, adaptive, coverage, detection, guarantee, local_minima, one_class, paper
+from gradgeo.benchmark import accuracy, adaptive, coverage, detection, engine, guarantee, local_minima, one_class, paper
 from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.page import Page
 
@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
     "adaptive": adaptive.run,
     "coverage": coverage.run,
     "detection": detection.run,
+    "engine": engine.run,
     "guarantee": guarantee.run,
     "local-minima": local_minima.run,
     "one-class": one_class.run,

@@ -107,9 +107,7 @@ def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES) -> Tens
     many = options.count(forward.logits.shape[1]) >= MANY
     if many and options.sign:
         signs = torch.cat([part.flatten(2).to(torch.int8) for part in forward.parts(options, budget)], dim=1)
-        cosines = _cosines(
-            torch.stack([_products_of_signs(rows) for rows in signs]) if len(signs) else signs @ signs.mT
-        )
+        cosines = _cosines(torch.stack([products_of_signs(rows) for rows in signs]) if len(signs) else signs @ signs.mT)
     else:
         products = forward.gram(options) if many and not options.channel_max else None
         if products is None:
@@ -119,7 +117,7 @@ def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES) -> Tens
     return torch.where(forward.usable[:, None, None], cosines.to(dtype), torch.nan)
 
 
-def _products_of_signs(rows: Tensor) -> Tensor:
+def products_of_signs(rows: Tensor) -> Tensor:
     """rows rows^T (K, K) of signs (K, d), exact, float64."""
     k = len(rows)
     products = torch.empty(k, k, dtype=torch.float64, device=rows.device)
