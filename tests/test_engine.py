@@ -337,3 +337,14 @@ def test_a_budget_too_small_for_one_sample_says_the_least() -> None:
         gradgeo.csm(model, x, memory_budget=1000)
     least = int(str(refused.value).split("at least ")[1].split(" ")[0].replace(",", ""))
     assert gradgeo.csm(model, x, memory_budget=least).shape == (2, 300, 300)
+
+
+def test_the_gradients_that_span_all_maps_are_made_once_within_the_usual_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    passes: list[int] = []
+    once = engine.gradient
+    monkeypatch.setattr(engine, "gradient", lambda *args: passes.append(1) or once(*args))
+    gradgeo.csm(trained(Residual(300, 6)), torch.rand(9, 3, 9, 8))
+    assert len(passes) == 6

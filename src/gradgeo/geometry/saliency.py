@@ -20,6 +20,7 @@ T = TypeVar("T")
 Classes = int | Tensor | None
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
+SPARE = 4  # gradients of a sample that may exist beside what is kept of its maps
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 
 
@@ -184,13 +185,14 @@ class ForwardPass:
 
     def parts(self, options: Maps, budget: int) -> Iterator[Tensor]:
         """The maps as in `maps`, some classes (N, k, *input) at a time, and numbers even for samples that are not
-        `usable`; what is made in between stays within about `budget` bytes."""
+        `usable`; graph, gradients and one byte for each entry stay within about `budget` bytes."""
         cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
         one = max(1, self._leaf.numel() * self._leaf.element_size())
-        if cotangents.shape[1] >= self._rank and 2 * self._rank * one <= budget:
+        budget -= self._graph.bytes + cotangents.shape[1] * self._leaf.numel()
+        if cotangents.shape[1] >= self._rank and (self._rank + SPARE) * one <= budget:
             budget -= self._rank * one
             self._basis  # noqa: B018  # made now, it serves every part
-        for part in cotangents.split(max(1, budget // (4 * one)), dim=1):
+        for part in cotangents.split(max(1, budget // (SPARE * one)), dim=1):
             yield self._reduced(self.pull_back(part), options)
 
     def gram(self, options: Maps) -> Tensor | None:
@@ -268,11 +270,11 @@ def over_passes(
             size = chunk_size or at_most
             if chunk_size is None and (len(x) > 1 or (memory_budget is not None and len(x))):
                 budget, trial = memory_for(memory_budget, x.device), replace_unusable(x[:TRIAL])[0]
-                one = _bytes_per_sample(classifier.fast(trial), trial, options, entry_bytes)
-                if memory_budget is not None and one > budget:
-                    rule = f"at least {one:,} bytes, what one sample of this model needs"
+                least, ample = _bytes_per_sample(classifier.fast(trial), trial, options, entry_bytes)
+                if memory_budget is not None and least > budget:
+                    rule = f"at least {least:,} bytes, what one sample of this model needs"
                     raise expected("memory_budget", rule, memory_budget, "Name fewer classes, or allow more.")
-                size = max(1, min(at_most, budget // one))
+                size = max(1, min(at_most, budget // (ample if ample <= budget else least)))
             for start in range(0, max(len(x), 1), size):
                 rows = slice(start, start + size)
                 forward = ForwardPass(classifier, x[rows])
@@ -293,12 +295,15 @@ def over_passes(
     return results
 
 
-def _bytes_per_sample(copy: FastCopy, x: Tensor, options: Maps, entry_bytes: int | None) -> int:
-    """The graph, what is kept of the maps, and gradients while they are made: one, or the basis for whole maps."""
+def _bytes_per_sample(copy: FastCopy, x: Tensor, options: Maps, entry_bytes: int | None) -> tuple[int, int]:
+    """The graph, what is kept of the maps, and gradients while they are made: a few at least, amply all that span the
+    maps, for then no map needs a backward pass of its own."""
     maps = options.count(copy.classes(x) if options.classes is None else 0)
     entries, item = x[0].numel(), x.element_size()
-    basis = maps if entry_bytes is None else 4
-    return 1 + 2 * copy.activations * item + entries * (maps * (entry_bytes or 3 * item) + basis * item)
+    kept = 1 + 2 * copy.activations * item + entries * maps * (entry_bytes or 3 * item)
+    rank = maps if copy.head is None else min(maps, copy.head.in_features)
+    least = kept + entries * item * (rank if entry_bytes is None else SPARE)
+    return least, kept + entries * item * (rank + SPARE)
 
 
 @public

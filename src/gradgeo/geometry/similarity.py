@@ -87,7 +87,7 @@ def csm(
     options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max)
 
     def measure(forward: ForwardPass, options: Maps) -> Tensor:
-        return csm_of(forward, options, memory_for(memory_budget, forward.logits.device) // 2)
+        return csm_of(forward, options, memory_for(memory_budget, forward.logits.device))
 
     entry_bytes = 1 if sign else None
     passes = over_passes(model, [x], options, chunk_size, measure, memory_budget=memory_budget, entry_bytes=entry_bytes)
@@ -106,7 +106,7 @@ def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES) -> Tens
     many of them; what is made in between takes about `budget` bytes. NaN for samples that are not usable."""
     many = options.count(forward.logits.shape[1]) >= MANY
     if many and options.sign:
-        signs = torch.cat([part.flatten(2).to(torch.int8) for part in forward.parts(options, budget)], dim=1)
+        signs = _signs(forward, options, budget)
         cosines = _cosines(torch.stack([products_of_signs(rows) for rows in signs]) if len(signs) else signs @ signs.mT)
     else:
         products = forward.gram(options) if many and not options.channel_max else None
@@ -115,6 +115,18 @@ def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES) -> Tens
         cosines = _cosines(products)
     dtype = torch.promote_types(forward.logits.dtype, torch.float32)
     return torch.where(forward.usable[:, None, None], cosines.to(dtype), torch.nan)
+
+
+def _signs(forward: ForwardPass, options: Maps, budget: int) -> Tensor:
+    """The signed maps (N, K, d) as int8."""
+    start, k = 0, options.count(forward.logits.shape[1])
+    signs = torch.empty(0)
+    for part in forward.parts(options, budget):
+        if start == 0:
+            signs = torch.empty(len(part), k, part[:, :1].flatten(1).shape[1], dtype=torch.int8, device=part.device)
+        signs[:, start : start + part.shape[1]] = part.flatten(2)
+        start += part.shape[1]
+    return signs
 
 
 def products_of_signs(rows: Tensor) -> Tensor:
