@@ -83,6 +83,7 @@ def _cases(cases: Cases) -> list[_Timed]:
         _Timed("1-D CNN, C 5, N 1", beats.model, beats.x[:1], rounds=25),
         _Timed("ResNet-18 224, C 1000, N 8", resnet, photos, share=4, top=4, rounds=3),
         _Timed("ResNet-18 224, C 1000, N 1", resnet, photos[:1], share=16, top=16, rounds=3),
+        _Timed("ResNet-18 224, C 1000, N 1, all", resnet, photos[:1], share=8, rounds=1),
         _Timed("ViT-B/16 224, C 1000, N 1", vit, photos[:1], share=4, top=4, rounds=3),
     ]
 
