@@ -41,6 +41,15 @@ def test_accuracy_against_float64() -> None:
         assert min(shares) >= 0.99, model
 
 
+def test_what_matrices_cost() -> None:
+    cases = results("engine")["cases"]
+    assert cases["ResNet-20, C 1000, N 1"]["times_faster"] >= 50
+    assert cases["ResNet-18 224, C 1000, N 1, all"]["times_faster"] >= 3.5
+    for name, case in cases.items():
+        if name != "1-D CNN, C 5, N 1":  # a fixed cost of a millisecond, where the floor itself is two
+            assert case["of_floor"] <= 1.1, name
+
+
 def test_the_readme_quotes_the_results() -> None:
     columns = next(v for k, v in results("detection")["columns"].items() if "own" in k)
     quoted = re.findall(

@@ -40,6 +40,9 @@ class FastCopy:
         """Whether backward passes for several cotangents at once work; None until tried."""
         self.widest: int | None = None
         """Entries per sample of the largest input of a convolution; None until looked for, 0 without convolutions."""
+        self._classes = 0
+        self.activations = 0
+        """Entries per sample of what its layers make, all that a graph of it holds; 0 if not known."""
         self._channels_last = False
         self._calls = threading.local()
         if isinstance(model, nn.Module) and any(isinstance(m, nn.RNNBase) for m in model.modules()):
@@ -47,8 +50,8 @@ class FastCopy:
         if private and isinstance(model, nn.Module):
             with torch.no_grad():
                 self._prepare(model, x[:TRIAL])
-            if self.head is not None:
-                self.head.register_forward_hook(self._keep)
+        if self.head is not None:
+            self.head.register_forward_hook(self._keep)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None, bool]:
         """Logits (N, C), the features (N, F) that `head` was given, and whether it made the logits of them."""
@@ -57,8 +60,16 @@ class FastCopy:
         if call is None:
             return logits, None, False
         features, version, made = call
-        untouched = features._version == version and (made is logits or torch.equal(made, logits))
-        return logits, features, untouched
+        # Equal values are not enough where gradients count: what comes after the head may have a derivative of its own.
+        same = made is logits or (not torch.is_grad_enabled() and torch.equal(made, logits))
+        untouched = features._version == version
+        return logits, features if untouched else None, same and untouched
+
+    @torch.no_grad()
+    def classes(self, x: Tensor) -> int:
+        """How many scores the model gives; only for what had no trial a forward pass of one input of `x` is needed."""
+        self._classes = self._classes or logits_of(self.model, x[:1].clone()).shape[1]
+        return self._classes
 
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.ndim == 4 else x
@@ -71,6 +82,7 @@ class FastCopy:
         watch = _Watch(plain)
         logits = watch.run(x)
         self.model, self.head = plain, watch.head_of(logits)
+        self._classes, self.activations = logits.shape[1], watch.entries // len(x)
         if logits.dtype not in AGREEMENT:
             return
         names = {layer: name for name, layer in plain.named_modules()}
@@ -88,7 +100,9 @@ class FastCopy:
 
     def _agrees(self, model: nn.Module, x: Tensor, logits: Tensor, channels_last: bool) -> bool:
         try:
-            ours = logits_of(model, x.contiguous(memory_format=torch.channels_last) if channels_last else x)
+            ours = logits_of(
+                model, x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
+            )
         except Exception:  # a view of a channels-last tensor, a normalisation's parameter read elsewhere
             return False
         off = (ours - logits).abs().max()
@@ -130,17 +144,24 @@ class _Watch:
         self._outputs: list[tuple[nn.Linear, Tensor]] = []
         self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self._calls: list[nn.Module] = []
+        self.entries = 0
+        """Entries of what all layers made."""
 
     def run(self, x: Tensor) -> Tensor:
         """The logits of `x`."""
         handles = []
         for module in self._model.modules():
-            if isinstance(module, nn.Linear) or (type(module) in _FOLDABLE and not _hooked(module)):
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
+            hooked = _hooked(module)
+            if not any(True for _ in module.children()):
+                handles.append(module.register_forward_hook(self._count))
+            if isinstance(module, nn.Linear) or (type(module) in _FOLDABLE and not hooked):
                 handles.append(module.register_forward_hook(self._after))
-            elif type(module) in _NORMS and module.running_mean is not None and not _hooked(module):
+            elif type(module) in _NORMS and module.running_mean is not None and not hooked:
                 handles.append(module.register_forward_pre_hook(self._before))
         try:
-            return logits_of(self._model, x)
+            return logits_of(self._model, x.clone())
         finally:
             for handle in handles:
                 handle.remove()
@@ -151,6 +172,9 @@ class _Watch:
             self._made[id(output)] = (layer, output, output._version)  # holding it, its id stays its own
             if isinstance(layer, nn.Linear) and output.ndim == 2:
                 self._outputs.append((layer, output))
+
+    def _count(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self.entries += output.numel() if isinstance(output, Tensor) else 0
 
     def _before(self, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._calls.append(norm)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 _OWN = set(vars(nn.Module())) - {"training"}
+_VALUES = {int, float, str, bool, type(None), torch.dtype, torch.device}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -36,24 +37,26 @@ def state_of(model: nn.Module) -> ModelState | None:
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, torch.jit.ScriptModule) or any(getattr(module, hooks) for hooks in _HOOKS):
             return None  # what a script holds or a hook closes over cannot be watched
-        settings = [(k, _plain(v)) for k, v in vars(module).items() if k not in _OWN]
+        settings = [(key, _plain(value)) for key, value in vars(module).items() if key not in _OWN]
         structure.append((name, id(module), type(module), id(type(module).forward), settings))
         tensors += [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
         tensors += [t for t in vars(module).values() if isinstance(t, Tensor)]
     try:
         structure += [(t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.device) for t in tensors]
         with torch.inference_mode(False), torch.no_grad():
-            sums = [t.detach().sum(dtype=torch.float64 if t.numel() < 1 << 12 else None) for t in tensors]
-            return ModelState(structure, torch.stack([s.to("cpu", torch.float64) for s in sums]))
+            real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+            sums = [t.sum(dtype=torch.float32 if t.itemsize < 4 else None).double() for t in real]
+            return ModelState(structure, torch.stack([s.cpu() for s in sums]) if sums else torch.empty(0))
     except (RuntimeError, TypeError):  # inference tensors keep no version, quantised ones no sum
         return None
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, int | float | str | bool | type(None) | torch.dtype | torch.device):
-        return type(value), value
-    if isinstance(value, tuple | list | set):
-        return type(value), [_plain(v) for v in value]
-    if isinstance(value, dict):
+    kind = type(value)
+    if kind in _VALUES:
+        return value
+    if kind in (tuple, list, set):
+        return kind, [_plain(v) for v in value]
+    if kind is dict:
         return [(_plain(k), _plain(v)) for k, v in value.items()]
     return id(value)

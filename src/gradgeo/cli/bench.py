@@ -12,7 +12,10 @@ from gradgeo.cli.console import say
 from gradgeo.cli.options import DATA, MODELS, Channels, Mean, Size, Std, Weights, numbers, preprocess_for
 from gradgeo.data import Preprocess
 
-PAGES = ("accuracy", "adaptive", "coverage", "detection", "evidence", "guarantee", "local-minima", "one-class", "paper")
+PAGES = (
+    *("accuracy", "adaptive", "coverage", "detection", "engine", "evidence", "guarantee", "local-minima"),
+    *("one-class", "paper"),
+)
 """The measurements that each write one page."""
 
 

@@ -34,6 +34,11 @@ class Graph:
             yield self._together(part) if self.chunk > 1 else self._one_by_one(part)
 
     @property
+    def bytes(self) -> int:
+        """About what it holds."""
+        return 2 * self._copy.activations * len(self._leaf) * self._leaf.element_size()
+
+    @property
     def chunk(self) -> int:
         """How many cotangents go through one backward pass."""
         n, widest = max(1, len(self._leaf)), self._copy.widest

@@ -1,7 +1,9 @@
 """Saliency maps: the gradient of every class's loss with respect to the input (Schwinn et al. 2021, section 3)."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
 from gradgeo.errors import ModelError, UnusableInputWarning, expected, public, warn
+from gradgeo.fast_copy import TRIAL, FastCopy
 from gradgeo.geometry.engine import Graph, gradient
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.surrogates import soft_sign
@@ -17,6 +20,7 @@ T = TypeVar("T")
 Classes = int | Tensor | None
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
+SPARE = 4  # gradients of a sample that may exist beside what is kept of its maps
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 
 
@@ -43,6 +47,12 @@ class Maps:
                 raise expected("classes", f"between 2 and {total} (the number of classes)", self.classes)
             return logits.topk(self.classes, dim=1).indices
         return self._chosen(self.classes, n, total).to(logits.device).expand(n, -1)
+
+    def count(self, total: int) -> int:
+        """How many of `total` classes have a map, K."""
+        if self.classes is None:
+            return total
+        return self.classes if isinstance(self.classes, int) else self.classes.shape[-1]
 
     def part(self, rows: slice) -> "Maps":
         """The same maps for some of the samples."""
@@ -109,13 +119,12 @@ class ForwardPass:
         self._leaf = clean if differentiable else clean.requires_grad_()
         copy = classifier.fast(clean.detach())
         output, features, made = copy(self._leaf.clone())  # the clone lets the model work in place
-        with_gradient(output)
-        self._source, self._weight = output, None
+        self._source, self._weight = with_gradient(output), None
         if made and features is not None and features.shape[1] < output.shape[1] and features.requires_grad:
             assert copy.head is not None
             self._source, self._weight = features, copy.head.weight
-        self._basis: Tensor | None = None  # the gradients (N, R, *input) that span all others
-        self._graph = None if differentiable else Graph(copy, self._source, self._leaf)
+        if not differentiable:
+            self._graph = Graph(copy, self._source, self._leaf)
 
         def kept(tensor: Tensor) -> Tensor:
             return tensor[: self._n] if differentiable else tensor[: self._n].detach()
@@ -142,32 +151,37 @@ class ForwardPass:
 
     def pull_back(self, cotangents: Tensor) -> Tensor:
         """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs min(K, C, F) backward passes."""
-        if self._graph is None:
+        if self._differentiable:
             rows = cotangents.to(self.logits.dtype).unbind(1)
             return torch.stack([gradient(self.logits, self._leaf, row, create_graph=True) for row in rows], dim=1)
         if self._n == 0:
             return self._leaf.new_empty(0, cotangents.shape[1], *self._leaf.shape[1:])
-        if self._weight is not None:
-            cotangents = cotangents.double() @ self._weight.double()
-        if self._basis is None and cotangents.shape[1] < cotangents.shape[2]:
-            return self._rows(self._graph, cotangents.to(self.logits.dtype))
+        cotangents = self._coefficients(cotangents)
+        if "_basis" not in vars(self) and cotangents.shape[1] < self._rank:
+            return self._rows(cotangents.to(self.logits.dtype))
         exact = torch.promote_types(self.logits.dtype, torch.float32)
-        if self._basis is None:
-            one_hot = torch.eye(self._source.shape[1], dtype=self.logits.dtype, device=self.logits.device)
-            self._basis = self._rows(self._graph, one_hot.expand(self._n, -1, -1))
         basis = self._basis.flatten(2).to(exact)
         maps = cotangents.to(exact) @ basis
         return maps.to(self._leaf.dtype).view(*maps.shape[:2], *self._leaf.shape[1:])
 
-    @staticmethod
-    def _rows(graph: Graph, cotangents: Tensor) -> Tensor:
-        parts = list(graph.pull_back(cotangents.transpose(0, 1)))
+    def _coefficients(self, cotangents: Tensor) -> Tensor:
+        """v, or v W where features span the maps: what combines the basis to a map (N, K, R)."""
+        return cotangents if self._weight is None else cotangents.double() @ self._weight.double()
+
+    @cached_property
+    def _basis(self) -> Tensor:
+        """The gradients (N, R, *input) that span all others."""
+        one_hot = torch.eye(self._rank, dtype=self.logits.dtype, device=self.logits.device)
+        return self._rows(one_hot.expand(self._n, -1, -1))
+
+    def _rows(self, cotangents: Tensor) -> Tensor:
+        parts = list(self._graph.pull_back(cotangents.transpose(0, 1)))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
 
-    def bytes_per_sample(self, options: Maps) -> int:
-        """The most that its maps take while they are made: gradients, their signs, and what spans them."""
-        maps = options.select(self.logits).shape[1]
-        return max(1, (3 * maps + self._source.shape[1]) * self._leaf[0].numel() * self._leaf.element_size())
+    @property
+    def _rank(self) -> int:
+        """How many gradients span all others."""
+        return self._source.shape[1]
 
     def maps(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
@@ -182,15 +196,65 @@ class ForwardPass:
             maps = maps * scale.view(*scale.shape, *[1] * (maps.ndim - 2)).to(maps.dtype)
         return self.finish(maps, options)
 
+    def parts(self, options: Maps, budget: int) -> Iterator[Tensor]:
+        """The maps as in `maps`, some classes (N, k, *input) at a time, and numbers even for samples that are not
+        `usable`; graph, gradients and one byte for each entry stay within about `budget` bytes."""
+        cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
+        one = max(1, self._leaf.numel() * self._leaf.element_size())
+        budget -= self._graph.bytes + cotangents.shape[1] * self._leaf.numel()
+        if cotangents.shape[1] >= self._rank and (self._rank + SPARE) * one <= budget:
+            budget -= self._rank * one
+            self._basis  # noqa: B018  # made now, it serves every part
+        for part in cotangents.split(max(1, budget // (SPARE * one)), dim=1):
+            yield self._reduced(self.pull_back(part), options)
+
+    def gram(self, options: Maps) -> Tensor | None:
+        """The inner products (N, K, K), float64, of the unsigned maps: of what spans them, if no more than there are
+        maps, so that the maps themselves are never made; else None."""
+        cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
+        if cotangents.shape[1] < self._rank or self._n == 0:
+            return None
+        coefficients = self._coefficients(cotangents)
+        products = torch.stack([_gram(rows) for rows in self._basis.flatten(2)])
+        return coefficients @ products @ coefficients.mT
+
     def finish(self, maps: Tensor, options: Maps) -> Tensor:
         """What `options` keep of gradients (N, K, *input); NaN for unusable samples."""
+        maps = self._reduced(maps, options)
+        return torch.where(self.usable.view(-1, *[1] * (maps.ndim - 1)), maps, torch.nan)
+
+    def _reduced(self, maps: Tensor, options: Maps) -> Tensor:
         if options.sign:
             maps = soft_sign(maps) if self._differentiable else maps.sign()
         if options.channel_max:
             if maps.ndim < 4:
                 raise expected("channel_max", "False for inputs without a channel axis (N, channels, ...)", True)
             maps = maps.amax(2)
-        return torch.where(self.usable.view(-1, *[1] * (maps.ndim - 1)), maps, torch.nan)
+        return maps
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """rows rows^T in float64, a few columns at a time."""
+    blocks = (block.double() for block in rows.split(1 << 14, dim=1))
+    return sum((block @ block.mT for block in blocks), rows.new_zeros(len(rows), len(rows), dtype=torch.float64))
+
+
+def memory_for(budget: int | None, device: torch.device) -> int:
+    """The bytes that a pass may take: as the caller says, or a quarter of what is free, at most `MAP_BYTES`."""
+    if budget is None:
+        return max(1, min(MAP_BYTES, _free(device) // 4))
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise expected("memory_budget", "a positive number of bytes or None", budget)
+    return budget
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not told on this system
+        return 4 * MAP_BYTES
 
 
 def over_passes(
@@ -201,34 +265,38 @@ def over_passes(
     measure: Callable[[ForwardPass, Maps], T],
     *,
     at_most: int = BATCH,
+    memory_budget: int | None = None,
+    entry_bytes: int | None = None,
     quiet: bool = False,
 ) -> list[T]:
     """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples unless
     `quiet`.
 
-    With `chunk_size` None chunks of `at_most` samples or fewer keep their maps within `MAP_BYTES`. How many maps a
-    sample has, only a forward pass tells; where the first is of too many samples, it is done again with fewer.
+    With `chunk_size` None chunks of `at_most` samples or fewer keep their maps within the memory budget; a budget
+    that the caller gave and that is too small for one sample is refused. `entry_bytes` is what an entry of a map takes
+    until the pass ends; None: three times the entry, for measures that hold all maps at once.
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
     classifier, results = Classifier.of(model), []
     unusable, total, probabilities = 0, 0, True
-    size = chunk_size or at_most
     for x in inputs:
         x = classifier.prepare(x)
         with traceless(x, recurrent=classifier.recurrent):
-            start = 0
-            while start < max(len(x), 1):
+            size = chunk_size or at_most
+            if chunk_size is None and (len(x) > 1 or (memory_budget is not None and len(x))):
+                budget, trial = memory_for(memory_budget, x.device), replace_unusable(x[:TRIAL])[0]
+                least, ample = _bytes_per_sample(classifier.fast(trial), trial, options, entry_bytes)
+                if memory_budget is not None and least > budget:
+                    rule = f"at least {least:,} bytes, what one sample of this model needs"
+                    raise expected("memory_budget", rule, memory_budget, "Name fewer classes, or allow more.")
+                size = max(1, min(at_most, budget // (ample if ample <= budget else least)))
+            for start in range(0, max(len(x), 1), size):
                 rows = slice(start, start + size)
-                forward, part = ForwardPass(classifier, x[rows]), options.part(rows)
-                fitting = size if chunk_size else max(1, MAP_BYTES // forward.bytes_per_sample(part))
-                if fitting < min(size, len(x) - start):
-                    size = fitting
-                    continue
-                results.append(measure(forward, part))
+                forward = ForwardPass(classifier, x[rows])
+                results.append(measure(forward, options.part(rows)))
                 unusable += int((~forward.usable).sum())
                 probabilities = probabilities and looks_like_probabilities(forward.logits)
-                start += size
         total += len(x)
     if quiet:
         return results
@@ -245,6 +313,17 @@ def over_passes(
     return results
 
 
+def _bytes_per_sample(copy: FastCopy, x: Tensor, options: Maps, entry_bytes: int | None) -> tuple[int, int]:
+    """The graph, what is kept of the maps, and gradients while they are made: a few at least, amply all that span the
+    maps, for then no map needs a backward pass of its own."""
+    maps = options.count(copy.classes(x) if options.classes is None else 0)
+    entries, item = x[0].numel(), x.element_size()
+    kept = 1 + 2 * copy.activations * item + entries * maps * (entry_bytes or 3 * item)
+    rank = maps if copy.head is None else min(maps, copy.head.in_features)
+    least = kept + entries * item * (rank if entry_bytes is None else SPARE)
+    return least, kept + entries * item * (rank + SPARE)
+
+
 @public
 def saliency_maps(
     model: Model,
@@ -257,6 +336,7 @@ def saliency_maps(
     rescale: bool = False,
     channel_max: bool = False,
     chunk_size: int | None = None,
+    memory_budget: int | None = None,
 ) -> Tensor:
     """The saliency map of each class: s_i(x) = sign(grad_x L(F(x), i)), or the gradient itself with `sign=False`.
 
@@ -282,18 +362,23 @@ def saliency_maps(
         rescale: first divide each sample's logits by their largest magnitude and multiply by 10, as the authors' code
             can (not in the paper).
         channel_max: maximum over axis 1 of the input after the sign, as the authors' code does (not in the paper).
-        chunk_size: samples in one forward pass; default as many as keep the maps of a pass within 1 GiB, at most 64.
+        chunk_size: samples in one forward pass; default as many as `memory_budget` allows, at most 64.
+        memory_budget: bytes that a pass may take above the model and the result; default a quarter of what is free, at
+            most 1 GiB. Exceeded, without a word, only where `chunk_size` says so or one sample needs more than the
+            default.
 
     Returns:
         (N, K, *input) in the model's dtype on the model's device; without the channel axis if `channel_max`. NaN for
         samples with NaN or infinite inputs or logits. The result itself takes N K d entries: for many classes prefer
         `csm`, which never holds the maps of all samples.
 
-    Cost: one forward and K backward passes to the input per sample.
+    Cost: one forward and min(K, C) backward passes to the input per sample; where a linear layer makes the logits of F
+    features, min(K, F).
 
     Raises:
-        ArgumentError: an option or `x` is not as described. ModelError: the model fails on `x`, does not return one
-            row of at least 2 scores per input, or cannot be differentiated.
+        ArgumentError: an option or `x` is not as described, or one sample needs more than `memory_budget`.
+        ModelError: the model fails on `x`, does not return one row of at least 2 scores per input, or cannot be
+            differentiated.
 
     The cross-entropy gradient is J^T (p - e_i) = (1 - p_i) J^T (r - e_i), with r the softmax over the classes other
     than i. We pull back r - e_i and never form p - e_i, so confident predictions, whose p - e_i rounds to zero in
@@ -303,4 +388,4 @@ def saliency_maps(
     UAI 2021, section 3.
     """
     options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max)
-    return torch.cat(over_passes(model, [x], options, chunk_size, ForwardPass.gradients))
+    return torch.cat(over_passes(model, [x], options, chunk_size, ForwardPass.gradients, memory_budget=memory_budget))

@@ -6,7 +6,7 @@ from torch import Tensor
 from gradgeo.classifier import Model
 from gradgeo.errors import expected, public
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.saliency import Classes, ForwardPass, Maps, over_passes
+from gradgeo.geometry.saliency import MAP_BYTES, Classes, ForwardPass, Maps, memory_for, over_passes
 
 STATISTICS: tuple[str, ...] = tuple(
     f"{group}_{name}" for group in ("s1", "s2") for name in ("mean", "max", "min", "std", "energy")
@@ -63,6 +63,7 @@ def csm(
     rescale: bool = False,
     channel_max: bool = False,
     chunk_size: int | None = None,
+    memory_budget: int | None = None,
 ) -> Tensor:
     """The cosine similarity matrix of the saliency maps of `x`, without ever holding the maps of all samples.
 
@@ -78,17 +79,86 @@ def csm(
         (N, K, K) as in `cosine_similarity_matrix`, on the model's device. NaN for samples with NaN or infinite inputs
         or logits.
 
-    Cost: one forward and K backward passes per sample; memory for the maps of one chunk, at most 1 GiB unless one
-    sample alone needs more.
+    Cost: one forward and min(K, C) backward passes per sample; where a linear layer makes the logits of F features,
+    min(K, F). Memory: within `memory_budget`; a signed map is kept as one byte an entry.
 
     Raises: as `saliency_maps`.
     """
     options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max)
 
     def measure(forward: ForwardPass, options: Maps) -> Tensor:
-        return cosine_similarity_matrix(forward.maps(options))
+        return csm_of(forward, options, memory_for(memory_budget, forward.logits.device))
 
-    return torch.cat(over_passes(model, [x], options, chunk_size, measure))
+    entry_bytes = 1 if sign else None
+    passes = over_passes(model, [x], options, chunk_size, measure, memory_budget=memory_budget, entry_bytes=entry_bytes)
+    return torch.cat(passes)
+
+
+MANY = 32
+"""Maps from which products of signs in int8 are worth their conversion."""
+
+BLOCK = 256
+"""Rows of a product at a time: below the diagonal it is the mirror of what is above."""
+
+
+def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES) -> Tensor:
+    """The cosine similarity matrix (N, K, K) of the maps of a pass, which are not all held at once where there are
+    many of them; what is made in between takes about `budget` bytes. NaN for samples that are not usable."""
+    many = options.count(forward.logits.shape[1]) >= MANY
+    if many and options.sign:
+        signs = _signs(forward, options, budget)
+        cosines = _cosines(torch.stack([products_of_signs(rows) for rows in signs]) if len(signs) else signs @ signs.mT)
+    else:
+        products = forward.gram(options) if many and not options.channel_max else None
+        if products is None:
+            return cosine_similarity_matrix(forward.maps(options))
+        cosines = _cosines(products)
+    dtype = torch.promote_types(forward.logits.dtype, torch.float32)
+    return torch.where(forward.usable[:, None, None], cosines.to(dtype), torch.nan)
+
+
+def _signs(forward: ForwardPass, options: Maps, budget: int) -> Tensor:
+    """The signed maps (N, K, d) as int8."""
+    start, k = 0, options.count(forward.logits.shape[1])
+    signs = torch.empty(0)
+    for part in forward.parts(options, budget):
+        if start == 0:
+            signs = torch.empty(len(part), k, part[:, :1].flatten(1).shape[1], dtype=torch.int8, device=part.device)
+        signs[:, start : start + part.shape[1]] = part.flatten(2)
+        start += part.shape[1]
+    return signs
+
+
+def products_of_signs(rows: Tensor) -> Tensor:
+    """rows rows^T (K, K) of signs (K, d), exact, float64."""
+    k = len(rows)
+    products = torch.empty(k, k, dtype=torch.float64, device=rows.device)
+    for start in range(0, k, BLOCK):
+        block = slice(start, start + BLOCK)
+        product = _integer_product(rows[block], rows[start:]).double()
+        products[block, start:], products[start:, block] = product, product.mT
+    return products
+
+
+def _integer_product(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T of int8 matrices: in integers where this PyTorch can, else in float32, whose sums are exact up to 2^24."""
+    if a.device.type == "cpu":
+        try:
+            return torch._int_mm(a, b.mT)
+        except (AttributeError, RuntimeError):  # a private function, which not every build has
+            pass
+    product = a.new_zeros(len(a), len(b), dtype=torch.float64)
+    for p, q in zip(a.split(1 << 24, dim=1), b.split(1 << 24, dim=1), strict=True):
+        product += p.float() @ q.float().mT
+    return product
+
+
+def _cosines(products: Tensor) -> Tensor:
+    """Inner products (N, K, K) -> cosines; those of zero maps are 0, the diagonal is 1."""
+    norms = products.diagonal(dim1=1, dim2=2)
+    scale = torch.sqrt(norms[:, :, None]) * torch.sqrt(norms[:, None, :])
+    cosines = (products / torch.where(scale > 0, scale, 1.0)).clamp(-1, 1)
+    return torch.diagonal_scatter((cosines + cosines.mT) / 2, torch.ones_like(norms), dim1=1, dim2=2)
 
 
 @public

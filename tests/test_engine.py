@@ -1,0 +1,350 @@
+"""The engine: every way of differentiating gives the maps of the float64 reference, and the kept copy never is stale."""
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradgeo
+from gradgeo.benchmark import reference
+from gradgeo.classifier import Classifier, traceless
+from gradgeo.errors import ArgumentError, GradgeoWarning
+from gradgeo.geometry import engine, similarity
+from gradgeo.geometry.losses import LOSSES
+from gradgeo.geometry.saliency import ForwardPass
+
+
+class Residual(nn.Module):
+    """Convolutions with BatchNorm, one of whose outputs is used twice, before a linear head with few features."""
+
+    def __init__(self, classes: int = 12, features: int = 6) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, features, 3, padding=1, bias=False), nn.BatchNorm2d(features)
+        self.conv2, self.bn2 = nn.Conv2d(features, features, 3, padding=1), nn.BatchNorm2d(features, affine=False)
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.bn1(self.conv1(x)))
+        return self.head(torch.tanh(h + self.bn2(self.conv2(h))).mean((2, 3)))
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """With statistics in its BatchNorms that are not those of a new one."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator))
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+            if module.weight is not None:
+                module.weight.data.copy_(torch.randn(module.num_features, generator=generator))
+    return model.eval()
+
+
+def signal() -> nn.Module:
+    body = nn.Sequential(nn.Conv1d(2, 8, 5, stride=2), nn.BatchNorm1d(8), nn.Tanh(), nn.Flatten(), nn.LazyLinear(4))
+    body(torch.rand(2, 2, 21))
+    return body
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "few features": (Residual, (3, 9, 8)),
+    "many features": (lambda: Residual(4, 10), (3, 9, 8)),
+    "signal": (signal, (2, 21)),
+    "table": (lambda: nn.Sequential(nn.Linear(9, 20), nn.BatchNorm1d(20), nn.Tanh(), nn.Linear(20, 7)), (9,)),
+}
+
+
+@pytest.fixture(params=MODELS, ids=lambda name: name.replace(" ", "-"))
+def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    make, shape = MODELS[request.param]
+    return trained(make()), torch.rand(9, *shape)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("n", [1, 3, 9])
+@pytest.mark.parametrize("batched", [False, True])
+def test_every_way_equals_the_float64_reference(
+    case: tuple[nn.Module, Tensor],
+    loss: str,
+    rescale: bool,
+    classes: int | None,
+    n: int,
+    batched: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x = case[0], case[1][:n]
+    together = {"small": 64, "large": 64, "cuda": 64} if batched else dict.fromkeys(engine.TOGETHER, 1)
+    monkeypatch.setattr(engine, "TOGETHER", together)
+    monkeypatch.setattr(engine, "LARGE_BATCH", 64)
+    monkeypatch.setattr(engine, "BYTES", engine.BYTES if batched else 1)
+    options = {"loss": loss, "rescale": rescale}
+    exact = reference.maps(model, x, **options)
+    if classes is not None:
+        top = model.double()(x.double()).topk(classes).indices
+        model.float()
+        exact = exact[torch.arange(n)[:, None], top]
+    defined = exact.flatten(2).norm(dim=2) > 1e-9  # the largest logit is a constant after rescaling
+    pairs = (defined[:, :, None] & defined[:, None, :]) & ~torch.eye(exact.shape[1], dtype=torch.bool)
+    ours = {sign: gradgeo.csm(model, x, sign=sign, classes=classes, **options).double() for sign in (False, True)}
+    assert (ours[False] - reference.cosines(exact))[pairs].abs().max() <= 1e-4
+    assert (ours[True] - reference.cosines(exact.sign()))[pairs].abs().max() <= 4 / x[0].numel()
+
+
+def forward_of(model: nn.Module, x: Tensor) -> ForwardPass:
+    classifier = Classifier.of(model)
+    with traceless(x):
+        return ForwardPass(classifier, x)
+
+
+def test_batchnorm_is_folded_and_the_logits_stay(case: tuple[nn.Module, Tensor]) -> None:
+    model, x = case
+    forward = forward_of(model, x)
+    fast = Classifier.of(model).fast(x).model
+    assert isinstance(fast, nn.Module)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in fast.modules())
+    assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    assert (forward.logits - model(x)).abs().max() <= 1e-5 * model(x).abs().max()
+
+
+class UsedTwice(Residual):
+    """What its BatchNorm gets is used beside it: folding would change the logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(x)
+        return self.head(torch.tanh(h + self.bn1(h)).mean((2, 3)))
+
+
+class ReadsItsNorm(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.bn1.eps
+
+
+class Views(Residual):
+    """Its view of an activation fails on channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.bn1(self.conv1(x))).view(len(x), 6, -1).mean(2))
+
+
+@pytest.mark.parametrize("kind", [UsedTwice, ReadsItsNorm, Views])
+def test_what_cannot_be_folded_or_laid_out_is_left_as_it_is(kind: type[Residual]) -> None:
+    torch.manual_seed(0)
+    model, x = trained(kind()), torch.rand(3, 3, 9, 8)
+    exact = reference.maps(model, x, "logit")
+    ours = gradgeo.saliency_maps(model, x, loss="logit", sign=False)
+    assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+def test_features_and_head_make_the_logits(case: tuple[nn.Module, Tensor]) -> None:
+    model, x = case
+    forward = forward_of(model, x)
+    assert forward.features is not None
+    head = Classifier.of(model).head
+    assert head is not None
+    assert torch.equal(head(forward.features), forward.logits)
+    assert not forward.features.requires_grad
+    without = forward_of(nn.Sequential(model, nn.Tanh()), x)
+    assert without.features is None
+
+
+def test_fewer_features_than_classes_cost_as_many_passes_as_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    passes: list[int] = []
+    once = engine.gradient
+    monkeypatch.setattr(engine, "gradient", lambda *args: passes.append(1) or once(*args))
+    forward = forward_of(trained(Residual(12, 6)), torch.rand(9, 3, 9, 8))
+    for _ in range(3):
+        forward.pull_back(torch.randn(9, 12, 12, dtype=torch.float64))
+    assert len(passes) == 6
+    forward_of(trained(Residual(12, 6)), torch.rand(9, 3, 9, 8)).pull_back(torch.randn(9, 2, 12))
+    assert len(passes) == 8
+
+
+def changes() -> dict[str, Callable[[Residual], object]]:
+    def in_place(model: Residual) -> None:
+        with torch.no_grad():
+            model.conv1.weight.neg_()
+
+    def swap(model: Residual) -> None:
+        model.conv2 = nn.Conv2d(6, 6, 1)
+
+    def double(model: Residual) -> None:
+        other = {name: 2 * value for name, value in model.state_dict().items() if "num_batches" not in name}
+        model.load_state_dict(other, strict=False)
+
+    return {
+        "in place": in_place,
+        "through .data": lambda model: model.conv1.weight.data.neg_(),
+        "another buffer": lambda model: model.bn1.running_mean.add_(1),
+        "load_state_dict": double,
+        "another module": swap,
+        "a setting": lambda model: setattr(model.bn1, "eps", 3.0),
+        "float64": lambda model: model.double(),
+        "a hook": lambda model: model.bn1.register_forward_hook(lambda module, args, output: 2 * output),
+        "another forward": lambda model: setattr(model, "forward", lambda x: model.head(x.mean((2, 3)).repeat(1, 2))),
+    }
+
+
+@pytest.mark.parametrize("change", changes().values(), ids=changes())
+def test_a_changed_model_is_noticed(change: Callable[[Residual], object]) -> None:
+    torch.manual_seed(0)
+    model, x = trained(Residual()), torch.rand(2, 3, 9, 8)
+    before = gradgeo.csm(model, x, sign=False)
+    assert Classifier.of(model) is Classifier.of(model)
+    change(model)
+    after = gradgeo.csm(model, x, sign=False)
+    exact = reference_csm(model, x)
+    assert (after.double() - exact).abs().max() <= 1e-4
+    assert after.dtype != before.dtype or (after - before).abs().max() > 1e-3
+
+
+def reference_csm(model: nn.Module, x: Tensor) -> Tensor:
+    """Of the model as it stands: a copy would not have its new forward."""
+    leaf = x.to(next(model.parameters()).dtype).requires_grad_()
+    losses = -model(leaf).log_softmax(1).sum(0)
+    maps = torch.stack([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses], dim=1)
+    return gradgeo.cosine_similarity_matrix(maps.double())
+
+
+def test_an_unchanged_model_is_copied_once_and_not_kept_alive() -> None:
+    model = trained(Residual())
+    x = torch.rand(2, 3, 9, 8)
+    first = Classifier.of(model)
+    model.train()
+    model.eval()
+    gradgeo.csm(model, x)
+    assert Classifier.of(model) is first
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_threads_get_the_same_answer() -> None:
+    torch.manual_seed(0)
+    model, x = trained(Residual()), torch.rand(6, 3, 9, 8)
+    expected = torch.cat([gradgeo.csm(model, row[None]) for row in x])
+    found: dict[int, Tensor] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: gradgeo.csm(model, x[i : i + 1])})) for i in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.cat([found[i] for i in range(6)]), expected)
+
+
+class Rounded(torch.autograd.Function):
+    """Its backward pass reads a value out, which cannot be done for several cotangents at once."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, above: Tensor) -> Tensor:
+        return above * (2.0 if float(above.abs().max()) > 0 else 1.0)
+
+
+def test_what_cannot_be_batched_falls_back_and_says_so_once() -> None:
+    class Custom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(9, 20), nn.Tanh(), nn.Linear(20, 7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Rounded.apply(self.net(x))
+
+    torch.manual_seed(0)
+    model, x = Custom(), torch.rand(3, 9)
+    with pytest.warns(GradgeoWarning, match="differentiated one by one, which takes longer") as caught:
+        found = gradgeo.csm(model, x)
+    assert len(caught) == 1
+    assert torch.equal(gradgeo.csm(model, x), found)  # and says nothing
+    assert torch.equal(found, gradgeo.csm(model.net, x))
+    maps = [gradgeo.saliency_maps(m, x, sign=False, loss="logit") for m in (model, model.net)]
+    assert torch.allclose(maps[0], 2 * maps[1])  # the head is linear, what comes after it is not
+
+
+def test_in_place_models_and_recurrent_ones_agree_with_the_reference() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.conv((1 * x).mul_(2)).mul_(0.5)  # what the norm gets is no longer what the convolution made
+            return self.head(self.bn(h).tanh_().mean((2, 3)))
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    for model, x in ((trained(InPlace()), torch.rand(2, 3, 7, 7)), (Recurrent(), torch.rand(2, 6, 3))):
+        exact = reference.maps(model, x, "cross_entropy")
+        ours = gradgeo.saliency_maps(model, x, sign=False)
+        assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize("integers", [True, False])
+def testproducts_of_signs_are_exact(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not integers:
+        monkeypatch.delattr(torch, "_int_mm")
+    signs = torch.randint(-1, 2, (600, 77), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(similarity.products_of_signs(signs.to(torch.int8)), (signs @ signs.T).double())
+
+
+@pytest.mark.parametrize("channel_max", [False, True])
+@pytest.mark.parametrize("sign", [False, True])
+def test_many_classes_equal_their_maps_cosines_in_any_budget(sign: bool, channel_max: bool) -> None:
+    torch.manual_seed(0)
+    model, x = trained(Residual(300, 6)), torch.rand(5, 3, 9, 8)
+    x[3, 0, 0, 0] = torch.nan
+    options = {"sign": sign, "channel_max": channel_max}
+    with pytest.warns(GradgeoWarning, match="1 of 5"):
+        maps = gradgeo.saliency_maps(model.double(), x, **options)
+    exact = gradgeo.cosine_similarity_matrix(maps)
+    model.float()
+    for budget in (None, 1_500_000, 10_000_000):
+        with pytest.warns(GradgeoWarning, match="1 of 5"):
+            ours = gradgeo.csm(model, x, memory_budget=budget, **options)
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours.isnan(), exact.isnan())
+        assert (ours - exact).abs().nan_to_num(0).max() <= (4 / (72 if channel_max else 216) if sign else 1e-4)
+
+
+def test_a_budget_too_small_for_one_sample_says_the_least() -> None:
+    model, x = trained(Residual(300, 6)), torch.rand(2, 3, 9, 8)
+    for call in (gradgeo.csm, gradgeo.saliency_maps):
+        with pytest.raises(ArgumentError, match=r"expected memory_budget to be at least [\d,]+ bytes, what one sample"):
+            call(model, x, memory_budget=1000)
+        with pytest.raises(ArgumentError, match="expected memory_budget to be a positive number of bytes or None"):
+            call(model, x, memory_budget=0)
+    with pytest.raises(ArgumentError) as refused:
+        gradgeo.csm(model, x, memory_budget=1000)
+    least = int(str(refused.value).split("at least ")[1].split(" ")[0].replace(",", ""))
+    assert gradgeo.csm(model, x, memory_budget=least).shape == (2, 300, 300)
+
+
+def test_the_gradients_that_span_all_maps_are_made_once_within_the_usual_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    passes: list[int] = []
+    once = engine.gradient
+    monkeypatch.setattr(engine, "gradient", lambda *args: passes.append(1) or once(*args))
+    gradgeo.csm(trained(Residual(300, 6)), torch.rand(9, 3, 9, 8))
+    assert len(passes) == 6
