@@ -14,7 +14,7 @@ from torch import Tensor
 from gradgeo.errors import choice, expected
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours, slope
-from gradgeo.geometry.saliency import BATCH, ForwardPass, Maps
+from gradgeo.geometry.saliency import ForwardPass, Maps
 from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm_statistics
 from gradgeo.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail
 
@@ -137,7 +137,7 @@ class Observation:
             ]
         )
         found = []
-        for pair in torch.arange(len(x) * len(moves), device=x.device).split(BATCH):
+        for pair in torch.arange(len(x) * len(moves), device=x.device).split(self.forward.affordable):
             sample, direction = pair // len(moves), pair % len(moves)
             move = moves[direction]
             found.append(measure(x[sample] + move, sample, move.flatten(1).double()))

@@ -130,7 +130,7 @@ def _ash(model: nn.Module, x: Tensor) -> Any:
 
 
 METHODS: dict[str, Method] = {
-    "gradgeo": Method(_ours("full"), peer=False, passes="13 forward, min(C, F) + 12 backward"),
+    "gradgeo": Method(_ours("full"), peer=False, passes="13 forward, min(C, F) + 13 backward"),
     "gradgeo fast": Method(_ours("fast"), peer=False, passes="13 forward, 1 backward"),
     "ten statistics": Method(_ours("paper"), peer=False, passes="1 forward, min(C, F) backward"),
     "MaxSoftmax": Method(_peer("MaxSoftmax")),

@@ -117,7 +117,7 @@ class ForwardPass:
             x = x.new_zeros(1, *x.shape[1:])
         clean, finite = replace_unusable(x)
         self._leaf = clean if differentiable else clean.requires_grad_()
-        copy = classifier.fast(clean.detach())
+        copy = self._copy = classifier.fast(clean.detach())
         output, features, made = copy(self._leaf.clone())  # the clone lets the model work in place
         self._source, self._weight = with_gradient(output), None
         if made and features is not None and features.shape[1] < output.shape[1] and features.requires_grad:
@@ -137,6 +137,12 @@ class ForwardPass:
     def predicted(self) -> Tensor:
         """The most likely class (N,)."""
         return self.logits.argmax(1)
+
+    @property
+    def affordable(self) -> int:
+        """How many samples another pass may take within `MAP_BYTES`, at most `BATCH`."""
+        entries = 2 * self._copy.activations + self._leaf[0].numel()
+        return max(1, min(BATCH, MAP_BYTES // (entries * self._leaf.element_size())))
 
     def again(self, x: Tensor) -> "ForwardPass":
         """Another pass of the same classifier, for other inputs."""
