@@ -182,6 +182,6 @@ def _draw(detector: Detector, kinds: dict[str, Tensor], verdicts: dict[str, Pred
     for name in (names[0], "uniform noise", names[-1]):
         median = int(verdicts[name].outlier_score.argsort()[len(verdicts[name]) // 2])
         (why,) = detector.explain(kinds[name][median : median + 1])
-        title = f"{name.split(',')[0]}\nseen as {why.label}, {'trusted' if why.trusted else 'not trusted'}"
-        panels.append(Panel(f"{title} (p = {why.p_value:.3f})", kinds[name][median], why.csm, why.classes))
+        title = f"{name.split(',')[0]}\nseen as {why.label}\n{'trusted' if why.trusted else 'not trusted'}"
+        panels.append(Panel(f"{title}, p = {why.p_value:.3f}", kinds[name][median], why.csm, why.classes))
     csm_heat_maps(panels, path)

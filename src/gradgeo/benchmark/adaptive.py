@@ -15,7 +15,7 @@ from gradgeo.detector import Detector
 from gradgeo.metrics import auroc, tnr_at_tpr
 
 CHOICES, COMPARED = "cifar10", 32  # the classifier and the inputs of the smaller tables
-EVADE, EVADED = ("mnist", "cifar10"), 50
+EVADE, EVADED = ("mnist", "cifar10"), 30
 LEARNT = 1000  # trusted inputs that the evaded detectors are fitted on
 WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
 
