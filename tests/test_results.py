@@ -51,14 +51,30 @@ def test_what_matrices_cost() -> None:
 
 
 def test_the_readme_quotes_the_results() -> None:
-    columns = next(v for k, v in results("detection")["columns"].items() if "own" in k)
     quoted = re.findall(
-        r"^\| (.+?) \| ([\d.]+) \[.*?\] \| ([\d.]+) \[.*?\] \|$", (ROOT / "README.md").read_text(), re.M
+        r"^\| (\w+) \| ([\d.]+) / ([\d.]+) \| ([\d.]+) / ([\d.]+) \| (\w+) ([\d.]+) / ([\d.]+) \| ([\d.]+) \|$",
+        (ROOT / "README.md").read_text(),
+        re.M,
     )
-    assert len(quoted) == len(columns)
-    for name, area, caught in quoted:
-        assert float(area) == pytest.approx(100 * columns[name]["auroc"][0], abs=0.051)
-        assert float(caught) == pytest.approx(100 * columns[name]["tnr95"][0], abs=0.051)
+    results_of = {result["model"]["name"]: result for result in results("battery")}
+    assert {name for name, *_ in quoted} == set(results_of)
+    for name, *figures, peer, peer_auroc, peer_tnr, shortfall in quoted:
+        summary, methods = results_of[name]["summary"], results_of[name]["methods"]
+        for method, auroc, tnr in (
+            ("gradgeo", *figures[:2]),
+            ("gradgeo fast", *figures[2:]),
+            (peer, peer_auroc, peer_tnr),
+        ):
+            assert float(auroc) == pytest.approx(100 * summary[method]["auroc"], abs=0.051)
+            assert float(tnr) == pytest.approx(100 * summary[method]["tnr95"], abs=0.051)
+        assert float(shortfall) == pytest.approx(summary["gradgeo"]["shortfall"], abs=0.0051)
+        assert summary[peer]["auroc"] == max(s["auroc"] for m, s in summary.items() if methods[m]["peer"])
+
+
+def test_the_joint_detector_is_ahead_of_every_peer_on_every_model() -> None:
+    shortfalls = {result["model"]["name"]: result["summary"]["gradgeo"]["shortfall"] for result in results("battery")}
+    assert max(shortfalls.values()) < 1
+    assert sum(shortfalls.values()) / len(shortfalls) <= 0.6
 
 
 def test_the_battery_holds_every_model_column_and_peer() -> None:
@@ -83,10 +99,11 @@ def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
 
 
 def test_the_readme_says_how_often_it_is_evaded() -> None:
-    evasion = results("adaptive")["evasion"]["cifar10"]
+    evasion = results("adaptive")["evasion"]["cifar10"]["full"]
     counts = (evasion["evasion"]["flipped and trusted"], evasion["inputs"], evasion["PGD"]["flipped and trusted"])
     said = re.search(
-        r"got (\d+) of (\d+) inputs misclassified\s+and trusted, where PGD got (\d+)", (ROOT / "README.md").read_text()
+        r"got (\d+) of\s+(\d+) inputs\s+misclassified\s+and trusted, where PGD\s+got (\d+)",
+        (ROOT / "README.md").read_text(),
     )
     assert said
     assert tuple(map(int, said.groups())) == counts
