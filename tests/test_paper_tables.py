@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from gradgeo.benchmark import adaptive, cache, paper
+from gradgeo.benchmark import adaptive, cache, evasion, paper
 from gradgeo.benchmark.cases import SHARES, Cases
 
 pytestmark = pytest.mark.data
@@ -19,8 +19,6 @@ def few(tmp_path, monkeypatch, gradgeo_data):
 
 def test_adaptive_attacks(few, monkeypatch):
     monkeypatch.setattr(adaptive, "CHOICES", "mnist")
-    monkeypatch.setattr(adaptive, "LEARNT", 200)
-    monkeypatch.setattr(adaptive, "EVADED", 2)
     page = adaptive.run(few)
     cells = page.data["mnist"]
     assert list(cells) == [
@@ -39,6 +37,12 @@ def test_adaptive_attacks(few, monkeypatch):
     counts = ", ".join(str(cells[name]["flipped"]) for name in WEIGHTS)
     assert any(counts in block for block in page.blocks)
     assert page.data["choices"]["targeted PGD"]["flipped"] == cells["CSA, weight 0"]["flipped"]
+
+
+def test_evasion(few, monkeypatch):
+    monkeypatch.setattr(evasion, "LEARNT", 200)
+    monkeypatch.setattr(evasion, "EVADED", 2)
+    page = evasion.run(few)
     assert set(page.data["evasion"]["mnist"]) == {"paper", "full"}
     for found in page.data["evasion"]["mnist"].values():
         assert found["evasion"]["flipped and trusted"] <= found["evasion"]["flipped"] <= found["inputs"]

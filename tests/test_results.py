@@ -99,7 +99,7 @@ def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
 
 
 def test_the_readme_says_how_often_it_is_evaded() -> None:
-    evasion = results("adaptive")["evasion"]["cifar10"]["full"]
+    evasion = results("evasion")["evasion"]["cifar10"]["full"]
     counts = (evasion["evasion"]["flipped and trusted"], evasion["inputs"], evasion["PGD"]["flipped and trusted"])
     said = re.search(
         r"got (\d+) of\s+(\d+) inputs\s+misclassified\s+and trusted, where PGD\s+got (\d+)",

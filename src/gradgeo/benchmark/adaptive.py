@@ -2,21 +2,13 @@
 
 from typing import Any
 
-from torch import Tensor, nn
-
 from gradgeo import attacks
-from gradgeo.attacks.problem import AttackResult
 from gradgeo.benchmark.battery import Setting
-from gradgeo.benchmark.cache import code
 from gradgeo.benchmark.cases import Attack, Cases
-from gradgeo.benchmark.methods import OURS
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import Detector
 from gradgeo.metrics import auroc, tnr_at_tpr
 
 CHOICES, COMPARED = "cifar10", 32  # the classifier and the inputs of the smaller tables
-EVADE, EVADED = ("mnist", "cifar10"), 30
-LEARNT = 1000  # trusted inputs that the evaded detectors are fitted on
 WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
 
 BUDGETS = {"mnist": 0.3, "ecg5000": 0.1, "cifar10": 8 / 255, "cifar100": 8 / 255}
@@ -39,7 +31,6 @@ def run(cases: Cases) -> Page:
         measure(page, cases, name, BUDGETS[name])
     page.say(_finding(page, names))
     _choices(page, cases)
-    _evasion(page, cases)
     return page
 
 
@@ -108,42 +99,6 @@ def _choices(page: Page, cases: Cases) -> None:
         rows.append([label, str(len(setting.x)), str(flipped), f"{s1:.3f}"])
     page.say(f"## What makes CSA align: {CHOICES}, weight 1")
     page.table(["attack", "inputs", "flipped", "S1"], rows)
-
-
-def _evasion(page: Page, cases: Cases) -> None:
-    """How often the attack that knows the fitted detector gets a wrong answer trusted."""
-    rows = []
-    for name in cases.wanted(EVADE):
-        case = cases[name]
-        setting = Setting(case, cases, min(cases.inputs, EVADED))
-        for evidence in ("paper", "full"):
-            found = _evaded(cases, setting, evidence)
-            for label, counts in found.items():
-                rows.append(
-                    [name, evidence, label, f"{case.budgets[0]:.4g}", str(len(setting.x)), *map(str, counts.values())]
-                )
-            page.data.setdefault("evasion", {}).setdefault(name, {})[evidence] = {"inputs": len(setting.x), **found}
-    page.say("## The attack that knows the detector")
-    page.say("Detectors at their defaults, alpha 5 %: how many inputs are given another class and still trusted.")
-    page.table(["model", "evidence", "attack", "epsilon", "inputs", "flipped", "flipped and trusted"], rows)
-
-
-def _evaded(cases: Cases, setting: Setting, evidence: str) -> dict[str, dict[str, int]]:
-    """For PGD and for evasion: how many inputs it flips, and how many of these the detector trusts."""
-    case = setting.case
-    trusted = case.x[: case.half][case.right[: case.half]][:LEARNT]
-    detector = Detector(case.model, evidence=evidence).fit(trusted)
-
-    def evasion(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
-        return attacks.evasion(detector, x, y, **options)
-
-    found = {}
-    tried: dict[str, tuple[Attack, str]] = {"PGD": (attacks.pgd, ""), "evasion": (evasion, evidence + code(*OURS))}
-    for label, (attack, against) in tried.items():
-        made = cases.attacked(case, setting.x, setting.y, attack, against=against, epsilon=case.budgets[0])
-        believed = detector.predict(made.adversarial).trusted & made.flipped
-        found[label] = {"flipped": int(made.flipped.sum()), "flipped and trusted": int(believed.sum())}
-    return found
 
 
 def _finding(page: Page, names: list[str]) -> str:

@@ -67,8 +67,8 @@ def run(cases: Cases) -> Page:
         rows.append([label, *(_figures(page, name, label, *_scored(measured[name], join)) for name in names)])
     page.table(heading, rows)
     page.say(
-        "Flat ways reach about the same mean and lose more where one evidence alone knows the answer (misclassified and "
-        "near-OOD inputs); the largest alone and Cauchy's combination miss what several see a little of."
+        "Flat ways reach about the same mean and lose more where one evidence alone knows the answer (misclassified "
+        "and near-OOD inputs); the largest alone and Cauchy's combination miss what several see a little of."
     )
     _confusion(page, names, measured)
     return page
