@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gradgeo
+from gradgeo import fast_copy
 from gradgeo.benchmark import reference
 from gradgeo.classifier import Classifier, traceless
 from gradgeo.errors import ArgumentError, GradgeoWarning
@@ -66,25 +67,28 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("scaling", [{}, {"temperature": 10.0}, {"rescale": True}], ids=["", "temperature", "rescale"])
 @pytest.mark.parametrize("classes", [None, 3])
-@pytest.mark.parametrize("n", [1, 3, 9])
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("n", [1, 9])
+@pytest.mark.parametrize("way", ["one by one", "batched", "unfolded"])
 def test_every_way_equals_the_float64_reference(
     case: tuple[nn.Module, Tensor],
     loss: str,
-    rescale: bool,
+    scaling: dict[str, object],
     classes: int | None,
     n: int,
-    batched: bool,
+    way: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, x = case[0], case[1][:n]
+    batched = way == "batched"
     together = {"small": 64, "large": 64, "cuda": 64} if batched else dict.fromkeys(engine.TOGETHER, 1)
+    if way == "unfolded":
+        monkeypatch.setattr(fast_copy, "AGREEMENT", {})
     monkeypatch.setattr(engine, "TOGETHER", together)
     monkeypatch.setattr(engine, "LARGE_BATCH", 64)
     monkeypatch.setattr(engine, "BYTES", engine.BYTES if batched else 1)
-    options = {"loss": loss, "rescale": rescale}
+    options = {"loss": loss, **scaling}
     exact = reference.maps(model, x, **options)
     if classes is not None:
         top = model.double()(x.double()).topk(classes).indices
@@ -121,6 +125,22 @@ class UsedTwice(Residual):
         return self.head(torch.tanh(h + self.bn1(h)).mean((2, 3)))
 
 
+class CalledTwice(Residual):
+    """Its BatchNorm serves two layers: only one of them could take it in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.bn1(self.conv1(x)))
+        return self.head(torch.tanh(self.bn1(self.conv2(h))).mean((2, 3)))
+
+
+class SharedLayer(Residual):
+    """Its second convolution is called with and without a BatchNorm behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.conv2(self.conv1(x)))
+        return self.head(torch.tanh(self.bn2(self.conv2(h))).mean((2, 3)))
+
+
 class ReadsItsNorm(Residual):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * self.bn1.eps
@@ -133,13 +153,14 @@ class Views(Residual):
         return self.head(torch.tanh(self.bn1(self.conv1(x))).view(len(x), 6, -1).mean(2))
 
 
-@pytest.mark.parametrize("kind", [UsedTwice, ReadsItsNorm, Views])
+@pytest.mark.parametrize("kind", [UsedTwice, CalledTwice, SharedLayer, ReadsItsNorm, Views])
 def test_what_cannot_be_folded_or_laid_out_is_left_as_it_is(kind: type[Residual]) -> None:
     torch.manual_seed(0)
     model, x = trained(kind()), torch.rand(3, 3, 9, 8)
     exact = reference.maps(model, x, "logit")
     ours = gradgeo.saliency_maps(model, x, loss="logit", sign=False)
     assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
+    assert (forward_of(model, x).logits - model(x)).abs().max() <= 1e-5 * model(x).abs().max()
 
 
 def test_features_and_head_make_the_logits(case: tuple[nn.Module, Tensor]) -> None:
@@ -300,7 +321,7 @@ def test_in_place_models_and_recurrent_ones_agree_with_the_reference() -> None:
 
 
 @pytest.mark.parametrize("integers", [True, False])
-def testproducts_of_signs_are_exact(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_of_signs_are_exact(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not integers:
         monkeypatch.delattr(torch, "_int_mm")
     signs = torch.randint(-1, 2, (600, 77), generator=torch.Generator().manual_seed(0))
