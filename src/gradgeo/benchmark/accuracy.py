@@ -25,7 +25,10 @@ def run(cases: Cases) -> Page:
     )
     rows = [_against_reference(page, cases[name]) for name in SHIPPED]
     page.table(["model", "inputs", "options", "unsigned CSM, largest error", "signed CSM, largest error x d/4"], rows)
-    page.say("A batch of 64 against 64 batches of one, the same units:")
+    page.say(
+        "A batch of 64 against 64 batches of one, the same units. Where an input sits on a ReLU's kink to within "
+        "rounding, the kernels of one batch size may take the other side of it than float64 does."
+    )
     page.table(["model", "unsigned", "signed"], [_against_singles(page, cases[name]) for name in SHIPPED])
     page.say(
         "Signs of the predicted class's map that agree with float64 when the logits are multiplied, in %, and the same "
@@ -34,7 +37,8 @@ def run(cases: Cases) -> Page:
     page.table(["model", "x 1", "x 5", "x 20", "x 50", "textbook, x 50"], [_saturated(page, cases[n]) for n in SHIPPED])
     page.say(
         "Outlier scores of 1,000 inputs judged in batches of 1, 7 and 256 against batches of 64: share of rows within "
-        "1e-4. A gradient entry within rounding of zero may flip its sign when another batch size makes the "
+        "1e-4 (the joint score is a sum of powers, some hundreds for odd inputs). A gradient entry within rounding of "
+        "zero may flip its sign when another batch size makes the "
         "convolutions add in another order."
     )
     page.table(
