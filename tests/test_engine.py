@@ -167,7 +167,7 @@ def test_features_and_head_make_the_logits(case: tuple[nn.Module, Tensor]) -> No
     model, x = case
     forward = forward_of(model, x)
     assert forward.features is not None
-    head = Classifier.of(model).head
+    head = Classifier.of(model).fast(x).head
     assert head is not None
     assert torch.equal(head(forward.features), forward.logits)
     assert not forward.features.requires_grad

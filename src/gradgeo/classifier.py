@@ -65,11 +65,6 @@ class Classifier:
                 self._fast = FastCopy(self.module, private=self._private, x=x)
         return self._fast
 
-    @property
-    def head(self) -> nn.Linear | None:
-        """The linear layer that makes the logits, where there is one; known once `fast` has seen a batch."""
-        return None if self._fast is None else self._fast.head
-
     def prepare(self, x: Tensor) -> Tensor:
         """`x` checked and brought to the model's device and floating-point type (a copy is not made here)."""
         if not isinstance(x, Tensor):
