@@ -241,6 +241,35 @@ def test_explanations_say_what_moved(fitted: Detector) -> None:
     assert known.nearest.distance == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.parametrize("evidence", ["full", "fast"])  # with and without a CSM of its own
+def test_one_judgement_holds_what_predict_and_explain_say(evidence: str) -> None:
+    model = network()
+    detector = Detector(model, evidence=evidence).fit(inputs(300))
+    x = torch.cat([inputs(6, seed=8), 5 * inputs(6, seed=9)])
+    x[1, 0] = torch.nan
+    with pytest.warns(GradgeoWarning, match="^1 of 12 inputs") as caught:
+        judged = detector.judge(x, explain=True)
+    assert len(caught) == 1
+    with pytest.warns(GradgeoWarning, match="^1 of 12 inputs"):
+        alone, whys = detector.predict(x), detector.explain(x)
+    assert torch.equal(judged.predictions.outlier_score.nan_to_num(-1), alone.outlier_score.nan_to_num(-1))
+    good = [i for i in range(12) if i != 1]
+    assert torch.allclose(judged.logits[good], model(x[good]), atol=1e-5)
+    doubted = (~alone.trusted).nonzero()[:, 0].tolist()
+    assert list(judged.explanations) == doubted
+    assert 1 < len(doubted) < 12
+    for i in doubted:
+        assert judged.explanations[i].evidence.keys() == whys[i].evidence.keys() == judged.evidence.keys()
+        assert torch.allclose(judged.explanations[i].csm, whys[i].csm, atol=1e-5, equal_nan=True)
+        assert judged.explanations[i].cause == whys[i].cause
+        for name, voice in whys[i].evidence.items():
+            assert float(judged.evidence[name][i]) == pytest.approx(voice.p_value, nan_ok=True)
+    assert detector.judge(x[2:4]).explanations == {}
+    assert detector.judge(x[:0]).logits.shape == (0, 4)
+    with pytest.raises(GradgeoError, match=r"judge: expected x to be a tensor or array"):
+        detector.judge(TensorDataset(x))
+
+
 def test_rows_that_cannot_be_judged(fitted: Detector) -> None:
     x = inputs(10, seed=9)
     expected = fitted.outlier_score(x)

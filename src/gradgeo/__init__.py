@@ -6,7 +6,7 @@ from gradgeo.errors import GradgeoError, GradgeoWarning
 from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
-from gradgeo.verdicts import Explanation, Predictions
+from gradgeo.verdicts import Explanation, Judgement, Predictions
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "Explanation",
     "GradgeoError",
     "GradgeoWarning",
+    "Judgement",
     "LocalMinimum",
     "Predictions",
     "attacks",

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Self
@@ -27,13 +27,15 @@ from gradgeo.errors import (
     warn,
 )
 from gradgeo.evidence import Evidence, resolve
+from gradgeo.explaining import References, explanations, named
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.saliency import Classes, ForwardPass, Maps, over_passes
 from gradgeo.geometry.surrogates import SmoothReLU
 from gradgeo.joint import Joint, Surprise
 from gradgeo.measurement import Instrument, Measured
-from gradgeo.one_class import KINDS, QUANTILES, Array, OneClass, normal_scores
-from gradgeo.verdicts import Explanation, Predictions, Reference, Statistic, Voice, likely_cause
+from gradgeo.one_class import KINDS, Array, OneClass
+from gradgeo.survey import Survey, first_of, rows_of
+from gradgeo.verdicts import Explanation, Judgement, Predictions
 
 _SETTINGS = ("evidence", "alpha", "classes", "loss", "temperature", "calibration", "seed", "batch_size")
 _FITTED = (
@@ -158,8 +160,9 @@ class Detector:
         return self
 
     def _fit(self, data: Data, labels: Any) -> None:
-        survey = self._survey(data, labels)
+        survey = Survey.of(self.model, data, labels, batch_size=self.batch_size)
         trusted = survey.usable & survey.correct
+        self.input_shape_ = survey.input_shape
         self.num_classes_ = survey.num_classes
         self.unusable_ = int((~survey.usable).sum())
         self.misclassified_ = int((survey.usable & ~survey.correct).sum())
@@ -187,7 +190,7 @@ class Detector:
         self.radius_ = self._radius_for(data, fit[:NEAREST], Instrument(evidence, maps))
         self._instrument = Instrument(evidence, maps, self.radius_)
 
-        measured = self._measure(_only(batches(data, batch_size=self.batch_size, labelled=False), trusted))
+        measured = self._measure(rows_of(batches(data, batch_size=self.batch_size, labelled=False), trusted))
         # Another batch may round differently; more than that is another input.
         if (
             len(measured.label) != trusted.sum()
@@ -221,7 +224,7 @@ class Detector:
             seed=self.seed,
         )
         scores = self._member_scores(kept)
-        self._reference = _References(calibration, kept.label, self._named(kept.features), scores.numpy())
+        self._reference = References(calibration, kept.label, named(evidence, kept.features)[1], scores.numpy())
         self._calibration = np.sort(self._joint.join(scores).numpy())
         self.fit_size_, self.calibration_size_ = len(fit), len(calibration)
 
@@ -244,7 +247,7 @@ class Detector:
             return 1.0
         kept = np.zeros(rows[-1] + 1, np.bool_)
         kept[rows] = True
-        inputs = _only(_first(batches(data, batch_size=self.batch_size, labelled=False), len(kept)), kept)
+        inputs = rows_of(first_of(batches(data, batch_size=self.batch_size, labelled=False), len(kept)), kept)
         return instrument.typical_radius(self.model, inputs, batch_size=self.batch_size)
 
     def _require_enough(self, trusted: NDArray[np.bool_], learn: int, lost: str) -> None:
@@ -270,35 +273,8 @@ class Detector:
             return float(self.temperature)
         return max(float(np.quantile(margins, TYPICAL_MARGIN)), 1e-6)
 
-    def _survey(self, data: Data, labels: Any) -> "_Survey":
-        """One forward pass over the fit data: what is predicted, by what margin, and whether it is right."""
-        classifier = Classifier.of(self.model)
-        shape: tuple[int, ...] | None = None
-        rows = []
-        for x, y in batches(data, labels, batch_size=self.batch_size):
-            if shape is None:
-                shape, first = tuple(x.shape[1:]), x[:0]
-            if tuple(x.shape[1:]) != shape:
-                raise expected("every input", f"of the same shape {shape}", x)
-            judged = classifier.judge(x)
-            logits, usable = judged.logits.cpu(), judged.usable.cpu()
-            predicted = logits.argmax(1)
-            if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
-                raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")
-            if not len(first) and bool(usable.any()):
-                first = x[usable.to(x.device)][:1]
-            correct = torch.ones_like(usable) if y is None else predicted == y
-            top = logits.double().topk(2, dim=1).values
-            probability = logits.double().softmax(1).amax(1)
-            rows.append((predicted, probability, top[:, 0] - top[:, 1], usable, correct))
-            num_classes = logits.shape[1]
-        if shape is None:
-            raise expected("data", "at least one input", "none")
-        self.input_shape_ = shape
-        return _Survey(num_classes, first, *(torch.cat(column).numpy() for column in zip(*rows, strict=True)))
-
-    def _measure(self, inputs: Iterable[Tensor], *, keep_csm: bool = False) -> Measured:
-        return self._instrument.measure(self.model, inputs, batch_size=self.batch_size, keep_csm=keep_csm)
+    def _measure(self, inputs: Iterable[Tensor], *, keep: tuple[str, ...] = ()) -> Measured:
+        return self._instrument.measure(self.model, inputs, batch_size=self.batch_size, keep=keep)
 
     def _inputs(self, x: Data) -> Iterator[Tensor]:
         """The batches of `x`, each of the shape `fit` saw."""
@@ -308,10 +284,10 @@ class Detector:
                 raise expected("x", f"of shape (N, {shape}) as in fit", batch)
             yield batch
 
-    def _judge(self, x: Data, *, keep_csm: bool = False) -> tuple[Predictions, Measured]:
+    def _judge(self, x: Data, *, keep: tuple[str, ...] = ()) -> tuple[Predictions, Measured]:
         self._require_fit()
         self._check()
-        measured = self._measure(self._inputs(x), keep_csm=keep_csm)
+        measured = self._measure(self._inputs(x), keep=keep)
         score = self._joint.join(self._member_scores(measured)).numpy()
         p = conformal.p_values(self._calibration, score)
         if conformal.needed(self.alpha) > self.calibration_size_:
@@ -344,15 +320,6 @@ class Detector:
             return torch.empty(0, len(self._instrument.evidence), dtype=torch.float64)
         features = [torch.from_numpy(table) for table in measured.features]
         return self._joint.scores(features, torch.from_numpy(measured.label))
-
-    def _named(self, features: list[Array]) -> Array:
-        """The features that have names, each name once, side by side (N, F)."""
-        columns = {
-            name: table[:, j]
-            for table, e in zip(features, self._instrument.evidence, strict=True)
-            for j, name in enumerate(e.features)
-        }
-        return np.stack(list(columns.values()), axis=1) if columns else np.empty((len(features[0]), 0))
 
     def _require_fit(self) -> None:
         if not hasattr(self, "_joint"):
@@ -394,74 +361,52 @@ class Detector:
 
         Cost: that of `predict`, and all maps where the evidence takes fewer.
         """
-        predictions, measured = self._judge(x, keep_csm=True)
-        if measured.csm is None or measured.classes is None:
-            return []
-        table = self._named(measured.features)
-        nearest = self._nearest(table, measured.alive)
-        scores = self._member_scores(measured)
-        voices, questions = self._voices(scores), self._questions(scores)
-        low, high = np.quantile(self._reference.reference_features, [0.05, 0.95], axis=0)
-        return [
-            Explanation(
-                label=int(predictions.label[i]),
-                probability=float(predictions.probability[i]),
-                outlier_score=float(predictions.outlier_score[i]),
-                p_value=float(predictions.p_value[i]),
-                trusted=bool(predictions.trusted[i]),
-                cause=None if bool(predictions.trusted[i]) else likely_cause(questions[i]),
-                questions=questions[i],
-                evidence=voices[i],
-                statistics=self._statistics(table[i], low, high),
-                classes=tuple(measured.classes[i].tolist()),
-                csm=measured.csm[i],
-                nearest=nearest[i],
-            )
-            for i in range(len(predictions))
-        ]
+        predictions, measured = self._judge(x, keep=("csm", "classes"))
+        return self._explanations(predictions, measured) if len(predictions) else []
 
-    def _voices(self, scores: Tensor) -> list[dict[str, Voice]]:
-        """What each evidence says of each input, the loudest first."""
-        known = np.sort(self._reference.reference_scores, axis=0)
-        surprise = self._joint.surprise.of(scores).numpy()
-        names = [e.name for e in self._instrument.evidence]
-        p = np.stack([conformal.p_values(k, s) for k, s in zip(known.T, scores.numpy().T, strict=True)], axis=1)
-        return [
-            {names[m]: Voice(float(p[i, m]), float(surprise[i, m])) for m in np.argsort(-surprise[i], kind="stable")}
-            for i in range(len(scores))
-        ]
+    @public
+    def judge(self, x: Tensor | NDArray[Any], *, explain: bool = False) -> Judgement:
+        """All that one pass tells of a batch: the logits, the verdicts, the p-value of each evidence.
 
-    def _questions(self, scores: Tensor) -> list[dict[str, float]]:
-        """The surprise of each question about each input, the loudest first."""
-        asked = self._joint.asked
-        rows = self._joint.answers(scores).tolist()
-        return [dict(sorted(zip(asked, row, strict=True), key=lambda pair: -pair[1])) for row in rows]
+        Args:
+            x: inputs (N, *input), a tensor or array.
+            explain: add an explanation of each row that is not trusted, as `explain` gives it.
 
-    def _statistics(self, features: Array, low: Array, high: Array) -> dict[str, Statistic]:
-        names = list(dict.fromkeys(name for e in self._instrument.evidence for name in e.features))
-        table = self._reference.reference_features
-        below, above = (1 + (table <= features).sum(0)), (1 + (table >= features).sum(0))
-        p = np.where(np.isnan(features), np.nan, np.minimum(1, 2 * np.minimum(below, above) / (len(table) + 1)))
-        return {
-            names[j]: Statistic(float(features[j]), float(p[j]), (float(low[j]), float(high[j])))
-            for j in np.argsort(p, kind="stable")
-        }
-
-    def _nearest(self, table: Array, alive: NDArray[np.bool_]) -> list[Reference | None]:
-        """The calibration input whose normal scores of the named features are nearest."""
-        reference = self._reference
-        count = min(QUANTILES, len(reference.reference_features))
-        knots = np.quantile(reference.reference_features, np.linspace(0, 1, count), axis=0)
-        ours, theirs = (
-            normal_scores(torch.from_numpy(t), torch.from_numpy(knots)) for t in (table, reference.reference_features)
+        Cost: that of `predict`; explanations take the CSMs of the rows that are not trusted besides, where the evidence
+        makes none.
+        """
+        if not isinstance(x, Tensor | np.ndarray):
+            raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
+        csm_is_free = any(e.name == "csm" for e in self._evidence)
+        keep = ("logits", "csm", "classes") if explain and csm_is_free else ("logits",)
+        predictions, measured = self._judge(x, keep=keep)
+        p_values = self._reference.p_values(self._member_scores(measured))
+        explained: dict[int, Explanation] = {}
+        rows = np.flatnonzero(~predictions.trusted.numpy())
+        if explain and len(rows):
+            doubted = measured[rows]
+            if not csm_is_free:
+                again = Instrument((), self._instrument.maps).measure(
+                    self.model, self._inputs(x[rows]), batch_size=self.batch_size, keep=("csm", "classes"), quiet=True
+                )
+                doubted = replace(doubted, csm=again.csm, classes=again.classes)
+            explained = dict(zip(rows.tolist(), self._explanations(predictions[rows], doubted), strict=True))
+        logits = torch.empty(0, self.num_classes_) if measured.logits is None else measured.logits  # of no input, none
+        return Judgement(
+            predictions,
+            logits,
+            {e.name: torch.from_numpy(p_values[:, m]) for m, e in enumerate(self._evidence)},
+            explained,
         )
-        distance, index = torch.cdist(ours.nan_to_num(0.0), theirs).min(1)
-        return [
-            Reference(int(reference.reference_index[j]), int(reference.reference_label[j]), float(distance[i]))
-            if alive[i]
-            else None
-            for i, j in enumerate(index.tolist())
-        ]
+
+    @property
+    def _evidence(self) -> tuple[Evidence, ...]:
+        self._require_fit()
+        return self._instrument.evidence
+
+    def _explanations(self, predictions: Predictions, measured: Measured) -> list[Explanation]:
+        scores = self._member_scores(measured)
+        return explanations(predictions, measured, scores, self._evidence, self._joint, self._reference)
 
     @public
     def save(self, path: str | PathLike[str], *, notes: dict[str, Any] | None = None) -> None:
@@ -543,7 +488,7 @@ class Detector:
             Surprise(**{f.name: arrays[prefix + f.name] for f in fields(Surprise)}) for prefix in ("", "question_")
         )
         detector._joint = Joint(members, questions, alone, together)
-        detector._reference = _References(**{f.name: arrays[f.name] for f in fields(_References)})
+        detector._reference = References(**{f.name: arrays[f.name] for f in fields(References)})
         detector._calibration = arrays["calibration"]
         return detector
 
@@ -551,27 +496,6 @@ class Detector:
         state = f"fitted on {self.fit_size_} + {self.calibration_size_}" if hasattr(self, "fit_size_") else "not fitted"
         names = ", ".join(e.name for e in resolve(self.evidence))
         return f"Detector(evidence=[{names}], alpha={self.alpha}, {state})"
-
-
-@dataclass(frozen=True)
-class _Survey:
-    num_classes: int
-    first_usable: Tensor  # (1, *input), or none
-    predicted: NDArray[np.int64]
-    probability: Array
-    margin: Array
-    usable: NDArray[np.bool_]
-    correct: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _References:
-    """The calibration inputs, as features only: what explanations compare with."""
-
-    reference_index: NDArray[np.int64]  # positions in the fit data
-    reference_label: NDArray[np.int64]
-    reference_features: Array  # (n, F), those with names
-    reference_scores: Array  # (n, M) of each evidence
 
 
 def _kind_name(member: OneClass) -> str:
@@ -587,24 +511,3 @@ def _kind_name(member: OneClass) -> str:
 def _plain(value: Any) -> Any:
     """A NumPy number as Python's."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _first(batched: Iterable[tuple[Tensor, Tensor | None]], count: int) -> Iterator[tuple[Tensor, None]]:
-    """No more than `count` inputs."""
-    for x, _ in batched:
-        yield x[:count], None
-        count -= len(x)
-        if count <= 0:
-            return
-
-
-def _only(batched: Iterable[tuple[Tensor, Tensor | None]], kept: NDArray[np.bool_]) -> Iterator[Tensor]:
-    """The inputs whose position is `kept`."""
-    start = 0
-    for x, _ in batched:
-        part = kept[start : start + len(x)]
-        if len(part) < len(x):
-            raise expected("data", "the same at both readings", "more inputs at the second")
-        start += len(x)
-        if part.any():
-            yield x[torch.from_numpy(part).to(x.device)]

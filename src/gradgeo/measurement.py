@@ -24,12 +24,14 @@ class Measured:
     features: list[Array]  # (N, F) of each evidence
     label: NDArray[np.int64]  # (N,), -1 where unusable
     probability: Array  # (N,)
+    logits: Tensor | None = None  # (N, C), this and what follows where asked for
     csm: Tensor | None = None  # (N, K, K)
-    classes: Tensor | None = None  # (N, K)
+    classes: Tensor | None = None  # (N, K), of the CSM
 
     def __getitem__(self, rows: NDArray[np.int64]) -> "Measured":
-        """Some of the inputs, without their CSMs."""
-        return Measured([table[rows] for table in self.features], self.label[rows], self.probability[rows])
+        """Some of the inputs."""
+        kept = (None if table is None else table[rows] for table in (self.logits, self.csm, self.classes))
+        return Measured([table[rows] for table in self.features], self.label[rows], self.probability[rows], *kept)
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -78,8 +80,17 @@ class Instrument:
         found = found[found < UNBOUNDED]
         return float(found.median()) if len(found) else 1.0
 
-    def measure(self, model: Model, inputs: Iterable[Tensor], *, batch_size: int, keep_csm: bool = False) -> Measured:
-        """Features, labels and probabilities of `inputs`, and their CSMs if asked; warns about those without."""
+    def measure(
+        self,
+        model: Model,
+        inputs: Iterable[Tensor],
+        *,
+        batch_size: int,
+        keep: tuple[str, ...] = (),
+        quiet: bool = False,
+    ) -> Measured:
+        """Features, labels and probabilities of `inputs`, and which of "logits", "csm" and "classes" to `keep`; warns
+        about inputs without, unless `quiet`."""
 
         def observed(forward: ForwardPass, maps: Maps) -> tuple[Tensor, ...]:
             seen = self.observe(forward)
@@ -88,17 +99,17 @@ class Instrument:
             columns = (
                 torch.where(forward.usable, forward.predicted, -1),
                 torch.where(forward.usable, probability, torch.nan),
-                *((seen.csm, seen.classes) if keep_csm else ()),
+                *(forward.logits if name == "logits" else getattr(seen, name) for name in keep),
             )
             return (*(column.cpu() for column in columns), *features)
 
-        rows = over_passes(model, inputs, self.maps, None, observed, at_most=batch_size)
+        rows = over_passes(model, inputs, self.maps, None, observed, at_most=batch_size, quiet=quiet)
         if not rows:
             return Measured([np.empty((0, len(e.features))) for e in self.evidence], np.empty(0, np.int64), np.empty(0))
         label, probability, *others = (torch.cat(column) for column in zip(*rows, strict=True))
-        csm, tables = (others[:2], others[2:]) if keep_csm else ([], others)
-        measured = Measured([table.numpy() for table in tables], label.numpy(), probability.numpy(), *csm)
-        if dead := int((~measured.alive & (measured.label >= 0)).sum()):
+        kept, tables = dict(zip(keep, others, strict=False)), others[len(keep) :]
+        measured = Measured([table.numpy() for table in tables], label.numpy(), probability.numpy(), **kept)
+        if not quiet and (dead := int((~measured.alive & (measured.label >= 0)).sum())):
             warn(
                 f"{dead} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.",
                 UnusableInputWarning,

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -24,6 +25,10 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def __getitem__(self, rows: slice | Tensor | NDArray[Any]) -> "Predictions":
+        """Those of some rows."""
+        return Predictions(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def __repr__(self) -> str:
         return f"Predictions({len(self)} inputs, {int(self.trusted.sum())} trusted)"
@@ -135,6 +140,16 @@ class Explanation:
             n = self.nearest
             lines.append(f"  nearest trusted input: number {n.index} of the fit data, class {n.label}")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that one pass over a batch tells; every tensor is on the CPU."""
+
+    predictions: Predictions
+    logits: Tensor  # (N, C), of the same pass
+    evidence: dict[str, Tensor]  # by name: its split-conformal p-value (N,) alone, float64, NaN where not judged
+    explanations: dict[int, Explanation]  # by row, of rows that are not trusted, where asked for
 
 
 def _number(value: float) -> float | None:

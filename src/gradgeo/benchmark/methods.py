@@ -27,7 +27,7 @@ from gradgeo.penultimate import Penultimate
 
 OURS = (
     *("classifier.py", "copies.py", "logits.py", "fast_copy.py", "geometry/*.py", "evidence.py", "measurement.py"),
-    *("one_class.py", "joint.py", "conformal.py", "batches.py", "detector.py"),
+    *("one_class.py", "joint.py", "conformal.py", "batches.py", "survey.py", "detector.py"),
 )
 
 
