@@ -1,9 +1,12 @@
 """The engine: every way of differentiating gives the maps of the float64 reference, and the kept copy never is stale."""
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -339,7 +342,9 @@ def test_many_classes_equal_their_maps_cosines_in_any_budget(sign: bool, channel
         maps = gradgeo.saliency_maps(model.double(), x, **options)
     exact = gradgeo.cosine_similarity_matrix(maps)
     model.float()
-    for budget in (None, 1_500_000, 10_000_000):
+    with pytest.raises(ArgumentError) as refused:
+        gradgeo.csm(model, x, memory_budget=1000, **options)
+    for budget in (None, the_least(refused.value), 20_000_000):
         with pytest.warns(GradgeoWarning, match="1 of 5"):
             ours = gradgeo.csm(model, x, memory_budget=budget, **options)
         assert ours.dtype == torch.float32
@@ -356,8 +361,48 @@ def test_a_budget_too_small_for_one_sample_says_the_least() -> None:
             call(model, x, memory_budget=0)
     with pytest.raises(ArgumentError) as refused:
         gradgeo.csm(model, x, memory_budget=1000)
-    least = int(str(refused.value).split("at least ")[1].split(" ")[0].replace(",", ""))
-    assert gradgeo.csm(model, x, memory_budget=least).shape == (2, 300, 300)
+    assert gradgeo.csm(model, x, memory_budget=the_least(refused.value)).shape == (2, 300, 300)
+
+
+def the_least(refusal: ArgumentError) -> int:
+    """The bytes that a refused budget should have been."""
+    return int(str(refusal).split("at least ")[1].split(" ")[0].replace(",", ""))
+
+
+PEAK = """
+import resource, sys, threading, time, torch, gradgeo
+from torch import nn
+torch.set_num_threads(1)
+torch.manual_seed(0)
+n, sign, classes, budget = int(sys.argv[1]), sys.argv[2] == "signed", eval(sys.argv[3]), int(sys.argv[4]) << 20
+net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 600))
+gradgeo.csm(net, torch.rand(2, 3, 48, 48))  # what libraries allocate once
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+x, most, done = torch.rand(n, 3, 48, 48), [0], []
+def watch():
+    while not done:
+        most[0] = max(most[0], resident())
+        time.sleep(0.002)
+before = resident()
+thread = threading.Thread(target=watch)
+thread.start()
+try:
+    result = gradgeo.csm(net, x, sign=sign, classes=classes, memory_budget=budget)
+finally:
+    done.append(1)
+    thread.join()
+print((most[0] - before - result.numel() * 4) / budget)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory that Linux reports")
+@pytest.mark.parametrize("kind", ["signed", "unsigned"])
+@pytest.mark.parametrize(("n", "classes", "budget"), [(2, None, 256), (48, None, 256), (48, 10, 64)])
+def test_a_pass_stays_within_its_budget(n: int, classes: int | None, budget: int, kind: str) -> None:
+    command = [sys.executable, "-c", PEAK, str(n), kind, str(classes), str(budget)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(made.stdout) <= 1.15
 
 
 def test_the_gradients_that_span_all_maps_are_made_once_within_the_usual_budget(

@@ -5,7 +5,7 @@ line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda seen: ...)`, and `
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from gradgeo.errors import choice, expected
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours, slope
-from gradgeo.geometry.saliency import ForwardPass, Maps
-from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm_statistics
+from gradgeo.geometry.saliency import ForwardPass, Maps, memory_for
+from gradgeo.geometry.similarity import STATISTICS, csm_of, csm_statistics
 from gradgeo.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail
 
 RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `Observation.radius`
@@ -62,24 +62,25 @@ class Observation:
         return self.classes[self.classes != self.forward.predicted[:, None]].view(n, k - 1)
 
     @cached_property
-    def _gradients(self) -> Tensor:
-        """The loss gradient (N, K, *input) of each of `classes`, up to a positive factor."""
-        cotangents, _ = self._maps.loss.cotangents(self.forward.logits, self.classes)
-        return self.forward.pull_back(cotangents)
-
-    @cached_property
     def csm(self) -> Tensor:
         """The cosine similarity matrix (N, K, K); NaN where every map is zero, for then there is nothing to compare."""
-        maps = self.forward.finish(self._gradients, Maps())
-        dead = ~maps.flatten(1).any(1)
-        return cosine_similarity_matrix(maps).masked_fill(dead[:, None, None], torch.nan)
+        return self._compared(sign=True)
+
+    @cached_property
+    def raw_csm(self) -> Tensor:
+        """`csm` of the gradients themselves instead of their signs."""
+        return self._compared(sign=False)
+
+    def _compared(self, *, sign: bool) -> Tensor:
+        maps = replace(self._maps, classes=self.classes, sign=sign)
+        matrix = csm_of(self.forward, maps, memory_for(None, self.forward.x.device))
+        return torch.where(self.forward.alive[:, None, None], matrix, torch.nan)
 
     @cached_property
     def map_norms(self) -> Tensor:
         """Log Euclidean length (N, K) of each class's loss gradient, less the confidence factor 1 - p_i; NaN where all
         vanish."""
-        maps = self.forward.finish(self._gradients, Maps(sign=False))
-        squares = maps.flatten(2).double().square().sum(2)
+        squares = self.forward.squares(self._maps.loss.cotangents(self.forward.logits, self.classes)[0])
         return _log_root(squares).masked_fill((squares == 0).all(1, keepdim=True), torch.nan)
 
     @cached_property
@@ -90,25 +91,29 @@ class Observation:
         apart = self.forward.logits.new_zeros(n, width, self.forward.logits.shape[1])
         apart.scatter_(2, self.forward.predicted.view(n, 1, 1).expand(n, width, 1), 1.0)
         apart.scatter_(2, self.rivals[..., None], -1.0)
-        steepness = _log_root(self.forward.pull_back(apart).flatten(2).double().square().sum(2))
         logits = self.forward.logits.double()
         gaps = logits.amax(1, keepdim=True) - logits.gather(1, self.rivals)
-        return (gaps.clamp_min(1e-30).log() - steepness).sort(1).values
+        return (gaps.clamp_min(1e-30).log() - _log_root(self.forward.squares(apart))).sort(1).values
 
     @cached_property
     def neighbourhood(self) -> "Neighbourhood":
         """What the loss of the predicted class does at `DRAWS` points at each of `RADII` around each input."""
         predicted, loss = self.forward.predicted, Loss("cross_entropy", self.temperature)
-        here, _ = slope(self.forward, predicted, loss)
+        here, steepness = slope(self.forward, predicted, loss)
         before = margin(self.forward.logits, predicted)
 
         def measure(points: Tensor, sample: Tensor, move: Tensor) -> tuple[Tensor, ...]:
             there = self.forward.again(points)
-            unit, _ = slope(there, predicted[sample], loss)
+            unit, steepness_there = slope(there, predicted[sample], loss)
+            distance = move.norm(dim=1)
+            along = (unit * move).sum(1) / distance
+            along_here = (here[sample] * move).sum(1) / distance
             return (
                 before[sample] - margin(there.logits, predicted[sample]),
                 (unit * here[sample]).sum(1),
-                (unit * move).sum(1) / move.norm(dim=1),
+                along,
+                (there.predicted != predicted[sample]).double(),
+                (steepness_there * along - steepness[sample] * along_here) / distance,
             )
 
         return Neighbourhood(*self._around(measure))
@@ -142,7 +147,7 @@ class Observation:
             move = moves[direction]
             found.append(measure(x[sample] + move, sample, move.flatten(1).double()))
         if not found:
-            return [x.new_zeros(0, len(RADII), DRAWS, dtype=torch.float64)] * 3
+            return [x.new_zeros(0, len(RADII), DRAWS, dtype=torch.float64)] * len(fields(Neighbourhood))
         return [torch.cat(column).view(len(x), len(RADII), DRAWS) for column in zip(*found, strict=True)]
 
 
@@ -156,6 +161,10 @@ class Neighbourhood:
     """Cosine between the loss's gradient there and at the input."""
     zeta: Tensor
     """Cosine between the gradient there and the way there (Theorem 1)."""
+    flip: Tensor
+    """1 where another class is predicted, else 0."""
+    curvature: Tensor
+    """<H e, e> of the loss along the way there, as a difference quotient (Lemma 2)."""
 
 
 def margin(logits: Tensor, predicted: Tensor) -> Tensor:
@@ -252,7 +261,7 @@ def _nearest_boundary(seen: Observation) -> Tensor:
     rival = logits.scatter(1, predicted, -torch.inf).argmax(1, keepdim=True)
     apart = seen.forward.logits.new_zeros(n, 1, total)
     apart.scatter_(2, predicted[..., None], 1.0).scatter_(2, rival[..., None], -1.0)
-    steepness = _log_root(seen.forward.pull_back(apart).flatten(1).double().square().sum(1))
+    steepness = _log_root(seen.forward.squares(apart)[:, 0])
     gap = margin(seen.forward.logits, seen.forward.predicted)
     spread = (logits / seen.temperature).log_softmax(1)
     columns = (
@@ -287,6 +296,40 @@ def _turn(seen: Observation) -> Tensor:
     return seen.neighbourhood.turn.mean(2)
 
 
+def _curvature(seen: Observation) -> Tensor:
+    """The loss's curvature along random ways from x (Lemma 2): its mean and its largest at each radius.
+
+    Piecewise linear networks bend only at their kinks, so at the smallest radius this is mostly rounding.
+    """
+    curvature = seen.neighbourhood.curvature
+    return torch.cat([curvature.mean(2), curvature.amax(2)], dim=1)
+
+
+def _flips(seen: Observation) -> Tensor:
+    """The share of neighbours that are predicted otherwise, at each radius.
+
+    What an attack at a boundary shows; coarse, with so few neighbours: the fall of the margin says more.
+    """
+    return seen.neighbourhood.flip.mean(2)
+
+
+def _raw_csm(seen: Observation) -> Tensor:
+    """The ten statistics of the CSM of the gradients themselves, whose large entries the sign does away with.
+
+    Blind where the signed CSM is; large gradients in a few entries outvote the rest.
+    """
+    return csm_statistics(seen.raw_csm, seen.position)
+
+
+def _magnitude(seen: Observation) -> Tensor:
+    """Minus the log of the penultimate features' sum of magnitudes: inputs that excite few of them (Huang et al.,
+    NeurIPS 2021; Park et al., ICCV 2023).
+
+    Blind to attacks beyond the boundary, which excite as many or more, and to mistakes.
+    """
+    return -_features(seen).abs().sum(1, keepdim=True).clamp_min(1e-30).log()
+
+
 def _stability(seen: Observation) -> Tensor:
     """By how much the margin falls around x: of small attacks the loudest evidence, when asked whether it is large.
 
@@ -315,6 +358,10 @@ EVIDENCE: dict[str, Evidence] = {
         Evidence("neighbourhood", _at_radii("drop", "turn", "zeta"), _neighbourhood, around="gradients"),
         Evidence("turn", _at_radii("turn"), _turn, around="gradients"),
         Evidence("nearest_boundary", _NEAREST, _nearest_boundary),
+        Evidence("raw_csm", tuple(f"raw_{name}" for name in STATISTICS), _raw_csm),
+        Evidence("flips", _at_radii("flips"), _flips, UpperTail, "stability", around="gradients"),
+        Evidence("curvature", _at_radii("curvature", "largest_curvature"), _curvature, around="gradients"),
+        Evidence("magnitude", ("magnitude",), _magnitude, UpperTail, "features", _has_head),
     )
 }
 """Every evidence by name; add to it to use your own in `Detector(evidence=[...])`."""

@@ -59,7 +59,10 @@ class Instrument:
     def features(self, seen: Observation) -> list[Tensor]:
         """The features (N, F) of each evidence, float64 on the CPU; NaN for unusable samples."""
         usable = seen.forward.usable[:, None]
-        return [torch.where(usable, e.measure(seen).double(), torch.nan).cpu() for e in self.evidence]
+        # Around comes last: by then the gradients that span all maps may be there, and serve at the input itself.
+        order = sorted(self.evidence, key=lambda e: bool(e.around))
+        found = {e.name: torch.where(usable, e.measure(seen).double(), torch.nan).cpu() for e in order}
+        return [found[e.name] for e in self.evidence]
 
     def typical_radius(self, model: Model, inputs: Iterable[Tensor], *, batch_size: int) -> float:
         """The median first-order distance of trusted `inputs` to their nearest boundary, per root of input entries.

@@ -21,6 +21,8 @@ Classes = int | Tensor | None
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
 SPARE = 4  # gradients of a sample that may exist beside what is kept of its maps
+TABLES = 5  # float64 rows of C numbers that exist for each class while its cotangent is made
+MANY = 32  # maps from which their products are made without holding them all
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 
 
@@ -99,7 +101,8 @@ class ForwardPass:
 
     Samples with NaN or infinite inputs are replaced by zeros for the pass, so that they cannot disturb the others;
     `usable` (N,) is False for them and for samples whose logits are not finite. `x` are the inputs as they went in,
-    `features` (N, F) what enters the linear layer that makes the logits, None where there is none.
+    `features` (N, F) what enters the linear layer that makes the logits, None where there is none. `alive` (N,) says
+    whether any gradient that was made so far had an entry other than zero (not asked where differentiable).
 
     min(C, F) gradients span all others: those of the logits or, where a linear layer makes these of fewer features
     F < C, those of the features, for then J = W J_features. Once as many are asked for, they are computed and kept, and
@@ -111,7 +114,7 @@ class ForwardPass:
 
     def __init__(self, classifier: Classifier, x: Tensor, *, differentiable: bool = False) -> None:
         x = classifier.prepare(x)
-        self._classifier, self._differentiable = classifier, differentiable
+        self._classifier, self.differentiable = classifier, differentiable
         self._n = len(x)
         if self._n == 0:  # many models refuse an empty batch; one zero input stands in and is sliced away again
             x = x.new_zeros(1, *x.shape[1:])
@@ -132,6 +135,7 @@ class ForwardPass:
         self.logits, self.x = kept(output), kept(self._leaf)
         self.features = None if features is None else kept(features)
         self.usable = finite[: self._n] & torch.isfinite(self.logits).all(1)
+        self.alive = torch.full_like(self.usable, differentiable)
 
     @property
     def predicted(self) -> Tensor:
@@ -146,29 +150,48 @@ class ForwardPass:
 
     def again(self, x: Tensor) -> "ForwardPass":
         """Another pass of the same classifier, for other inputs."""
-        return ForwardPass(self._classifier, x, differentiable=self._differentiable)
+        return ForwardPass(self._classifier, x, differentiable=self.differentiable)
 
     def logits_at(self, x: Tensor) -> Tensor:
         """The logits (N, C) of other inputs, NaN where these are not finite; no gradients unless differentiable."""
         clean, finite = replace_unusable(x)
-        with torch.set_grad_enabled(self._differentiable):
+        with torch.set_grad_enabled(self.differentiable):
             logits = self._classifier.fast(clean)(clean)[0]
         return torch.where(finite[:, None], logits, torch.nan)
 
     def pull_back(self, cotangents: Tensor) -> Tensor:
         """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs min(K, C, F) backward passes."""
-        if self._differentiable:
+        if self.differentiable:
             rows = cotangents.to(self.logits.dtype).unbind(1)
             return torch.stack([gradient(self.logits, self._leaf, row, create_graph=True) for row in rows], dim=1)
         if self._n == 0:
             return self._leaf.new_empty(0, cotangents.shape[1], *self._leaf.shape[1:])
         cotangents = self._coefficients(cotangents)
-        if "_basis" not in vars(self) and cotangents.shape[1] < self._rank:
+        if not self._spanned and cotangents.shape[1] < self._rank:
             return self._rows(cotangents.to(self.logits.dtype))
         exact = torch.promote_types(self.logits.dtype, torch.float32)
         basis = self._basis.flatten(2).to(exact)
         maps = cotangents.to(exact) @ basis
         return maps.to(self._leaf.dtype).view(*maps.shape[:2], *self._leaf.shape[1:])
+
+    def squares(self, cotangents: Tensor) -> Tensor:
+        """|J^T v|^2 (N, K), float64, of each cotangent v (N, K, C): from the Gram matrix of what spans the gradients,
+        so that these are not made, unless they are fewer."""
+        if not self.differentiable and self._n:
+            coefficients = self._coefficients(cotangents).double()
+            if self._spanned or coefficients.shape[1] >= self._rank:
+                return ((coefficients @ self._products) * coefficients).sum(2).clamp_min(0)
+        return self.pull_back(cotangents).flatten(2).double().square().sum(2)
+
+    @property
+    def _spanned(self) -> bool:
+        """Whether the gradients that span all others are there already."""
+        return "_basis" in vars(self)
+
+    @cached_property
+    def _products(self) -> Tensor:
+        """The Gram matrix (N, R, R), float64, of the gradients that span all others."""
+        return torch.stack([_gram(rows) for rows in self._basis.flatten(2)])
 
     def _coefficients(self, cotangents: Tensor) -> Tensor:
         """v, or v W where features span the maps: what combines the basis to a map (N, K, R)."""
@@ -182,7 +205,9 @@ class ForwardPass:
 
     def _rows(self, cotangents: Tensor) -> Tensor:
         parts = list(self._graph.pull_back(cotangents.transpose(0, 1)))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
+        rows = (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
+        self.alive = self.alive | rows[: self._n].flatten(1).any(1)
+        return rows
 
     @property
     def _rank(self) -> int:
@@ -204,25 +229,29 @@ class ForwardPass:
 
     def parts(self, options: Maps, budget: int) -> Iterator[Tensor]:
         """The maps as in `maps`, some classes (N, k, *input) at a time, and numbers even for samples that are not
-        `usable`; graph, gradients and one byte for each entry stay within about `budget` bytes."""
-        cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
+        `usable`; graph, cotangents, gradients and one byte for each entry stay within about `budget` bytes."""
+        classes = options.select(self.logits)
         one = max(1, self._leaf.numel() * self._leaf.element_size())
-        budget -= self._graph.bytes + cotangents.shape[1] * self._leaf.numel()
-        if cotangents.shape[1] >= self._rank and (self._rank + SPARE) * one <= budget:
+        each = SPARE * one + TABLES * 8 * self.logits.numel()  # for each class of a part
+        budget -= self._graph.bytes + classes.shape[1] * self._leaf.numel()
+        if classes.shape[1] >= self._rank and self._rank * one + each <= budget:
             budget -= self._rank * one
             self._basis  # noqa: B018  # made now, it serves every part
-        for part in cotangents.split(max(1, budget // (SPARE * one)), dim=1):
-            yield self._reduced(self.pull_back(part), options)
+        for part in classes.split(max(1, budget // each), dim=1):
+            yield self._reduced(self.pull_back(options.loss.cotangents(self.logits, part)[0]), options)
 
-    def gram(self, options: Maps) -> Tensor | None:
-        """The inner products (N, K, K), float64, of the unsigned maps: of what spans them, if no more than there are
-        maps, so that the maps themselves are never made; else None."""
-        cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
-        if cotangents.shape[1] < self._rank or self._n == 0:
+    def grams(self, options: Maps) -> Iterator[Tensor] | None:
+        """The inner products (K, K), float64, of the unsigned maps of each sample in turn: of what spans them, if no
+        more than there are maps, so that the maps themselves are never made; else None."""
+        classes = options.select(self.logits)
+        if classes.shape[1] < self._rank or self._n == 0:
             return None
-        coefficients = self._coefficients(cotangents)
-        products = torch.stack([_gram(rows) for rows in self._basis.flatten(2)])
-        return coefficients @ products @ coefficients.mT
+        return self._grams(options.loss, classes)
+
+    def _grams(self, loss: Loss, classes: Tensor) -> Iterator[Tensor]:
+        for logits, of, products in zip(self.logits, classes, self._products, strict=True):
+            coefficients = self._coefficients(loss.cotangents(logits[None], of[None])[0])[0]
+            yield coefficients @ products @ coefficients.mT
 
     def finish(self, maps: Tensor, options: Maps) -> Tensor:
         """What `options` keep of gradients (N, K, *input); NaN for unusable samples."""
@@ -231,7 +260,7 @@ class ForwardPass:
 
     def _reduced(self, maps: Tensor, options: Maps) -> Tensor:
         if options.sign:
-            maps = soft_sign(maps) if self._differentiable else maps.sign()
+            maps = soft_sign(maps) if self.differentiable else maps.sign()
         if options.channel_max:
             if maps.ndim < 4:
                 raise expected("channel_max", "False for inputs without a channel axis (N, channels, ...)", True)
@@ -272,15 +301,15 @@ def over_passes(
     *,
     at_most: int = BATCH,
     memory_budget: int | None = None,
-    entry_bytes: int | None = None,
+    streamed: bool = False,
     quiet: bool = False,
 ) -> list[T]:
     """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples unless
     `quiet`.
 
     With `chunk_size` None chunks of `at_most` samples or fewer keep their maps within the memory budget; a budget
-    that the caller gave and that is too small for one sample is refused. `entry_bytes` is what an entry of a map takes
-    until the pass ends; None: three times the entry, for measures that hold all maps at once.
+    that the caller gave and that is too small for one sample is refused. `streamed`: of many maps the measure keeps
+    their products and no more than one byte an entry, and holds a few maps at once.
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
@@ -292,10 +321,11 @@ def over_passes(
             size = chunk_size or at_most
             if chunk_size is None and (len(x) > 1 or (memory_budget is not None and len(x))):
                 budget, trial = memory_for(memory_budget, x.device), replace_unusable(x[:TRIAL])[0]
-                least, ample = _bytes_per_sample(classifier.fast(trial), trial, options, entry_bytes)
-                if memory_budget is not None and least > budget:
-                    rule = f"at least {least:,} bytes, what one sample of this model needs"
+                fixed, least, ample = _bytes(classifier.fast(trial), trial, options, streamed=streamed)
+                if memory_budget is not None and fixed + least > budget:
+                    rule = f"at least {fixed + least:,} bytes, what one sample of this model needs"
                     raise expected("memory_budget", rule, memory_budget, "Name fewer classes, or allow more.")
+                budget -= fixed
                 size = max(1, min(at_most, budget // (ample if ample <= budget else least)))
             for start in range(0, max(len(x), 1), size):
                 rows = slice(start, start + size)
@@ -319,15 +349,20 @@ def over_passes(
     return results
 
 
-def _bytes_per_sample(copy: FastCopy, x: Tensor, options: Maps, entry_bytes: int | None) -> tuple[int, int]:
-    """The graph, what is kept of the maps, and gradients while they are made: a few at least, amply all that span the
-    maps, for then no map needs a backward pass of its own."""
-    maps = options.count(copy.classes(x) if options.classes is None else 0)
+def _bytes(copy: FastCopy, x: Tensor, options: Maps, *, streamed: bool) -> tuple[int, int, int]:
+    """What a pass takes, and each of its samples at least and amply: the graph, what is kept of the maps, cotangents,
+    and gradients while they are made: a few, or amply all that span the maps, for then no map needs a backward pass of
+    its own."""
+    classes = copy.classes(x)
+    maps = options.count(classes)
     entries, item = x[0].numel(), x.element_size()
-    kept = 1 + 2 * copy.activations * item + entries * maps * (entry_bytes or 3 * item)
     rank = maps if copy.head is None else min(maps, copy.head.in_features)
-    least = kept + entries * item * (rank if entry_bytes is None else SPARE)
-    return least, kept + entries * item * (rank + SPARE)
+    spanned = maps >= rank and not options.channel_max
+    streamed = streamed and maps >= MANY and (options.sign or spanned)
+    kept = 1 + 2 * copy.activations * item + entries * maps * (1 if streamed else 3 * item)
+    kept += TABLES * 8 * classes * (1 if streamed else maps)
+    least = kept + entries * item * (SPARE if streamed else rank)
+    return TABLES * 8 * maps * maps if streamed else 0, least, kept + entries * item * (rank + SPARE)
 
 
 @public

@@ -1,12 +1,14 @@
 """The cosine similarity matrix (CSM) of saliency maps and its ten statistics (Schwinn et al. 2021, section 3)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from gradgeo.classifier import Model
 from gradgeo.errors import expected, public
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.saliency import MAP_BYTES, Classes, ForwardPass, Maps, memory_for, over_passes
+from gradgeo.geometry.saliency import MANY, MAP_BYTES, Classes, ForwardPass, Maps, memory_for, over_passes
 
 STATISTICS: tuple[str, ...] = tuple(
     f"{group}_{name}" for group in ("s1", "s2") for name in ("mean", "max", "min", "std", "energy")
@@ -86,35 +88,49 @@ def csm(
     """
     options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max)
 
-    def measure(forward: ForwardPass, options: Maps) -> Tensor:
-        return csm_of(forward, options, memory_for(memory_budget, forward.logits.device))
+    result = torch.empty(0)
+    done = 0
 
-    entry_bytes = 1 if sign else None
-    passes = over_passes(model, [x], options, chunk_size, measure, memory_budget=memory_budget, entry_bytes=entry_bytes)
-    return torch.cat(passes)
+    def measure(forward: ForwardPass, options: Maps) -> None:
+        nonlocal result, done
+        n, k = len(forward.logits), options.count(forward.logits.shape[1])
+        if done == 0:  # all samples' at once: gathering them would take the result's memory twice
+            result = _matrices(len(x), k, forward)
+        csm_of(forward, options, memory_for(memory_budget, forward.logits.device), out=result[done : done + n])
+        done += n
 
+    over_passes(model, [x], options, chunk_size, measure, memory_budget=memory_budget, streamed=True)
+    return result
 
-MANY = 32
-"""Maps from which products of signs in int8 are worth their conversion."""
 
 BLOCK = 256
 """Rows of a product at a time: below the diagonal it is the mirror of what is above."""
 
 
-def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES) -> Tensor:
+def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES, *, out: Tensor | None = None) -> Tensor:
     """The cosine similarity matrix (N, K, K) of the maps of a pass, which are not all held at once where there are
     many of them; what is made in between takes about `budget` bytes. NaN for samples that are not usable."""
-    many = options.count(forward.logits.shape[1]) >= MANY
+    k = options.count(forward.logits.shape[1])
+    many = k >= MANY and not forward.differentiable
+    products: Iterable[Tensor] | None = None
     if many and options.sign:
-        signs = _signs(forward, options, budget)
-        cosines = _cosines(torch.stack([products_of_signs(rows) for rows in signs]) if len(signs) else signs @ signs.mT)
-    else:
-        products = forward.gram(options) if many and not options.channel_max else None
-        if products is None:
-            return cosine_similarity_matrix(forward.maps(options))
-        cosines = _cosines(products)
+        products = map(products_of_signs, _signs(forward, options, budget))
+    elif many and not options.channel_max:
+        products = forward.grams(options)
+    if products is None:
+        matrices = cosine_similarity_matrix(forward.maps(options))
+        return matrices if out is None else out.copy_(matrices)
+    out = _matrices(len(forward.logits), k, forward) if out is None else out
+    for i, product in enumerate(products):  # in float64, and with what cosines take, one sample's matrix is large
+        out[i] = _cosines(product)
+    out[~forward.usable] = torch.nan
+    return out
+
+
+def _matrices(n: int, k: int, forward: ForwardPass) -> Tensor:
+    """Room for (n, k, k) cosines."""
     dtype = torch.promote_types(forward.logits.dtype, torch.float32)
-    return torch.where(forward.usable[:, None, None], cosines.to(dtype), torch.nan)
+    return forward.logits.new_empty(n, k, k, dtype=dtype)
 
 
 def _signs(forward: ForwardPass, options: Maps, budget: int) -> Tensor:
@@ -154,11 +170,11 @@ def _integer_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _cosines(products: Tensor) -> Tensor:
-    """Inner products (N, K, K) -> cosines; those of zero maps are 0, the diagonal is 1."""
-    norms = products.diagonal(dim1=1, dim2=2)
-    scale = torch.sqrt(norms[:, :, None]) * torch.sqrt(norms[:, None, :])
+    """Inner products (K, K) -> cosines; those of zero maps are 0, the diagonal is 1."""
+    norms = products.diagonal()
+    scale = torch.sqrt(norms)[:, None] * torch.sqrt(norms)
     cosines = (products / torch.where(scale > 0, scale, 1.0)).clamp(-1, 1)
-    return torch.diagonal_scatter((cosines + cosines.mT) / 2, torch.ones_like(norms), dim1=1, dim2=2)
+    return torch.diagonal_scatter((cosines + cosines.mT) / 2, torch.ones_like(norms))
 
 
 @public
