@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import gradgeo
 from gradgeo import GradgeoError, GradgeoWarning
 from gradgeo.benchmark import reference
+from gradgeo.geometry import similarity
 
 LOSSES = ("cross_entropy", "mse", "logit")
 
@@ -198,6 +199,17 @@ def test_statistics_equal_plain_loops(k: int) -> None:
             values = np.array(group) if group else np.zeros(1)
             row += [values.mean(), values.max(), values.min(), values.std(), (values**2).mean()]
         np.testing.assert_allclose(stats[n], row, atol=1e-14)
+
+
+@pytest.mark.parametrize("k", [2, 3, 12])
+def test_statistics_by_indices_are_bit_for_bit_those_by_masks(k: int) -> None:
+    """By indices no value is read, so that exports carry them; the pairs come in the same order."""
+    csm, predicted = torch.randn(40, k, k), torch.randint(0, k, (40,))
+    first, second = torch.triu_indices(k, k, offset=1)
+    own = (first == predicted[:, None]) | (second == predicted[:, None])
+    pairs = csm[:, first, second]
+    groups = (pairs[~own].view(40, (k - 1) * (k - 2) // 2), pairs[own].view(40, k - 1))
+    assert torch.equal(similarity.statistics_of(csm, predicted), torch.cat([*map(similarity._moments, groups)], 1))
 
 
 def test_bfloat16_and_float64_models() -> None:

@@ -15,7 +15,7 @@ from gradgeo.errors import choice, expected
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours, slope
 from gradgeo.geometry.saliency import ForwardPass, Maps, memory_for
-from gradgeo.geometry.similarity import STATISTICS, csm_of, csm_statistics
+from gradgeo.geometry.similarity import STATISTICS, csm_of, statistics_of, without
 from gradgeo.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail
 
 RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `Observation.radius`
@@ -31,11 +31,21 @@ class Observation:
         radius: root mean square per input entry of the step that takes a typical trusted input to its nearest
             boundary, to first order; what the radii of the neighbourhood are multiples of.
         gradients: whether gradients at the neighbours are wanted too, so that values alone need no passes of their own.
+        moves: `displacements` of this radius, where the caller has them already.
     """
 
-    def __init__(self, forward: ForwardPass, maps: Maps, radius: float = 1.0, *, gradients: bool = True) -> None:
+    def __init__(
+        self,
+        forward: ForwardPass,
+        maps: Maps,
+        radius: float = 1.0,
+        *,
+        gradients: bool = True,
+        moves: Tensor | None = None,
+    ) -> None:
         self.forward = forward
         self.radius = radius
+        self._moves = moves
         self._gradients_around = gradients
         self.temperature = maps.loss.temperature or 1.0
         self._maps = maps
@@ -58,8 +68,7 @@ class Observation:
     @cached_property
     def rivals(self) -> Tensor:
         """`classes` without the predicted one (N, K - 1)."""
-        n, k = self.classes.shape
-        return self.classes[self.classes != self.forward.predicted[:, None]].view(n, k - 1)
+        return self.classes.gather(1, without(self.position, self.classes.shape[1]))
 
     @cached_property
     def csm(self) -> Tensor:
@@ -72,7 +81,8 @@ class Observation:
         return self._compared(sign=False)
 
     def _compared(self, *, sign: bool) -> Tensor:
-        maps = replace(self._maps, classes=self.classes, sign=sign)
+        chosen = self._maps.classes
+        maps = replace(self._maps, classes=self.classes if isinstance(chosen, Tensor) else chosen, sign=sign)
         matrix = csm_of(self.forward, maps, memory_for(None, self.forward.x.device))
         return torch.where(self.forward.alive[:, None, None], matrix, torch.nan)
 
@@ -134,21 +144,26 @@ class Observation:
     def _around(self, measure: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
         """What `measure` makes of neighbours (n, *input), whose they are (n,) and the way there (n, d), as columns
         (N, radii, draws)."""
-        x = self.forward.x
-        moves = torch.cat(
-            [
-                Neighbours(radius * self.radius, DRAWS, generator=torch.Generator().manual_seed(i)).displacements(x)
-                for i, radius in enumerate(RADII)
-            ]
-        )
+        x, n = self.forward.x, self.forward.x.shape[0]  # a symbol in exports, which len() would make a number
+        moves = displacements(x, self.radius) if self._moves is None else self._moves
         found = []
-        for pair in torch.arange(len(x) * len(moves), device=x.device).split(self.forward.affordable):
+        for pair in self.forward.in_passes(torch.arange(n * len(moves), device=x.device)):
             sample, direction = pair // len(moves), pair % len(moves)
             move = moves[direction]
             found.append(measure(x[sample] + move, sample, move.flatten(1).double()))
         if not found:
             return [x.new_zeros(0, len(RADII), DRAWS, dtype=torch.float64)] * len(fields(Neighbourhood))
-        return [torch.cat(column).view(len(x), len(RADII), DRAWS) for column in zip(*found, strict=True)]
+        return [torch.cat(column).view(n, len(RADII), DRAWS) for column in zip(*found, strict=True)]
+
+
+def displacements(x: Tensor, radius: float) -> Tensor:
+    """The ways to the neighbours (radii times draws, *input), the same for every input shaped as those in `x`."""
+    return torch.cat(
+        [
+            Neighbours(multiple * radius, DRAWS, generator=torch.Generator().manual_seed(i)).displacements(x)
+            for i, multiple in enumerate(RADII)
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -199,7 +214,7 @@ def _csm(seen: Observation) -> Tensor:
     Blind to small perturbations, which hardly turn the maps, and to near-OOD inputs that the network sees as it sees
     its own.
     """
-    return csm_statistics(seen.csm, seen.position)
+    return statistics_of(seen.csm, seen.position)
 
 
 def _confidence(seen: Observation) -> Tensor:
@@ -230,7 +245,7 @@ def _boundary(seen: Observation) -> Tensor:
     ordinary, both together are not. Blind to inputs that the network sees as it sees its own.
     """
     distances, norms, position = seen.boundary_distances, seen.map_norms, seen.position[:, None]
-    others = norms.gather(1, _without(position, norms.shape[1]))
+    others = norms.gather(1, without(seen.position, norms.shape[1]))
     logits = seen.forward.logits.double()
     spread = (logits / seen.temperature).log_softmax(1)
     top = logits.topk(2, dim=1).values
@@ -274,12 +289,6 @@ def _nearest_boundary(seen: Observation) -> Tensor:
 _NEAREST = ("distance", "steepness", "logit_margin", "energy", "entropy", "logit_mean", "logit_std")
 
 
-def _without(position: Tensor, size: int) -> Tensor:
-    """All positions but the given one: (N, 1) -> (N, size - 1)."""
-    every = torch.arange(size, device=position.device).expand(len(position), -1)
-    return every[every != position].view(len(position), size - 1)
-
-
 def _neighbourhood(seen: Observation) -> Tensor:
     """Theorem 1 at work: by how much the margin falls, how far the gradient turns and where it points, around x.
 
@@ -318,7 +327,7 @@ def _raw_csm(seen: Observation) -> Tensor:
 
     Blind where the signed CSM is; large gradients in a few entries outvote the rest.
     """
-    return csm_statistics(seen.raw_csm, seen.position)
+    return statistics_of(seen.raw_csm, seen.position)
 
 
 def _magnitude(seen: Observation) -> Tensor:

@@ -115,7 +115,8 @@ def _sums(surprise: Tensor, questions: Sequence[str]) -> Tensor:
     """The sum of powers (N, Q) over the members (N, M) of each question."""
     raised = _power(surprise)
     asked = dict.fromkeys(questions)
-    return torch.stack([raised[:, [q == question for q in questions]].sum(1) for question in asked], dim=1)
+    members = [[m for m, q in enumerate(questions) if q == question] for question in asked]
+    return torch.stack([raised[:, own].sum(1) for own in members], dim=1)
 
 
 def _power(surprise: Tensor) -> Tensor:

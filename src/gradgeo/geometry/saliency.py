@@ -1,7 +1,7 @@
 """Saliency maps: the gradient of every class's loss with respect to the input (Schwinn et al. 2021, section 3)."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
@@ -147,6 +147,11 @@ class ForwardPass:
         """How many samples another pass may take within `MAP_BYTES`, at most `BATCH`."""
         entries = 2 * self._copy.activations + self._leaf[0].numel()
         return max(1, min(BATCH, MAP_BYTES // (entries * self._leaf.element_size())))
+
+    def in_passes(self, rows: Tensor) -> Sequence[Tensor]:
+        """`rows` in parts that another pass each can take."""
+        parts: Sequence[Tensor] = rows.split(self.affordable)
+        return parts
 
     def again(self, x: Tensor) -> "ForwardPass":
         """Another pass of the same classifier, for other inputs."""

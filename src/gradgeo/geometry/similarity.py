@@ -211,19 +211,32 @@ def csm_statistics(csm: Tensor, predicted: Tensor) -> Tensor:
             f"{int(predicted.min())}..{int(predicted.max())}",
             "With classes=int the predicted class is at position 0.",
         )
-    predicted = predicted.to(csm.device).long()
-    first, second = torch.triu_indices(k, k, offset=1, device=csm.device)
-    pairs = csm[:, first, second]
-    own = (first == predicted[:, None]) | (second == predicted[:, None])
-    with_predicted = pairs[own].view(n, k - 1)
-    without = pairs[~own].view(n, (k - 1) * (k - 2) // 2)
-    return torch.cat([_moments(without), _moments(with_predicted)], dim=1)
+    return statistics_of(csm, predicted.to(csm.device).long())
+
+
+def statistics_of(csm: Tensor, predicted: Tensor) -> Tensor:
+    """`csm_statistics` of arguments known to be right: by indices alone, no value is read, so that exports can carry
+    it."""
+    n, k, _ = csm.shape
+    others, at = without(predicted, k), predicted[:, None, None]
+    row, column = csm.gather(1, at.expand(n, 1, k))[:, 0], csm.gather(2, at.expand(n, k, 1))[..., 0]
+    above = torch.arange(k, device=csm.device) < predicted[:, None]
+    with_predicted = torch.where(above, column, row).gather(1, others)
+    rest = csm.gather(1, others[:, :, None].expand(n, k - 1, k)).gather(2, others[:, None, :].expand(n, k - 1, k - 1))
+    first, second = torch.triu_indices(k - 1, k - 1, offset=1, device=csm.device)
+    return torch.cat([_moments(rest[:, first, second]), _moments(with_predicted)], dim=1)
+
+
+def without(position: Tensor, size: int) -> Tensor:
+    """All of `size` positions but the given one: (N,) -> (N, size - 1)."""
+    every = torch.arange(size - 1, device=position.device)
+    return every + (every >= position[:, None]).long()
 
 
 def _moments(values: Tensor) -> Tensor:
     """(N, M) -> mean, max, min, std, energy (N, 5); zeros for M = 0."""
-    if values.numel() == 0:
-        return values.new_zeros(len(values), 5)
+    if values.shape[0] == 0 or values.shape[1] == 0:
+        return values.new_zeros(values.shape[0], 5)
     return torch.stack(
         [
             values.mean(1),
