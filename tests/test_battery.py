@@ -14,7 +14,7 @@ from torch import nn
 
 from gradgeo.benchmark import cache, evaluation
 from gradgeo.benchmark.battery import COLUMNS, Column, Setting, shaped
-from gradgeo.benchmark.cases import Case, Cases, maps
+from gradgeo.benchmark.cases import Case, Cases, count
 from gradgeo.benchmark.methods import METHODS, Method
 from gradgeo.benchmark.own import chosen_methods, own_columns, own_setting, shipped_settings
 from gradgeo.errors import ArgumentError, DataError
@@ -128,9 +128,9 @@ def test_shaped_pads_small_images_and_shrinks_large_ones():
 
 
 def test_maps_of_a_share():
-    assert [maps(share, 100) for share in (1.0, 0.2, 0.05)] == [100, 20, 5]
-    assert maps(0.05, 10) == 3
-    assert maps(0.5, 2) == 2
+    assert [count(share, 100) for share in (1.0, 0.2, 0.05)] == [100, 20, 5]
+    assert count(0.05, 10) == 3
+    assert count(0.5, 2) == 2
 
 
 def test_statistics_of_the_most_likely_classes_are_those_of_fewer_maps(setting):

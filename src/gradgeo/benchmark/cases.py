@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from gradgeo.data import Source, digits, open_source
 from gradgeo.data.named import find
 from gradgeo.detector import TYPICAL_MARGIN
 from gradgeo.errors import DataError
-from gradgeo.geometry.similarity import csm, csm_statistics
+from gradgeo.geometry.losses import Loss
+from gradgeo.geometry.saliency import ForwardPass, Maps, over_passes
+from gradgeo.geometry.similarity import csm_of, csm_statistics
 from gradgeo.models import load_model
 from gradgeo.one_class import ClassConditionalCopula
 
@@ -179,19 +181,30 @@ class Cases:
     def seen(self, case: Case, x: Tensor, temperature: float, *, share: float = 1.0) -> Seen:
         """The ten statistics of `x` at a temperature, from the maps of a share of the classes; cached.
 
+        The gradients that span all maps are the same at every temperature, so the classifier's own and the paper's are
+        measured together.
+
         Args:
             share: one of `SHARES`; the most likely classes of each input are taken, at least 3.
         """
 
-        def measure(x: Tensor) -> dict[str, Any]:
-            matrices, logits = csm(case.model, x, temperature=temperature), judged(case.model, x)
-            kept = [_among(matrices, logits, maps(share, logits.shape[1])) for share in SHARES]
-            features = [csm_statistics(matrix, torch.zeros(len(x), dtype=torch.long)) for matrix in kept]
-            return {"features": torch.stack(features).double().numpy(), "label": logits.argmax(1).numpy()}
+        temperatures = tuple(dict.fromkeys((case.temperature, 1.0)))
+        if temperature not in temperatures:
+            temperatures = (temperature,)
 
-        key = ("seen", weights(case.model), code(*STATISTICS), round(temperature, 6), SHARES)
+        def measure(x: Tensor) -> dict[str, Any]:
+            def seen(forward: ForwardPass, maps: Maps) -> tuple[Tensor, Tensor]:
+                losses = [Loss("cross_entropy", t) for t in temperatures]
+                return _statistics(forward, [replace(maps, loss=loss) for loss in losses]), forward.predicted
+
+            parts = over_passes(case.model, [x], Maps(), None, seen, streamed=True)
+            features, label = (torch.cat([part[i] for part in parts]).numpy() for i in (0, 1))
+            return {"features": features, "label": label}
+
+        key = ("seen", weights(case.model), code(*STATISTICS), [round(t, 6) for t in temperatures], SHARES)
         parts = [cached(partial(measure, part), *key, content(part)) for part in torch.split(x, CHUNK)]
-        features = np.concatenate([part["features"][SHARES.index(share)] for part in parts])
+        wanted = temperatures.index(temperature), SHARES.index(share)
+        features = np.concatenate([part["features"][:, *wanted] for part in parts])
         return Seen(features, np.concatenate([part["label"] for part in parts]))
 
     def fitted(self, case: Case, temperature: float, *, share: float = 1.0) -> ClassConditionalCopula:
@@ -260,16 +273,27 @@ def predicted(model: nn.Module, x: Tensor) -> Tensor:
     return judged(model, x).argmax(1)
 
 
-def maps(share: float, classes: int) -> int:
+def count(share: float, classes: int) -> int:
     """How many maps a share of the classes is; two classes beside the predicted one are the least to compare."""
     return min(classes, max(3, round(share * classes)))
 
 
-def _among(matrices: Tensor, logits: Tensor, count: int) -> Tensor:
+def _statistics(forward: ForwardPass, options: list[Maps]) -> Tensor:
+    """The ten statistics (N, options, SHARES, 10) of a pass."""
+    first = torch.zeros(len(forward.logits), dtype=torch.long)
+    rows = []
+    for maps in options:
+        matrices = csm_of(forward, maps)
+        kept = [_among(matrices, forward.logits, count(share, forward.logits.shape[1])) for share in SHARES]
+        rows.append(torch.stack([csm_statistics(matrix, first) for matrix in kept], dim=1))
+    return torch.stack(rows, dim=1).double()
+
+
+def _among(matrices: Tensor, logits: Tensor, kept: int) -> Tensor:
     """The CSM (N, count, count) of each input's most likely classes, the predicted one first."""
-    rows = logits.topk(count, dim=1).indices
+    rows = logits.topk(kept, dim=1).indices
     narrowed = matrices.gather(1, rows[:, :, None].expand(-1, -1, matrices.shape[2]))
-    return narrowed.gather(2, rows[:, None, :].expand(-1, count, -1))
+    return narrowed.gather(2, rows[:, None, :].expand(-1, kept, -1))
 
 
 def smooth_blobs(n: int, size: int, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from gradgeo import attacks
 from gradgeo.benchmark.battery import COLUMNS, Made, Setting
 from gradgeo.benchmark.cache import cached, weights
-from gradgeo.benchmark.cases import SHARES, Array, Case, Cases, Seen, maps
+from gradgeo.benchmark.cases import SHARES, Array, Case, Cases, Seen, count
 from gradgeo.benchmark.page import Page
 from gradgeo.errors import DataError
 from gradgeo.geometry.similarity import STATISTICS, csm
@@ -95,19 +95,19 @@ def _fewer_maps(page: Page, cases: Cases) -> None:
         columns = _columns(cases, case)
         full = float("nan")
         for share in SHARES:
-            count = maps(share, case.logits.shape[1])
+            kept = count(share, case.logits.shape[1])
             model = cases.fitted(case, case.temperature, share=share)
             seen: dict[str, Seen] = {c: cases.seen(case, x, case.temperature, share=share) for c, x in columns.items()}
             scores = {column: found.score(model) for column, found in seen.items()}
             areas = [auroc(scores["trusted"], s).value for c, s in scores.items() if c != "trusted"]
             caught = [tnr_at_tpr(scores["trusted"], s, resamples=1).value for c, s in scores.items() if c != "trusted"]
-            mean, tnr, cost = float(np.mean(areas)), float(np.mean(caught)), _seconds(case, count)
+            mean, tnr, cost = float(np.mean(areas)), float(np.mean(caught)), _seconds(case, kept)
             full = mean if share == 1.0 else full
             page.data.setdefault("fewer maps", {}).setdefault(name, {})[str(share)] = {
-                **{"maps": count, "auroc": mean, "tnr95": tnr, "loss": full - mean, "ms_per_input": 1000 * cost}
+                **{"maps": kept, "auroc": mean, "tnr95": tnr, "loss": full - mean, "ms_per_input": 1000 * cost}
             }
             figures = [f"{100 * v:.1f}" for v in (mean, tnr, full - mean)]
-            rows.append([name, f"{share:.0%}", str(count), *figures, f"{1000 * cost:.0f} ms"])
+            rows.append([name, f"{share:.0%}", str(kept), *figures, f"{1000 * cost:.0f} ms"])
     page.table(["model", "share", "maps", "mean AUROC", "mean TNR95", "lost AUROC", "an input"], rows)
     for name in cases.wanted(FEWER):
         few = page.data["fewer maps"][name]["0.05"]
@@ -117,18 +117,18 @@ def _fewer_maps(page: Page, cases: Cases) -> None:
         )
 
 
-def _seconds(case: Case, count: int) -> float:
-    """Wall time of one input's CSM from `count` maps, the median of five runs of a small batch."""
+def _seconds(case: Case, kept: int) -> float:
+    """Wall time of one input's CSM from `kept` maps, the median of five runs of a small batch."""
 
     def measure() -> dict[str, Any]:
         x, times = case.x[:TIMED], []
         for _ in range(5):
             start = time.perf_counter()
-            csm(case.model, x, classes=count)
+            csm(case.model, x, classes=kept)
             times.append((time.perf_counter() - start) / len(x))
         return {"seconds": np.array(np.median(times))}
 
-    return float(cached(measure, "seconds", weights(case.model), count)["seconds"])
+    return float(cached(measure, "seconds", weights(case.model), kept)["seconds"])
 
 
 def _decisions(page: Page, cases: Cases) -> None:
