@@ -1,7 +1,5 @@
 import doctest
 import math
-import statistics
-import time
 from functools import partial
 
 import pytest
@@ -18,6 +16,7 @@ from gradgeo.attacks.cosine import SmoothReLU, csa_loss, others
 from gradgeo.attacks.descent import Samples, gradient_of
 from gradgeo.attacks.losses import LOSSES, class_loss
 from gradgeo.attacks.norms import NORMS, ball
+from gradgeo.benchmark import strength
 from gradgeo.classifier import Classifier
 from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError
 from gradgeo.geometry.surrogates import _BentReLU
@@ -827,39 +826,19 @@ def test_models_without_gradient():
 # Speed
 
 
-def speed_ratio(rounds=5, steps=12, n=32):
-    """CPU seconds of a bare PGD loop on frozen parameters over those of `attacks.pgd`, interleaved: the median."""
+def speed_ratio(n, steps):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.AvgPool2d(4),
         nn.Flatten(), nn.Linear(16 * 64, 10),
-    ).eval().requires_grad_(False)  # fmt: skip
+    ).eval()  # fmt: skip
     x = torch.rand(n, 3, 32, 32)
-    labels = predicted(model, x)
-
-    def bare():
-        point = x.clone()
-        for _ in range(steps):
-            point.requires_grad_()
-            (g,) = torch.autograd.grad(F.cross_entropy(model(point), labels, reduction="sum"), point)
-            point = point.detach() + 0.01 * g.sign()
-            point = torch.max(torch.min(point, x + 0.03), x - 0.03).clamp(0, 1)
-
-    def ours():
-        attacks.pgd(model, x, labels, epsilon=0.03, step_size=0.01, steps=steps, random_start=False)
-
-    def seconds(run):
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-
-    bare(), ours()
-    return statistics.median(seconds(bare) / seconds(ours) for _ in range(rounds))
+    return strength.speed(model, x, predicted(model, x), steps=steps, rounds=5)
 
 
 @pytest.mark.parametrize(("n", "steps"), [(1, 100), (32, 12)])
 def test_pgd_is_nearly_as_fast_as_a_bare_loop(n, steps):
-    assert any(speed_ratio(n=n, steps=steps) >= 0.75 for _ in range(4))  # the machine may be busy
+    assert any(speed_ratio(n, steps) >= 0.75 for _ in range(4))  # the machine may be busy
 
 
 @pytest.mark.parametrize("module", [cosine, deepfool, gradient, problem])

@@ -242,3 +242,16 @@ def test_a_model_that_cannot_be_traced_is_attacked_as_it_is():
 
     case = Case("u", Untraceable(), torch.rand(4, 3), torch.zeros(4, dtype=torch.long), 2)
     assert isinstance(case.folded, Untraceable)
+
+
+def test_processes_leave_their_work_in_the_cache(tmp_path, monkeypatch):
+    call = "prepare(None, ('digits',), 20, (('MaxSoftmax',), ()), 2)"
+    code = f"from gradgeo.benchmark.evaluation import prepare\nif __name__ == '__main__': {call}"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setattr(cache, "CACHE", tmp_path / ".cache" / "bench")
+    made = set(cache.CACHE.iterdir())
+    (setting,) = shipped_settings(None, ("digits",), 20)
+    result = evaluation.evaluate(setting, methods=chosen_methods(("MaxSoftmax",), ()))
+    assert set(result["cells"]) == {"MaxSoftmax"}
+    assert len(made) > 10
+    assert set(cache.CACHE.iterdir()) == made

@@ -15,6 +15,7 @@ from gradgeo.benchmark import (
     local_minima,
     one_class,
     paper,
+    strength,
 )
 from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.page import Page
@@ -22,6 +23,7 @@ from gradgeo.benchmark.page import Page
 BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
     "accuracy": accuracy.run,
     "adaptive": adaptive.run,
+    "attacks": strength.run,
     "coverage": coverage.run,
     "detection": detection.run,
     "engine": engine.run,
