@@ -29,7 +29,7 @@ ROOMS = [
     ["detector"],
     ["attacks", "metrics", "ood"],
     ["path"],
-    ["models", "data", "plots"],
+    ["models", "data", "plots", "pages"],
     ["scoring", "demo"],
     ["benchmark"],
     ["cli"],
