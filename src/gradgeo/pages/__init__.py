@@ -10,7 +10,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment(
-    jinja2: Any, folder: Path, *, filters: Mapping[str, Callable[..., str]], names: Mapping[str, Any]
+    jinja2: Any,
+    folder: Path,
+    *,
+    filters: Mapping[str, Callable[..., str]],
+    names: Mapping[str, Any],
+    toggle: bool = False,
 ) -> Any:
     """Jinja's environment for the templates in `folder`, beside which those of the theme are found.
 
@@ -21,6 +26,7 @@ def environment(
         folder: of the templates.
         filters: for the templates, beside those of `gradgeo.pages.numbers`.
         names: constants for the templates.
+        toggle: whether the page has a button that sets `data-theme` of the root element to light or dark.
     """
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, TEMPLATES]),
@@ -30,5 +36,5 @@ def environment(
         lstrip_blocks=True,
     )
     made.filters |= numbers.FILTERS | dict(filters)
-    made.globals |= {"NONE": numbers.NONE, **names}
+    made.globals |= {"NONE": numbers.NONE, "TOGGLE": toggle, **names}
     return made
