@@ -28,7 +28,7 @@ def scores(summary: Summary) -> str:
         axes.set(xlim=(0, len(edges) - 1), ylim=(0, 1.08 * (highest or 1)))
         ticks = np.linspace(0, len(edges) - 1, 4)
         width = (edges[-1] - edges[0]) / (len(edges) - 1)
-        axes.set_xticks(ticks, [f"{edges[0] + tick * width:.3g}" + "+" * (tick == ticks[-1]) for tick in ticks])
+        axes.set_xticks(ticks, [f"{edges[0] + tick * width:.3g}" + "+" * bool(tick == ticks[-1]) for tick in ticks])
         if about.calibration_scores is not None and about.alpha is not None:
             quantiles = about.calibration_scores
             threshold = np.interp(1 - about.alpha, np.linspace(0, 1, len(quantiles)), quantiles)
