@@ -31,7 +31,7 @@ ROOMS = [
     ["path"],
     ["models", "data", "plots", "pages"],
     ["scoring", "demo"],
-    ["benchmark"],
+    ["benchmark", "report"],
     ["cli"],
     ["__main__"],
 ]

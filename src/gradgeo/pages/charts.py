@@ -55,7 +55,8 @@ def chart(
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     text = written.getvalue()
     text = text[text.index("<g ") : text.rindex("</svg>")]
-    text = re.sub(r"-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}", text)
+    # coordinates need no more than a tenth of a point; labels, which follow a >, stay as they are
+    text = re.sub(r"(?<![>\d.-])-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}", text)
     for role, colour in ROLES.items():
         text = text.replace(colour, f"var(--{role})")
     return text

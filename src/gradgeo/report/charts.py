@@ -9,7 +9,7 @@ from gradgeo.pages.charts import ROLES, chart, tidy
 from gradgeo.report.summary import Summary, calibration_shares
 from gradgeo.report.trend import Window, usual_quartiles
 
-SIZE = (300, 170)
+SIZE = (320, 180)
 
 
 def scores(summary: Summary) -> str:
@@ -83,7 +83,7 @@ def quartiles(windows: Sequence[Window], alpha: float | None) -> str:
     """Median and middle half of the trusted inputs' p-values in each window."""
 
     def draw(axes: Any) -> None:
-        axes.set_ylim(0, 1)
+        axes.set(ylim=(0, 1), yticks=[0, 0.25, 0.5, 0.75, 1])
         known = [window.quartiles or (np.nan,) * 3 for window in windows]
         low, middle, high = (np.array(column) for column in zip(*known, strict=True))
         edges = np.arange(len(windows) + 1)
@@ -103,7 +103,7 @@ def _chart(draw: Callable[[Any], None], *, percent: bool = True) -> str:
         draw(axes)
         low, high = axes.get_ylim()
         ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
-        ticks = ticks[:: 1 if len(ticks) < 6 else 2]
+        ticks = ticks[:: 1 if len(ticks) < 7 else 2]
         axes.set_yticks(ticks, [f"{100 * tick:.3g}" if percent else f"{tick:.2g}" for tick in ticks])
         axes.set_ylim(low, high)
         axes.spines["left"].set_visible(False)
@@ -123,9 +123,8 @@ def _steps(axes: Any, values: Any) -> None:
 
 
 def _dots(axes: Any, places: Sequence[tuple[int, float]]) -> None:
-    if places:
-        at = np.array(places)
-        axes.plot(at[:, 0] + 0.5, at[:, 1], "o", color=ROLES["peer"], markersize=3.2)
+    for window, value in places:  # a line without length: markers would need ids
+        axes.plot([window + 0.5] * 2, [value] * 2, color=ROLES["peer"], linewidth=5, solid_capstyle="round")
 
 
 def _times(axes: Any, windows: Sequence[Window]) -> None:

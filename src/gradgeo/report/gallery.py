@@ -27,8 +27,8 @@ SIGNAL = (255, 100)
 BUDGET = 1_500_000
 """Characters that the pictures of all cards may take; cards beyond have none."""
 
-NAME = 200
-"""Characters of a name that are shown."""
+NAME, CLASS_NAME = 200, 60
+"""Characters of the name of an input and of a class that are shown."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def card(row: dict[str, Any], about: About, *, largest: bool) -> Card:
         index=int(row["index"] if row["index"] is not None else -1),
         name=one_line(str(row["name"] or ""))[:NAME],
         label=-1 if label is None else int(label),
-        label_name=one_line(about.class_name(-1 if label is None else int(label))),
-        true_name=None if truth is None else one_line(about.class_name(int(truth))),
+        label_name=_class_name(about, -1 if label is None else int(label)),
+        true_name=None if truth is None else _class_name(about, int(truth)),
         probability=_float(row["probability"]),
         outlier_score=_float(row["outlier_score"]),
         p_value=_float(row["p_value"]),
@@ -81,7 +81,7 @@ def card(row: dict[str, Any], about: About, *, largest: bool) -> Card:
         thumbnail=thumbnail(row.get("thumbnail")),
         signal=signal_path(_numbers(row.get("signal"), most=MOST_POINTS)),
         csm=cells,
-        csm_classes=[one_line(about.class_name(c)) for c in classes] if cells else [],
+        csm_classes=[_class_name(about, c) for c in classes] if cells else [],
         csm_own=classes.index(label) if cells and label in classes else None,
         largest=largest,
     )
@@ -146,6 +146,10 @@ def within(cards: Sequence[Card], budget: int = BUDGET) -> list[Card]:
             entry = Card(**{**vars(entry), "thumbnail": None, "signal": None, "csm": {}, "csm_classes": []})
         kept.append(entry)
     return kept
+
+
+def _class_name(about: About, label: int) -> str:
+    return one_line(about.class_name(label))[:CLASS_NAME]
 
 
 def _numbers(values: object, *, most: int) -> list[float]:

@@ -84,7 +84,7 @@ def render(name: str, summary: Summary, cards: Sequence[Card], failures: Sequenc
     """
     about, found = summary.about, windows(summary)
     ranked = classes(summary)
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8").strip()
+    script = _compact((TEMPLATES / "report.js").read_text(encoding="utf-8").strip())
     told = {
         "title": f"gradgeo report: {one_line(about.data or name)}",
         "heading": one_line(about.data or name),
@@ -105,6 +105,11 @@ def render(name: str, summary: Summary, cards: Sequence[Card], failures: Sequenc
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     text = _templates(require("jinja2", "report")).get_template("report.html.j2").render(told)
+    return _compact(text)
+
+
+def _compact(text: str) -> str:
+    """Without empty lines; the script too, whose hash the browser takes from the page."""
     return re.sub(r"\n\s*\n+", "\n", text)
 
 
@@ -135,6 +140,11 @@ def small(value: float) -> str:
     return "–" if value != value else f"{value:.3g}"
 
 
+def unbroken(text: str) -> str:
+    """A sentence whose % signs stay beside their numbers."""
+    return text.replace(" %", "\u00a0%")
+
+
 @cache
 def _templates(jinja2: Any) -> Any:
     names = {
@@ -148,4 +158,6 @@ def _templates(jinja2: Any) -> Any:
         "TERMS": TERMS,
     }
     drawn = {name: getattr(charts, name) for name in ("scores", "p_values", "shares", "quartiles")}
-    return environment(jinja2, TEMPLATES, filters={"small": small}, names=names | {"chart": drawn}, toggle=True)
+    return environment(
+        jinja2, TEMPLATES, filters={"small": small, "unbroken": unbroken}, names=names | {"chart": drawn}, toggle=True
+    )

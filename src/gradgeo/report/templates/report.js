@@ -12,7 +12,7 @@
 
   const theme = () => {
     const button = document.getElementById("theme");
-    const show = () => button.setAttribute("aria-pressed", String(dark()));
+    const show = () => { button.textContent = dark() ? "Light theme" : "Dark theme"; };
     button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; kept(root.dataset.theme); show(); });
     button.hidden = false;
     show();
