@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from gradgeo.data.source import one_line
@@ -16,9 +18,11 @@ from gradgeo.errors import require
 from gradgeo.pages import environment
 from gradgeo.report import charts, drift, gallery, sentences
 from gradgeo.report.about import About
-from gradgeo.report.gallery import Card
+from gradgeo.report.gallery import CLASS_NAME, Card
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
 from gradgeo.report.trend import windows
+
+Array = NDArray[np.float64]
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -66,11 +70,22 @@ class Failure:
 
 def classes(summary: Summary) -> list[Share]:
     """Predicted classes, those first that surely are flagged most."""
-    found = []
-    for label, (judged, flagged) in summary.by_class.items():
-        low, high = stats.binomtest(flagged, judged).proportion_ci(method="wilson")
-        found.append(Share(one_line(summary.about.class_name(label)), judged, flagged, float(low), float(high)))
+    counts = np.array(list(summary.by_class.values()), np.float64).reshape(-1, 2)
+    lows, highs = wilson(counts[:, 1], counts[:, 0])
+    named = zip(summary.by_class.items(), lows.tolist(), highs.tolist(), strict=True)
+    found = [
+        Share(one_line(summary.about.class_name(label))[:CLASS_NAME], judged, flagged, low, high)
+        for (label, (judged, flagged)), low, high in named
+    ]
     return sorted(found, key=lambda entry: (-entry.low, -entry.judged, entry.name))
+
+
+def wilson(part: Array, whole: Array) -> tuple[Array, Array]:
+    """95 % intervals of shares (Wilson 1927, Journal of the American Statistical Association 22)."""
+    z2 = float(stats.norm.isf(0.025)) ** 2
+    middle = (part + z2 / 2) / (whole + z2)
+    half = np.sqrt(z2 * (part * (whole - part) / whole + z2 / 4)) / (whole + z2)
+    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
 def render(name: str, summary: Summary, cards: Sequence[Card], failures: Sequence[Failure]) -> str:

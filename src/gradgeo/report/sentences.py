@@ -16,7 +16,7 @@ def headline(summary: Summary) -> str:
         return "The file has no rows: there is nothing to report."
     parts = []
     if summary.unjudged:
-        each = "None" if not summary.judged else number(summary.unjudged)
+        each = number(summary.unjudged) if summary.judged else "Not one"
         verb = "could not be judged" if summary.judged else "could be judged"
         parts.append(f"{each} of {_inputs(summary.rows)} {verb}.")
     if summary.judged:
