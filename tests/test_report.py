@@ -14,9 +14,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 import made_scores
-from gradgeo import report
+from gradgeo import cli, report
 from gradgeo.conformal import p_values
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 from gradgeo.report import drift, gallery
@@ -413,3 +414,15 @@ def test_the_metadata_of_the_file_are_the_agreed_ones(whole: Path) -> None:
     assert about.calibration_scores is not None
     assert about.calibration_scores.tolist() == told["calibration_scores"]
     assert (about.alpha, about.calibration_size, about.input_shape) == (0.05, 999, (3, 32, 32))
+
+
+def test_the_command_writes_the_page_and_prints_its_counts(whole: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["report", str(whole), "--out", str(tmp_path / "page.html")])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert re.search(
+        r"^inputs +3000\njudged +\d+\ntrusted +\d\d\.\d% \(\d+ of \d+\)\nflagged +.*\nwritten to", result.stdout
+    )
+    assert (tmp_path / "page.html").read_text() == report.html(whole)
+    result = CliRunner().invoke(cli.app, ["report", str(tmp_path / "no.csv"), "--out", str(tmp_path / "page.html")])
+    assert result.exit_code == 1
+    assert re.fullmatch(r"gradgeo: error: write: .*no\.csv does not exist\n", result.stderr)
