@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import re
@@ -158,6 +159,9 @@ def changed(name: str) -> dict[str, Any]:
         made["outlier_score"] = np.ones(600)
     elif name == "huge scores":
         made["outlier_score"] = np.r_[np.full(300, -1.7e308), np.full(299, 1.7e308), math.inf]
+    elif name == "far times":
+        made["time"] = np.full(600, np.iinfo(np.int64).max - 1).astype("datetime64[us]")
+        made["time"][:300] = np.datetime64(-(2**62), "us")
     elif name == "p beyond 1":
         made["p_value"] = np.full(600, 1.5)
     elif none is not None:
@@ -165,7 +169,7 @@ def changed(name: str) -> dict[str, Any]:
     return made
 
 
-KINDS = ["none flagged", "all flagged", "all errors", "one row", "no rows", "one time", "equal scores", "huge scores", "p beyond 1", "time", "cause", "evidence", "thumbnail", "csm", "csm_classes", "name", "label", "outlier_score", "p_value", "true_label"]  # fmt: skip
+KINDS = ["none flagged", "all flagged", "all errors", "one row", "no rows", "one time", "equal scores", "huge scores", "far times", "p beyond 1", "time", "cause", "evidence", "thumbnail", "csm", "csm_classes", "name", "label", "outlier_score", "p_value", "true_label"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,6 +289,8 @@ def test_files_that_are_no_scores_are_refused(tmp_path: Path) -> None:
         report.html(tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"has metadata that are not JSON"):
         report.html(save(tmp_path / "c.parquet", made_scores.columns(5), {b"gradgeo": b"{"}))
+    with pytest.raises(DataError, match=r"has metadata that are not JSON"):
+        report.html(save(tmp_path / "c.parquet", made_scores.columns(5), {b"gradgeo": b"[" * 200_000}))
     whole = save(tmp_path / "d.parquet", made_scores.columns(500)).read_bytes()
     for damaged in (b"", whole[:-9], whole[:100], whole[:2000] + b"\xff" * 500 + whole[2500:]):
         (tmp_path / "d.parquet").write_bytes(damaged)
@@ -295,6 +301,11 @@ def test_files_that_are_no_scores_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"e.csv cannot be read: "):
         report.html(tmp_path / "e.csv")
+
+
+def no_space(path: Path, text: str, **options: str) -> None:
+    path.write_bytes(text[:9].encode())
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +321,10 @@ def test_writing_is_all_or_nothing(tmp_path: Path, whole: Path, monkeypatch: pyt
         report.write(whole, tmp_path / "report.pdf")
     with pytest.raises(DataError, match=r"^write: cannot write .*No such file"):
         report.write(whole, tmp_path / "no" / "report.html")
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", no_space)
+        with pytest.raises(DataError, match=r"^write: cannot write .*report.html: No space left on device"):
+            report.write(whole, out)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingDependencyError, match=r"^write: jinja2 is needed .*gradgeo\[report\]"):
         report.write(whole, out)

@@ -151,6 +151,13 @@ def test_filters_and_sorting_work(browser: Any, files: tuple[Path, Path]) -> Non
         assert page.evaluate("document.activeElement === document.querySelectorAll('#cards > li')[24]")
 
 
+def test_without_script_everything_is_shown(browser: Any, files: tuple[Path, Path]) -> None:
+    with Opened(browser, files[1], java_script_enabled=False) as page:
+        assert page.locator("#cards > li:visible").count() == page.locator("#cards > li").count() > 24
+        assert not page.is_visible("#filters")
+        assert not page.is_visible("#theme")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_theme_follows_the_reader_and_the_button(browser: Any, files: tuple[Path, Path], scheme: str) -> None:
     def bright(page: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradgeo.data.source import one_line
-from gradgeo.errors import expected, public
+from gradgeo.errors import DataError, expected, public
 from gradgeo.report.gallery import NAME, card, within
 from gradgeo.report.page import Failure, render
 from gradgeo.report.scores import Scores
@@ -54,7 +54,10 @@ def write(scores: str | Path, out: str | Path) -> Summary:
         raise expected("out", "a file ending in .html", str(out))
     with replacing(out, str(scores)) as temporary:
         text, summary = _page(Scores(scores))
-        temporary.write_text(text, encoding="utf-8")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+        except OSError as error:  # a full disk
+            raise DataError(f"cannot write {out}: {error.strerror}") from error
     return summary
 
 

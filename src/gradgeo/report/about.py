@@ -18,6 +18,9 @@ Array = NDArray[np.float64]
 KEY = b"gradgeo"
 FORMAT, VERSION = "gradgeo-scores", 1
 
+MOST_EVIDENCE = 64
+"""Kinds of evidence that a file may name."""
+
 QUANTILES = 101
 """Quantiles of the calibration scores that a file states, from the smallest to the largest."""
 
@@ -51,8 +54,8 @@ class About:
             return cls()
         try:
             told = json.loads(metadata[KEY])
-        except ValueError as error:
-            raise DataError(f"{file} has metadata that are not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file} has metadata that are not JSON: {one_line(str(error))}") from error
         if not isinstance(told, dict) or told.get("format") != FORMAT:
             raise DataError(f"{file} has metadata of another format than {FORMAT}. Is it a file that score wrote?")
         if told.get("version") != VERSION:
@@ -82,7 +85,7 @@ def _texts(value: Any) -> bool:
 _LEGAL = {
     "alpha": lambda value: _number(value) and 0 < value < 1,
     "class_names": _texts,
-    "evidence": lambda value: _texts(value) and len(value) <= 1000,
+    "evidence": lambda value: _texts(value) and len(value) <= MOST_EVIDENCE,
     "input_shape": lambda value: isinstance(value, list) and all(isinstance(entry, int) for entry in value),
     "calibration_scores": lambda value: (
         isinstance(value, list)

@@ -59,7 +59,7 @@ def card(row: dict[str, Any], about: About, *, largest: bool) -> Card:
     label, truth = row["label"], row.get("true_label")
     told = _numbers(row.get("evidence"), most=len(about.evidence))
     p = dict(zip(about.evidence, told, strict=True)) if len(told) == len(about.evidence) else {}
-    finite = [(one_line(name), value) for name, value in p.items() if math.isfinite(value)]
+    finite = [(one_line(name)[:CLASS_NAME], value) for name, value in p.items() if math.isfinite(value)]
     evidence = sorted(finite, key=lambda entry: entry[1])
     alpha = about.alpha or 0.0
     named = _numbers(row.get("csm_classes"), most=MOST_CLASSES)

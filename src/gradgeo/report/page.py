@@ -18,7 +18,7 @@ from gradgeo.errors import require
 from gradgeo.pages import environment
 from gradgeo.report import charts, drift, gallery, sentences
 from gradgeo.report.about import About
-from gradgeo.report.gallery import CLASS_NAME, Card
+from gradgeo.report.gallery import CLASS_NAME, NAME, Card
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
 from gradgeo.report.trend import windows
 
@@ -109,9 +109,9 @@ def render(name: str, summary: Summary, cards: Sequence[Card], failures: Sequenc
         "windows": found,
         "classes": ranked,
         "reach": max((entry.high for entry in ranked), default=1.0) or 1.0,
-        "causes": summary.causes.most_common(),
+        "causes": [(cause and one_line(cause)[:NAME], count) for cause, count in summary.causes.most_common()],
         "evidence": sorted(about.evidence, key=lambda kind: -summary.spoke[kind]) if summary.spoke else [],
-        "errors": summary.errors.most_common(),
+        "errors": [(one_line(reason)[:NAME], count) for reason, count in summary.errors.most_common()],
         "cards": cards,
         "failures": failures,
         "calibration": _calibration(summary),

@@ -165,7 +165,7 @@ class Scores:
     def take(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
         """Whole rows, by their ascending positions in the file; only the row groups that hold them are read."""
         found: list[dict[str, Any]] = []
-        start, columns = 0, sorted(self.columns)
+        start, columns = 0, sorted(self.columns - {"time"})  # which may lie beyond what Python calls a date
         with self._reading():
             for fragment in self._set.get_fragments():
                 for part in [fragment] if self._is_csv else fragment.split_by_row_group():

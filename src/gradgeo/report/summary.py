@@ -20,6 +20,9 @@ WINDOWS, LEAST_IN_WINDOW = 40, 200
 SAMPLE = 200_000
 """Rows whose scores and times decide where the bins and windows lie."""
 
+FAR = 1e300
+"""Beyond it no score or time is told from another, so that differences stay finite."""
+
 DISTINCT = 1000
 """Different causes, or errors, that are told apart; the others are counted together."""
 
@@ -212,7 +215,7 @@ def _sampled(scores: Scores) -> tuple[Array, Array]:
         times = batch.numbers("index", -1) if name == "index" else _times(batch, scores.timed)
         at.append(times[kept].astype(np.float64))
         start += len(batch)
-    return tuple(part[np.isfinite(part)] for part in (np.concatenate(seen), np.concatenate(at)))  # type: ignore[return-value]
+    return tuple(part[np.isfinite(part)].clip(-FAR, FAR) for part in (np.concatenate(seen), np.concatenate(at)))  # type: ignore[return-value]
 
 
 def _windows(by: str, at: Array) -> Windows:
@@ -230,7 +233,7 @@ def _edges(seen: Array, calibration: Array | None) -> Array:
         first, last = float(calibration[0]), float(calibration[-1])
         low = max(min(low, first), first - (last - first))
         high = min(max(high, last), last + 2 * (last - first))
-    low, high = (float(np.clip(value, -1e300, 1e300)) for value in (low, high))
+    low, high = (float(np.clip(value, -FAR, FAR)) for value in (low, high))
     least = 1e-9 * max(1.0, abs(low), abs(high))
     if high - low < least:
         low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))

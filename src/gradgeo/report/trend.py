@@ -73,7 +73,7 @@ def windows(summary: Summary) -> list[Window]:
 def moment(at: float, by: str) -> str:
     """A time as text: an index, a number as it is, or a date in UTC to the minute."""
     if by == "date":
-        return str(np.datetime64(int(at), "us").astype("datetime64[m]")).replace("T", " ")
+        return str(np.datetime64(int(np.clip(at, -9e18, 9e18)), "us").astype("datetime64[m]")).replace("T", " ")
     return f"{round(at):,}" if by == "index" else f"{at:.6g}"
 
 
