@@ -391,8 +391,8 @@ def test_drift_knows_its_direction_and_what_is_exactly_uniform() -> None:
 @pytest.mark.parametrize(
     ("amount", "says"),
     [
-        (0.0, r"In none of 30 windows do they depart from that"),
-        (0.8, r"In 1\d of 30 windows they are not, first from 2026-03-0\d \d\d:\d\d .* they are smaller than they should be, with a median of 0\.\d\d instead of 0\.53\. These inputs have come to look less"),
+        (0.0, r"In none of 40 windows do they depart from that"),
+        (0.8, r"In 1\d of 40 windows they are not, first from 2026-03-0\d \d\d:\d\d .* they are smaller than they should be, with a median of 0\.\d\d instead of 0\.53\. These inputs have come to look less"),
         (-0.9, r"they are larger than they should be, .* look more ordinary"),
     ],
 )  # fmt: skip

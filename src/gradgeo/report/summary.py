@@ -16,7 +16,7 @@ Counts = NDArray[np.int64]
 Rows = NDArray[np.bool_]
 
 SCORE_BINS, P_BINS = 48, 20
-WINDOWS, LEAST_IN_WINDOW = 40, 200
+WINDOWS, LEAST_IN_WINDOW = 40, 100
 SAMPLE = 200_000
 """Rows whose scores and times decide where the bins and windows lie."""
 
