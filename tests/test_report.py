@@ -5,6 +5,7 @@ import re
 import struct
 import sys
 import time
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,21 @@ def test_parts_in_a_folder_are_one_file(tmp_path: Path, whole: Path) -> None:
         DataError, match=r"html: .*part-00009.parquet is of another run than part-00000.* its alpha differs"
     ):
         report.html(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("state", "unfinished"), [('{"complete": false}', True), ('{"complete": true}', False), ("[", False), ("[]", False)]
+)
+def test_a_run_that_goes_on_is_told(tmp_path: Path, state: str, unfinished: bool) -> None:
+    made_scores.write(tmp_path / "part-00000.parquet", 300)
+    (tmp_path / "_gradgeo.json").write_text(state)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        words = Text(report.html(tmp_path)).words
+    assert [str(one.message) for one in caught] == [
+        f"the run that writes {tmp_path} has not ended: the page shows the rows so far."
+    ] * unfinished
+    assert ("has not ended" in words) == unfinished
 
 
 def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> None:
@@ -402,7 +418,7 @@ def test_drift_is_told_in_plain_words(tmp_path: Path, amount: float, says: str) 
 
 
 @pytest.mark.parametrize(
-    ("odd", "says"), [(0.0, "as many as false alarms alone would be"), (0.2, "more than false alarms explain")]
+    ("odd", "says"), [(0.0, "no more than false alarms explain"), (0.2, "more than false alarms explain")]
 )
 def test_whether_false_alarms_explain_it_is_told(tmp_path: Path, odd: float, says: str) -> None:
     path = made_scores.write(tmp_path / "a.parquet", 4000, odd=odd, pictures=0)

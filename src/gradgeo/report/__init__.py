@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradgeo.data.source import one_line
-from gradgeo.errors import DataError, expected, public
+from gradgeo.errors import DataError, expected, public, warn
 from gradgeo.report.gallery import NAME, card, within
 from gradgeo.report.page import Failure, render
 from gradgeo.report.scores import Scores
@@ -62,6 +62,8 @@ def write(scores: str | Path, out: str | Path) -> Summary:
 
 
 def _page(scores: Scores) -> tuple[str, Summary]:
+    if scores.unfinished:
+        warn(f"the run that writes {scores.path} has not ended: the page shows the rows so far.")
     summary = summarise(scores)
     shown = np.unique(np.concatenate([summary.outlying, summary.drawn]))
     largest = set(summary.outlying.tolist())
@@ -70,7 +72,7 @@ def _page(scores: Scores) -> tuple[str, Summary]:
     cards.sort(key=lambda entry: (-_or_least(entry.outlier_score), entry.index))
     failures = [_failure(row) for row in scores.take(np.array(summary.first_errors, np.int64))]
     name = scores.path.resolve().name
-    return render(one_line(name), summary, within(cards), failures), summary
+    return render(one_line(name), summary, within(cards), failures, unfinished=scores.unfinished), summary
 
 
 def _or_least(value: float) -> float:

@@ -88,7 +88,9 @@ def wilson(part: Array, whole: Array) -> tuple[Array, Array]:
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
-def render(name: str, summary: Summary, cards: Sequence[Card], failures: Sequence[Failure]) -> str:
+def render(
+    name: str, summary: Summary, cards: Sequence[Card], failures: Sequence[Failure], *, unfinished: bool = False
+) -> str:
     """The page.
 
     Args:
@@ -96,6 +98,7 @@ def render(name: str, summary: Summary, cards: Sequence[Card], failures: Sequenc
         summary: its counts.
         cards: flagged inputs, the largest outlier score first.
         failures: the first rows without a verdict.
+        unfinished: whether the file will have more rows.
     """
     about, found = summary.about, windows(summary)
     ranked = classes(summary)
@@ -106,6 +109,7 @@ def render(name: str, summary: Summary, cards: Sequence[Card], failures: Sequenc
         "summary": summary,
         "about": about,
         "say": sentences,
+        "unfinished": unfinished,
         "windows": found,
         "classes": ranked,
         "reach": max((entry.high for entry in ranked), default=1.0) or 1.0,

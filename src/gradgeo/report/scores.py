@@ -1,5 +1,6 @@
 """A file of verdicts as a report reads it: checked, in batches, never as a whole. Everything in it is distrusted."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,6 +15,9 @@ from gradgeo.errors import DataError, expected, require
 from gradgeo.report.about import About
 
 Array = NDArray[np.float64]
+
+STATE = "_gradgeo.json"
+"""What a run notes of itself in its folder."""
 
 BATCH = 65_536
 """Rows that are read at a time."""
@@ -48,7 +52,7 @@ class Scores:
     """A .parquet or .csv file of verdicts, or a folder of part-*.parquet.
 
     Attributes: `path`, `about`, `columns` (those it has of `KINDS`), `timed` ("index", "time", or "date" where the
-    time is a timestamp: what drift is followed over).
+    time is a timestamp: what drift is followed over), `unfinished` (a folder whose run says that it has not ended).
 
     Raises: ArgumentError for another ending; DataError for a missing, unreadable or foreign file.
     """
@@ -62,6 +66,7 @@ class Scores:
             self._set = self._dataset.dataset(files, format=self._csv() if self._is_csv else "parquet")
             self.about = self._stated(files)
         self.columns = self._checked_columns()
+        self.unfinished = _unfinished(self.path)
         kind = str(self._set.schema.field("time").type) if "time" in self.columns else "null"
         self.timed = "index" if kind == "null" else "date" if kind.startswith(("timestamp", "date")) else "time"
 
@@ -189,6 +194,15 @@ class Scores:
                         start += len(batch)
                     start = end
         return found
+
+
+def _unfinished(folder: Path) -> bool:
+    """Whether what a run notes beside its parts says that more are to come."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(state, dict) and state.get("complete") is False
 
 
 class Batch:

@@ -44,7 +44,7 @@ def alarms(summary: Summary) -> str:
         return f"{usual} {percent(share)} % are: more than false alarms explain."
     if share < low:
         return f"{usual} Only {percent(share)} % are: these inputs are more ordinary than the calibration inputs were."
-    return f"{usual} {percent(share)} % are: as many as false alarms alone would be."
+    return f"{usual} {percent(share)} % are: no more than false alarms explain."
 
 
 def accuracy(summary: Summary) -> str:
