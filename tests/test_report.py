@@ -22,7 +22,7 @@ import made_scores
 from gradgeo import cli, report
 from gradgeo.conformal import p_values
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
-from gradgeo.report import drift, gallery
+from gradgeo.report import charts, drift, gallery
 from gradgeo.report.about import About
 from gradgeo.report.page import wilson
 from gradgeo.report.scores import Scores
@@ -136,7 +136,7 @@ def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> 
     made = made_scores.columns(1000, time=False)
     for name in ("cause", "evidence", "thumbnail", "csm", "csm_classes", "true_label"):
         del made[name]
-    made["name"][3] = 'two\nlines, "quoted"'
+    made["name"][3:5] = ['two\nlines, "quoted"', "NaN"]
     table = made_scores.table(made)
     pq.write_table(table, tmp_path / "a.parquet")
     pa_csv.write_csv(table, tmp_path / "a.csv")
@@ -144,6 +144,7 @@ def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> 
     assert one.about == two.about == About()
     assert (one.rows, one.judged, one.trusted, one.errors) == (two.rows, two.judged, two.trusted, two.errors)
     assert one.outlying.tolist() == two.outlying.tolist()
+    assert [row["name"] for row in Scores(tmp_path / "a.csv").take(np.array([3, 4]))] == ['two\nlines, "quoted"', "NaN"]
     words = Text(report.html(tmp_path / "a.csv")).words
     assert "The file does not state its false-alarm rate" in words
     assert "does not state the size of the calibration set" in words
@@ -436,6 +437,19 @@ def test_times_may_be_numbers_dates_or_missing(tmp_path: Path) -> None:
     windows = summarise(Scores(save(tmp_path / "b.parquet", made))).windows
     assert windows.outside + windows.judged.sum() == summarise(Scores(tmp_path / "b.parquet")).judged
     assert windows.outside > 400
+
+
+@pytest.mark.parametrize(
+    ("times", "short"),
+    [
+        (["-5", "0", "5"], ["-5", "0", "5"]),
+        (["1e-05", "2e-05", "3e-05"], ["1e-05", "2e-05", "3e-05"]),
+        (["2026-01-01 00:00", "2026-02-01 00:00", "2026-03-01 00:00"], ["2026-01-01", "2026-02-01", "2026-03-01"]),
+        (["2026-01-01 00:00", "2026-01-01 06:00", "2026-01-02 00:00"], ["01-01 00:00", "01-01 06:00", "01-02 00:00"]),
+    ],
+)
+def test_times_below_an_axis_are_short(times: list[str], short: list[str]) -> None:
+    assert charts._short(times) == short
 
 
 def test_the_metadata_of_the_file_are_the_agreed_ones(whole: Path) -> None:

@@ -131,12 +131,17 @@ def _times(axes: Any, windows: Sequence[Window]) -> None:
     """The start, the middle and the end of the time below the axis."""
     count = len(windows)
     axes.set_xlim(0, count)
-    ends = [windows[0].start, windows[-1].end]
-    short = [text.split(" ")[0] for text in (windows[0].start, windows[count // 2].start, windows[-1].end)]
-    if len({*short}) < 3:  # within a day or two: the hours tell
-        short = [text.split("-", 1)[-1] for text in (windows[0].start, windows[count // 2].start, windows[-1].end)]
-    places = [0, count // 2, count] if count > 2 else [0, count]
-    labels = short if count > 2 else ends
-    axes.set_xticks(places, labels)
-    for label, side in zip(axes.get_xticklabels(), ("left", *["center"] * (count > 2), "right"), strict=True):
-        label.set_horizontalalignment(side)
+    labels = _short([windows[0].start, windows[count // 2].start, windows[-1].end])
+    places = [0, count // 2, count]
+    kept = [0, 1, 2] if count > 2 else [0, 2]
+    axes.set_xticks([places[i] for i in kept], [labels[i] for i in kept])
+    for label, i in zip(axes.get_xticklabels(), kept, strict=True):
+        label.set_horizontalalignment(("left", "center", "right")[i])
+
+
+def _short(times: list[str]) -> list[str]:
+    """Of dates with hours the dates where they differ, else months, days and hours; anything else as it is."""
+    if not all(" " in time for time in times):
+        return times
+    dates = [time.partition(" ")[0] for time in times]
+    return dates if len(set(dates)) == len(dates) else [time.partition("-")[2] for time in times]

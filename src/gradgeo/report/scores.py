@@ -95,7 +95,7 @@ class Scores:
             **dict.fromkeys(("name", "error", "cause"), arrow.string()),
             "trusted": arrow.bool_(),
         }
-        convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=["", "nan"])
+        convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
         parse = csv.ParseOptions(newlines_in_values=True)
         return self._dataset.CsvFileFormat(parse_options=parse, convert_options=convert)
 
