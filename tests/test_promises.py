@@ -16,7 +16,7 @@ import gradgeo
 PACKAGE = Path(gradgeo.__file__).parent
 
 ROOMS = [
-    ["errors"],
+    ["errors", "notebook"],
     ["copies", "model_state"],
     ["logits"],
     ["fast_copy"],
@@ -29,9 +29,9 @@ ROOMS = [
     ["detector"],
     ["attacks", "metrics", "ood"],
     ["path"],
-    ["models", "data", "plots"],
+    ["models", "data", "plots", "pages"],
     ["scoring", "demo"],
-    ["benchmark"],
+    ["benchmark", "report"],
     ["cli"],
     ["__main__"],
 ]

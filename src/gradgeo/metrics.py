@@ -4,6 +4,7 @@ Scores are larger for less trustworthy inputs. A NaN score, an input that could 
 the detector does not trust it. `gradgeo bench coverage` measures how often the intervals hold the true value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,6 +157,22 @@ def tnr_difference(
     error = float(np.sqrt(apart.var() + (only_a + only_b - apart**2).mean() / inputs))
     p = 2 * float(special.ndtr(-abs(value) / error))
     return Difference(value, max(-1.0, value - 1.959964 * error), min(1.0, value + 1.959964 * error), p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number: rejecting those <= alpha errs at all with chance at most alpha.
+
+    Holm 1979, Scandinavian Journal of Statistics 6; the p-values may depend on each other in any way.
+
+    Example:
+        >>> holm([0.01, 0.5, 0.02])
+        [0.03, 0.5, 0.04]
+    """
+    values = np.asarray(p, np.float64)
+    order = np.argsort(values)
+    result = np.empty_like(values)
+    result[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return [float(value) for value in result]
 
 
 def _placements(a: Array, b: Array) -> tuple[Array, Array]:

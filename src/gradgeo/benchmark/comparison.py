@@ -4,7 +4,7 @@ A column is one kind of untrustworthy input; the same trusted inputs stand again
 is what `json.dumps` takes.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn.metrics import roc_curve
 
 from gradgeo.errors import expected
-from gradgeo.metrics import Array, auroc, auroc_difference, tnr_at_tpr
+from gradgeo.metrics import Array, auroc, auroc_difference, holm, tnr_at_tpr
 
 FEWEST = 2  # scores; a column with fewer has no cell
 LEVEL = 0.05
@@ -142,22 +142,6 @@ def differences(methods: Mapping[str, Scores], *, ours: str, peers: Collection[s
             "verdict": "loss" if min(signs) < 0 else "win" if min(signs) > 0 else "tie",
         }
     return result
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number: rejecting those <= alpha errs at all with chance at most alpha.
-
-    Holm 1979, Scandinavian Journal of Statistics 6; the p-values may depend on each other in any way.
-
-    Example:
-        >>> holm([0.01, 0.5, 0.02])
-        [0.03, 0.5, 0.04]
-    """
-    values = np.asarray(p, np.float64)
-    order = np.argsort(values)
-    result = np.empty_like(values)
-    result[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
-    return [float(value) for value in result]
 
 
 def curves(methods: Mapping[str, Scores]) -> dict[str, dict[str, dict[str, list[float]]]]:

@@ -11,9 +11,10 @@ from gradgeo.cli.bench import bench, demo
 from gradgeo.cli.console import Command
 from gradgeo.cli.judge import explain, fit, info, score
 from gradgeo.cli.path import path
+from gradgeo.cli.report import report
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for _command in (demo, fit, score, explain, info, path, bench):
+for _command in (demo, fit, score, explain, info, path, report, bench):
     app.command(cls=Command)(_command)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what the detector sees; needs matplotlib."""
+"""The decision path: what changes on the line from an input to its adversarial example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,59 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradgeo.errors import expected, public, require
+from gradgeo.errors import public
 from gradgeo.path import DecisionPath
+from gradgeo.plots.figures import blank, saved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ENDINGS = (".png", ".svg", ".pdf")
-"""What pictures can be written as."""
-
 START, END, OTHER = "#2264ab", "#d9541e", "#8a8a8a"
 """Colours of the class a path starts in, the one it ends in, and any between."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One input beside its CSM."""
-
-    title: str
-    x: Tensor  # (channels, H, W), (H, W) or a signal (channels, L)
-    csm: Tensor  # (K, K)
-    classes: Sequence[int]
-
-
-@public
-def csm_heat_maps(panels: Sequence[Panel], path: str | PathLike[str] | None = None) -> "Figure":
-    """Inputs above, the heat maps of their cosine similarity matrices below, as in the paper's first figure.
-
-    Args:
-        panels: one for each column.
-        path: where to write the picture; the ending decides the format (.png, .svg, .pdf).
-    """
-    if not panels:
-        raise expected("panels", "at least one", "none")
-    require("matplotlib", "plots")
-    from matplotlib.figure import Figure  # without pyplot there is no global state and no display
-
-    figure = Figure(figsize=(2.6 * len(panels) + 0.8, 5.4), layout="constrained")
-    axes = figure.subplots(2, len(panels), squeeze=False)
-    image = None
-    for column, panel in enumerate(panels):
-        top, bottom = axes[0][column], axes[1][column]
-        top.set_title(panel.title, fontsize=10)
-        _input(top, panel.x)
-        image = bottom.imshow(panel.csm.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
-        ticks = range(len(panel.classes)) if len(panel.classes) <= 12 else []
-        bottom.set_xticks(ticks, [str(panel.classes[i]) for i in ticks], fontsize=8)
-        bottom.set_yticks(ticks, [str(panel.classes[i]) for i in ticks], fontsize=8)
-    axes[1][0].set_ylabel("class of the saliency map", fontsize=9)
-    if image is not None:
-        figure.colorbar(image, ax=axes[1, :].tolist(), label="cosine", shrink=0.85)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
 
 
 @public
@@ -75,13 +31,19 @@ def path(path: DecisionPath, file: str | PathLike[str] | None = None, *, names: 
         path: from `gradgeo.path.decision_path`.
         file: where to write the picture; the ending decides the format (.png, .svg, .pdf).
         names: of the classes; default their numbers.
-    """
-    require("matplotlib", "plots")
-    from matplotlib.figure import Figure  # without pyplot there is no global state and no display
 
+    Example:
+        >>> import torch
+        >>> from gradgeo import path, plots
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+        >>> start = torch.rand(1, 3, 2, 2)
+        >>> found = path.decision_path(model, start, 1 - start, points=5)
+        >>> [axes.get_ylabel() for axes in plots.path(found).axes]
+        ['probability', 'mean of the CSM', 'zeta']
+    """
     colours = _Colours.of(path)
     rows = 3 if path.outlier_score is None else 4
-    figure = Figure(figsize=(6.6, 0.9 + 1.65 * rows), layout="constrained")
+    figure = blank(6.6, 0.9 + 1.65 * rows)
     probability, cosine, around, *score = figure.subplots(rows, 1, sharex=True)
 
     for label, colour in colours.by_label.items():
@@ -113,9 +75,7 @@ def path(path: DecisionPath, file: str | PathLike[str] | None = None, *, names: 
     switch = f"the label switches at {switches}" if switches else "the label does not switch"
     figure.axes[-1].set_xlabel(f"position on the line from start to end; {switch}")
     figure.align_ylabels()
-    if file is not None:
-        figure.savefig(file, dpi=150)
-    return figure
+    return saved(figure, file)
 
 
 @dataclass(frozen=True)
@@ -174,14 +134,3 @@ def _name_parts(axes: Any, colours: _Colours, names: Sequence[str]) -> None:
             name = "nothing" if label < 0 else names[label] if label < len(names) else f"class {label}"
             place, on = ((low + high) / 2, 1.02), axes.get_xaxis_transform()
             axes.text(*place, f"seen as {name}", transform=on, color=colour, weight="bold", ha="center")
-
-
-def _input(axes: object, x: Tensor) -> None:
-    axes.set_xticks([])  # type: ignore[attr-defined]
-    axes.set_yticks([])  # type: ignore[attr-defined]
-    values = x.detach().float().cpu()
-    if values.ndim == 3:
-        values = values.permute(1, 2, 0) if len(values) == 3 else values.mean(0)
-        axes.imshow(values.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)  # type: ignore[attr-defined]
-    else:
-        axes.plot(values.flatten(0, -2).T.numpy(), linewidth=1)  # type: ignore[attr-defined]

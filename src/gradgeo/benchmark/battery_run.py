@@ -1,0 +1,288 @@
+"""The results of one battery run on one model, with what its pages ask of them."""
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gradgeo.errors import expected
+from gradgeo.pages.numbers import NONE, interval, number, percent
+
+Results = dict[str, Any]
+Runs = Results | Sequence[Results]
+
+SCHEMA = 1
+
+CAUSES = {"ood": "out-of-distribution", "attack": "adversarial", "mistake": "misclassified"}
+"""Why the inputs of a column are untrustworthy, in the order of the page."""
+
+FIGURES = {"auroc": "AUROC", "tnr95": "TNR95"}
+
+STEPS = {"auroc": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), "tnr95": (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)}
+"""Where the colour of a heat map's cells changes; finer for AUROC near 1, where methods differ."""
+
+FEW = 30
+"""With fewer inputs than this in a column its intervals are too wide to rank methods."""
+
+FLAGGED = (0.01, 0.05, 0.1, 0.2, 0.5)
+"""Shares of trusted inputs flagged at which the tables beside the ROC curves are read."""
+
+TERMS = {
+    "AUROC": "the chance that an untrustworthy input has the larger outlier score; 50 is guessing.",
+    "TNR95": "the share of untrustworthy inputs caught while 95 % of the trusted ones are kept.",
+    "Best in": "columns where a method’s AUROC lies within the interval of the highest.",
+    "Shortfall": "the mean distance of our method from an AUROC of 100, as a share of that of the peer with the "
+    "highest mean over the same columns; below 1 is better than every peer.",
+    "Won, tied, lost": "columns where our AUROC is significantly above that of every peer, neither, or significantly "
+    "below that of some peer, at 5 % after Holm’s correction over all columns and peers.",
+}
+
+BESIDE = (
+    "From the best peer of each column, in points. The interval is that of this difference alone, p is corrected for "
+    "all columns and peers (Holm): an interval without 0 may stand beside a tie."
+)
+"""What a reader must know of the differences."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one model, with what the pages ask of them."""
+
+    made: dict[str, Any]
+    model: dict[str, Any]
+    columns: dict[str, dict[str, Any]]
+    methods: dict[str, dict[str, Any]]
+    cells: dict[str, dict[str, dict[str, list[float]]]]
+    summary: dict[str, dict[str, Any]]
+    differences: dict[str, dict[str, Any]]
+    curves: dict[str, dict[str, dict[str, list[float]]]]
+    histograms: dict[str, dict[str, Any]]
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Names of the columns by cause, in the order of `CAUSES`."""
+        by_cause = {
+            cause: [name for name, column in self.columns.items() if column["cause"] == cause] for cause in CAUSES
+        }
+        return {cause: names for cause, names in by_cause.items() if names}
+
+    @cached_property
+    def ordered(self) -> list[str]:
+        """Names of the columns, those of one cause side by side."""
+        return [name for names in self.groups.values() for name in names]
+
+    def ranked(self, figure: str = "auroc") -> list[str]:
+        """Names of the methods, the largest mean first, those without figures last."""
+        return sorted(self.methods, key=lambda name: -self.mean(name, figure))
+
+    def mean(self, method: str, figure: str = "auroc") -> float:
+        """Mean over the columns; minus infinity for a method without."""
+        value = self.summary.get(method, {}).get(figure)
+        return -math.inf if value is None else float(value)
+
+    @cached_property
+    def ours(self) -> str | None:
+        """The method that the differences are about, else the best that is no peer."""
+        named = Counter(d["ours"] for d in self.differences.values())
+        own = [name for name in self.ranked() if not self.methods[name]["peer"] and name in self.summary]
+        return max(own, key=lambda name: named[name], default=None)
+
+    @cached_property
+    def rivals(self) -> list[str]:
+        """Peers with figures, the largest mean AUROC first; those that miss a column of ours come after the others."""
+        peers = [name for name in self.ranked() if self.methods[name]["peer"] and name in self.summary]
+        return sorted(peers, key=lambda name: bool(self.covered(self.ours) - self.covered(name)))
+
+    @cached_property
+    def measured(self) -> set[str]:
+        """Columns in which any method has figures."""
+        return set().union(*map(self.covered, self.methods))
+
+    def covered(self, method: str | None) -> set[str]:
+        """Columns in which a method has figures."""
+        return {column for column in self.columns if method is not None and self.cell(method, column)}
+
+    def cell(self, method: str, column: str) -> dict[str, list[float]] | None:
+        """AUROC and TNR95 of a method in a column, if they were measured."""
+        cell = self.cells.get(method, {}).get(column)
+        return cell if cell and all(cell[figure][0] is not None for figure in FIGURES) else None
+
+    def absent(self, method: str, column: str) -> str:
+        """Why there is no cell."""
+        told = self.columns[column]
+        return self.methods[method]["error"] or told["error"] or ("not measured" if told["count"] else "no inputs")
+
+    def hover(self, method: str, column: str) -> str:
+        """A cell in full."""
+        cell, where = self.cell(method, column), f"{method}, {column}"
+        if cell is None:
+            return f"{where}: {self.absent(method, column)}"
+        figures = ", ".join(f"{label} {interval(cell[figure])}" for figure, label in FIGURES.items())
+        return f"{where}: {figures}, n = {number(self.columns[column]['count'])}"
+
+    def level(self, method: str, column: str, figure: str) -> int:
+        """Colour of a cell, 0 to the number of steps."""
+        return bisect_right(STEPS[figure], self.cells[method][column][figure][0])
+
+    def largest(self, column: str, figure: str) -> float | None:
+        """The best figure of a column."""
+        cells = [cell for method in self.methods if (cell := self.cell(method, column))]
+        return max((cell[figure][0] for cell in cells), default=None)
+
+    @cached_property
+    def tally(self) -> Counter[str]:
+        """Columns by verdict."""
+        return Counter(difference["verdict"] for difference in self.differences.values())
+
+    @cached_property
+    def headline(self) -> str:
+        """What the figures say of our method against the best peer."""
+        ours = self.ours
+        if ours is None:
+            return "No method of ours has figures, so there is nothing to compare."
+        count = len(self.covered(ours))
+        over = f"{count} column" + "s" * (count != 1)
+        means = [self.mean(ours, figure) for figure in FIGURES]
+        parts = [f"{ours} has a mean AUROC of {percent(means[0])} and a mean TNR95 of {percent(means[1])}"]
+        parts[0] += f" over {over}."
+        if not self.rivals:
+            return f"{parts[0]} No peer has figures, so there is nothing to compare."
+        best = self.rivals[0]
+        theirs = [self.mean(best, figure) for figure in FIGURES]
+        stands = " and ".join(map(_stands, means, theirs, FIGURES.values()))
+        parts.append(f"The best peer, {best}, has {percent(theirs[0])} and {percent(theirs[1])}: {ours} is {stands}.")
+        if missed := len(self.covered(ours) - self.covered(best)):
+            parts.append(f"{best} has no figures in {missed} of these, so the means do not compare like with like.")
+        keener = max(self.rivals, key=lambda peer: self.mean(peer, "tnr95"))
+        if self.mean(keener, "tnr95") > max(means[1], theirs[1]):
+            parts.append(f"{keener} has a higher mean TNR95, {percent(self.mean(keener, 'tnr95'))}.")
+        if self.differences:
+            win, tie, loss = (self.tally[verdict] for verdict in ("win", "tie", "loss"))
+            parts.append(f"Column by column against all peers it wins {win}, ties {tie} and loses {loss}.")
+        return " ".join(parts)
+
+    def line(self, method: str) -> dict[str, str]:
+        """A method's row in the overview and in the table of methods, as text."""
+        told, entry = self.methods[method], self.summary.get(method, {})
+        worst = entry.get("worst") or [NONE, None]
+        covered, columns = len(self.covered(method)), len(self.measured)
+        tally = " / ".join(str(self.tally[verdict]) for verdict in ("win", "tie", "loss"))
+        return {
+            "name": method,
+            "auroc": percent(entry.get("auroc")),
+            "tnr95": percent(entry.get("tnr95")),
+            "worst": f"{worst[0]} {percent(worst[1])}" if worst[1] is not None else NONE,
+            "best_in": f"{entry['best_in']} of {columns}" if entry else NONE,
+            "shortfall": _ratio(entry.get("shortfall")),
+            "tally": tally if method == self.ours and self.differences else NONE,
+            "cost": milliseconds(told["ms_per_input"]),
+            "passes": told["passes"],
+            "error": told["error"] or "",
+            "note": f"figures in {covered} of {columns} columns" if entry and covered < columns else "",
+        }
+
+    def notes(self, column: str) -> str:
+        """What a reader must know of a column before its figures."""
+        told = self.columns[column]
+        if told["error"]:
+            return str(told["error"])
+        few = f"fewer than {FEW} inputs: the interval is wide" if told["count"] else "no inputs"
+        return "; ".join(filter(None, [told.get("note"), few if told["count"] < FEW else ""]))
+
+    @cached_property
+    def marks(self) -> dict[str, str]:
+        """The sign behind the name of a column: × missing, * few inputs."""
+        return {
+            name: "×" if column["error"] else "*" if column["count"] < FEW else ""
+            for name, column in self.columns.items()
+        }
+
+    @cached_property
+    def shown(self) -> dict[str, str]:
+        """The methods whose ROC curves are drawn, and the role that colours each: ours and the two best peers."""
+        named = zip([self.ours, *self.rivals[:2]], ("ours", "peer", "other"), strict=False)
+        return {name: role for name, role in named if name is not None and self.curves.get(name)}
+
+    def caught(self, method: str, column: str) -> list[str]:
+        """What the ROC curve shows, as numbers: the share caught at each of `FLAGGED`."""
+        curve = self.curves[method].get(column)
+        if curve is None:
+            return [NONE] * len(FLAGGED)
+        return [percent(share) for share in np.interp(FLAGGED, curve["fpr"], curve["tpr"]).tolist()]
+
+    @cached_property
+    def histogram(self) -> dict[str, Any] | None:
+        """Of our method's scores."""
+        return self.histograms.get(self.ours) if self.ours else None
+
+    def reach(self) -> float:
+        """The largest end of an interval of a difference, which the width of its picture stands for."""
+        ends = [abs(float(difference[end])) for difference in self.differences.values() for end in ("low", "high")]
+        return max([0.05, *ends])
+
+    @cached_property
+    def footer(self) -> list[tuple[str, str]]:
+        """How the run was made."""
+        versions = ", ".join(f"{package} {version}" for package, version in self.made["versions"].items())
+        told = {
+            "command": self.made["command"],
+            "seed": str(self.made["seed"]),
+            "versions": versions,
+            "revision": self.made["revision"] or "not known",
+            "hardware": self.made["hardware"],
+            "date": self.made["date"],
+        }
+        return list(told.items())
+
+
+def title(runs: Sequence[Run]) -> str:
+    """Of the page."""
+    if len(runs) == 1:
+        return f"gradgeo bench: {runs[0].model['name']}"
+    return f"gradgeo bench: {len(runs)} models" if runs else "gradgeo bench"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds to three digits."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def runs_of(results: Runs) -> list[Run]:
+    """One for each model; results of another schema, or in part, are refused."""
+    each = [results] if isinstance(results, Mapping) else list(results)
+    needed = [field.name for field in fields(Run)]
+    for entry in each:
+        if entry.get("schema") != SCHEMA:
+            raise expected("results['schema']", str(SCHEMA), entry.get("schema"), "Run the battery again.")
+        if missing := [name for name in needed if name not in entry]:
+            raise expected("results", f"whole, with {', '.join(missing)}", entry, "Run the battery again.")
+    return [Run(**{name: finite(entry[name]) for name in needed}) for entry in each]
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for each number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _ratio(value: float | None) -> str:
+    """Of two distances, to two decimals."""
+    return NONE if value is None else f"{value:.2f}"
+
+
+def _stands(ours: float, theirs: float, label: str) -> str:
+    # from the figures as they are shown, so that the sentence agrees with the table
+    gap = round(100 * ours, 1) - round(100 * theirs, 1)
+    if not math.isfinite(gap) or abs(gap) < 0.05:
+        return f"level in {label}"
+    return f"{abs(gap):.1f} points {'ahead' if gap > 0 else 'behind'} in {label}"

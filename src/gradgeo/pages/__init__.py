@@ -1,0 +1,40 @@
+"""HTML pages that load nothing: one theme in light and dark, numbers in one form, charts as SVG in its colours."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gradgeo.pages import numbers
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def environment(
+    jinja2: Any,
+    folder: Path,
+    *,
+    filters: Mapping[str, Callable[..., str]],
+    names: Mapping[str, Any],
+    toggle: bool = False,
+) -> Any:
+    """Jinja's environment for the templates in `folder`, beside which those of the theme are found.
+
+    Whatever a template shows is escaped, and a name that it misspells is an error.
+
+    Args:
+        jinja2: the module.
+        folder: of the templates.
+        filters: for the templates, beside those of `gradgeo.pages.numbers`.
+        names: constants for the templates.
+        toggle: whether the page has a button that sets `data-theme` of the root element to light or dark.
+    """
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, TEMPLATES]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= numbers.FILTERS | dict(filters)
+    made.globals |= {"NONE": numbers.NONE, "TOGGLE": toggle, **names}
+    return made

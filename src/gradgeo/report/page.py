@@ -1,0 +1,182 @@
+"""The page of a report, from what was counted and the rows that are shown."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from gradgeo.data.source import one_line
+from gradgeo.errors import require
+from gradgeo.pages import environment
+from gradgeo.report import charts, drift, gallery, sentences
+from gradgeo.report.about import About
+from gradgeo.report.gallery import CLASS_NAME, NAME, Card
+from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
+from gradgeo.report.trend import windows
+
+Array = NDArray[np.float64]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+SHOWN, MOST = 12, 200
+"""Classes and reasons in a table, and in its folded rest."""
+
+TERMS = {
+    "Trusted": "the p-value is larger than alpha. All other judged inputs are flagged.",
+    "P-value": "the share of calibration inputs, which were trustworthy, that look at least as odd. Of trustworthy "
+    "inputs at most a share of alpha has a p-value of alpha or less.",
+    "Outlier score": "how far an input is from trusted ones, over all evidence; larger is less trustworthy.",
+    "Evidence that spoke": "kinds of evidence whose own p-value is at most alpha. An input may be flagged for being a "
+    "little odd in several ways while none speaks alone.",
+    "CSM": "the cosine similarity matrix: how alike the gradients of the classes’ losses are. Blue is −1, opposite; "
+    "red is 1, the same. The frame marks the predicted class.",
+    "Likely cause": "what a flagged input most looks like: an attack, other data than the classifier knows, or an "
+    "ambiguous one. A hint, not a finding.",
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A name with a count of flagged ones and its 95 % interval (Wilson)."""
+
+    name: str
+    judged: int
+    flagged: int
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        """Flagged, of the judged."""
+        return self.flagged / self.judged
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row without a verdict."""
+
+    index: int
+    name: str
+    error: str
+
+
+def classes(summary: Summary) -> list[Share]:
+    """Predicted classes, those first that surely are flagged most."""
+    counts = np.array(list(summary.by_class.values()), np.float64).reshape(-1, 2)
+    lows, highs = wilson(counts[:, 1], counts[:, 0])
+    named = zip(summary.by_class.items(), lows.tolist(), highs.tolist(), strict=True)
+    found = [
+        Share(one_line(summary.about.class_name(label))[:CLASS_NAME], judged, flagged, low, high)
+        for (label, (judged, flagged)), low, high in named
+    ]
+    return sorted(found, key=lambda entry: (-entry.low, -entry.judged, entry.name))
+
+
+def wilson(part: Array, whole: Array) -> tuple[Array, Array]:
+    """95 % intervals of shares (Wilson 1927, Journal of the American Statistical Association 22)."""
+    z2 = float(stats.norm.isf(0.025)) ** 2
+    middle = (part + z2 / 2) / (whole + z2)
+    half = np.sqrt(z2 * (part * (whole - part) / whole + z2 / 4)) / (whole + z2)
+    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+
+
+def render(
+    name: str, summary: Summary, cards: Sequence[Card], failures: Sequence[Failure], *, unfinished: bool = False
+) -> str:
+    """The page.
+
+    Args:
+        name: of the file.
+        summary: its counts.
+        cards: flagged inputs, the largest outlier score first.
+        failures: the first rows without a verdict.
+        unfinished: whether the file will have more rows.
+    """
+    about, found = summary.about, windows(summary)
+    ranked = classes(summary)
+    script = _compact((TEMPLATES / "report.js").read_text(encoding="utf-8").strip())
+    told = {
+        "title": f"gradgeo report: {one_line(about.data or name)}",
+        "heading": one_line(about.data or name),
+        "summary": summary,
+        "about": about,
+        "say": sentences,
+        "unfinished": unfinished,
+        "windows": found,
+        "classes": ranked,
+        "reach": max((entry.high for entry in ranked), default=1.0) or 1.0,
+        "causes": [(cause and one_line(cause)[:NAME], count) for cause, count in summary.causes.most_common()],
+        "evidence": sorted(about.evidence, key=lambda kind: -summary.spoke[kind]) if summary.spoke else [],
+        "errors": [(one_line(reason)[:NAME], count) for reason, count in summary.errors.most_common()],
+        "cards": cards,
+        "failures": failures,
+        "calibration": _calibration(summary),
+        "made": _made(name, about, summary),
+        "script": require("markupsafe", "report").Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    text = _templates(require("jinja2", "report")).get_template("report.html.j2").render(told)
+    return _compact(text)
+
+
+def _compact(text: str) -> str:
+    """Without empty lines; the script too, whose hash the browser takes from the page."""
+    return re.sub(r"\n\s*\n+", "\n", text)
+
+
+def _calibration(summary: Summary) -> list[float]:
+    quantiles = summary.about.calibration_scores
+    return [] if quantiles is None else calibration_shares(summary.score_edges, quantiles).tolist()
+
+
+def _made(name: str, about: About, summary: Summary) -> list[tuple[str, str]]:
+    """What the file states of its making."""
+    told = {
+        "scores": name,
+        "data": about.data,
+        "model": about.model,
+        "detector": about.detector and about.detector[:16],
+        "alpha": None if about.alpha is None else f"{about.alpha:g}",
+        "calibration inputs": None if about.calibration_size is None else f"{about.calibration_size:,}",
+        "evidence": ", ".join(about.evidence) or None,
+        "input shape": " x ".join(map(str, about.input_shape)) or None,
+        "scored by gradgeo": about.gradgeo,
+        "rows": f"{summary.rows:,}",
+    }
+    return [(key, one_line(value)) for key, value in told.items() if value]
+
+
+def small(value: float) -> str:
+    """A p-value or score to three digits."""
+    return "–" if value != value else f"{value:.3g}"
+
+
+def unbroken(text: str) -> str:
+    """A sentence whose % signs stay beside their numbers."""
+    return text.replace(" %", "\u00a0%")
+
+
+@cache
+def _templates(jinja2: Any) -> Any:
+    names = {
+        "FIRST_ERRORS": FIRST_ERRORS,
+        "LEVEL": drift.LEVEL,
+        "LEVELS": gallery.LEVELS,
+        "MOST": MOST,
+        "SHOWN": SHOWN,
+        "SIGNAL": gallery.SIGNAL,
+        "SIZE": charts.SIZE,
+        "TERMS": TERMS,
+    }
+    drawn = {name: getattr(charts, name) for name in ("scores", "p_values", "shares", "quartiles")}
+    return environment(
+        jinja2, TEMPLATES, filters={"small": small, "unbroken": unbroken}, names=names | {"chart": drawn}, toggle=True
+    )

@@ -1,0 +1,114 @@
+"""What a summary says in plain words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradgeo.pages.numbers import number, percent
+from gradgeo.report.drift import LEVEL, expected_share
+from gradgeo.report.summary import Summary
+from gradgeo.report.trend import Window, usual_quartiles
+
+
+def headline(summary: Summary) -> str:
+    """How many were trusted."""
+    if not summary.rows:
+        return "The file has no rows: there is nothing to report."
+    parts = []
+    if summary.unjudged:
+        each = number(summary.unjudged) if summary.judged else "Not one"
+        verb = "could not be judged" if summary.judged else "could be judged"
+        parts.append(f"{each} of {_inputs(summary.rows)} {verb}.")
+    if summary.judged:
+        share = percent(summary.trusted / summary.judged)
+        what = f"{number(summary.trusted)} of {number(summary.judged)} predictions are trusted ({share} %)"
+        parts.insert(0, f"{what}, {number(summary.flagged) if summary.flagged else 'none'} flagged.")
+    return " ".join(parts)
+
+
+def alarms(summary: Summary) -> str:
+    """Whether as many are flagged as false alarms explain."""
+    about = summary.about
+    if not summary.judged:
+        return ""
+    if about.alpha is None or about.calibration_size is None:
+        return "The file does not state its false-alarm rate and calibration, so what chance explains is not known."
+    mean, share = about.alpha, summary.flagged / summary.judged
+    low, high = expected_share(summary.judged, about.alpha, about.calibration_size, LEVEL)
+    usual = (
+        f"If every input were trustworthy, about {percent(mean)} % would be flagged, and with "
+        f"{number(about.calibration_size)} calibration inputs anything from {percent(low)} to {percent(high)} % would "
+        f"be chance ({percent(1 - LEVEL).removesuffix('.0')} %)."
+    )
+    if share > high:
+        return f"{usual} {percent(share)} % are: more than false alarms explain."
+    if share < low:
+        return f"{usual} Only {percent(share)} % are: these inputs are more ordinary than the calibration inputs were."
+    return f"{usual} {percent(share)} % are: no more than false alarms explain."
+
+
+def accuracy(summary: Summary) -> str:
+    """How often trusted and other predictions are right, where that is known."""
+    known, trusted = summary.labelled, summary.trusted_labelled
+    if not known:
+        return ""
+    parts = [f"Of {number(known)} predictions whose true label is known {percent(summary.correct / known)} % are right"]
+    if trusted:
+        parts.append(f"of the trusted ones {percent(summary.trusted_correct / trusted)} %")
+    if known > trusted:
+        right = summary.correct - summary.trusted_correct
+        parts.append(f"of the flagged ones {percent(right / (known - trusted))} %")
+    return ", ".join(parts) + "."
+
+
+def drift(summary: Summary, windows: Sequence[Window]) -> str:
+    """Whether p-values stay uniform."""
+    rule = "P-values of inputs that the detector trusts are uniform when all is well."
+    if not windows:
+        return "There are no verdicts to follow."
+    about = summary.about
+    if about.alpha is None or about.calibration_size is None:
+        return f"{rule} The file does not state the size of the calibration set, which the test needs."
+    shifted = [window for window in windows if window.shifted]
+    test = f"two-sample Kolmogorov-Smirnov test at {percent(LEVEL).removesuffix('.0')} %, Holm's correction"
+    if len(windows) == 1:
+        few = "There are too few inputs to follow them over time."
+        verdict = "they are not" if shifted else "nothing speaks against it"
+        return f"{rule} Over all {_inputs(windows[0].judged)} {verdict} ({test}). {few}"
+    if not shifted:
+        return f"{rule} In none of {len(windows)} windows do they depart from that ({test})."
+    first, middle = shifted[0], usual_quartiles(about.alpha)[1]
+    smaller = sum(1 for window in shifted if (window.distance or 0) > 0) * 2 >= len(shifted)
+    medians = [window.quartiles[1] for window in shifted if window.quartiles]
+    least = (
+        "These inputs have come to look less like those the detector was calibrated on."
+        if smaller
+        else "These inputs look more ordinary than those the detector was calibrated on."
+    )
+    if len(shifted) == len(windows):
+        where = f"In all {len(windows)} windows they are not"
+    else:
+        where = f"In {len(shifted)} of {len(windows)} windows they are not, first from {first.start}"
+    return (
+        f"{rule} {where} ({test}): they are {'smaller' if smaller else 'larger'} than they should be, with a median of "
+        f"{np.median(medians):.2f} instead of {middle:.2f}. {least}"
+    )
+
+
+def crowding(windows: Sequence[Window]) -> str:
+    """Where more is flagged than chance explains."""
+    crowded = [window for window in windows if window.crowded]
+    if not windows or windows[0].high is None:
+        return ""
+    many = f"{len(crowded)} of {len(windows)}" if len(windows) > 1 else "the only"
+    if crowded:
+        worst = max(crowded, key=lambda window: window.share)
+        return (
+            f"More is flagged than false alarms explain in {many} window{'s' * (len(windows) > 1)}, most from "
+            f"{worst.start} to {worst.end} ({percent(worst.share)} %)."
+        )
+    return "In no window is more flagged than false alarms explain."
+
+
+def _inputs(count: int) -> str:
+    return f"{number(count)} input" + "s" * (count != 1)

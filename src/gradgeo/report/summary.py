@@ -1,0 +1,263 @@
+"""What a file of verdicts comes to: counted in one pass over its rows, in memory that does not grow with them."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradgeo.report.about import QUANTILES, About
+from gradgeo.report.drift import BINS, steps
+from gradgeo.report.scores import Batch, Scores
+
+Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Rows = NDArray[np.bool_]
+
+SCORE_BINS, P_BINS = 48, 20
+WINDOWS, LEAST_IN_WINDOW = 40, 100
+SAMPLE = 200_000
+"""Rows whose scores and times decide where the bins and windows lie."""
+
+FAR = 1e300
+"""Beyond it no score or time is told from another, so that differences stay finite."""
+
+DISTINCT = 1000
+"""Different causes, or errors, that are told apart; the others are counted together."""
+
+OUTLYING, DRAWN = 120, 120
+"""Flagged inputs kept for a closer look: those with the largest scores, and others drawn at random."""
+
+FIRST_ERRORS = 50
+NO_REASON = "no verdict, and no reason given"
+OTHERS = "other"
+
+
+@dataclass
+class Windows:
+    """Judged inputs in order, cut into windows of about the same number."""
+
+    by: str  # "index", "time" or "date" (microseconds since 1970), see `Scores.timed`
+    borders: Array  # (W + 1,)
+    judged: Counts  # (W,)
+    flagged: Counts  # (W,)
+    steps: Counts  # (W, BINS) p-values of the trusted ones
+    outside: int = 0  # judged inputs without a time
+
+    def add(self, at: Array, p: Array, trusted: Rows) -> None:
+        """Count some judged inputs."""
+        timed = np.isfinite(at)
+        self.outside += int((~timed).sum())
+        at, p, trusted = at[timed], p[timed], trusted[timed]
+        window = np.searchsorted(self.borders[1:-1], at, side="right")
+        self.judged += np.bincount(window, minlength=len(self.judged))
+        self.flagged += np.bincount(window[~trusted], minlength=len(self.judged))
+        cell = window[trusted] * BINS + steps(p[trusted])
+        self.steps += np.bincount(cell, minlength=self.steps.size).reshape(self.steps.shape)
+
+
+@dataclass
+class Summary:
+    """The counts of one file.
+
+    Attributes:
+        rows, judged, trusted: all rows; those with a verdict; of these the trusted. The other judged ones are flagged.
+        labelled, correct, trusted_labelled, trusted_correct: judged rows whose true label is known, and those right.
+        causes: flagged rows by cause; None where none is named.
+        spoke, loudest: flagged rows for which an evidence's p-value is at most alpha, or the smallest of all.
+        silent: flagged rows with evidence of which none is at most alpha.
+        score_edges, scores: histogram of the judged rows' outlier scores; the first and last bin are open.
+        p_values: judged rows by p-value, `P_BINS` bins from 0 to 1.
+        by_class: judged and flagged rows of each predicted class.
+        errors: rows without a verdict by reason; first_errors: the positions of the first ones.
+        outlying, drawn: positions of flagged rows to look at.
+    """
+
+    about: About
+    windows: Windows
+    score_edges: Array
+    rows: int = 0
+    judged: int = 0
+    trusted: int = 0
+    labelled: int = 0
+    correct: int = 0
+    trusted_labelled: int = 0
+    trusted_correct: int = 0
+    causes: Counter[str | None] = field(default_factory=Counter)
+    spoke: Counter[str] = field(default_factory=Counter)
+    loudest: Counter[str] = field(default_factory=Counter)
+    silent: int = 0
+    scores: Counts = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
+    p_values: Counts = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
+    by_class: dict[int, list[int]] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    first_errors: list[int] = field(default_factory=list)
+    outlying: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
+    drawn: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def flagged(self) -> int:
+        """Judged rows that are not trusted."""
+        return self.judged - self.trusted
+
+    @property
+    def unjudged(self) -> int:
+        """Rows without a verdict."""
+        return self.rows - self.judged
+
+
+def summarise(scores: Scores) -> Summary:
+    """Count a file. Two passes: one over scores and times, which decides the bins, one over all but the pictures."""
+    seen, at = _sampled(scores)
+    windows = _windows(scores.timed, at)
+    summary = Summary(scores.about, windows, _edges(seen, scores.about.calibration_scores))
+    outlying, drawn = _Pool(OUTLYING), _Pool(OUTLYING + DRAWN)
+    rng = np.random.default_rng(0)
+    wanted = ["label", "outlier_score", "p_value", "trusted", "error", "true_label", "cause", "evidence"]
+    wanted.append("index" if scores.timed == "index" else "time")
+    for batch in scores.batches(wanted, pictured=True):
+        flagged, score = _count(summary, batch, scores)
+        where = summary.rows + np.flatnonzero(flagged)
+        plain = ~batch.numbers("pictured", False)[flagged]
+        outlying.add(where, plain, -score[flagged])
+        drawn.add(where, plain, rng.random(len(where)))
+        summary.rows += len(batch)
+    summary.outlying = outlying.positions
+    others = drawn.positions[~np.isin(drawn.positions, summary.outlying)]
+    summary.drawn = others[:DRAWN]
+    return summary
+
+
+def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[Rows, Array]:
+    """Add a batch; returns which rows are flagged, and all scores."""
+    p, score = batch.numbers("p_value", np.nan), batch.numbers("outlier_score", np.nan)
+    failed = batch.present("error")
+    judged = ~failed & (p >= 0) & (p <= 1)
+    trusted = judged & batch.numbers("trusted", False)
+    flagged = judged & ~trusted
+    summary.judged += int(judged.sum())
+    summary.trusted += int(trusted.sum())
+    finite = score[judged & np.isfinite(score)]
+    edges = summary.score_edges
+    summary.scores += np.histogram(np.clip(finite, edges[0], edges[-1]), edges)[0]
+    tenths = np.ceil(p[judged] * P_BINS - 1e-9).astype(np.int64) - 1
+    summary.p_values += np.bincount(np.clip(tenths, 0, P_BINS - 1), minlength=P_BINS)
+
+    label = batch.numbers("label", -1)
+    found, which = np.unique(label[judged], return_inverse=True)
+    alarms = np.bincount(which[flagged[judged]], minlength=len(found)).tolist()
+    for name, count, alarm in zip(found.tolist(), np.bincount(which).tolist(), alarms, strict=True):
+        entry = summary.by_class.setdefault(name, [0, 0])
+        entry[0] += count
+        entry[1] += alarm
+    if "true_label" in scores.columns:
+        known = judged & batch.present("true_label")
+        right = known & (label == batch.numbers("true_label", -1))
+        summary.labelled += int(known.sum())
+        summary.correct += int(right.sum())
+        summary.trusted_labelled += int((known & trusted).sum())
+        summary.trusted_correct += int((right & trusted).sum())
+    at = batch.numbers("index", -1) if scores.timed == "index" else _times(batch, scores.timed)
+    summary.windows.add(at[judged].astype(np.float64), p[judged], trusted[judged])
+    _count_reasons(summary, batch, scores, flagged)
+    if not judged.all():
+        _add(summary.errors, batch.counts("error", failed))
+        _add(summary.errors, [(NO_REASON, int((~judged & ~failed).sum()))])
+        room = FIRST_ERRORS - len(summary.first_errors)
+        summary.first_errors += (summary.rows + np.flatnonzero(~judged)[:room]).tolist()
+    return flagged, np.where(np.isnan(score), -np.inf, score)
+
+
+def _count_reasons(summary: Summary, batch: Batch, scores: Scores, flagged: Rows) -> None:
+    """Why rows are flagged."""
+    about = summary.about
+    if not flagged.any():
+        return
+    if "cause" in scores.columns:
+        _add(summary.causes, batch.counts("cause", flagged))
+    else:
+        summary.causes[None] += int(flagged.sum())
+    if "evidence" not in scores.columns or not about.evidence or about.alpha is None:
+        return
+    p = batch.table("evidence", len(about.evidence), flagged)
+    p = p[np.isfinite(p).all(1)]
+    loud = p <= about.alpha + 1e-7  # they are float32
+    summary.silent += int((~loud.any(1)).sum())
+    least = np.bincount(p.argmin(1), minlength=p.shape[1]) if len(p) else np.zeros(p.shape[1])
+    for name, spoke, most in zip(about.evidence, loud.sum(0).tolist(), least.tolist(), strict=True):
+        summary.spoke[name] += spoke
+        summary.loudest[name] += int(most)
+
+
+def _add(counter: Counter[Any], counts: list[tuple[Any, int]]) -> None:
+    for text, count in counts:
+        if count:
+            counter[text if text in counter or len(counter) < DISTINCT else OTHERS] += count
+
+
+def _times(batch: Batch, timed: str) -> Array:
+    missing = np.iinfo(np.int64).min if timed == "date" else np.nan
+    at = batch.numbers("time", missing)
+    return np.where(batch.present("time"), at.astype(np.float64), np.nan)
+
+
+def _sampled(scores: Scores) -> tuple[Array, Array]:
+    """Outlier scores and times (or indices) of about `SAMPLE` rows, evenly."""
+    stride = max(1, scores.rows // SAMPLE)
+    name = "index" if scores.timed == "index" else "time"
+    seen: list[Array] = [np.empty(0)]
+    at: list[Array] = [np.empty(0)]
+    start = 0
+    for batch in scores.batches(["outlier_score", name]):
+        kept = slice(-start % stride, None, stride)
+        seen.append(batch.numbers("outlier_score", np.nan)[kept])
+        times = batch.numbers("index", -1) if name == "index" else _times(batch, scores.timed)
+        at.append(times[kept].astype(np.float64))
+        start += len(batch)
+    return tuple(part[np.isfinite(part)].clip(-FAR, FAR) for part in (np.concatenate(seen), np.concatenate(at)))  # type: ignore[return-value]
+
+
+def _windows(by: str, at: Array) -> Windows:
+    count = int(np.clip(len(at) // LEAST_IN_WINDOW, 1, WINDOWS))
+    borders = np.unique(np.quantile(at, np.linspace(0, 1, count + 1))) if len(at) else np.array([0.0, 1.0])
+    borders = borders if len(borders) > 1 else np.r_[borders, borders]
+    count = len(borders) - 1
+    return Windows(by, borders, np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros((count, BINS), np.int64))
+
+
+def _edges(seen: Array, calibration: Array | None) -> Array:
+    """Bins that hold the calibration scores and nearly all others, with the calibration's a third at least."""
+    low, high = (float(value) for value in np.quantile(seen, [0.001, 0.99])) if len(seen) else (0.0, 1.0)
+    if calibration is not None:
+        first, last = float(calibration[0]), float(calibration[-1])
+        low = max(min(low, first), first - (last - first))
+        high = min(max(high, last), last + 2 * (last - first))
+    low, high = (float(np.clip(value, -FAR, FAR)) for value in (low, high))
+    least = 1e-9 * max(1.0, abs(low), abs(high))
+    if high - low < least:
+        low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
+    return np.linspace(low, high, SCORE_BINS + 1)
+
+
+def calibration_shares(edges: Array, calibration: Array) -> Array:
+    """The share of calibration scores in each bin, from their `QUANTILES` quantiles."""
+    below = np.interp(edges, calibration, np.linspace(0, 1, QUANTILES), left=0, right=1)
+    below[0], below[-1] = 0, 1  # the outer bins are open
+    return np.diff(below)
+
+
+class _Pool:
+    """The positions with the smallest keys."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.positions: Counts = np.empty(0, np.int64)
+        self._keys: tuple[Array, Array] = (np.empty(0), np.empty(0))
+
+    def add(self, positions: Counts, first: NDArray[Any], second: Array) -> None:
+        """Offer some, with two keys each, the first of which counts more."""
+        keys = [np.concatenate(pair) for pair in zip(self._keys, (first, second), strict=True)]
+        best = np.lexsort((keys[1], keys[0]))[: self.size]
+        self.positions = np.concatenate([self.positions, positions])[best]
+        self._keys = (keys[0][best], keys[1][best])
