@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import gradgeo
 from gradgeo import cli
 from gradgeo.cli import console
+from gradgeo.data import Preprocess
 from gradgeo.errors import GradgeoWarning
 from gradgeo.models import load_model
 
@@ -113,7 +114,7 @@ def test_fit_score_explain_info(room: Path, model: str, tmp_path: Path) -> None:
     code, text, _ = run("info", room / "d.gradgeo", "--json")
     facts = json.loads(text)
     assert facts["notes"]["model"] == model
-    assert facts["notes"]["preprocess"] == {"size": None, "channels": None, "mean": None, "std": None}
+    assert facts["notes"]["preprocess"] == Preprocess().as_dict()
     assert facts["fitted"]["input_shape"] == [1, 8, 8]
     code, text, _ = run("info", room / "d.gradgeo")
     assert code == 0
@@ -138,7 +139,7 @@ def test_options_of_fit_reach_the_detector(room: Path, model: str, tmp_path: Pat
     facts = gradgeo.detector_file.inspect(tmp_path / "d.gradgeo")
     settings = {"alpha": 0.1, "evidence": ["csm"], "classes": 4, "loss": "logit", "seed": 3, "calibration": 0.4}
     assert {name: facts["settings"][name] for name in settings} == settings
-    assert facts["notes"]["preprocess"] == {"size": None, "channels": None, "mean": [0.1], "std": [0.9]}
+    assert facts["notes"]["preprocess"] == Preprocess(mean=(0.1,), std=(0.9,)).as_dict()
 
 
 def test_preprocessing_of_fit_is_used_again_unless_overridden(model: str, tmp_path: Path) -> None:

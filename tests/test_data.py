@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradgeo.data import Preprocess, Source, Usable, digits, open_source
+from gradgeo.data import Indexed, Preprocess, Source, Usable, digits, open_source
 from gradgeo.data.images import MOST_PIXELS, decode
 from gradgeo.data.source import class_labels, one_line
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
@@ -395,7 +395,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
 def test_npz_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradgeo.data.arrays.LARGEST", 1000)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1000, 10)))
-    with pytest.raises(DataError, match=r"more than 1000\. Save it as \.npy"):
+    with pytest.raises(DataError, match=r"more than 1000\. Save it uncompressed or as \.npy"):
         open_source(tmp_path / "a.npz")
 
 
@@ -554,7 +554,8 @@ def test_batches_are_not_read_far_ahead(tmp_path: Path) -> None:
 
     class Counting:
         classes = ()
-        labels = None
+        labels = times = None
+        identity = "counting"
 
         def __len__(self) -> int:
             return 1000
@@ -566,7 +567,7 @@ def test_batches_are_not_read_far_ahead(tmp_path: Path) -> None:
             read.append(index)
             return torch.zeros(1)
 
-    batches = Source(Counting(), "counting", preprocess=Preprocess()).batches(10)
+    batches = Indexed(Counting(), "counting", preprocess=Preprocess()).batches(10)
     next(batches)
     batches.close()
     assert len(read) <= 40

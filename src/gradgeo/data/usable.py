@@ -66,6 +66,6 @@ class Usable(IterableDataset[Batch]):
                 self._progress(len(batch))
         if shape is None:
             raise DataError(
-                f"none of the {len(self._source)} items of {self._source.spec} can be read; "
+                f"none of the {len(self.skipped)} items of {self._source.spec} can be read; "
                 f"the first: {self.skipped[0].error}"
             )
