@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradgeo.data import Indexed, Preprocess, Source, Usable, digits, open_source
+from gradgeo.data import Indexed, Preprocess, Usable, digits, open_source
 from gradgeo.data.images import MOST_PIXELS, decode
 from gradgeo.data.source import class_labels, one_line
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError

@@ -76,8 +76,10 @@ def open_source(
         reader = _reader(name, root, streaming=streaming, time=time)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
-    kind = Stream if hasattr(reader, "records") else Indexed
-    return kind(reader, name, preprocess=preprocess or Preprocess(), start=start, limit=limit, numbering=numbering)
+    options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "numbering": numbering}
+    if isinstance(reader, StreamReader):
+        return Stream(reader, name, time=time, **options)
+    return Indexed(reader, name, time=time, **options)
 
 
 def _reader(spec: str, root: Path | None, *, streaming: bool = False, time: str | None = None) -> Reader | StreamReader:
@@ -119,5 +121,7 @@ def _columns(spec: str, path: Path, time: str | None) -> Reader | StreamReader |
     if names and all(name.endswith(tar.ENDINGS) for name in names):
         return tar.Shards(named, time)
     if len(named) > 1:
-        raise DataError(f"expected the files of {spec} to be all .parquet or all .tar, got {', '.join(sorted(names)[:3])}.")
+        raise DataError(
+            f"expected the files of {spec} to be all .parquet or all .tar, got {', '.join(sorted(names)[:3])}."
+        )
     return open_npz(path, time) if names and path.suffix.lower() == ".npz" else None

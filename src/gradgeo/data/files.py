@@ -29,7 +29,7 @@ def expand(spec: str) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in braces(os.path.expanduser(spec)):  # noqa: PTH111, for a Path would normalise the pattern
-        here = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        here = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not here:
             raise DataError(f"{spec} is not here: nothing is called {Path(pattern).absolute()}.")
         found += [path for path in map(Path, here) if path.is_file()]

@@ -104,7 +104,9 @@ def _dataset(library: Any, address: Address) -> Any:
 def _streamed(library: Any, address: Address) -> tuple[Any, str]:
     """The split as a stream, and what identifies this version of it."""
     if address.path is not None and any((address.path / name).is_file() for name in SAVED):
-        raise DataError(f"{address.spec} was written by save_to_disk and is on disk already. Take it without streaming.")
+        raise DataError(
+            f"{address.spec} was written by save_to_disk and is on disk already. Take it without streaming."
+        )
     builder = _builder(library, address)
     splits = builder.as_streaming_dataset()
     return splits[_split(address, splits)], str(getattr(builder, "hash", None) or builder.config_id)

@@ -1,4 +1,4 @@
-"""The rows of a Hugging Face data set as items, taken as Arrow, so that what a row holds is decoded here, one by one."""
+"""The rows of a Hugging Face data set as items, taken as Arrow, so that what a row holds is decoded here."""
 
 import re
 from collections.abc import Iterator, Sequence

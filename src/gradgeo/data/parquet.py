@@ -148,9 +148,8 @@ class Parquet:
                 continue
             kind = schema.field(name).type if name in schema.names else "no such column"
             if kind != first.field(name).type:
-                raise DataError(
-                    f"expected the column {name}: {first.field(name).type} in {path} as in {self._paths[0]}, got {kind}."
-                )
+                wanted = f"{name}: {first.field(name).type}"
+                raise DataError(f"expected the column {wanted} in {path} as in {self._paths[0]}, got {kind}.")
 
     def _input_column(self, path: Path, schema: Any) -> str:
         usable = [name for name in schema.names if self._is_input(schema.field(name).type)]

@@ -113,6 +113,11 @@ class Preprocess:
         """The settings as JSON holds them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
+    def declared(self) -> dict[str, Any]:
+        """Those of the settings that change anything."""
+        nothing = Preprocess().as_dict()
+        return {name: value for name, value in self.as_dict().items() if value != nothing[name]}
+
     @classmethod
     def from_dict(cls, settings: object) -> "Preprocess":
         """The inverse of `as_dict`, for settings that come out of a file."""

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,7 @@ class Record:
     time: Moment | None = None
 
 
+@runtime_checkable
 class StreamReader(Protocol):
     """What each kind of data brings that can only be read from its beginning to its end."""
 
@@ -117,6 +118,7 @@ class Source(ABC):
         spec: what the user called the data.
         classes: names of the labels 0, 1, ...; empty where the data has none.
         labelled: whether any item can have a label.
+        time: what the data calls the times of its items.
         dated: whether times are dates (True) or numbers (False); None for data without times.
         preprocess: what is done to every input.
         start, limit: the part of the data that is taken.
@@ -137,6 +139,7 @@ class Source(ABC):
         start: int = 0,
         limit: int | None = None,
         numbering: tuple[str, ...] = (),
+        time: str | None = None,
     ) -> None:
         if start < 0:
             raise expected("start", "0 or more", start)
@@ -150,6 +153,7 @@ class Source(ABC):
                 self._number = {i: numbering.index(c) for i, c in enumerate(reader.classes) if c in numbering}
             self.classes = numbering
         self.preprocess = preprocess
+        self.time = time
         self.start = start
         self.limit = limit
         self.identity = reader.identity
@@ -162,9 +166,7 @@ class Source(ABC):
     def _groups(self, size: int, parts: Iterable[range]) -> Generator[list[Callable[[], Item]]]:
         """What makes the items of each batch: lists of calls, of at most `size`, none across the end of a part."""
 
-    def batches(
-        self, size: int, *, workers: int = 1, parts: Iterable[range] | None = None
-    ) -> Generator[list[Item]]:
+    def batches(self, size: int, *, workers: int = 1, parts: Iterable[range] | None = None) -> Generator[list[Item]]:
         """Lists of at most `size` consecutive items, read ahead of their use by `workers` threads.
 
         Args:
@@ -272,7 +274,9 @@ class Stream(Source):
                 if record is None:
                     break
                 index = self.start + at
-                group.append(partial(self._item, index, partial(str, record.name), record.load, record.label, record.time))
+                group.append(
+                    partial(self._item, index, partial(str, record.name), record.load, record.label, record.time)
+                )
                 at += 1
                 if len(group) == size:
                     yield group

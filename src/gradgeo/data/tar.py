@@ -10,7 +10,7 @@ Source: A. Aizman, G. Maltby, T. Breuel, "High performance I/O for large scale d
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -52,7 +52,9 @@ class _Sample:
     def record(self, time: str | None) -> Record:
         """The sample, to be decoded later."""
         about = _json(self.parts)
-        label = next((_integer(self.parts[key].decode("ascii", "replace")) for key in LABELS if key in self.parts), None)
+        label = next(
+            (_integer(self.parts[key].decode("ascii", "replace")) for key in LABELS if key in self.parts), None
+        )
         if label is None:
             label = next((_integer(about[key]) for key in IN_JSON if key in about), None)
         taken: Moment | None = None if time is None else moment(about.get(time))
@@ -106,14 +108,14 @@ class Shards:
         return sum(self._counts)
 
 
-def _samples(file: Path, skip: int) -> Iterator[_Sample]:
+def _samples(file: Path, skip: int) -> Generator[_Sample]:
     """The samples of one shard; the first `skip` without their bytes."""
     sample: _Sample | None = None
     number = 0
     try:
         with tarfile.open(file, "r:*") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[assignment]  # which it would keep for ever
+                tar.members = []  # type: ignore[attr-defined]  # which it would keep for ever
                 if not member.isreg() or member.name.rpartition("/")[2].startswith("."):
                     continue
                 name, ending = _split(member.name)
@@ -139,7 +141,7 @@ def _samples(file: Path, skip: int) -> Iterator[_Sample]:
 def _check_end(tar: tarfile.TarFile) -> None:
     """A broken header behind the first passes for the end with tarfile; the end is a block of zeros, or none."""
     assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)  # type: ignore[attr-defined]
+    tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError("broken header")
 

@@ -30,7 +30,7 @@ def moment(value: object) -> Moment | None:
     if isinstance(value, datetime):
         return value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
     if isinstance(value, date):
-        return datetime(value.year, value.month, value.day)  # noqa: DTZ001
+        return datetime(value.year, value.month, value.day)
     if isinstance(value, int | float) and not isinstance(value, bool) and -np.inf < value < np.inf:
         return float(value)
     return None
@@ -55,4 +55,6 @@ def moments(values: Sequence[Any] | NDArray[Any], place: str) -> NDArray[Any]:
             return np.array(found, dtype="datetime64[us]")
         if known == {float}:
             return np.array(found, dtype=np.float64)
-    raise DataError(f"expected the times in {place} to be a number, date or ISO 8601 text per item, got {describe(array)}.")
+    raise DataError(
+        f"expected the times in {place} to be a number, date or ISO 8601 text per item, got {describe(array)}."
+    )
