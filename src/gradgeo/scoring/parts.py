@@ -38,16 +38,19 @@ class Parts:
         return sorted(int(match[1]) for match in found if match)
 
     def done(self) -> dict[int, Summary]:
-        """What each finished part counts; a file that cannot be read, which a disk may leave, is no part."""
-        found = {}
-        for number in self.numbers():
-            try:
-                found[number] = FORMATS[self.ending].count(self.path(number), self.table)
-            except DataError:
-                raise
-            except Exception:  # whatever a damaged file makes its library raise
-                self.path(number).unlink()
-        return found
+        """What each finished part counts."""
+        counted = ((number, self.counted(number)) for number in self.numbers())
+        return {number: summary for number, summary in counted if summary is not None}
+
+    def counted(self, number: int) -> Summary | None:
+        """What a part counts; None where it is not there, or is a file that cannot be read, which a disk may leave."""
+        try:
+            return FORMATS[self.ending].count(self.path(number), self.table)
+        except DataError:
+            raise
+        except Exception:  # whatever a damaged file makes its library raise
+            self.path(number).unlink(missing_ok=True)
+            return None
 
     def write(self, number: int, rows: list[Row]) -> None:
         """Write a part under another name, bring it to the disk and move it into place."""
