@@ -1,4 +1,4 @@
-"""Scoring: score."""
+"""Verdicts on a whole data source: score."""
 
 from dataclasses import dataclass
 from pathlib import Path
