@@ -19,8 +19,12 @@ from torch import nn
 from gradgeo import Detector
 from gradgeo.data import Source, open_source
 from gradgeo.errors import DataError
+from gradgeo.scoring import cluster as cluster_module
 from gradgeo.scoring import score
 from gradgeo.scoring.cluster import RayEngine
+from gradgeo.scoring.formats import Table
+from gradgeo.scoring.parts import Parts
+from gradgeo.scoring.run import run_of
 
 ray = pytest.importorskip("ray", reason="ray is not installed; it comes with gradgeo[ray]")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
@@ -93,56 +97,71 @@ class Mortal:
         return self.detector.judge(x, explain=explain)
 
 
-def test_the_same_rows_and_it_goes_on(cluster: None, room: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_no_row(cluster: None, room: Path, tmp_path: Path) -> None:
     job = Job(room)
     local = score(*job(), tmp_path / "local", batch_size=5, part_size=10)
-    (tmp_path / "ray").mkdir()
-    told: list[int] = []
-    there = score(
-        *job(), tmp_path / "ray", batch_size=5, part_size=10, engine=RayEngine(job, jobs=2), progress=told.append
-    )
+    engine, told = RayEngine(Job(room, deadly=True), jobs=2), []
+    there = score(*job(), tmp_path / "ray", batch_size=5, part_size=10, engine=engine, progress=told.append)
+    assert (room / "killed").exists()
     assert pq.read_table(tmp_path / "ray").equals(pq.read_table(tmp_path / "local"))
     assert (there.rows, there.scored, there.trusted, there.correct) == (60, 60, local.trusted, local.correct)
     assert there.lanes == 2
     assert 0 < there.utilisation < 1
     assert sum(told) == 60
-    for number in (1, 4):
-        (tmp_path / "ray" / f"part-0000{number}.parquet").unlink()
-    (tmp_path / "ray" / "_gradgeo.json").write_text(
-        (tmp_path / "ray" / "_gradgeo.json").read_text().replace('"complete": true', '"complete": false')
-    )
-    again = score(*job(), tmp_path / "ray", batch_size=5, part_size=10, engine=RayEngine(job))
-    assert (again.rows, again.resumed) == (60, 40)
-    assert pq.read_table(tmp_path / "ray").equals(pq.read_table(tmp_path / "local"))
 
 
-def test_a_killed_worker_costs_no_row(cluster: None, room: Path, tmp_path: Path) -> None:
-    score(*Job(room)(), tmp_path / "local.parquet", batch_size=5, part_size=10)
-    engine = RayEngine(Job(room, deadly=True), jobs=2)
-    score(*Job(room)(), tmp_path / "ray.parquet", batch_size=5, part_size=10, engine=engine)
-    assert (room / "killed").exists()
-    assert pq.read_table(tmp_path / "ray.parquet").equals(pq.read_table(tmp_path / "local.parquet"))
-
-
-def test_shards_are_counted_first(cluster: None, room: Path, tmp_path: Path) -> None:
+def test_it_goes_on_where_one_process_was_and_counts_shards_first(cluster: None, room: Path, tmp_path: Path) -> None:
     job = Job(room, "a.tar")
-    score(*job(), tmp_path / "local", batch_size=5, part_size=10)
-    score(*job(), tmp_path / "ray", batch_size=5, part_size=10, engine=RayEngine(job, jobs=2))
-    assert pq.read_table(tmp_path / "ray").equals(pq.read_table(tmp_path / "local"))
-    assert pq.read_table(tmp_path / "ray")["index"].to_pylist() == list(range(25))
+    score(*job(), tmp_path / "local.csv", batch_size=5, part_size=5)
+    engine = RayEngine(job, jobs=1)
+    detector, source = job()
+    with pytest.raises(DataError, match="cut off"):
+        score(CutOff(detector), source, tmp_path / "ray.csv", batch_size=5, part_size=5)
+    found = score(detector, source, tmp_path / "ray.csv", batch_size=5, part_size=5, engine=engine)
+    assert (found.rows, found.resumed, found.lanes) == (25, 10, 1)
+    assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
 
 
-def test_a_failing_worker_says_why(cluster: None, room: Path, tmp_path: Path) -> None:
+class CutOff(Mortal):
+    def __init__(self, detector: Detector) -> None:
+        super().__init__(detector, Path())
+
+    def judge(self, x: torch.Tensor, *, explain: bool) -> Any:
+        self.judged += len(x)
+        if self.judged > 12:
+            raise DataError("cut off")
+        return self.detector.judge(x, explain=explain)
+
+
+def test_a_worker_that_sees_other_data_says_so(cluster: None, room: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.zeros((25, 1, 4, 4)))
-    detector, source = Job(room)()
+    detector, _ = Job(room)()
     with pytest.raises(
         DataError, match=r"a worker failed at part 0: it finds another detector, model or data \(.*a\.npz"
     ):
         score(detector, open_source(tmp_path / "b.npy"), tmp_path / "out", engine=RayEngine(Job(room), jobs=1))
-    with pytest.raises(DataError, match="a worker failed at part 0: ZeroDivisionError: division by zero"):
-        score(detector, source, tmp_path / "out", engine=RayEngine(broken, jobs=1))
     assert not (tmp_path / "out").exists()
 
 
-def broken() -> tuple[Detector, Source]:
-    raise ZeroDivisionError("division by zero")
+def test_what_goes_wrong_in_a_worker_goes_back_as_text(room: Path, tmp_path: Path) -> None:
+    detector, source = Job(room)()
+    parts = Parts(tmp_path, ".csv", Table(True, None, run_of(detector, source, 10).metadata))
+
+    def opened() -> tuple[Detector, Source]:
+        return detector, source
+
+    def broken() -> tuple[Detector, Source]:
+        raise ZeroDivisionError("division by\nzero")
+
+    maker = cluster_module._Maker(broken, parts, 10, 5, 1, on_gpu=False)
+    assert maker({"part": np.array([3, 4])})["error"] == [r"ZeroDivisionError: division by\nzero"] * 2
+    maker = cluster_module._Maker(opened, parts, 10, 5, 1, on_gpu=False)
+    made = maker({"part": np.array([3, 4])})
+    assert made["error"] == ["", ""]
+    assert parts.numbers() == [3, 4]
+    before = [parts.path(number).stat().st_mtime_ns for number in (3, 4)]
+    assert maker({"part": np.array([3, 4])})["part"] == [3, 4]  # made by a worker that died behind them
+    assert [parts.path(number).stat().st_mtime_ns for number in (3, 4)] == before
+    tmp_path.joinpath("part-00003.csv").unlink()
+    tmp_path.joinpath("part-00003.csv").mkdir()
+    assert "part-00003.csv" in maker({"part": np.array([3])})["error"][0]

@@ -4,6 +4,7 @@ Source: P. Moritz et al., "Ray: a distributed framework for emerging AI applicat
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ class RayEngine:
                 _Maker,
                 fn_constructor_args=given,
                 batch_size=1,
-                concurrency=jobs,
+                compute=data.ActorPoolStrategy(size=jobs),
                 num_cpus=1,
                 num_gpus=1 if gpus else 0,
             )
@@ -92,14 +93,18 @@ class RayEngine:
 def _connected(ray: Any, data: Any) -> Iterator[None]:
     """Ray connected, and as it was again afterwards."""
     ours = not ray.is_initialized()
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     if ours:
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, logging_level="ERROR")
     context = data.DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     try:
         yield
     finally:
         context.enable_progress_bars = bars
+        logger.setLevel(level)
         if ours:
             ray.shutdown()
 
