@@ -269,8 +269,8 @@ def _resident() -> float:
 def _toward(page: Page) -> None:
     page.say(
         f"On paper, not measured: {TARGET:,} inputs at the rates above, were every worker as fast as this one and the "
-        "files as fast to read. Parts are independent and a worker is told numbers alone: it shares nothing but the file "
-        "system, and one that dies costs the part it was at. With parts of 65,536 there "
+        "files as fast to read. Parts are independent and a worker is told numbers alone: it shares nothing but the "
+        "file system, and one that dies costs the part it was at. With parts of 65,536 there "
         f"are {-(-TARGET // 65_536):,} of them. Price: worker-hours times what an hour costs."
     )
     rows = []
