@@ -184,6 +184,8 @@ def test_out_is_checked_before_any_work(detector: Detector, thousand: Path, tmp_
         score(never, source, thousand)
     with pytest.raises(DataError, match=r"cannot write .*nowhere/out\.csv: No such file or directory"):
         score(never, source, tmp_path / "nowhere" / "out.csv")
+    with pytest.raises(DataError, match=r"cannot write .*nowhere/out: No such file or directory"):
+        score(never, source, tmp_path / "nowhere" / "out")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match="not a regular file"):
         score(never, source, tmp_path / "folder.csv")
@@ -197,9 +199,11 @@ def test_out_is_checked_before_any_work(detector: Detector, thousand: Path, tmp_
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_folders_and_files_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir(0o500)
     tmp_path.chmod(0o500)
-    with pytest.raises(DataError, match="Permission denied"):
-        check_out(tmp_path / "out.csv")
+    for name in ("out.csv", "out", "parts"):
+        with pytest.raises(DataError, match="Permission denied"):
+            check_out(tmp_path / name)
     tmp_path.chmod(0o700)
     (tmp_path / "out.csv").touch(0o400)
     with pytest.raises(DataError, match="read-only"):

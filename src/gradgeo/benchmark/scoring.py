@@ -27,6 +27,7 @@ from gradgeo.scoring.cluster import RayEngine
 
 BATCH = 64
 CASES = ("digits", "cifar10")
+EVIDENCE = ("fast", "full")
 FIT = 1000  # inputs that detectors are fitted on
 SHORT = 2000  # inputs at most of what is measured beside the run itself
 LENGTHS = (10, 100)  # times the inputs of a column: how long the data is that memory is measured on
@@ -58,11 +59,7 @@ def _throughput(page: Page, cases: Cases, folder: Path) -> None:
         f"inputs) read before. Ray: how many times faster two workers are on the same {SHORT} inputs, their start "
         "included and without it (from the first part to the last)."
     )
-    rows = [
-        _row(page, cases, cases[name], evidence, folder)
-        for name in cases.wanted(CASES)
-        for evidence in ("fast", "full")
-    ]
+    rows = [_row(page, cases, cases[name], evidence, folder) for name in cases.wanted(CASES) for evidence in EVIDENCE]
     heading = ["data", "evidence", "inputs", "inputs/s", "utilisation", "end to end", "bytes a row", "Ray", "started"]
     page.table(heading, rows)
 

@@ -85,9 +85,8 @@ def score(
         require("pyarrow", "parquet")
     run = run_of(detector, source, part_size)
     place = Place(out, run, Table(source.labelled, source.dated, run.metadata), restart=restart)
-    if place.finished:
-        summary = _of(place.parts.done().values())
-    else:
+    summary = Summary() if place.rows is None else _of(place.parts.done().values())
+    if place.rows is None or summary.rows != place.rows:  # not complete, or no more
         with place.begun(restart=restart):
             done = place.parts.done()
             summary = _of(done.values())
@@ -99,7 +98,7 @@ def score(
             summary.seconds, summary.lanes = made.seconds, made.lanes
             if not summary.rows:
                 raise DataError(f"{source.spec} has no items from number {source.start} on.")
-            place.finish()
+            place.finish(summary.rows)
     if summary.scored < summary.rows:
         warn(
             f"{summary.rows - summary.scored} of {summary.rows} inputs have no verdict; "

@@ -62,7 +62,7 @@ class Place:
 
     Attributes:
         parts: the parts.
-        finished: whether `out` holds this run, complete, already.
+        rows: how many `out` holds of this run, complete, already; None where it does not.
     """
 
     def __init__(self, out: Path, run: Run, table: Table, *, restart: bool) -> None:
@@ -75,14 +75,16 @@ class Place:
         state = _state(folder)
         if state is not None and not restart:
             self._refuse_other(state, folder)
-        self.finished = not self.one_file and folder == self._out and bool(state and state["complete"])
+        self.rows: int | None = None
+        if state is not None and not self.one_file and folder == self._out:
+            self.rows = state["rows"]
         self.parts = Parts(folder, out.suffix if self.one_file else ".parquet", table)
 
     def _folder(self, restart: bool) -> Path:
         if self.one_file:
             return self._hidden
         state = _state(self._out)
-        if state is None or not state["complete"]:
+        if state is None or state["rows"] is None:
             return self._out
         begun = _state(self._hidden)
         if restart or (begun is not None and not self._run.differences(begun["settings"])):
@@ -106,7 +108,7 @@ class Place:
                     for number in self.parts.numbers():
                         self.parts.path(number).unlink()
                 if restart or _state(folder) is None:
-                    self._write_state(complete=False)
+                    self._write_state(None)
             try:
                 yield
             finally:
@@ -115,8 +117,8 @@ class Place:
                     if new or folder == self._hidden:
                         folder.rmdir()
 
-    def finish(self) -> None:
-        """Turn the parts, all of which are there, into `out`."""
+    def finish(self, rows: int) -> None:
+        """Turn the parts, all of which are there with so many rows, into `out`."""
         with self._writing():
             if self.one_file:
                 whole = self.parts.folder / f"{LEFTOVERS[0]}whole"
@@ -128,7 +130,7 @@ class Place:
                 sync(self._out.parent)
                 shutil.rmtree(self._hidden)
                 return
-            self._write_state(complete=True)
+            self._write_state(rows)
             if self.parts.folder == self._hidden:
                 self._out.rename(self._old)
                 self._finish_exchange()
@@ -149,7 +151,7 @@ class Place:
         if self.one_file or not self._old.exists():
             return
         begun = _state(self._hidden)
-        if not self._out.exists() and begun is not None and begun["complete"]:
+        if not self._out.exists() and begun is not None and begun["rows"] is not None:
             self._hidden.rename(self._out)
             sync(self._out.parent)
         if self._out.exists():
@@ -162,20 +164,20 @@ class Place:
                 "Pass restart=True (--restart) to begin anew, or another out."
             )
 
-    def _write_state(self, *, complete: bool) -> None:
-        state = {"format": FORMAT, "settings": self._run.settings, "complete": complete}
+    def _write_state(self, rows: int | None) -> None:
+        state = {"format": FORMAT, "settings": self._run.settings, "rows": rows}
         with replaced(self.parts.folder / STATE) as stream:
             stream.write(json.dumps(state, indent=1).encode())
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
-    """What a folder of parts belongs to; None for any other folder."""
+    """What a folder of parts belongs to, and its `rows` where it is complete; None for any other folder."""
     try:
         state = json.loads((folder / STATE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     known = isinstance(state, dict) and state.get("format") == FORMAT and isinstance(state.get("settings"), dict)
-    return state if known and isinstance(state.get("complete"), bool) else None
+    return state if known and isinstance(state.get("rows"), int | None) else None
 
 
 @contextmanager
