@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import warnings
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 import gradgeo
 from gradgeo import cli
 from gradgeo.cli import console
+from gradgeo.data import Preprocess
 from gradgeo.errors import GradgeoWarning
 from gradgeo.models import load_model
 
@@ -113,7 +115,7 @@ def test_fit_score_explain_info(room: Path, model: str, tmp_path: Path) -> None:
     code, text, _ = run("info", room / "d.gradgeo", "--json")
     facts = json.loads(text)
     assert facts["notes"]["model"] == model
-    assert facts["notes"]["preprocess"] == {"size": None, "channels": None, "mean": None, "std": None}
+    assert facts["notes"]["preprocess"] == Preprocess().as_dict()
     assert facts["fitted"]["input_shape"] == [1, 8, 8]
     code, text, _ = run("info", room / "d.gradgeo")
     assert code == 0
@@ -138,7 +140,7 @@ def test_options_of_fit_reach_the_detector(room: Path, model: str, tmp_path: Pat
     facts = gradgeo.detector_file.inspect(tmp_path / "d.gradgeo")
     settings = {"alpha": 0.1, "evidence": ["csm"], "classes": 4, "loss": "logit", "seed": 3, "calibration": 0.4}
     assert {name: facts["settings"][name] for name in settings} == settings
-    assert facts["notes"]["preprocess"] == {"size": None, "channels": None, "mean": [0.1], "std": [0.9]}
+    assert facts["notes"]["preprocess"] == Preprocess(mean=(0.1,), std=(0.9,)).as_dict()
 
 
 def test_preprocessing_of_fit_is_used_again_unless_overridden(model: str, tmp_path: Path) -> None:
@@ -161,6 +163,74 @@ def test_preprocessing_of_fit_is_used_again_unless_overridden(model: str, tmp_pa
     )
     assert code == 1
     assert "none of the 60 inputs can be judged; the first: 0: expected shape (1, 8, 8), got (1, 4, 4)" in err
+
+
+def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
+    monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path
+) -> None:
+    own = {"resize": 9, "crop": [8, 8], "channels": 1, "mean": [0.1], "std": [0.9], "interpolation": "bicubic"}
+    monkeypatch.setattr("gradgeo.cli.judge.own_preprocessing", lambda spec: own)
+    fit = ("fit", "-m", model, "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 300, "--evidence", "csm")
+    code, text, err = run(*fit)
+    assert (code, err) == (0, "")
+    assert "  crop           [8, 8]" in text
+    inspect = gradgeo.detector_file.inspect
+    assert Preprocess.from_dict(inspect(tmp_path / "d.gradgeo")["notes"]["preprocess"]) == Preprocess.from_dict(own)
+    code, _, err = run(*fit, "--resize", 10, "--crop", "8", "--interpolation", "bilinear", "--order", "rgb")
+    assert (code, err) == (0, "")
+    preprocess = Preprocess(resize=10, crop=(8, 8))
+    assert inspect(tmp_path / "d.gradgeo")["notes"]["preprocess"] == preprocess.as_dict()
+    code, _, err = run("explain", tmp_path / "d.gradgeo", "-m", model, "-d", "digits/test", "--size", 8)
+    assert (code, err) == (0, "")  # --size takes the place of --resize and --crop
+
+
+def test_score_into_a_folder_goes_on_and_says_so(room: Path, model: str, tmp_path: Path) -> None:
+    score = ("score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "-o", tmp_path / "v", "--part-size", 100)
+    code, text, err = run(*score)
+    assert (code, err) == (0, "")
+    assert "model at work" in text
+    assert "found done" not in text
+    assert len(pq.read_table(tmp_path / "v")) == 397
+    code, text, err = run(*score)
+    assert (code, err) == (0, "")
+    assert "found done               397" in text
+    code, _, err = run(*score, "--limit", 50)
+    assert code == 1
+    assert "with another limit. Pass restart=True (--restart) to begin anew, or another out." in err
+    code, text, err = run(*score, "--limit", 50, "--restart")
+    assert (code, err) == (0, "")
+    assert len(pq.read_table(tmp_path / "v")) == 50
+    code, _, err = run(*score, "--engine", "abacus")
+    assert code == 2
+    assert "--engine is local or ray, got abacus" in " ".join(err.replace("│", " ").split())
+
+
+def test_streams_and_times(room: Path, model: str, tmp_path: Path) -> None:
+    members = [(f"{i}.npy", np.random.RandomState(i).rand(1, 8, 8)) for i in range(20)]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, x in members:
+            np.save(tmp_path / name, x)
+            tar.add(tmp_path / name, name)
+            (tmp_path / name.replace("npy", "json")).write_text(json.dumps({"taken": 5}))
+            tar.add(tmp_path / name.replace("npy", "json"), name.replace("npy", "json"))
+    arguments = (room / "d.gradgeo", "-m", model, "-d", tmp_path / "a.tar")
+    code, text, err = run("score", *arguments, "-o", tmp_path / "v.parquet", "--time", "taken", "--start", 3)
+    assert (code, err) == (0, "")
+    rows = pq.read_table(tmp_path / "v.parquet").to_pylist()
+    assert [row["index"] for row in rows] == list(range(3, 20))
+    assert {row["time"] for row in rows} == {5.0}
+    code, text, err = run("explain", *arguments, "-i", 7, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(text)[0]["p_value"] == pytest.approx(rows[4]["p_value"])
+    code, text, err = run("explain", *arguments, "-i", 20)
+    assert (code, text) == (1, "")
+    assert "expected index to be one that the data has, got 20" in err
+    code, _, err = run("fit", "-m", model, "-d", tmp_path / "a.tar", "-o", tmp_path / "d.gradgeo", "--evidence", "csm")
+    assert code == 1
+    assert "trusted inputs" in err
+    code, _, err = run("score", *arguments, "-o", tmp_path / "w.parquet", "--stream")
+    assert code == 1
+    assert "expected streaming to be False for data other than hf:" in err
 
 
 BEATS = """
@@ -406,7 +476,7 @@ def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tm
     code = (
         "import os, signal, gradgeo.cli as cli\n"
         "def end(*args, **options): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "import gradgeo.scoring as scoring; scoring._rows = end\n"
+        "import gradgeo.scoring.rows as rows; rows.Judge.rows = end\n"
         "cli.main()"
     )
     out = tmp_path / "v.csv"

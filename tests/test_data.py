@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradgeo.data import Preprocess, Source, Usable, digits, open_source
+from gradgeo.data import Indexed, Preprocess, Usable, digits, open_source
 from gradgeo.data.images import MOST_PIXELS, decode
 from gradgeo.data.source import class_labels, one_line
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
@@ -395,7 +395,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
 def test_npz_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradgeo.data.arrays.LARGEST", 1000)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1000, 10)))
-    with pytest.raises(DataError, match=r"more than 1000\. Save it as \.npy"):
+    with pytest.raises(DataError, match=r"more than 1000\. Save it uncompressed or as \.npy"):
         open_source(tmp_path / "a.npz")
 
 
@@ -554,7 +554,8 @@ def test_batches_are_not_read_far_ahead(tmp_path: Path) -> None:
 
     class Counting:
         classes = ()
-        labels = None
+        labels = times = None
+        identity = "counting"
 
         def __len__(self) -> int:
             return 1000
@@ -566,7 +567,7 @@ def test_batches_are_not_read_far_ahead(tmp_path: Path) -> None:
             read.append(index)
             return torch.zeros(1)
 
-    batches = Source(Counting(), "counting", preprocess=Preprocess()).batches(10)
+    batches = Indexed(Counting(), "counting", preprocess=Preprocess()).batches(10)
     next(batches)
     batches.close()
     assert len(read) <= 40
@@ -652,8 +653,37 @@ def test_preprocess_channels_and_normalisation() -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "resize", "crop"),
+    [((3, 40, 60), 32, (24, 24)), ((3, 61, 40), 20, (20, 16)), ((1, 30, 31), None, (24, 40)), ((3, 9, 50), 12, None)],
+)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resize_and_crop_are_those_of_torchvision(
+    shape: tuple[int, ...], resize: int | None, crop: tuple[int, int] | None, interpolation: str
+) -> None:
+    transforms = pytest.importorskip("torchvision.transforms.v2", reason="torchvision is not installed")
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    ours = Preprocess(resize=resize, crop=crop, interpolation=interpolation)(x)
+    kind = transforms.InterpolationMode(interpolation)
+    theirs = transforms.Resize(resize, kind, antialias=True)(x) if resize else x
+    theirs = transforms.CenterCrop(crop)(theirs) if crop else theirs
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_order_of_channels_and_what_people_see() -> None:
+    x = torch.rand(3, 4, 4)
+    preprocess = Preprocess(order="bgr", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    seen = preprocess(x)
+    assert torch.allclose(seen[0], (x[2] - 0.1) / 0.5)
+    assert torch.allclose(preprocess.undone(seen), x, atol=1e-6)
+    assert preprocess.declared() == {"order": "bgr", "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+
+
+@pytest.mark.parametrize(
     ("preprocess", "shape", "message"),
     [
+        (Preprocess(crop=(2, 2)), (1, 5), r"shape \(C, H, W\) to resize, got shape \(1, 5\)"),
+        (Preprocess(order="bgr"), (1, 5, 5), "expected 3 channels to order as BGR, got 1"),
+        (Preprocess(resize=8192), (1, 1, 100), r"resized it would be 8192 x 819200 pixels, more than"),
         (Preprocess(size=(2, 2)), (1, 5), r"shape \(C, H, W\) to resize, got shape \(1, 5\)"),
         (Preprocess(channels=3), (4, 5, 5), "1 or 3 channels to make 3 of, got 4"),
         (Preprocess(mean=(0.0, 0.0)), (3, 5, 5), "mean has 2 numbers, the input 3 channels"),
@@ -671,6 +701,12 @@ def test_preprocess_refuses_other_inputs(preprocess: Preprocess, shape: tuple[in
         ({"size": (10**9, 10**9)}, "size"),
         ({"size": (3,)}, "size"),
         ({"size": (2.5, 2.5)}, "size"),
+        ({"size": (2, 2), "resize": 3}, "resize to be None where size is set"),
+        ({"resize": 0}, "resize"),
+        ({"resize": True}, "resize"),
+        ({"crop": (0, 2)}, "crop"),
+        ({"order": "gbr"}, "order to be one of 'rgb', 'bgr'"),
+        ({"interpolation": "nearest"}, "interpolation to be one of"),
         ({"channels": 2}, "channels"),
         ({"mean": ()}, "mean"),
         ({"mean": (float("nan"),)}, "mean"),
@@ -683,19 +719,30 @@ def test_preprocess_values(settings: dict, message: str) -> None:
 
 
 def test_preprocess_goes_through_json() -> None:
-    for preprocess in (Preprocess(), Preprocess((3, 4), 3, (0.5, 0.1, 0.2), (1.0,))):
+    for preprocess in (
+        Preprocess(),
+        Preprocess((3, 4), 3, (0.5, 0.1, 0.2), (1.0,)),
+        Preprocess(resize=9, crop=(8, 7), order="bgr", interpolation="bicubic"),
+    ):
         assert Preprocess.from_dict(json.loads(json.dumps(preprocess.as_dict()))) == preprocess
     assert Preprocess.from_dict(None) == Preprocess()
+    assert Preprocess.from_dict({"size": None, "channels": 3, "mean": None, "std": None}) == Preprocess(channels=3)
 
 
-@pytest.mark.parametrize("settings", [[], "x", {"sise": 1}, {"size": "ab"}, {"mean": [None]}, {"std": 3}, {"mean": {}}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *([], "x", {"sise": 1}, {"size": "ab"}, {"mean": [None]}, {"std": 3}, {"mean": {}}),
+        *({"crop": 3}, {"crop": ["a", "b"]}),
+    ],
+)
 def test_preprocess_from_a_hostile_file(settings: object) -> None:
     with pytest.raises(ArgumentError, match="preprocess"):
         Preprocess.from_dict(settings)
 
 
 def test_libraries_are_imported_when_used() -> None:
-    extras = "{'PIL', 'pyarrow', 'aeon', 'timm', 'torchvision', 'matplotlib', 'typer'}"
-    code = f"import sys, gradgeo.data, gradgeo.models, gradgeo.scoring; print({extras} & set(sys.modules))"
+    extras = "{'PIL', 'pyarrow', 'aeon', 'timm', 'torchvision', 'matplotlib', 'typer', 'ray'}"
+    code = f"import sys, gradgeo.data, gradgeo.models, gradgeo.scoring.cluster; print({extras} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradgeo.data import open_source
+from gradgeo.data import Stream, open_source
 from gradgeo.data.hub import parse
 from gradgeo.errors import DataError, MissingDependencyError
 
@@ -205,6 +205,57 @@ def test_many_readers_at_once(tmp_path: Path) -> None:
     images(40).to_parquet(tmp_path / "a.parquet")
     batches = open_source(f"hf:{tmp_path}/a.parquet").batches(8, workers=4)
     assert [grey(item) for batch in batches for item in batch] == list(range(40))
+
+
+# Streams
+
+
+def test_a_stream_gives_the_same_items(tmp_path: Path) -> None:
+    images(150).to_parquet(tmp_path / "a.parquet")
+    spec = f"hf:{tmp_path}/a.parquet"
+    stream = open_source(spec, streaming=True)
+    assert isinstance(stream, Stream)
+    assert (stream.size, stream.classes, stream.labelled) == (None, ("cat", "dog"), True)
+    for _ in range(2):
+        assert [(i.index, i.name, i.label, grey(i)) for i in stream] == [(i, str(i), i % 2, i) for i in range(150)]
+    part = open_source(spec, streaming=True, start=70, limit=3)
+    assert [(item.index, item.name, grey(item)) for item in part] == [(i, str(i), i) for i in (70, 71, 72)]
+    assert grey(part[2]) == 72
+    with pytest.raises(DataError, match="as long as its reading says"):
+        stream.count()
+    with pytest.raises(DataError, match=r"expected one of the splits train, got test"):
+        open_source(f"{spec}:test", streaming=True)
+    images(3).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"is on disk already\. Take it without streaming"):
+        open_source(f"hf:{tmp_path}/saved", streaming=True)
+
+
+def test_a_stream_of_an_image_folder_opens_its_own_files_alone(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name / "a.png").write_bytes(png(number))
+    source = open_source(f"hf:{tmp_path}/pets", streaming=True)
+    assert [(item.name, item.label, grey(item)) for item in source] == [("cat/a.png", 0, 0), ("dog/a.png", 1, 1)]
+    (tmp_path / "secret.png").write_bytes(png(9))
+    rows = [cell(1, "a"), {"bytes": None, "path": str(tmp_path / "secret.png")}, None]
+    pq.write_table(made({"image": rows}, {"image": datasets.Image()}).data.table, tmp_path / "a.parquet")
+    items = list(open_source(f"hf:{tmp_path}/a.parquet", streaming=True))
+    assert [item.x is None for item in items] == [False, True, True]
+    assert "outside the data set" in items[1].error
+
+
+def test_a_stream_of_numbers_with_times(tmp_path: Path) -> None:
+    with (tmp_path / "a.jsonl").open("w") as file:  # which states no types
+        for i in range(5):
+            file.write(json.dumps({"x": [i, 1.5], "label": i % 3, "t": f"2024-05-0{i + 1}"}) + "\n")
+    for streaming in (True, False):
+        source = open_source(f"hf:{tmp_path}/a.jsonl", streaming=streaming, time="t")
+        assert [item.x.tolist() for item in source] == [[i, 1.5] for i in range(5)]
+        assert [item.label for item in source] == [0, 1, 2, 0, 1]
+        assert [item.time.day for item in source] == [1, 2, 3, 4, 5]
+        assert source.dated
+    with pytest.raises(DataError, match="has no column when; it has x, label, t"):
+        open_source(f"hf:{tmp_path}/a.jsonl", streaming=True, time="when")
 
 
 # Rows

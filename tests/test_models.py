@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
 
+from gradgeo.data import Preprocess
 from gradgeo.errors import ArgumentError, GradgeoWarning, MissingDependencyError, ModelError
-from gradgeo.models import is_named, load_model
+from gradgeo.models import is_named, load_model, own_preprocessing
 
 NETS = """
 from dataclasses import dataclass
@@ -230,6 +231,29 @@ def test_zoo_not_installed(zoo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, f"{zoo}.models", None)
     with pytest.raises(MissingDependencyError, match=rf"gradgeo\[{zoo}\]"):
         load_model(f"{zoo}:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("spec", "resize", "crop", "interpolation"),
+    [
+        ("torchvision:resnet18", 256, [224, 224], "bilinear"),
+        ("torchvision:vit_b_16", 256, [224, 224], "bilinear"),
+        ("timm:resnet18", 235, [224, 224], "bicubic"),
+        ("timm:vit_base_patch16_384.augreg_in21k_ft_in1k", 384, [384, 384], "bicubic"),
+    ],
+)
+def test_what_a_zoo_model_was_trained_to_see(spec: str, resize: int, crop: list[int], interpolation: str) -> None:
+    pytest.importorskip(spec.partition(":")[0], reason="its library is not installed")
+    found = own_preprocessing(spec)
+    assert found is not None
+    assert (found["resize"], found["crop"], found["interpolation"]) == (resize, crop, interpolation)
+    assert found["channels"] == len(found["mean"]) == len(found["std"]) == 3
+    assert Preprocess.from_dict(found)(torch.rand(1, 300, 500)).shape == (3, *crop)
+
+
+def test_other_models_say_nothing_of_what_they_see() -> None:
+    for spec in ("digits", "net.py:net", "torchvision:fasterrcnn_resnet50_fpn", "timm:no_such_model"):
+        assert own_preprocessing(spec) is None
 
 
 def test_named_models_run_no_code_of_the_specs_choice() -> None:

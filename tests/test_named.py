@@ -98,7 +98,7 @@ def test_the_hub_is_asked_for_the_right_data(tmp_path: Path, monkeypatch: pytest
     write(tmp_path, "elsewhere", 10)
     asked: list[str] = []
 
-    def opened(spec: str, root: Path | None) -> object:
+    def opened(spec: str, root: Path | None, **options: object) -> object:
         from gradgeo.data.parquet import Parquet
 
         asked.append(spec)

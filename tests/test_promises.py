@@ -74,6 +74,7 @@ def test_importing_us_imports_no_optional_library() -> None:
         "foolbox",
         "jinja2",
         "pytorch_ood",
+        "ray",
     ]
     code = f"import sys, gradgeo; print([m for m in {optional} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

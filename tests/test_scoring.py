@@ -16,6 +16,7 @@ from gradgeo.data import Preprocess, open_source
 from gradgeo.detector import Detector
 from gradgeo.errors import ArgumentError, DataError, GradgeoWarning, ModelError, NotFittedError
 from gradgeo.scoring import COLUMNS, check_out, replacing, score
+from gradgeo.scoring.formats import SCALARS
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_one_unreadable_image_among_many(detector: Detector, thousand: Path, tmp
     rows = pq.read_table(out).to_pylist()
     assert [row["index"] for row in rows] == list(range(1000))
     assert [row["name"] for row in rows] == [f"{i:03}.png" for i in range(1000)]
-    assert list(rows[0]) == [name for name in COLUMNS if name != "true_label"]
+    assert list(rows[0]) == [name for name in COLUMNS if name not in ("true_label", "time")]
     assert [row["index"] for row in rows if row["error"] is not None] == [500, 700]
     assert rows[700]["error"] == "expected shape (1, 4, 4), got (1, 5, 5)"
     assert rows[500] | {"error": None} == dict.fromkeys(rows[0]) | {
@@ -84,14 +85,16 @@ def test_csv_and_parquet_say_the_same(detector: Detector, tmp_path: Path) -> Non
         with pytest.warns(GradgeoWarning, match=r"2 of 20 inputs have no verdict; .*3: NaN or infinite values"):
             summary = score(detector, open_source(tmp_path / "a.npz"), tmp_path / name, batch_size=7)
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.schema.names == list(COLUMNS)
+    assert table.schema.names == [name for name in COLUMNS if name != "time"]
     assert [str(kind) for kind in table.schema.types] == [
-        "int64", "string", "int64", "double", "double", "double", "bool", "string", "int64"
-    ]  # fmt: skip
+        *("int64", "string", "int64", "double", "double", "double", "bool", "string", "int64", "string"),
+        *("list<element: float>", "binary", *["list<element: float>"] * 2, "list<element: int32>"),
+    ]
     rows = table.to_pylist()
     text = {None: "", True: "true", False: "false"}
     assert read_csv(tmp_path / "out.csv") == [
-        {key: text[v] if v is None or isinstance(v, bool) else str(v) for key, v in row.items()} for row in rows
+        {key: text[v] if v is None or isinstance(v, bool) else str(v) for key, v in row.items() if key in SCALARS}
+        for row in rows
     ]
     judged = [row for row in rows if row["error"] is None]
     assert summary.labelled == len(judged) == 18
@@ -100,13 +103,18 @@ def test_csv_and_parquet_say_the_same(detector: Detector, tmp_path: Path) -> Non
     assert summary.trusted_correct == sum(row["trusted"] and row["label"] == row["true_label"] for row in judged)
 
 
-def test_rows_continue_over_row_groups(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradgeo.scoring.ROW_GROUP", 16)
+def test_rows_continue_over_parts(detector: Detector, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.random.RandomState(0).rand(50, 1, 4, 4))
-    score(detector, open_source(tmp_path / "a.npy", start=5), tmp_path / "out.parquet", batch_size=8)
+    source = open_source(tmp_path / "a.npy", start=5)
+    score(detector, source, tmp_path / "out.parquet", batch_size=6, part_size=16)
     file = pq.ParquetFile(tmp_path / "out.parquet")
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [16, 16, 13]
     assert file.read()["index"].to_pylist() == list(range(5, 50))
+    score(detector, source, tmp_path / "out", batch_size=6, part_size=16)
+    parts = [f"part-0000{i}.parquet" for i in range(3)]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_gradgeo.json", *parts]
+    assert pq.read_table(tmp_path / "out").equals(file.read())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "out", "out.parquet"]
 
 
 def test_preprocessing_makes_other_inputs_fit(detector: Detector, thousand: Path, tmp_path: Path) -> None:
@@ -131,18 +139,19 @@ def test_logits_that_overflow_have_no_verdict(tmp_path: Path) -> None:
 
 
 class Failing:
-    """A detector that does `act` in its second batch."""
+    """A detector that does `act` in its second batch, or another."""
 
-    input_shape_ = (1, 4, 4)
+    def __init__(self, detector: Detector, act: BaseException, at: int = 2) -> None:
+        self.detector, self.act, self.calls, self.at = detector, act, 0, at
 
-    def __init__(self, detector: Detector, act: BaseException) -> None:
-        self.detector, self.act, self.calls = detector, act, 0
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.detector, name)
 
-    def predict(self, x: torch.Tensor) -> object:
+    def judge(self, x: torch.Tensor, *, explain: bool) -> object:
         self.calls += 1
-        if self.calls == 2:
+        if self.calls == self.at:
             raise self.act
-        return self.detector.predict(x)
+        return self.detector.judge(x, explain=explain)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -168,24 +177,33 @@ def test_out_is_checked_before_any_work(detector: Detector, thousand: Path, tmp_
     never = Failing(detector, AssertionError("work was done"))
     never.calls = 1
     source = open_source(thousand, limit=3)
-    with pytest.raises(ArgumentError, match=r"score: expected out to be a file ending in \.parquet or \.csv"):
+    (tmp_path / "out.txt").touch()
+    with pytest.raises(ArgumentError, match=r"score: expected out to be a folder, or a file ending in \.parquet or"):
         score(never, source, tmp_path / "out.txt")
+    with pytest.raises(DataError, match=r"the folder holds other files\. Name a new or an empty one"):
+        score(never, source, thousand)
     with pytest.raises(DataError, match=r"cannot write .*nowhere/out\.csv: No such file or directory"):
         score(never, source, tmp_path / "nowhere" / "out.csv")
+    with pytest.raises(DataError, match=r"cannot write .*nowhere/out: No such file or directory"):
+        score(never, source, tmp_path / "nowhere" / "out")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match="not a regular file"):
         score(never, source, tmp_path / "folder.csv")
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match="not a regular file"):
         score(never, source, tmp_path / "pipe.csv")
-    assert not (tmp_path / "out.txt").exists()
+    with pytest.raises(ArgumentError, match="expected part_size to be 1 or more"):
+        score(never, source, tmp_path / "out.csv", part_size=0)
+    assert not (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_folders_and_files_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir(0o500)
     tmp_path.chmod(0o500)
-    with pytest.raises(DataError, match="Permission denied"):
-        check_out(tmp_path / "out.csv")
+    for name in ("out.csv", "out", "parts"):
+        with pytest.raises(DataError, match="Permission denied"):
+            check_out(tmp_path / name)
     tmp_path.chmod(0o700)
     (tmp_path / "out.csv").touch(0o400)
     with pytest.raises(DataError, match="read-only"):
@@ -217,15 +235,13 @@ def test_before_fit(tmp_path: Path, thousand: Path) -> None:
 
 
 def test_warnings_of_many_batches_are_given_once(detector: Detector, thousand: Path, tmp_path: Path) -> None:
-    class Odd:
-        input_shape_ = (1, 4, 4)
-
-        def predict(self, x: torch.Tensor) -> object:
+    class Odd(Failing):
+        def judge(self, x: torch.Tensor, *, explain: bool) -> object:
             warnings.warn(f"{len(x)} inputs are odd", GradgeoWarning, stacklevel=2)
-            return detector.predict(x)
+            return detector.judge(x, explain=explain)
 
     with pytest.warns(GradgeoWarning) as caught:
-        score(Odd(), open_source(thousand, limit=25), tmp_path / "out.csv", batch_size=10)
+        score(Odd(detector, KeyError()), open_source(thousand, limit=25), tmp_path / "out.csv", batch_size=10)
     assert [str(w.message) for w in caught] == ["10 inputs are odd"]
 
 

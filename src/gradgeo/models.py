@@ -77,6 +77,40 @@ def load_object(spec: str) -> Any:
         return found
 
 
+def own_preprocessing(spec: str) -> dict[str, Any] | None:
+    """What a `timm:` or `torchvision:` model was trained to see, as `Preprocess.from_dict` takes it; None for others.
+
+    timm says it in the pretrained configuration of the name, torchvision in the transforms of the default weights. Both
+    resize the shorter side and cut the centre out. Nothing is downloaded.
+    """
+    zoo, _, name = spec.partition(":")
+    if f"{zoo}:" not in ZOOS:
+        return None
+    if zoo == "timm":
+        require("timm", "timm")
+        configuration = importlib.import_module("timm.models").get_pretrained_cfg(name)
+        if configuration is None:
+            return None
+        found = importlib.import_module("timm.data").resolve_data_config(pretrained_cfg=configuration.to_dict())
+        channels, height, width = found["input_size"]
+        resize, crop = int(min(height, width) / found["crop_pct"]), [height, width]
+    else:
+        models = require("torchvision.models", "torchvision")
+        if name not in models.list_models(module=models):
+            return None
+        transforms = models.get_model_weights(name).DEFAULT.transforms()
+        found = {"mean": transforms.mean, "std": transforms.std, "interpolation": transforms.interpolation.value}
+        channels, (resize,), crop = 3, transforms.resize_size, list(transforms.crop_size) * 2
+    return {
+        "resize": resize,
+        "crop": crop[:2],
+        "channels": channels,
+        "mean": list(found["mean"]),
+        "std": list(found["std"]),
+        "interpolation": found["interpolation"] if found["interpolation"] in ("bilinear", "bicubic") else "bicubic",
+    }
+
+
 def is_named(spec: str) -> bool:
     """Whether this package resolves `spec` by itself, so that building it runs no code the spec chose."""
     return spec in NAMED or spec.startswith(ZOOS)

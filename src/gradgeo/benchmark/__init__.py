@@ -15,6 +15,7 @@ from gradgeo.benchmark import (
     local_minima,
     one_class,
     paper,
+    scoring,
     strength,
 )
 from gradgeo.benchmark.cases import Cases
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
     "local-minima": local_minima.run,
     "one-class": one_class.run,
     "paper": paper.run,
+    "scoring": scoring.run,
 }
 """What `gradgeo bench NAME` runs, by name, beside the battery."""
 

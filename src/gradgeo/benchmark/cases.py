@@ -166,6 +166,17 @@ class Cases:
             x, y, half = x[order], y[order], 2000
         return Case(name, model, x, y, half, shipped.budgets, shipped.bounds, shipped.siblings)
 
+    @property
+    def folder(self) -> Path:
+        """What holds data/ and models/."""
+        return self._folder
+
+    def source(self, name: str, limit: int | None = None) -> Source:
+        """The test set that the case `name` is of, as a source."""
+        if name == "digits":
+            return open_source("digits", limit=limit)
+        return find(SHIPPED[name].data, folder=self._folder, limit=limit)
+
     def signals(self, case: Case) -> Tensor:
         """The signals of the case's siblings, resampled to its length."""
         parts = [self.read(name)[0] for name in case.siblings]

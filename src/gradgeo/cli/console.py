@@ -75,8 +75,8 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with count, rate and time left on stderr; nothing where that is not a terminal."""
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar with count, rate and, where the total is known, time left on stderr; nothing where that is no terminal."""
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:

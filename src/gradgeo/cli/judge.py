@@ -1,4 +1,4 @@
-"""The main job: fit, score, explain, info."""
+"""The main job beside scoring: fit, explain, info."""
 
 import json
 from pathlib import Path
@@ -7,35 +7,40 @@ from typing import Annotated, Any
 import typer
 
 from gradgeo import detector_file
-from gradgeo.cli.console import print_pairs, progress, share
+from gradgeo.cli.console import print_pairs, progress
 from gradgeo.cli.options import (
     AsJson,
     BatchSize,
     Channels,
+    Crop,
     DataRoot,
     DataSpec,
     DetectorPath,
     Device,
+    Interpolation,
     Limit,
     Mean,
     ModelSpec,
+    Order,
+    Resize,
     SameModel,
     Size,
     Start,
     Std,
+    Streaming,
     Weights,
     Workers,
+    item_at,
     load_detector,
     on_device,
     preprocess_for,
 )
 from gradgeo.data import Preprocess, Usable, open_source
 from gradgeo.detector import Detector
-from gradgeo.errors import DataError, expected, warn
+from gradgeo.errors import DataError, warn
 from gradgeo.evidence import PRESETS
-from gradgeo.models import load_model
-from gradgeo.scoring import check_out, checked, replacing
-from gradgeo.scoring import score as score_source
+from gradgeo.models import load_model, own_preprocessing
+from gradgeo.scoring import checked, replacing
 
 
 def fit(
@@ -55,7 +60,12 @@ def fit(
     channels: Channels = None,
     mean: Mean = None,
     std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    order: Order = None,
+    interpolation: Interpolation = None,
     data_root: DataRoot = None,
+    stream: Streaming = False,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -64,9 +74,15 @@ def fit(
 
     Example: gradgeo fit -m digits -d digits/fit -o digits.gradgeo
     """
-    preprocess = preprocess_for(Preprocess(), size, channels, mean, std)
+    preprocess = preprocess_for(
+        Preprocess(), size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
+    )
+    if preprocess == Preprocess():  # nothing is declared: what the model was trained to see, where its library says so
+        preprocess = Preprocess.from_dict(own_preprocessing(model))
     with replacing(out, data) as temporary:
-        source = open_source(data, preprocess=preprocess, start=start, limit=limit, data_root=data_root)
+        source = open_source(
+            data, preprocess=preprocess, start=start, limit=limit, data_root=data_root, streaming=stream
+        )
         detector = Detector(
             on_device(device, load_model(model, weights)),
             evidence=evidence if evidence in PRESETS else evidence.split(","),
@@ -77,12 +93,12 @@ def fit(
             seed=seed,
             batch_size=batch_size,
         )
-        with progress("fitting", 2 * len(source)) as advance:  # the data is read twice
+        with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
             usable = Usable(source, batch_size=batch_size, workers=workers, progress=advance)
             detector.fit(usable.loader())
         if usable.skipped:
             first = usable.skipped[0]
-            left_out = f"{len(usable.skipped)} of {len(source)} items cannot be read and were left out"
+            left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
             warn(f"{left_out}; the first: {first.name}: {first.error}")
         notes: dict[str, object] = {
             "model": model,
@@ -98,55 +114,7 @@ def fit(
             "calibrated on": detector.calibration_size_,
             "left out, misclassified": detector.misclassified_,
             "left out, unusable": detector.unusable_ + len(usable.skipped),
-            "written to": out,
-        }
-    )
-
-
-def score(
-    file: DetectorPath,
-    data: DataSpec,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file of verdicts, .parquet or .csv.")],
-    model: SameModel = None,
-    weights: Weights = None,
-    start: Start = 0,
-    limit: Limit = None,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    data_root: DataRoot = None,
-    device: Device = "cpu",
-    batch_size: BatchSize = 64,
-    workers: Workers = 1,
-) -> None:
-    """Judge every item of some data and write a file with one row per item.
-
-    Example: gradgeo score digits.gradgeo -m digits -d digits/test -o verdicts.csv
-    """
-    check_out(out)
-    notes = detector_file.inspect(file)["notes"]
-    preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
-    source = open_source(
-        data,
-        preprocess=preprocess,
-        start=start,
-        limit=limit,
-        data_root=data_root,
-        numbering=tuple(map(str, notes.get("class_names") or ())),
-    )
-    detector = load_detector(file, notes, model, weights, device)
-    with progress("scoring", len(source)) as advance:
-        summary = score_source(detector, source, out, batch_size=batch_size, workers=workers, progress=advance)
-    if not summary.scored:
-        raise DataError(f"none of the {summary.rows} inputs can be judged; the first: {summary.first_error}")
-    print_pairs(
-        {
-            "inputs": summary.rows,
-            "judged": summary.scored,
-            "trusted": share(summary.trusted, summary.scored),
-            "accuracy": share(summary.correct, summary.labelled),
-            "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
+            "preprocessing": preprocess.declared(),
             "written to": out,
         }
     )
@@ -165,7 +133,12 @@ def explain(
     channels: Channels = None,
     mean: Mean = None,
     std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    order: Order = None,
+    interpolation: Interpolation = None,
     data_root: DataRoot = None,
+    stream: Streaming = False,
     device: Device = "cpu",
 ) -> None:
     """Say which statistics make inputs trustworthy or not: those of --index, or else the first few.
@@ -173,16 +146,17 @@ def explain(
     Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
     """
     notes = detector_file.inspect(file)["notes"]
-    preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
+    fitted = Preprocess.from_dict(notes.get("preprocess"))
+    preprocess = preprocess_for(
+        fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
+    )
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
-    source = open_source(data, preprocess=preprocess, data_root=data_root, **part)
-    for i in index or ():
-        if not 0 <= i < len(source):
-            raise expected("index", f"within 0..{len(source) - 1}", i)
+    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
+    items = [item_at(source, i) for i in index] if index else list(source)
     detector = load_detector(file, notes, model, weights, device)
     told: list[dict[str, Any]] = []
-    for i in index or range(len(source)):
-        item = checked(source[i], detector.input_shape_)
+    for read in items:
+        item = checked(read, detector.input_shape_)
         told.append({"index": item.index, "name": item.name, "true_label": item.label, "error": item.error})
         if item.x is None:
             warn(f"{item.name} (index {item.index}) cannot be judged: {item.error}")

@@ -9,7 +9,7 @@ import torch
 import typer
 from torch import nn
 
-from gradgeo.data import Preprocess
+from gradgeo.data import Item, Preprocess, Source
 from gradgeo.data.source import one_line
 from gradgeo.detector import Detector
 from gradgeo.errors import DataError, expected
@@ -17,7 +17,10 @@ from gradgeo.models import is_named, load_model
 
 MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
-DATA = "A folder of images, an image, a .parquet, .npz or .npy file, hf:NAME, ucr:NAME or digits."
+DATA = (
+    "A folder of images, an image, .parquet or .tar files (file, folder, pattern), .npz, .npy, hf:NAME, ucr:NAME or "
+    "digits."
+)
 ModelSpec = Annotated[str, typer.Option("--model", "-m", help=MODELS)]
 SameModel = Annotated[str | None, typer.Option("--model", "-m", help=SAME_MODEL)]
 DataSpec = Annotated[str, typer.Option("--data", "-d", help=DATA)]
@@ -31,6 +34,11 @@ Size = Annotated[str | None, typer.Option(help="Resize images to this: 224 or HE
 Channels = Annotated[int | None, typer.Option(help="Make images 1 (grey) or 3 (RGB) channels.")]
 Mean = Annotated[str | None, typer.Option(help="Subtract this: one number, or per channel as 0.5,0.4,0.4.")]
 Std = Annotated[str | None, typer.Option(help="Divide by this, written like --mean.")]
+Resize = Annotated[int | None, typer.Option(help="Resize images to this shorter side, in place of --size.")]
+Crop = Annotated[str | None, typer.Option(help="Cut the centre out after --resize: 224 or HEIGHTxWIDTH.")]
+Order = Annotated[str | None, typer.Option(help="Order of the channels: rgb, or bgr as OpenCV has it.")]
+Interpolation = Annotated[str | None, typer.Option(help="Of resizing: bilinear or bicubic.")]
+Streaming = Annotated[bool, typer.Option("--stream", help="Read hf: data as it comes, keeping nothing on disk.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Inputs in one pass of the model.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -57,18 +65,46 @@ def on_device(device: str, model: nn.Module) -> nn.Module:
 
 
 def preprocess_for(
-    base: Preprocess, size: str | None, channels: int | None, mean: str | None, std: str | None
+    base: Preprocess,
+    size: str | None,
+    channels: int | None,
+    mean: str | None,
+    std: str | None,
+    *,
+    resize: int | None = None,
+    crop: str | None = None,
+    order: str | None = None,
+    interpolation: str | None = None,
 ) -> Preprocess:
     """`base` with the options that were given in place of its own."""
     given: dict[str, Any] = {
-        "size": size and numbers("--size", size, "x", int),
+        "size": size and _sides("--size", size),
         "channels": channels,
         "mean": mean and numbers("--mean", mean, ",", float),
         "std": std and numbers("--std", std, ",", float),
+        "resize": resize,
+        "crop": crop and _sides("--crop", crop),
+        "order": order,
+        "interpolation": interpolation,
     }
-    if size and len(given["size"]) == 1:
-        given["size"] *= 2
+    if size or resize:  # one takes the other's place, and what was cut out of it goes too
+        base = replace(base, size=None, resize=None, crop=None)
     return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def _sides(option: str, text: str) -> tuple[int, ...]:
+    """A height and a width; of a single number both."""
+    sides: tuple[int, ...] = numbers(option, text, "x", int)
+    return sides * 2 if len(sides) == 1 else sides
+
+
+def item_at(source: Source, index: int) -> Item:
+    """The item at that position; refuses one that the data does not have."""
+    try:
+        return source[index]
+    except IndexError:
+        rule = "one that the data has" if source.size is None else f"within 0..{source.size - 1}"
+        raise expected("index", rule, index) from None
 
 
 def numbers(option: str, text: str, separator: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

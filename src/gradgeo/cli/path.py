@@ -18,6 +18,7 @@ from gradgeo.cli.options import (
     Size,
     Std,
     Weights,
+    item_at,
     load_detector,
     numbers,
     on_device,
@@ -62,8 +63,7 @@ def path(
     notes = detector_file.inspect(detector)["notes"] if detector else {}
     preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
     source = open_source(data, preprocess=preprocess, data_root=data_root)
-    if not 0 <= index < len(source):
-        raise expected("index", f"within 0..{len(source) - 1}", index)
+    item = item_at(source, index)
     with ExitStack() as stack:
         files = [stack.enter_context(replacing(file, data)) for file in out]
         if detector:
@@ -73,7 +73,6 @@ def path(
             judge, classifier = None, on_device(device, load_model(model, weights))
         else:
             raise typer.BadParameter("pass --model or --detector")
-        item = source[index]
         if item.x is None:
             raise DataError(f"{item.name} (index {index}) cannot be read: {item.error}")
         end = adversary(

@@ -1,29 +1,25 @@
 """The data room: from the name of some data to numbered inputs, one file per kind of source."""
 
-from collections.abc import Callable
 from pathlib import Path
 
+from gradgeo.data import files, tar
 from gradgeo.data.arrays import open_npy, open_npz
 from gradgeo.data.digits import open_digits
 from gradgeo.data.hub import open_hub
 from gradgeo.data.images import ENDINGS, open_folder, open_image
 from gradgeo.data.parquet import Parquet
 from gradgeo.data.preprocess import Preprocess
-from gradgeo.data.source import Item, Reader, Source
+from gradgeo.data.source import Indexed, Item, Reader, Source, Stream, StreamReader
 from gradgeo.data.ucr import open_ucr
 from gradgeo.data.usable import Usable
-from gradgeo.errors import DataError, public
+from gradgeo.errors import DataError, expected, public
 
-__all__ = ["Item", "Preprocess", "Source", "Usable", "open_source"]
+__all__ = ["Indexed", "Item", "Preprocess", "Source", "Stream", "Usable", "open_source"]
 
-KINDS = "an image, a folder of images, a .parquet, .npz or .npy file, hf:NAME, ucr:NAME or digits"
-OPENERS: dict[str, Callable[[Path], Reader]] = {
-    ".parquet": Parquet,
-    ".npz": open_npz,
-    ".npy": open_npy,
-    **dict.fromkeys(ENDINGS, open_image),
-}
-"""What opens a file, by its ending."""
+KINDS = (
+    "an image, a folder of images, a .parquet file, a folder or pattern of them, a .npz or .npy file, .tar shards, "
+    "hf:NAME, ucr:NAME or digits"
+)
 
 
 @public
@@ -35,6 +31,8 @@ def open_source(
     limit: int | None = None,
     data_root: str | Path | None = None,
     numbering: tuple[str, ...] = (),
+    streaming: bool = False,
+    time: str | None = None,
 ) -> Source:
     """The items of the data that `spec` names.
 
@@ -45,8 +43,10 @@ def open_source(
 
     Args:
         spec: an image; a folder of images, or of one sub-folder per class; a .parquet file in the Hugging
-            Face image layout or with number lists; an .npz file with `x` and, if there are labels, `y`; an
-            .npy file; `hf:OWNER/NAME:SPLIT` or `hf:OWNER/NAME:CONFIG:SPLIT` of the Hugging Face hub, or `hf:` with
+            Face image layout or with number lists or fixed-shape tensors, or a folder of such files; an .npz file with
+            `x` and, if there are labels, `y`; an .npy file; WebDataset shards, .tar or .tar.gz, or a folder of them; a
+            pattern of .parquet or .tar files, as `day-*.parquet` or `part-{000..146}.tar`;
+            `hf:OWNER/NAME:SPLIT` or `hf:OWNER/NAME:CONFIG:SPLIT` of the Hugging Face hub, or `hf:` with
             a file or folder that its library reads; `ucr:NAME`, `ucr:NAME/train`, `ucr:NAME/test`; `digits`,
             `digits/train`, `digits/fit`, `digits/test` (write ./digits for a folder of that name).
         preprocess: what is done to every input.
@@ -54,9 +54,13 @@ def open_source(
         numbering: class names in the order that numbers them elsewhere: labels of data that names its classes are
             renumbered by name, None for names that are not there.
         data_root: folder that holds the UCR archive; default $UCR_DATA_HOME.
+        streaming: read `hf:` data as it comes and keep nothing of it on disk.
+        time: the column, array (.npz) or key of a sample's .json (.tar) that says when each item was taken: a number,
+            a date or ISO 8601 text.
 
     Returns:
-        A sized sequence of items, each read when asked for. An item that cannot be read (truncated, empty,
+        An `Indexed` source, a sized sequence of items, each read when asked for; of shards and with `streaming` a
+        `Stream`, whose length shows at its end. An item that cannot be read (truncated, empty,
         not an image, too large) has `x` None and an `error`; asking for it never raises. Images are float32
         in [0, 1], (C, H, W). Nothing that a file holds is executed.
 
@@ -65,28 +69,59 @@ def open_source(
         MissingDependencyError: Pillow, pyarrow, datasets or aeon is needed.
     """
     root = None if data_root is None else Path(data_root).expanduser()
+    name = str(spec)
+    if streaming and not name.startswith("hf:"):
+        raise expected("streaming", "False for data other than hf:, which is read in parts as it is", streaming)
     try:
-        reader = _reader(str(spec), root)
+        reader = _reader(name, root, streaming=streaming, time=time)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
-    return Source(
-        reader, str(spec), preprocess=preprocess or Preprocess(), start=start, limit=limit, numbering=numbering
-    )
+    options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "numbering": numbering}
+    if isinstance(reader, StreamReader):
+        return Stream(reader, name, time=time, **options)
+    return Indexed(reader, name, time=time, **options)
 
 
-def _reader(spec: str, root: Path | None) -> Reader:
-    if spec == "digits" or spec.startswith("digits/"):
-        return open_digits(spec)
+def _reader(spec: str, root: Path | None, *, streaming: bool = False, time: str | None = None) -> Reader | StreamReader:
     if spec.startswith("hf:"):
-        return open_hub(spec)
-    if spec.startswith("ucr:"):
-        return open_ucr(spec, root)
+        return open_hub(spec, streaming=streaming, time=time)
     path = Path(spec).expanduser()
+    built_in = spec == "digits" or spec.startswith(("digits/", "ucr:"))
+    if not built_in and (found := _columns(spec, path, time)) is not None:
+        return found
+    if time is not None:
+        raise expected("time", "None for data without columns", time, "Parquet, .npz, hf: and .tar data have times.")
+    if built_in:
+        return open_ucr(spec, root) if spec.startswith("ucr:") else open_digits(spec)
     if path.is_dir():
         return open_folder(path)
     if not path.exists():
         raise DataError(f"{spec} is not here: looked at {path.absolute()}. Data can be {KINDS}.")
     ending = path.suffix.lower()
-    if ending not in OPENERS:
-        raise DataError(f"{spec} is of no kind that can be read. Data can be {KINDS}.")
-    return OPENERS[ending](path)
+    if ending == ".npy":
+        return open_npy(path)
+    if ending in ENDINGS:
+        return open_image(path)
+    raise DataError(f"{spec} is of no kind that can be read. Data can be {KINDS}.")
+
+
+def _columns(spec: str, path: Path, time: str | None) -> Reader | StreamReader | None:
+    """What opens data that can have times; None for any other."""
+    if path.is_dir():
+        if files.of_folder(path, ENDINGS, at_most=1):  # verdicts may lie beside the images they are on
+            return None
+        for endings in ((".parquet",), tar.ENDINGS):
+            if inside := files.of_folder(path, endings):
+                return Parquet(inside, time) if endings == (".parquet",) else tar.Shards(inside, time)
+        return None
+    named = [path] if path.exists() else files.expand(spec) if any(c in spec for c in "*?[{") else []
+    names = {file.name.lower() for file in named}
+    if names and all(name.endswith(".parquet") for name in names):
+        return Parquet(named, time)
+    if names and all(name.endswith(tar.ENDINGS) for name in names):
+        return tar.Shards(named, time)
+    if len(named) > 1:
+        raise DataError(
+            f"expected the files of {spec} to be all .parquet or all .tar, got {', '.join(sorted(names)[:3])}."
+        )
+    return open_npz(path, time) if names and path.suffix.lower() == ".npz" else None

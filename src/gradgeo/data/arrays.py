@@ -1,5 +1,6 @@
 """Numbers in NumPy's files: `.npz` with inputs and labels, `.npy` with inputs alone; no pickled objects."""
 
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo.data.files import identity
 from gradgeo.data.source import class_labels
+from gradgeo.data.times import moments
 from gradgeo.errors import DataError, describe
 
 INPUTS = ("x", "images", "data")
 LABELS = ("y", "labels", "label")
 LARGEST = 8 << 30
-"""Bytes an array inside an .npz may have; it is read as a whole, an .npy is not."""
+"""Bytes a compressed array inside an .npz may have; it is read as a whole, others stay on disk."""
 
 
 class Arrays:
@@ -29,14 +32,20 @@ class Arrays:
         *,
         place: str,
         classes: tuple[str, ...] = (),
+        times: NDArray[Any] | None = None,
+        identity: str = "",
     ) -> None:
         if x.dtype.kind not in "fiub" or x.ndim < 2 or not len(x):
             raise DataError(f"expected the inputs in {place} to be numbers of shape (N, *input), got {describe(x)}.")
         if labels is not None and len(labels) != len(x):
             raise DataError(f"expected one label per input in {place}, got {len(labels)} for {len(x)}.")
+        if times is not None and len(times) != len(x):
+            raise DataError(f"expected one time per input in {place}, got {len(times)} for {len(x)}.")
         self._x = x
         self.labels = labels
         self.classes = classes
+        self.times = times
+        self.identity = identity or str(len(x))
 
     def __len__(self) -> int:
         return len(self._x)
@@ -65,23 +74,26 @@ def as_input(row: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(row, dtype=np.float32, order="C"))
 
 
-def open_npz(path: Path) -> Arrays:
-    """The inputs and labels of an .npz file."""
+def open_npz(path: Path, time: str | None = None) -> Arrays:
+    """The inputs and labels of an .npz file, and the times in the array called `time`."""
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is not an .npz file. Write one with numpy.savez(file, x=inputs, y=labels).")
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
-            x, y = _member(archive, INPUTS), _member(archive, LABELS)
+            x, y = _member(path, archive, INPUTS), _member(path, archive, LABELS)
+            t = None if time is None else _member(path, archive, (time,))
     except DataError:
         raise
     except Exception as error:  # whatever a broken archive makes zipfile, zlib and NumPy raise
         raise _refused(path, error) from error
-    if x is None:
-        found = ", ".join(sorted(names)) or "none"
-        raise DataError(f"expected an array named {' or '.join(INPUTS)} in {path}, got {found}.")
+    for wanted, found in ((" or ".join(INPUTS), x), *([(time, t)] if time else [])):
+        if found is None:
+            raise DataError(f"expected an array named {wanted} in {path}, got {', '.join(sorted(names)) or 'none'}.")
+    assert x is not None
     labels, classes = (None, ()) if y is None else class_labels(y, path.name)
-    return Arrays(x, labels, place=path.name, classes=classes)
+    times = None if t is None else moments(t, path.name)
+    return Arrays(x, labels, place=path.name, classes=classes, times=times, identity=identity([path]))
 
 
 def open_npy(path: Path) -> Arrays:
@@ -90,21 +102,41 @@ def open_npy(path: Path) -> Arrays:
         x = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # whatever a broken header makes NumPy raise
         raise _refused(path, error) from error
-    return Arrays(x, None, place=path.name)
+    return Arrays(x, None, place=path.name, identity=identity([path]))
 
 
-def _member(archive: Any, names: tuple[str, ...]) -> NDArray[Any] | None:
-    """The first of `names` that the archive has."""
+def _member(path: Path, archive: Any, names: tuple[str, ...]) -> NDArray[Any] | None:
+    """The first of `names` that the archive has: left on disk where it is not compressed, as `numpy.savez` writes."""
     for name in names:
         if name in archive.files:
-            size = archive.zip.getinfo(f"{name}.npy").file_size
-            if size > LARGEST:
+            entry = archive.zip.getinfo(f"{name}.npy")
+            if entry.compress_type == zipfile.ZIP_STORED and entry.file_size:
+                return _mapped(path, entry)
+            if entry.file_size > LARGEST:
                 raise DataError(
-                    f"the array {name} takes {size} bytes of memory, more than {LARGEST}. "
-                    "Save it as .npy, which is read in parts."
+                    f"the array {name} takes {entry.file_size} bytes of memory, more than {LARGEST}. "
+                    "Save it uncompressed or as .npy, which is read in parts."
                 )
             return np.asarray(archive[name])
     return None
+
+
+def _mapped(path: Path, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    """An uncompressed array where it lies in the archive: behind the entry's own header, whose length that header says.
+
+    Source: APPNOTE.TXT, the ZIP file format specification, section 4.3.7.
+    """
+    with path.open("rb") as file:
+        file.seek(entry.header_offset + 26)
+        file.seek(sum(struct.unpack("<HH", file.read(4))), 1)
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = header(file)
+        if dtype.hasobject:
+            raise ValueError("Object arrays are pickles")
+        if not np.prod(shape):
+            return np.empty(shape, dtype)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
 def _refused(path: Path, error: Exception) -> DataError:

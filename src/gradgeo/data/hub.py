@@ -9,23 +9,14 @@ Source: Q. Lhoest et al., "Datasets: a community library for natural language pr
 
 import glob
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from gradgeo.data.arrays import as_input
-from gradgeo.data.images import decode
-from gradgeo.data.source import class_labels
+from gradgeo.data.hub_rows import Rows, StreamedRows
 from gradgeo.errors import DataError, GradgeoError, require
 
 GRAMMAR = "hf:OWNER/NAME:SPLIT, hf:OWNER/NAME:CONFIG:SPLIT, or a file or folder in place of OWNER/NAME"
-
-LABELS = ("label", "fine_label", "labels", "target")
-"""What a column of labels is called where none is a ClassLabel."""
 
 FILES = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json"}
 """Files that are read alone, and the library's name for their kind."""
@@ -40,7 +31,6 @@ PATIENCE = 5.0
 """Seconds the hub has to answer before only the cache is looked at; the library itself would ask for half a minute."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-NUMBER = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
 @dataclass(frozen=True)
@@ -54,110 +44,8 @@ class Address:
     path: Path | None
 
 
-class Rows:
-    """The rows of one split, taken as Arrow, so that what a row holds is decoded here and an item at a time.
-
-    The input is the first image, or else the first column of number lists (`Array2D` to `Array5D`, or nested lists)
-    or of image bytes. A path in a row is opened only below one of `roots`: a folder that the caller named or the
-    library's own cache; elsewhere it is a name.
-    """
-
-    def __init__(self, dataset: Any, spec: str, roots: Sequence[Path]) -> None:
-        self._library = require("datasets", "hub")
-        column = self._input_column(dataset.features, spec)
-        self._dtype = self._numbers(dataset.features[column])
-        if self._dtype is None:
-            require("PIL.Image", "images")
-        self._rows = dataset.select_columns([column]).with_format("arrow")
-        self._roots = [root.resolve() for root in roots]
-        self.labels: list[int | None] | None = None
-        self.classes: tuple[str, ...] = ()
-        label = self._label_column(dataset.features)
-        if label is not None:
-            values = dataset.select_columns([label]).with_format("arrow")[:].column(0)
-            feature = dataset.features[label]
-            if isinstance(feature, self._library.ClassLabel):
-                self.classes = tuple(feature.names)
-                known = range(len(self.classes))  # -1 marks a withheld label
-                self.labels = [value if value in known else None for value in values.to_pylist()]
-            else:
-                self.labels, self.classes = class_labels(np.asarray(values.to_numpy()), spec)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def name(self, index: int) -> str:
-        """The path written beside the image, without the folder that was named, or else the row's number."""
-        path = _field(self._cell(index), "path")
-        if not path:
-            return str(index)
-        below = [root for root in self._roots if Path(path).is_relative_to(root)]
-        return Path(path).relative_to(below[0]).as_posix() if below else str(path)
-
-    def load(self, index: int) -> Tensor:
-        """The decoded image (C, H, W), or the numbers of the row."""
-        cell = self._cell(index)
-        if not cell.is_valid:
-            raise DataError("no data in the row")
-        if self._dtype is not None:  # the type of an array is Arrow's list under another name
-            return as_input(np.array(getattr(cell, "value", cell).as_py(), dtype=self._dtype))
-        data = _field(cell, "bytes") if hasattr(cell, "keys") else cell.as_py()
-        return decode(self._file(_field(cell, "path")) if data is None else data)
-
-    def _cell(self, index: int) -> Any:
-        return self._rows[index].column(0)[0]
-
-    def _file(self, path: str | None) -> bytes:
-        """The bytes of a file that a row names."""
-        file = Path(path or "").resolve()
-        if not path or not any(file.is_relative_to(root) for root in self._roots):
-            raise DataError("no data in the row (a file outside the data set that its path names is not read)")
-        if not file.is_file():  # opening a named pipe would wait for ever
-            raise DataError("the row names something that is not a regular file")
-        return file.read_bytes()
-
-    def _input_column(self, features: Any, spec: str) -> str:
-        images = [name for name, feature in features.items() if isinstance(feature, self._library.Image)]
-        others = [
-            name
-            for name, feature in features.items()
-            if name not in LABELS and (self._numbers(feature) is not None or self._is_bytes(feature))
-        ]
-        if not images and not others:
-            found = ", ".join(f"{name}: {self._kind(feature)}" for name, feature in features.items())
-            raise DataError(f"expected a column of images or of number lists in {spec}, got {found or 'no columns'}.")
-        return str([*images, *others][0])
-
-    def _label_column(self, features: Any) -> str | None:
-        named = [name for name, feature in features.items() if isinstance(feature, self._library.ClassLabel)]
-        plain = [name for name in LABELS if isinstance(features.get(name), self._library.Value)]
-        return next(iter([*named, *plain]), None)
-
-    def _numbers(self, feature: Any) -> np.dtype[Any] | None:
-        """The type of the numbers in a column of arrays or lists of them; None for any other."""
-        library = self._library
-        inner = feature
-        while isinstance(inner, library.List | library.LargeList):
-            inner = inner.feature
-        listed = inner is not feature and isinstance(inner, library.Value) and NUMBER.fullmatch(inner.dtype)
-        arrays = (library.Array2D, library.Array3D, library.Array4D, library.Array5D)
-        if not listed and not isinstance(feature, arrays):
-            return None
-        dtype: np.dtype[Any] = np.dtype(inner.dtype)
-        return dtype
-
-    def _is_bytes(self, feature: Any) -> bool:
-        """Whether a column holds encoded images without saying so."""
-        if isinstance(feature, dict):
-            feature = feature.get("bytes")
-        return isinstance(feature, self._library.Value) and feature.dtype in ("binary", "large_binary")
-
-    def _kind(self, feature: Any) -> str:
-        return str(feature.dtype) if isinstance(feature, self._library.Value) else type(feature).__name__
-
-
-def open_hub(spec: str) -> Rows:
-    """The split that `spec` names.
+def open_hub(spec: str, *, streaming: bool = False, time: str | None = None) -> Rows | StreamedRows:
+    """The split that `spec` names; with `streaming` nothing of it is kept on disk.
 
     What is on the hub is downloaded once, all splits of its configuration, and kept as Arrow in the library's cache
     ($HF_DATASETS_CACHE), as are local files other than those of `save_to_disk`. Without the hub the cache serves alone.
@@ -166,7 +54,10 @@ def open_hub(spec: str) -> Rows:
     address = parse(spec)
     roots = [*([address.path] if address.path and address.path.is_dir() else []), *_caches(library)]
     try:
-        return Rows(_dataset(library, address), spec, roots)
+        if streaming:
+            dataset, version = _streamed(library, address)
+            return StreamedRows(dataset, spec, roots, time, version)
+        return Rows(_dataset(library, address), spec, roots, time)
     except GradgeoError:
         raise
     except Exception as error:  # a download, a broken file or a wrong name fails in many ways
@@ -203,15 +94,32 @@ def _dataset(library: Any, address: Address) -> Any:
         loaded = library.load_from_disk(str(address.path))
         parts = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
         return parts[_split(address, parts)]
+    builder = _builder(library, address)
+    if builder.info.splits:  # known before the download, which would be in vain for a wrong name
+        _split(address, builder.info.splits)
+    builder.download_and_prepare()
+    return builder.as_dataset(split=_split(address, builder.info.splits))
+
+
+def _streamed(library: Any, address: Address) -> tuple[Any, str]:
+    """The split as a stream, and what identifies this version of it."""
+    if address.path is not None and any((address.path / name).is_file() for name in SAVED):
+        raise DataError(
+            f"{address.spec} was written by save_to_disk and is on disk already. Take it without streaming."
+        )
+    builder = _builder(library, address)
+    splits = builder.as_streaming_dataset()
+    return splits[_split(address, splits)], str(getattr(builder, "hash", None) or builder.config_id)
+
+
+def _builder(library: Any, address: Address) -> Any:
+    """What reads the data set; refused where that would run code of its own or unpack Python objects."""
     builder = _local(library, address) if address.path is not None else _remote(library, address)
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in READERS:
         read = ", ".join(sorted(READERS - {"cache"}))
         raise DataError(f"{address.spec} is of the kind {kind}, which is not read; read are {read}.")
-    if builder.info.splits:  # known before the download, which would be in vain for a wrong name
-        _split(address, builder.info.splits)
-    builder.download_and_prepare()
-    return builder.as_dataset(split=_split(address, builder.info.splits))
+    return builder
 
 
 def _local(library: Any, address: Address) -> Any:
@@ -279,11 +187,6 @@ def _caches(library: Any) -> list[Path]:
     config = library.config
     kept = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH)
     return [*map(Path, kept), Path(require("huggingface_hub.constants", "hub").HF_HUB_CACHE)]
-
-
-def _field(cell: Any, field: str) -> Any:
-    """A part of a row's struct; None where there is none."""
-    return cell[field].as_py() if cell.is_valid and field in getattr(cell, "keys", tuple)() else None
 
 
 def _exists(name: str) -> bool:

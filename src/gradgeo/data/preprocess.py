@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradgeo.errors import DataError, expected
+from gradgeo.errors import DataError, choice, expected
 
 LARGEST = 8192
 """Pixels of a side that images can be resized to."""
+
+MOST_PIXELS = 1 << 26
+"""Pixels of the largest image that resizing makes: a long thin one grows with the ratio of its sides."""
+
+ORDERS = ("rgb", "bgr")
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
@@ -20,36 +26,50 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Channels, size and normalisation, in this order; None leaves a thing as it is.
+    """Channels, size, their order and normalisation, one after the other; None leaves a thing as it is.
 
     Example:
         >>> import torch
         >>> Preprocess(size=(32, 32), channels=3)(torch.rand(1, 28, 56)).shape
         torch.Size([3, 32, 32])
+        >>> Preprocess(resize=256, crop=(224, 224))(torch.rand(3, 300, 500)).shape
+        torch.Size([3, 224, 224])
 
     Attributes:
-        size: (height, width) in pixels: the largest centred part of that aspect ratio, resized (bilinear,
-            antialiased).
+        size: (height, width) in pixels: the largest centred part of that aspect ratio, resized.
         channels: 1 or 3: grey is repeated, RGB weighted to grey (ITU-R BT.601).
         mean, std: subtracted and divided by, one number or one per channel.
+        resize: pixels of the shorter side, the aspect ratio stays; in place of `size`.
+        crop: (height, width) of the centred part that is kept after `resize`; zeros stand where there is none.
+        order: "rgb", or "bgr" for models trained on images of OpenCV.
+        interpolation: "bilinear" or "bicubic", of resizing, antialiased.
 
     Raises:
-        ArgumentError: a value out of range. DataError, when called: `size` or `channels` is set and the
-            input is no image of shape (C, H, W), or it has another number of channels than `mean` or `std`.
+        ArgumentError: a value out of range. DataError, when called: an image is asked for and the input is none of
+            shape (C, H, W), or it has another number of channels than `mean` or `std`.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    resize: int | None = None
+    crop: tuple[int, int] | None = None
+    order: str = "rgb"
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.size is not None and not (
-            len(self.size) == 2 and all(isinstance(side, int) and 1 <= side <= LARGEST for side in self.size)
-        ):
-            raise expected("size", f"a height and a width in 1..{LARGEST}", self.size)
+        for name, sides in (("size", self.size), ("crop", self.crop)):
+            if sides is not None and not (len(sides) == 2 and all(map(_is_side, sides))):
+                raise expected(name, f"a height and a width in 1..{LARGEST}", sides)
+        if self.resize is not None and not _is_side(self.resize):
+            raise expected("resize", f"pixels in 1..{LARGEST}", self.resize)
+        if self.size is not None and self.resize is not None:
+            raise expected("resize", "None where size is set", self.resize)
         if self.channels not in (None, 1, 3):
             raise expected("channels", "1, 3 or None", self.channels)
+        choice("order", self.order, ORDERS)
+        choice("interpolation", self.interpolation, INTERPOLATIONS)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and not (values and all(math.isfinite(value) for value in values)):
                 raise expected(name, "finite numbers, one or one per channel", values)
@@ -58,7 +78,7 @@ class Preprocess:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` (C, H, W), or any shape (C, *) where only `mean` and `std` are set, as the model wants it."""
-        if (self.size or self.channels) and x.ndim != 3:
+        if (self.size or self.channels or self.resize or self.crop) and x.ndim != 3:
             raise DataError(f"expected an image of shape (C, H, W) to resize, got shape {tuple(x.shape)}")
         if self.channels and len(x) != self.channels:
             if len(x) not in (1, 3):
@@ -66,16 +86,37 @@ class Preprocess:
             grey = x if len(x) == 1 else (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
             x = grey.expand(self.channels, -1, -1)
         if self.size and x.shape[1:] != self.size:
-            x = F.interpolate(self._centre(x)[None], self.size, mode="bilinear", antialias=True)[0]
+            x = self._resized(self._centre(x), self.size)
+        if self.resize and min(x.shape[1:]) != self.resize:
+            x = self._resized(x, _by_shorter_side(x.shape[1], x.shape[2], self.resize))
+        if self.crop:
+            x = _cropped(x, *self.crop)
+        if self.order == "bgr":
+            if len(x) != 3:
+                raise DataError(f"expected 3 channels to order as BGR, got {len(x)}")
+            x = x.flip(0)
         if self.mean is not None:
             x = x - _per_channel("mean", self.mean, x)
         if self.std is not None:
             x = x / _per_channel("std", self.std, x)
         return x.contiguous()
 
+    def undone(self, x: Tensor) -> Tensor:
+        """`x` as the model sees it, before `mean`, `std` and `order`: what people look at."""
+        if self.std is not None:
+            x = x * _per_channel("std", self.std, x)
+        if self.mean is not None:
+            x = x + _per_channel("mean", self.mean, x)
+        return x.flip(0) if self.order == "bgr" else x
+
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    def declared(self) -> dict[str, Any]:
+        """Those of the settings that change anything."""
+        nothing = Preprocess().as_dict()
+        return {name: value for name, value in self.as_dict().items() if value != nothing[name]}
 
     @classmethod
     def from_dict(cls, settings: object) -> "Preprocess":
@@ -86,13 +127,18 @@ class Preprocess:
         if not isinstance(settings, Mapping) or not set(settings) <= known:
             raise expected("preprocess", f"a mapping with the keys {', '.join(sorted(known))}", settings)
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-        for name in ("size", "mean", "std"):
+        for name in ("size", "crop", "mean", "std"):
             numbers = values.get(name)
             if numbers is not None and not (
                 isinstance(numbers, tuple) and all(isinstance(n, int | float) for n in numbers)
             ):
                 raise expected(f"preprocess {name}", "a list of numbers", numbers)
         return cls(**values)
+
+    def _resized(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        if size[0] * size[1] > MOST_PIXELS:
+            raise DataError(f"resized it would be {size[0]} x {size[1]} pixels, more than {MOST_PIXELS}")
+        return F.interpolate(x[None], size, mode=self.interpolation, antialias=True)[0]
 
     def _centre(self, x: Tensor) -> Tensor:
         """The largest centred part of `x` with the aspect ratio of `size`.
@@ -104,6 +150,24 @@ class Preprocess:
         tall, wide = min(height, max(1, round(width * h / w))), min(width, max(1, round(height * w / h)))
         top, left = (height - tall) // 2, (width - wide) // 2
         return x[:, top : top + tall, left : left + wide]
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
+
+
+def _by_shorter_side(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width with a shorter side of `side`; the longer is cut to whole pixels, as torchvision does."""
+    return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+
+
+def _cropped(x: Tensor, height: int, width: int) -> Tensor:
+    """The centred part of this size, with zeros around an image that is smaller, as torchvision's CenterCrop."""
+    down, right = max(0, height - x.shape[1]), max(0, width - x.shape[2])
+    if down or right:
+        x = F.pad(x, (right // 2, (right + 1) // 2, down // 2, (down + 1) // 2))
+    top, left = round((x.shape[1] - height) / 2), round((x.shape[2] - width) / 2)
+    return x[:, top : top + height, left : left + width]
 
 
 def _per_channel(name: str, values: tuple[float, ...], x: Tensor) -> Tensor:

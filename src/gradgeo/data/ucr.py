@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.data.arrays import Arrays
+from gradgeo.data.files import identity
 from gradgeo.data.source import Reader
 from gradgeo.errors import DataError, MissingDependencyError, require
 
@@ -21,11 +22,14 @@ PARTS = ("train", "test")
 class Series:
     """The lines of UCR's text files: label, then values, separated by tabs. Items are (1, length)."""
 
+    times = None
+
     def __init__(self, files: list[Path], train: Path) -> None:
         self._rows = [(file.name, number, line) for file in files for number, line in enumerate(_lines(file))]
         raw = sorted({label for line in _lines(train) if (label := _label(line)) is not None})
         rank: dict[float | None, int] = {label: number for number, label in enumerate(raw)}
         self.classes = tuple(f"{label:g}" for label in raw)
+        self.identity = identity(files)
         self.labels = [rank.get(_label(line)) for _, _, line in self._rows]
 
     def __len__(self) -> int:

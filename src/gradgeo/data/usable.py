@@ -26,6 +26,7 @@ class Usable(IterableDataset[Batch]):
 
     Attributes:
         skipped: after a pass, the items that were left out, each with its error.
+        items: after a pass, how many there are.
 
     Raises:
         DataError: no item can be read.
@@ -40,6 +41,7 @@ class Usable(IterableDataset[Batch]):
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.skipped: list[Item] = []
+        self.items = 0
         self._source = source
         self._batch_size = batch_size
         self._workers = workers
@@ -50,9 +52,10 @@ class Usable(IterableDataset[Batch]):
         return DataLoader(self, batch_size=None, generator=torch.Generator())
 
     def __iter__(self) -> Iterator[Batch]:
-        self.skipped = []
+        self.skipped, self.items = [], 0
         shape: tuple[int, ...] | None = None
         for batch in self._source.batches(self._batch_size, workers=self._workers):
+            self.items += len(batch)
             shape = shape or next((tuple(item.x.shape) for item in batch if item.x is not None), None)
             items = [shaped(item, shape) for item in batch]
             if self._source.labelled:
@@ -66,6 +69,5 @@ class Usable(IterableDataset[Batch]):
                 self._progress(len(batch))
         if shape is None:
             raise DataError(
-                f"none of the {len(self._source)} items of {self._source.spec} can be read; "
-                f"the first: {self.skipped[0].error}"
+                f"none of the {self.items} items of {self._source.spec} can be read; the first: {self.skipped[0].error}"
             )

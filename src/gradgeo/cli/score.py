@@ -1,0 +1,144 @@
+"""Verdicts on a whole data source: score."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradgeo import detector_file, scoring
+from gradgeo.cli.console import print_pairs, progress, share
+from gradgeo.cli.options import (
+    BatchSize,
+    Channels,
+    Crop,
+    DataRoot,
+    DataSpec,
+    DetectorPath,
+    Device,
+    Interpolation,
+    Limit,
+    Mean,
+    Order,
+    Resize,
+    SameModel,
+    Size,
+    Start,
+    Std,
+    Streaming,
+    Weights,
+    Workers,
+    load_detector,
+    preprocess_for,
+)
+from gradgeo.data import Preprocess, Source, open_source
+from gradgeo.detector import Detector
+from gradgeo.errors import DataError
+from gradgeo.scoring.cluster import RayEngine
+
+ENGINES = ("local", "ray")
+
+
+def score(
+    file: DetectorPath,
+    data: DataSpec,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet or .csv file; else a folder of Parquet parts.")],
+    model: SameModel = None,
+    weights: Weights = None,
+    start: Start = 0,
+    limit: Limit = None,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    order: Order = None,
+    interpolation: Interpolation = None,
+    data_root: DataRoot = None,
+    stream: Streaming = False,
+    time: Annotated[str | None, typer.Option(help="The column that says when each input was taken.")] = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 64,
+    workers: Workers = 1,
+    part_size: Annotated[
+        int, typer.Option(min=1, help="Inputs in a part, which is what a kill loses at most.")
+    ] = scoring.PART,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew where parts of a run are found.")] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray for several processes and machines.")] = "local",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Detectors side by side with ray; default all.")] = None,
+) -> None:
+    """Judge every item of some data and write one row per item; killed and started again, it goes on.
+
+    Example: gradgeo score digits.gradgeo -m digits -d digits/test -o verdicts.csv
+    """
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
+    scoring.check_out(out)
+    notes = detector_file.inspect(file)["notes"]
+    fitted = Preprocess.from_dict(notes.get("preprocess"))
+    preprocess = preprocess_for(
+        fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
+    )
+    job = Job(
+        file=file.absolute(),
+        model=model,
+        weights=weights,
+        device=device,
+        data=data,
+        options={
+            "preprocess": preprocess,
+            "start": start,
+            "limit": limit,
+            "data_root": data_root,
+            "numbering": tuple(map(str, notes.get("class_names") or ())),
+            "streaming": stream,
+            "time": time,
+        },
+    )
+    detector, source = job()
+    with progress("scoring", source.size) as advance:
+        summary = scoring.score(
+            detector,
+            source,
+            out,
+            batch_size=batch_size,
+            workers=workers,
+            part_size=part_size,
+            restart=restart,
+            engine=scoring.local if engine == "local" else RayEngine(job, jobs=jobs),
+            progress=advance,
+        )
+    if not summary.scored:
+        raise DataError(f"none of the {summary.rows} inputs can be judged; the first: {summary.first_error}")
+    busy = summary.utilisation
+    print_pairs(
+        {
+            "inputs": summary.rows,
+            "found done": summary.resumed or None,
+            "judged": summary.scored,
+            "trusted": share(summary.trusted, summary.scored),
+            "accuracy": share(summary.correct, summary.labelled),
+            "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
+            "model at work": None if busy is None else f"{busy:.1%} of {summary.seconds:.1f} s",
+            "written to": out,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process that scores must open: the same wherever it runs, if the files are there too."""
+
+    file: Path
+    model: str | None
+    weights: str | None
+    device: str
+    data: str
+    options: dict[str, Any]
+
+    def __call__(self) -> tuple[Detector, Source]:
+        """The detector and the data."""
+        source = open_source(self.data, **self.options)
+        notes = detector_file.inspect(self.file)["notes"]
+        return load_detector(self.file, notes, self.model, self.weights, self.device), source

@@ -1,0 +1,150 @@
+"""Scoring on several processes and machines, by Ray Data: each makes whole parts, the same that one process makes.
+
+Source: P. Moritz et al., "Ray: a distributed framework for emerging AI applications", OSDI, 2018.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from typing import Any
+
+from torch import nn
+
+from gradgeo.data.source import Source, Stream, one_line
+from gradgeo.detector import Detector
+from gradgeo.errors import DataError, GradgeoError, require
+from gradgeo.scoring.engine import Work, local
+from gradgeo.scoring.parts import WORK_STAYS, Parts
+from gradgeo.scoring.run import run_of
+from gradgeo.scoring.summary import Summary
+
+BLOCKS = 4096
+"""Tasks of Ray at most; a hundred thousand parts share them."""
+
+Open = Callable[[], tuple[Detector, Source]]
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Makes parts by actors of Ray Data, each with a detector of its own, on a GPU where the cluster has any.
+
+    Args:
+        open: gives detector and data in each of the processes; it is sent to them, so it must be picklable, and what it
+            opens must be there: the package, the model's code, detector, data and the folder of `out` on file systems
+            that every machine sees under the same name.
+        jobs: detectors side by side; None for one on each GPU or, without any, on each CPU.
+
+    A part that is lost with its worker is made again by another, and a worker writes a part as a whole or not at all:
+    no row is lost and none is there twice. Parts of a stream are begun by passing over all before them, so shards are
+    counted first; streams that cannot be counted are refused.
+    """
+
+    open: Open
+    jobs: int | None = None
+
+    def __call__(self, work: Work, numbers: Iterable[int], progress: Callable[[int], None]) -> Summary:
+        """As `Engine`; on the cluster that Ray is connected to or, as `ray.init()` has it, $RAY_ADDRESS or here."""
+        ray, data = require("ray", "ray"), require("ray.data", "ray")
+        began = time.perf_counter()
+        source = work.source
+        size = source.count() if isinstance(source, Stream) else source.size
+        assert size is not None
+        total = -(-size // work.part_size)
+        todo = list(takewhile(lambda number: number < total, numbers))
+        if not todo:
+            return Summary()
+        counted: dict[int, Summary] = {}
+        with _connected(ray, data):
+            gpus = int(ray.cluster_resources().get("GPU", 0))
+            jobs = min(len(todo), self.jobs or gpus or int(ray.cluster_resources()["CPU"]))
+            given = (self.open, work.parts, work.part_size, work.batch_size, work.workers, gpus > 0)
+            rows = [{"part": number} for number in todo]
+            made = data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
+                _Maker,
+                fn_constructor_args=given,
+                batch_size=1,
+                compute=data.ActorPoolStrategy(size=jobs),
+                num_cpus=1,
+                num_gpus=1 if gpus else 0,
+            )
+            try:
+                for row in made.iter_rows():
+                    if row["error"]:
+                        raise DataError(f"a worker failed at part {row['part']}: {row['error']}. {WORK_STAYS}")
+                    counted[row["part"]] = Summary(**json.loads(row["summary"]))
+                    progress(counted[row["part"]].rows)
+            except ray.exceptions.RayError as error:
+                fact = one_line(f"{type(error).__name__}: {error}")
+                raise DataError(f"Ray could not go on: {fact}. {WORK_STAYS}") from error
+        if missing := set(todo) - set(counted):
+            raise DataError(f"Ray did not make {len(missing)} of {len(todo)} parts. {WORK_STAYS}")
+        summary = Summary(lanes=jobs)
+        for number in todo:
+            summary.merge(counted[number])
+        summary.seconds = time.perf_counter() - began
+        return summary
+
+
+@contextmanager
+def _connected(ray: Any, data: Any) -> Iterator[None]:
+    """Ray connected, and as it was again afterwards."""
+    ours = not ray.is_initialized()
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    if ours:
+        ray.init(log_to_driver=False, logging_level="ERROR")
+    context = data.DataContext.get_current()
+    bars, context.enable_progress_bars = context.enable_progress_bars, False
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = bars
+        logger.setLevel(level)
+        if ours:
+            ray.shutdown()
+
+
+class _Maker:
+    """What each worker process runs. Its errors go back as text: Ray would start a failing worker again for ever."""
+
+    def __init__(self, opened: Open, parts: Parts, part_size: int, batch_size: int, workers: int, on_gpu: bool) -> None:
+        self._work: Work | None = None
+        self._error = ""
+        try:
+            detector, source = opened()
+            here = run_of(detector, source, part_size)
+            if here.metadata["run"] != parts.table.metadata["run"]:
+                raise DataError(
+                    f"it finds another detector, model or data ({source.spec}) than the process that began the run. "
+                    "Let all machines see the same files"
+                )
+            if on_gpu and isinstance(detector.model, nn.Module):
+                detector.model = detector.model.to("cuda")
+            self._work = Work(detector, source, parts, part_size, batch_size, workers)
+        except Exception as error:  # whatever the user's own model raises
+            self._error = _says(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Make the parts in `batch`; what each counts goes back, the rows do not."""
+        numbers = [int(number) for number in batch["part"]]
+        made, errors = [], []
+        for number in numbers:
+            summary, error = Summary(), self._error
+            if self._work is not None:
+                try:
+                    found = self._work.parts.counted(number)  # of a block whose worker died behind this part
+                    summary = found or local(self._work, [number], lambda inputs: None)
+                except Exception as fact:
+                    error = _says(fact)
+            made.append(json.dumps(asdict(summary)))
+            errors.append(error)
+        return {"part": numbers, "summary": made, "error": errors}
+
+
+def _says(error: Exception) -> str:
+    return one_line(str(error) if isinstance(error, GradgeoError) else f"{type(error).__name__}: {error}")

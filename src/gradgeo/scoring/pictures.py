@@ -1,0 +1,72 @@
+"""What a person is shown of a flagged input: a small picture of an image, the course of a signal, the likeliest CSM."""
+
+from io import BytesIO
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradgeo.data.preprocess import Preprocess
+from gradgeo.errors import MissingDependencyError, require
+from gradgeo.verdicts import Explanation
+
+SIDE = 96  # pixels of the longer side of a thumbnail
+POINTS = 256  # of a signal
+CLASSES = 10  # whose similarities are kept
+
+
+def picture(x: Tensor, preprocess: Preprocess) -> dict[str, Any]:
+    """The `thumbnail` (PNG) of an image (C, H, W), or else the `signal` of a series (C, L) or table (d,).
+
+    Of volumes, which are neither, nothing; of an image without Pillow nothing.
+    """
+    shown = preprocess.undone(x.detach().float().cpu())
+    if shown.ndim == 3 and min(shown.shape[1:]) > 1:
+        return {"thumbnail": thumbnail(shown)}
+    if 1 <= shown.ndim <= 3:
+        return {"signal": signal(shown if shown.ndim == 1 else shown[0].flatten())}
+    return {}
+
+
+def thumbnail(image: Tensor) -> bytes | None:
+    """A PNG of an image (C, H, W): grey of one or two channels, the first three as RGB; at most `SIDE` pixels a side.
+
+    Values within [0, 1] are taken as they are, others stretched to that range.
+    """
+    try:
+        pillow = require("PIL.Image", "images")
+    except MissingDependencyError:
+        return None
+    image = image[:3] if len(image) >= 3 else image[:1]
+    low, high = float(image.min()), float(image.max())
+    if low < -0.01 or high > 1.01:
+        image = (image - low) / max(high - low, 1e-12)
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    made = pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    made.thumbnail((SIDE, SIDE))
+    stream = BytesIO()
+    made.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def signal(values: Tensor) -> list[float]:
+    """At most `POINTS` of the values: all, or the least and the largest of equal stretches, so that no peak is lost."""
+    if len(values) <= POINTS:
+        return values.tolist()
+    kept: list[int] = []
+    edges = torch.linspace(0, len(values), POINTS // 2 + 1).long().tolist()
+    for first, last in pairwise(edges):
+        part = values[first:last]
+        kept += sorted((first + int(part.argmin()), first + int(part.argmax())))
+    return values[kept].tolist()
+
+
+def similarities(explanation: Explanation, logits: Tensor) -> dict[str, Any]:
+    """The `csm` of the likeliest classes, the predicted one first, row after row, and which `csm_classes` they are."""
+    likeliest = sorted(range(len(explanation.classes)), key=lambda i: -float(logits[explanation.classes[i]]))[:CLASSES]
+    matrix = explanation.csm[likeliest][:, likeliest]
+    if not bool(matrix.isfinite().all()):
+        return {}
+    return {"csm": matrix.flatten().tolist(), "csm_classes": [explanation.classes[i] for i in likeliest]}

@@ -1,0 +1,111 @@
+"""What a run is: all that its rows depend on, so that parts of different runs never mix."""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gradgeo import __version__, fingerprint
+from gradgeo.data.source import Source
+from gradgeo.detector import Detector
+
+FORMAT, VERSION = "gradgeo-scores", 1
+LEVELS = 101
+"""Quantiles of the calibration scores that go with the verdicts."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings that must be the same for two parts to belong together, and what every file says of them."""
+
+    settings: dict[str, Any]
+    metadata: dict[str, Any]
+
+    def differences(self, settings: dict[str, Any]) -> list[str]:
+        """The names of the settings that differ from those of another run."""
+        names = dict.fromkeys([*self.settings, *settings])
+        return [name for name in names if self.settings.get(name) != settings.get(name)]
+
+
+def run_of(detector: Detector, source: Source, part_size: int) -> Run:
+    """The run that judges `source` by `detector`.
+
+    How many inputs go through the model at once is no setting: it moves scores by a rounding, and a run that ran out of
+    memory must be able to go on with fewer.
+    """
+    settings = {
+        "version": VERSION,
+        "detector": detector_hash(detector),
+        "model weights": fingerprint.weights_hash(detector.model),
+        "data": source.spec,
+        "content of the data": source.identity,
+        "preprocess": source.preprocess.as_dict(),
+        "class names": list(source.classes),
+        "start": source.start,
+        "limit": source.limit,
+        "time": source.time,
+        "part size": part_size,
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "gradgeo": __version__,
+        "alpha": float(detector.alpha),
+        "class_names": [str(name) for name in detector.notes.get("class_names") or source.classes],
+        "evidence": [e.name for e in detector._evidence],
+        "input_shape": list(detector.input_shape_),
+        "calibration_scores": np.quantile(detector._calibration, np.linspace(0, 1, LEVELS)).tolist(),
+        "calibration_size": detector.calibration_size_,
+        "detector": settings["detector"],
+        "model": detector.notes.get("model"),
+        "data": source.spec,
+        "preprocess": source.preprocess.as_dict(),
+        "start": source.start,
+        "limit": source.limit,
+        "time": source.time,
+        "seed": int(detector.seed),
+        "part_size": part_size,
+        "run": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+    }
+    return Run(settings, metadata)
+
+
+def detector_hash(detector: Detector) -> str:
+    """The SHA-256 of all that a fitted detector's verdicts depend on beside the model: settings and arrays."""
+    digest = hashlib.sha256()
+    known = {
+        "evidence": [e.name for e in detector._evidence],
+        "alpha": detector.alpha,
+        "classes": detector.classes_,
+        "loss": detector.loss_,
+        "temperature": detector.temperature_,
+        "radius": detector.radius_,
+        "input_shape": detector.input_shape_,
+        "joint": detector._joint,
+        "calibration": detector._calibration,
+        "reference": detector._reference,
+    }
+    _feed(digest, known)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """The names, types and values in `value`, which holds nothing but data, in a fixed order."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {"": type(value).__name__, **{f.name: getattr(value, f.name) for f in fields(value)}}
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            digest.update(f"{name}:".encode())
+            _feed(digest, entry)
+    elif isinstance(value, Tensor | np.ndarray):
+        array = np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    elif isinstance(value, list | tuple):
+        digest.update(f"{len(value)}[".encode())
+        for entry in value:
+            _feed(digest, entry)
+    else:
+        digest.update(f"{value.item() if isinstance(value, np.generic) else value!r};".encode())
