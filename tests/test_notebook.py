@@ -64,3 +64,11 @@ def test_predictions_are_counted_and_the_first_are_shown(count: int) -> None:
     assert words.count("trusted") + words.count("not trusted") == min(count, 10)
     assert words.count("nan") == min(count, 10)
     assert ("and 2 more" in words) == (count == 12)
+
+
+def test_notebooks_ask_the_detector_and_its_predictions() -> None:
+    numbers = torch.tensor([0.5, 0.25])
+    found = gradgeo.Predictions(torch.tensor([3, 1]), numbers, numbers, numbers, numbers > 0.3)
+    assert found._repr_html_() == notebook.predictions(found)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+    assert "not fitted" in gradgeo.Detector(model, evidence="paper")._repr_html_()

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo import conformal, detector_file, fingerprint
+from gradgeo import conformal, detector_file, fingerprint, notebook
 from gradgeo.batches import Data, batches
 from gradgeo.classifier import Classifier, Model
 from gradgeo.errors import (
@@ -496,6 +496,9 @@ class Detector:
         state = f"fitted on {self.fit_size_} + {self.calibration_size_}" if hasattr(self, "fit_size_") else "not fitted"
         names = ", ".join(e.name for e in resolve(self.evidence))
         return f"Detector(evidence=[{names}], alpha={self.alpha}, {state})"
+
+    def _repr_html_(self) -> str:
+        return notebook.detector(self, [e.name for e in resolve(self.evidence)])
 
 
 def _kind_name(member: OneClass) -> str:

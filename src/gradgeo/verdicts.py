@@ -8,6 +8,8 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo import notebook
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -32,6 +34,9 @@ class Predictions:
 
     def __repr__(self) -> str:
         return f"Predictions({len(self)} inputs, {int(self.trusted.sum())} trusted)"
+
+    def _repr_html_(self) -> str:
+        return notebook.predictions(self)
 
 
 @dataclass(frozen=True)
