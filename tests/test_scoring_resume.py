@@ -253,6 +253,22 @@ def test_damaged_and_half_written_parts_are_made_again(detector: Detector, data:
     assert len(list((tmp_path / "v").iterdir())) == 6
 
 
+def test_killed_while_the_parts_of_a_file_are_removed(
+    detector: Detector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "v.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda path: None)
+        score(detector, open_source(data, start=1), out, part_size=10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".v.csv.old", "a.npy", "v.csv"]
+    hidden = (tmp_path / ".v.csv.old").rename(tmp_path / ".v.csv.parts")
+    (hidden / STATE).unlink()  # what is left says nothing of its settings and is not taken for this run's
+    (tmp_path / ".v.csv.old").mkdir()
+    assert score(detector, open_source(data), out, part_size=10).resumed == 0
+    assert out.read_text().splitlines()[1].startswith("0,0,")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "v.csv"]
+
+
 def test_parts_of_another_run_in_the_folder(detector: Detector, data: Path, tmp_path: Path) -> None:
     begun(detector, data, tmp_path / "v")
     score(detector, open_source(data, start=1), tmp_path / "other", part_size=10)

@@ -60,7 +60,8 @@ class RayEngine:
         counted: dict[int, Summary] = {}
         with _connected(ray, data):
             gpus = int(ray.cluster_resources().get("GPU", 0))
-            jobs = min(len(todo), self.jobs or gpus or int(ray.cluster_resources()["CPU"]))
+            most = gpus or int(ray.cluster_resources()["CPU"])  # more would wait for ever
+            jobs = min(len(todo), most, self.jobs or most)
             given = (self.open, work.parts, work.part_size, work.batch_size, work.workers, gpus > 0)
             rows = [{"part": number} for number in todo]
             made = data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map_batches(

@@ -104,10 +104,9 @@ class Place:
         with _alone(folder):
             with self._writing():
                 self.parts.remove_leftovers()
-                if restart:
+                if restart or _state(folder) is None:  # parts that nothing says the settings of are no parts
                     for number in self.parts.numbers():
                         self.parts.path(number).unlink()
-                if restart or _state(folder) is None:
                     self._write_state(None)
             try:
                 yield
@@ -128,7 +127,8 @@ class Place:
                     os.fsync(stream.fileno())
                 whole.replace(self._out)
                 sync(self._out.parent)
-                shutil.rmtree(self._hidden)
+                self._hidden.rename(self._old)  # as one step, so that no kill leaves half of the parts
+                shutil.rmtree(self._old)
                 return
             self._write_state(rows)
             if self.parts.folder == self._hidden:
@@ -148,13 +148,13 @@ class Place:
 
     def _finish_exchange(self) -> None:
         """Put a complete new folder in the place of the old one, which is moved away already, and remove that."""
-        if self.one_file or not self._old.exists():
+        if not self._old.exists():
             return
         begun = _state(self._hidden)
-        if not self._out.exists() and begun is not None and begun["rows"] is not None:
+        if not self.one_file and not self._out.exists() and begun is not None and begun["rows"] is not None:
             self._hidden.rename(self._out)
             sync(self._out.parent)
-        if self._out.exists():
+        if self.one_file or self._out.exists():
             shutil.rmtree(self._old)
 
     def _refuse_other(self, state: dict[str, Any], folder: Path) -> None:
