@@ -137,7 +137,9 @@ def test_raise(detector: gradgeo.Detector, mixed: Tensor) -> None:
     bad = untrusted(mixed, detector)
     with (
         pytest.warns(UnusableInputWarning, match="1 of 6"),
-        pytest.raises(UntrustedError, match=rf"{len(bad)} of 6 predictions are not trusted; the first, row {bad[0]}, has p") as raised,
+        pytest.raises(
+            UntrustedError, match=rf"{len(bad)} of 6 predictions are not trusted; the first, row {bad[0]}, has p"
+        ) as raised,
     ):
         guarded(mixed)
     assert raised.value.answer.logits.shape == (6, 5)
@@ -191,7 +193,9 @@ def test_state_dict_is_the_models(detector: gradgeo.Detector, trusted: Tensor) -
     assert set(state) == {f"model.{name}" for name in detector.model.state_dict()}
     guarded.load_state_dict(copy.deepcopy(state))  # the same weights: no warning
     with pytest.warns(GradgeoWarning, match="not those the detector was fitted with"):
-        guarded.load_state_dict({name: value + 0.1 if value.is_floating_point() else value for name, value in state.items()})
+        guarded.load_state_dict(
+            {name: value + 0.1 if value.is_floating_point() else value for name, value in state.items()}
+        )
 
 
 def test_a_copy_judges_by_its_own_model(detector: gradgeo.Detector, trusted: Tensor) -> None:
@@ -218,7 +222,9 @@ def test_a_loaded_detector_guards_the_model_it_was_loaded_for(
     again = copy.deepcopy(detector.model)
     loaded = gradgeo.Detector.load(tmp_path / "d.gradgeo", again)
     assert guard(again, loaded)(trusted[:4]).verdict.trusted.shape == (4,)
-    with pytest.raises(ArgumentError, match=r"guard: expected model to be the detector's own model, got a Net.*Detector\.load"):
+    with pytest.raises(
+        ArgumentError, match=r"guard: expected model to be the detector's own model, got a Net.*Detector\.load"
+    ):
         guard(detector.model, loaded)
 
 
@@ -234,7 +240,9 @@ def test_wrong_arguments_are_refused(detector: gradgeo.Detector) -> None:
         guard(lambda x: x, detector)
     with pytest.raises(NotFittedError, match="guard: the detector is not fitted"):
         guard(model, gradgeo.Detector(model))
-    with pytest.raises(ArgumentError, match="guard: expected on_untrusted to be 'flag', 'raise' or a function.*got 'ignore'"):
+    with pytest.raises(
+        ArgumentError, match=r"guard: expected on_untrusted to be 'flag', 'raise' or a function.*got 'ignore'"
+    ):
         guard(model, detector, on_untrusted="ignore")
     with pytest.raises(ArgumentError, match=r"expected x to be of shape \(N, 1, 6, 6\) as in fit"):
         guard(model, detector)(torch.rand(2, 1, 5, 5))

@@ -52,7 +52,9 @@ def test_a_test_that_takes_p_values_for_uniform_does_cry_wolf() -> None:
     assert not any(Watch(99).update(p_values(rng, 99, np.zeros(5000))).alarm for _ in range(5))
 
 
-@pytest.mark.parametrize(("shift", "share", "within"), [(4.0, 1.0, 10), (2.0, 1.0, 40), (1.0, 1.0, 200), (4.0, 0.2, 200)])
+@pytest.mark.parametrize(
+    ("shift", "share", "within"), [(4.0, 1.0, 10), (2.0, 1.0, 40), (1.0, 1.0, 200), (4.0, 0.2, 200)]
+)
 @pytest.mark.parametrize("baseline", [0, 300])
 def test_a_shift_is_seen(shift: float, share: float, within: int, baseline: int) -> None:
     rng = np.random.default_rng(1)
@@ -158,7 +160,7 @@ def test_options_are_checked(options: dict, message: str) -> None:
 @pytest.mark.parametrize("bad", [[0.0], [1.1], [-0.1], [0.123], [math.inf], [[0.1]]])
 def test_what_is_no_p_value_of_this_detector_is_refused_and_does_not_count(bad: list) -> None:
     watch = Watch(9)
-    with pytest.raises(ArgumentError, match="Watch.update: expected p_values to be"):
+    with pytest.raises(ArgumentError, match=r"Watch\.update: expected p_values to be"):
         watch.update([0.1, *bad] if not isinstance(bad[0], list) else bad)
     assert watch.state.inputs == 0
 

@@ -128,4 +128,7 @@ def _refusal(verdict: Predictions, rows: Tensor) -> str:
 
 def _notice_other_weights(guarded: Any, incompatible: Any) -> None:
     if fingerprint.weights_hash(guarded.model) != guarded._fitted_with:
-        warn("the weights loaded are not those the detector was fitted with: its false-alarm rate holds no more. Fit again.")
+        warn(
+            "the weights loaded are not those the detector was fitted with: its false-alarm rate holds no more. "
+            "Fit again."
+        )
