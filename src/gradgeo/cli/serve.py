@@ -45,6 +45,7 @@ def serve(
     import_module("gradgeo.serve")  # says which extra it needs
     judges, limits = import_module("gradgeo.serve.judges"), import_module("gradgeo.serve.limits")
     server, logs = import_module("gradgeo.serve.server"), import_module("gradgeo.serve.logs")
+    pools = import_module("gradgeo.serve.workers")
     with judges.private_folder() as folder:
         detector = judges.private_copy(file, Path(folder))
         parameters = judges.detector_parameters(detector)
@@ -53,11 +54,10 @@ def serve(
             kept = str(judges.private_copy(Path(kept), Path(folder)))
         loader = judges.DetectorLoader(detector, partial(_load, spec, kept, device), threads, parameters)
         made = server.Server(
-            loader,
+            pools.Pool(loader, size=workers, timeout=2 * timeout),
             name=_name(name or file.stem),
             host=host,
             port=port,
-            workers=workers,
             limits=limits.Limits(
                 rows=rows,
                 body=body,

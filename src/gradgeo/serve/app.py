@@ -103,7 +103,10 @@ def _model(app: FastAPI, path: str, found: Callable[..., Coroutine[Any, Any, Ser
     @app.post(
         f"{path}/infer",
         response_model=InferResponse,
-        responses={status: {"model": Error, "description": text} for status, text in REFUSALS.items()},
+        responses={
+            200: {"content": BINARY, "description": "The outputs, binary ones behind the JSON."},
+            **{status: {"model": Error, "description": text} for status, text in REFUSALS.items()},
+        },
         openapi_extra=INFER,
     )
     async def infer(request: Request, service: here) -> Response:
@@ -123,7 +126,9 @@ REFUSALS = {
     504: "No answer in time.",
 }
 
-INFER = {
+BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+INFER: dict[str, Any] = {
     "parameters": [
         {
             "name": HEADER_LENGTH,
@@ -135,7 +140,7 @@ INFER = {
     ],
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}, **BINARY},
     },
 }
 

@@ -1,4 +1,4 @@
-"""The server process: uvicorn with deadlines for slow clients, workers behind it, and an end in good order."""
+"""The server process: uvicorn with deadlines for slow clients, and an end in good order."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from gradgeo.serve.doorman import Doorman
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
 from gradgeo.serve.service import Service
-from gradgeo.serve.workers import Load, Pool
+from gradgeo.serve.workers import Pool
 
 
 class PatientProtocol(H11Protocol):
@@ -77,10 +77,9 @@ class Server(uvicorn.Server):
     """A server for one model, from the loading of its workers to the last answer.
 
     Args:
-        load: makes what a worker judges by.
+        pool: the workers that judge, started and ended by the server.
         name: of the model in paths.
-        host, port: where to listen; port 0 takes a free one, which `port` then is.
-        workers: processes that judge.
+        host, port: where to listen; port 0 takes a free one, which `address` then tells.
         limits: see `Limits`.
         token: that clients must bear; health is open to all.
         linger: seconds that the server, asked to end, goes on taking requests while it says it is not ready, for a
@@ -91,21 +90,19 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        load: Load,
+        pool: Pool,
         *,
         name: str,
         host: str = "127.0.0.1",
         port: int = 8000,
-        workers: int = 1,
         limits: Limits | None = None,
         token: str | None = None,
         linger: float = 0.0,
         grace: float = 30.0,
         watch_rate: float = 1e-3,
     ) -> None:
-        self._load, self._name, self._linger, self._watch_rate = load, name, linger, watch_rate
+        self._pool, self._name, self._linger, self._watch_rate = pool, name, linger, watch_rate
         self._limits = limits or Limits()
-        self._workers = workers
         self._service: Service | None = None
         self.failure: GradgeoError | None = None
         routes = create_app(self.service, self._lifespan)
@@ -134,16 +131,17 @@ class Server(uvicorn.Server):
         return self._service
 
     @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.servers[0].sockets[0].getsockname()[1])
+    def address(self) -> tuple[str, int]:
+        """Host and port where it listens, once `started`."""
+        host, port, *_ = self.servers[0].sockets[0].getsockname()
+        return host, port
 
     def _crowded(self) -> bool:
         return len(self.server_state.connections) > self._limits.connections
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        pool = self.pool = Pool(self._load, size=self._workers, timeout=2 * self._limits.timeout)
+        pool = self._pool
         try:
             facts = await pool.start()
         except GradgeoError as error:
@@ -154,18 +152,25 @@ class Server(uvicorn.Server):
             facts,
             self._name,
             self._limits,
-            lanes=self._workers,
+            lanes=pool.size,
             alive=lambda: (pool.alive, pool.restarts),
             watch_rate=self._watch_rate,
         )
         self._service.batcher.start()
-        event("ready", model=self._name, version=self._service.version, workers=pool.pids)
+        event("loaded", model=self._name, version=self._service.version, workers=pool.pids)
         try:
             yield
         finally:
             await self._service.batcher.close()
             await pool.close()
             event("ended")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load, then listen."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.address
+            event("listening", host=host, port=port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Asked to end: not ready from now on, closed to new connections after `linger`. A second time ends at once."""
