@@ -13,12 +13,16 @@ from gradgeo.errors import expected, public
 Array = NDArray[np.float64]
 
 POWERS = (0.1, 0.3, 0.6)
-"""Exponents e of the bets e u^(e - 1): on very few tiny p-values, on many small ones, and between."""
+"""Exponents e of the bets e u^(e - 1): that all p-values are tiny, that all are rather small, and between."""
+
+STEPS = ((0.01, 0.05), (0.05, 0.1))
+"""(q, w) of the bets 1 - w + w / q [u < q]: that a few inputs, about w of all, are below q, and the others as ever."""
 
 WINDOWS = 8
 """Equal parts of [0, 1] on each of which one further bet is placed, where the stream is its own baseline."""
 
 _POWERS = np.asarray(POWERS)
+_BELOW, _STAKE = np.asarray(STEPS).T
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ class Watch:
     calibration scores are draws from a Polya urn that starts with one ball for each of the n + 1 ranks. Each rank so
     has a known probability P given those before it and covers a cell [F, F + P] of [0, 1]; a bet b, a density on
     [0, 1], pays its mean over the cell, and the wealth is a martingale that starts at 1. By Ville's inequality it ever
-    reaches 1 / rate with probability at most `rate`. The bets are e u^(e - 1) for `POWERS`. They fall with u, so ties
-    among calibration scores, which make p-values larger only, make alarms rarer only.
+    reaches 1 / rate with probability at most `rate`. The bets, `POWERS` and `STEPS`, fall with u, so ties among
+    calibration scores, which make p-values larger only, make alarms rarer only.
 
     With a baseline the urn starts empty, and nothing but exchangeability is known: a bet pays its value at a random
     point of the cell, the smoothed conformal p-value, which is uniform and independent of those before it whatever
@@ -99,7 +103,9 @@ class Watch:
             raise expected("rate", "a number between 0 and 1", rate)
         self.calibration_size, self.rate, self.baseline, self.seed = calibration_size, float(rate), baseline, seed
         self._balls = np.zeros(calibration_size + 1) if baseline else np.ones(calibration_size + 1)
-        self._wealth = np.full(len(POWERS) + (WINDOWS if baseline else 0), -np.inf)  # log of what each bet has
+        self._wealth = np.full(
+            len(POWERS) + len(STEPS) + (WINDOWS if baseline else 0), -np.inf
+        )  # log of what each bet has
         self._inputs = self._unjudgeable = 0
         self._evidence = self._peak = 0.0
         self._alarm_at: int | None = None
@@ -167,14 +173,17 @@ class Watch:
 
     def _paid_over(self, low: float, high: float) -> Array:
         """The mean of each bet over the cell [low, high]."""
-        return (high**_POWERS - low**_POWERS) / (high - low)
+        powers = (high**_POWERS - low**_POWERS) / (high - low)
+        inside = np.clip(np.minimum(high, _BELOW) - low, 0, None) / (high - low)
+        return np.concatenate([powers, 1 - _STAKE + _STAKE / _BELOW * inside])
 
     def _paid_at(self, low: float, high: float, t: int) -> Array:
         """Each bet at a random point of the cell."""
         u = high - (high - low) * float(np.random.default_rng([self.seed, t]).random())  # above low, so above 0
         window = np.full(WINDOWS, 0.5)
         window[min(int(u * WINDOWS), WINDOWS - 1)] += 0.5 * WINDOWS
-        return np.concatenate([_POWERS * u ** (_POWERS - 1), window])
+        steps = 1 - _STAKE + _STAKE / _BELOW * (u < _BELOW)
+        return np.concatenate([_POWERS * u ** (_POWERS - 1), steps, window])
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON holds it, to go on from in another process."""
