@@ -343,9 +343,13 @@ def test_slow_clients_are_let_go() -> None:
 
 def test_too_many_connections_are_refused_politely() -> None:
     with served(limits=Limits(connections=20, patience=2.0)) as server, ExitStack() as crowd:
+        first = crowd.enter_context(socket.create_connection(server.address, timeout=20))
+        until(lambda: server.server_state.connections)
         for _ in range(400):
             last = crowd.enter_context(socket.create_connection(server.address, timeout=20))
         until(lambda: len(server.server_state.connections) >= 400)
+        first.sendall(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert first.recv(1 << 16).startswith(b"HTTP/1.1 200")  # was there before them
         last.sendall(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
         answer = b"".join(iter(lambda: last.recv(1 << 16), b""))
         assert answer.startswith(b"HTTP/1.1 503")

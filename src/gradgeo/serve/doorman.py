@@ -18,6 +18,9 @@ from gradgeo.serve.service import Service
 OPEN = ("/v2/health/live", "/v2/health/ready")
 """Asked by orchestrators, which hold no token."""
 
+EXCESS = "excess"
+"""Key of a request's state: whether its connection is one too many."""
+
 QUIET = (*OPEN, "/metrics")
 """Asked every few seconds, and logged only where they fail."""
 
@@ -29,13 +32,10 @@ class Doorman:
         app: the routes.
         service: whom to tell of what was answered.
         token: that clients must bear, or None.
-        crowded: whether there are more connections than are served.
     """
 
-    def __init__(
-        self, app: ASGIApp, service: Callable[[], Service], *, token: str | None, crowded: Callable[[], bool]
-    ) -> None:
-        self._app, self._service, self._crowded = app, service, crowded
+    def __init__(self, app: ASGIApp, service: Callable[[], Service], *, token: str | None) -> None:
+        self._app, self._service = app, service
         self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +63,7 @@ class Doorman:
             self._note(scope, answer, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        if self._crowded():
+        if scope["state"].get(EXCESS):
             return 503, "too many connections. Try again later."
         if self._token is not None and scope["path"] not in OPEN:
             given = dict(scope["headers"]).get(b"authorization", b"")

@@ -15,30 +15,37 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gradgeo.errors import GradgeoError, expected
 from gradgeo.serve.app import create_app
-from gradgeo.serve.doorman import Doorman
+from gradgeo.serve.doorman import EXCESS, Doorman
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
 from gradgeo.serve.service import Service
 from gradgeo.serve.workers import Pool
 
+AT_ONCE = 1.0
+"""Seconds for the request of a connection in excess."""
+
 
 class PatientProtocol(H11Protocol):
     """HTTP/1.1 with a deadline for the headers of a request, from the opening of the connection or their first byte.
 
-    uvicorn's own deadline covers only a connection on which nothing comes after an answer.
+    uvicorn's own deadline covers only a connection on which nothing comes after an answer, and its limit on
+    connections refuses those that were there before along with those in excess.
     """
 
+    most = 512  # connections
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect a request."""
+        """Expect a request; in excess, one to be refused."""
         super().connection_made(transport)
-        self._expect()
+        excess = len(self.connections) > self.most
+        self.app_state = {**self.app_state, EXCESS: excess}  # becomes the state of each request
+        self._expect(min(AT_ONCE, self.timeout_keep_alive) if excess else self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
         if self._between and self._deadline is None:
-            self._expect()
+            self._expect(self.timeout_keep_alive)
         super().data_received(data)
         if not self._between:
             self._met()
@@ -59,8 +66,8 @@ class PatientProtocol(H11Protocol):
     def _between(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _expect(self) -> None:
-        self._deadline = self.loop.call_later(self.timeout_keep_alive, self._late)
+    def _expect(self, seconds: float) -> None:
+        self._deadline = self.loop.call_later(seconds, self._late)
 
     def _met(self) -> None:
         if self._deadline is not None:
@@ -106,13 +113,17 @@ class Server(uvicorn.Server):
         self._service: Service | None = None
         self.failure: GradgeoError | None = None
         routes = create_app(self.service, self._lifespan)
-        app = Doorman(routes, self.service, token=token, crowded=self._crowded)
+        app = Doorman(routes, self.service, token=token)
+
+        class Protocol(PatientProtocol):
+            most = self._limits.connections
+
         super().__init__(
             uvicorn.Config(
                 app,
                 host=host,
                 port=port,
-                http=PatientProtocol,
+                http=Protocol,
                 ws="none",
                 lifespan="on",
                 loop="asyncio",
@@ -135,9 +146,6 @@ class Server(uvicorn.Server):
         """Host and port where it listens, once `started`."""
         host, port, *_ = self.servers[0].sockets[0].getsockname()
         return host, port
-
-    def _crowded(self) -> bool:
-        return len(self.server_state.connections) > self._limits.connections
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
