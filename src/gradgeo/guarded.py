@@ -16,10 +16,22 @@ POLICIES = ("flag", "raise")
 
 
 class Answer(NamedTuple):
-    """Logits and verdicts of one pass over a batch."""
+    """Logits and verdicts of one pass over a batch; tensors only, which loaders, trainers and pytrees know to handle.
+
+    The verdicts are as in `Predictions`, (N,) each on the CPU.
+    """
 
     logits: Tensor  # (N, C), on the device of the input; NaN where input or logits are not finite
-    verdict: Predictions  # (N,) each, on the CPU
+    label: Tensor
+    probability: Tensor
+    outlier_score: Tensor
+    p_value: Tensor
+    trusted: Tensor
+
+    @property
+    def verdict(self) -> Predictions:
+        """The verdicts alone."""
+        return Predictions(*self[1:])
 
 
 Policy = str | Callable[[Answer, Tensor], Answer | None]
@@ -43,16 +55,17 @@ def guard(model: nn.Module, detector: Detector, *, on_untrusted: Policy = "flag"
         >>> x = torch.rand(200, 3, 2, 2, generator=torch.Generator().manual_seed(0))
         >>> guarded = gradgeo.guard(model, gradgeo.Detector(model).fit(x))
         >>> with torch.inference_mode():
-        ...     logits, verdict = guarded(x[:8])
-        >>> logits.shape, verdict.trusted.shape
+        ...     answer = guarded(x[:8])
+        >>> answer.logits.shape, answer.trusted.shape
         (torch.Size([8, 5]), torch.Size([8]))
 
     Args:
         model: the classifier that `detector` was fitted with or loaded for, the same object.
         detector: fitted.
-        on_untrusted: what to do where some row is not trusted. "flag": nothing more than `verdict.trusted`. "raise":
-            UntrustedError, whose `answer` holds the batch. A function: called with the answer and the positions of
-            these rows (M,), once a batch; what it returns, unless that is None, is returned in place of the answer.
+        on_untrusted: what to do where some row is not trusted. "flag": nothing more than `trusted` in the answer.
+            "raise": UntrustedError, whose `answer` holds the batch. A function: called with the answer and the
+            positions of these rows (M,), once a batch; what it returns, unless that is None, is returned in place of
+            the answer.
 
     Raises:
         ArgumentError: another model than the detector's, or no such policy. NotFittedError.
@@ -104,14 +117,14 @@ class Guarded(nn.Module):
         judged = self.detector.judge(x)
         verdict = judged.predictions
         logits = judged.logits.masked_fill(verdict.label[:, None] < 0, torch.nan)
-        answer = Answer(logits.to(x.device), verdict)
+        answer = Answer(logits.to(x.device), **vars(verdict))
         rows = torch.nonzero(~verdict.trusted)[:, 0]
         if self.on_untrusted == "flag" or not len(rows):
             return answer
         if callable(self.on_untrusted):
             replaced = self.on_untrusted(answer, rows)
             return answer if replaced is None else replaced
-        raise UntrustedError(_refusal(verdict, rows), answer)
+        raise UntrustedError(_refusal(answer, rows), answer)
 
     def extra_repr(self) -> str:
         """The detector and what is done with untrusted predictions."""
@@ -119,11 +132,11 @@ class Guarded(nn.Module):
         return f"{self.detector!r}, on_untrusted={policy}"
 
 
-def _refusal(verdict: Predictions, rows: Tensor) -> str:
+def _refusal(answer: Answer, rows: Tensor) -> str:
     first = int(rows[0])
-    p = float(verdict.p_value[first])
+    p = float(answer.p_value[first])
     why = "cannot be judged" if p != p else f"has p = {p:.4f}"
-    return f"{len(rows)} of {len(verdict)} predictions are not trusted; the first, row {first}, {why}."
+    return f"{len(rows)} of {len(answer.trusted)} predictions are not trusted; the first, row {first}, {why}."
 
 
 def _notice_other_weights(guarded: Any, incompatible: Any) -> None:

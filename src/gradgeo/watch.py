@@ -36,6 +36,10 @@ class WatchState:
     alarm: bool  # whether the peak has reached the alarm, ever
     alarm_at: int | None  # how many inputs had been seen then
 
+    def __str__(self) -> str:
+        told = f"after {self.alarm_at} of {self.inputs}" if self.alarm else f"none in {self.inputs} inputs"
+        return f"{told} (10^{self.evidence:.1f} to 1)"
+
 
 class Watch:
     """A test, valid at every moment, that p-values keep coming as they should.
