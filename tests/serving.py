@@ -44,6 +44,7 @@ class LocalPool:
     def __init__(self, judge: Judge = judge, *, size: int = 1, facts: Facts = FACTS) -> None:
         self.judge, self.size, self.facts = judge, size, facts
         self.alive, self.restarts, self.pids = size, 0, [0]
+        self.failing = False
         self.batches: list[int] = []
         self.closed = False
 

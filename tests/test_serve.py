@@ -316,6 +316,11 @@ def test_a_client_that_goes_takes_its_work_along() -> None:
         gate.set()
         first.join()
         assert raw(server, ask, half_close=True) == b""  # half closed is gone
+        assert raw(server, ask[:-10], half_close=True) == b""  # in the middle of its body
+        until(
+            lambda: b'gradgeo_requests_total{route="infer",status="499"} 3.0' in request(server, "GET", "/metrics")[1]
+        )
+        assert b'status="500"' not in request(server, "GET", "/metrics")[1]
         assert infer(server, np.ones((1, *SHAPE)))[0] == 200
 
 
@@ -481,8 +486,10 @@ def test_without_a_worker_it_is_not_ready_and_says_so() -> None:
         pool.alive = 0
         assert request(server, "GET", "/v2/health/ready")[0] == 503
         assert request(server, "GET", "/v2/models/m/ready")[:2] == (503, {"name": "m", "ready": False})
+        assert infer(server, np.ones((1, *SHAPE)))[0] == 200  # it waits for the worker to be started anew
+        pool.failing = True
         status, told = infer(server, np.ones((1, *SHAPE)))
-        assert (status, told["error"]) == (503, "no worker can judge at the moment")
+        assert (status, told["error"]) == (503, "no worker can be started at the moment")
 
 
 def test_run_returns_when_asked_to_end_and_leaves_the_signals_as_they_were() -> None:

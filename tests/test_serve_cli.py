@@ -51,7 +51,7 @@ def process(room: Path) -> Iterator[subprocess.Popen]:
 
 def test_from_start_to_end(process: subprocess.Popen, room: Path) -> None:
     log = room / "log"
-    until(lambda: any(line["event"] == "listening" for line in logged(log)) or process.poll() is not None, 120)
+    until(lambda: any(line["event"] == "listening" for line in logged(log)) or process.poll() is not None, 300)
     port = next(line["port"] for line in logged(log) if line["event"] == "listening")
     client = tritonclient.InferenceServerClient(f"localhost:{port}", network_timeout=60)
     bearer = {"Authorization": "Bearer s3cret"}

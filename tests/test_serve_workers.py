@@ -78,10 +78,13 @@ async def _life(folder: Path) -> None:
     with pytest.raises(WorkerLostError, match="no answer within 3 s"):
         await pool(ONE * 9, False)
     waiting = asyncio.create_task(pool(ONE, False))
-    await asyncio.wait([waiting], timeout=0.3)
+    async with asyncio.timeout(60):
+        while not pool.failing:
+            await asyncio.sleep(0.05)
     assert not waiting.done()
     (folder / "broken").unlink()
     assert (await waiting)["p_value"][0] == 1.0
+    assert not pool.failing
     (last,) = pool.pids
     await pool.close()
     with pytest.raises(ProcessLookupError):

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from gradgeo import __version__
 from gradgeo.serve import protocol
@@ -31,6 +32,8 @@ from gradgeo.serve.service import EXTENSIONS, Service
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 LARGE = 1 << 16  # bytes of a body that are parsed aside, so that small requests need not wait
+
+GONE = "the client has gone"
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -147,8 +150,6 @@ INFER: dict[str, Any] = {
 
 async def _infer(service: Service, request: Request) -> Response:
     asked = await _asked(service, request)
-    if not service.alive()[0] and not service.batcher.rows:
-        raise Refused(503, "no worker can judge at the moment", {"Retry-After": "5"})
     columns = await _unless_gone(request, service.answer(asked))
     request.state.rows, request.state.untrusted = len(asked.x), _untrusted(columns)
     text, length = protocol.write(asked, columns, name=service.name, version=service.version)
@@ -201,6 +202,8 @@ async def _body(request: Request, longest: int, patience: float) -> bytes:
                 if size > longest:
                     raise Refused(413, f"expected a body of at most {longest} bytes")
                 parts.append(chunk)
+    except ClientDisconnect:
+        raise Refused(499, GONE) from None
     except TimeoutError:
         raise Refused(408, f"expected the whole body within {patience:g} s", {"Connection": "close"}) from None
     return b"".join(parts)
@@ -212,7 +215,7 @@ async def _unless_gone(request: Request, answer: Coroutine[Any, Any, dict[str, A
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Refused(499, "the client has gone")
+            raise Refused(499, GONE)
         return working.result()
     finally:
         for task in (working, gone):

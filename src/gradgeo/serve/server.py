@@ -155,15 +155,7 @@ class Server(uvicorn.Server):
         except GradgeoError as error:
             self.failure = error
             raise
-        self._service = Service(
-            pool,
-            facts,
-            self._name,
-            self._limits,
-            lanes=pool.size,
-            alive=lambda: (pool.alive, pool.restarts),
-            watch_rate=self._watch_rate,
-        )
+        self._service = Service(pool, facts, self._name, self._limits, self._watch_rate)
         self._service.batcher.start()
         event("loaded", model=self._name, version=self._service.version, workers=pool.pids)
         try:

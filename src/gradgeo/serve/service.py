@@ -1,15 +1,15 @@
 """One served model: its facts, queue, metrics and watch, and how a request is answered."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from gradgeo import __version__
-from gradgeo.serve.batching import Batcher, Run
+from gradgeo.serve.batching import Batcher
 from gradgeo.serve.judges import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.metrics import Metrics
 from gradgeo.serve.protocol import Asked, Column, Columns, Refused, metadata
+from gradgeo.serve.workers import Pool
 from gradgeo.watch import Watch
 
 EXTENSIONS = ["binary_tensor_data"]
@@ -23,16 +23,15 @@ class Service:
     """What the routes work with.
 
     Args:
-        run: judges a batch, as `workers.Pool` does.
-        alive: how many workers can judge, and how often they were started anew.
+        pool: the workers, started.
+        facts: what they judge by.
+        name: of the model in paths.
     """
 
-    run: Run
+    pool: Pool
     facts: Facts
     name: str
     limits: Limits = field(default_factory=Limits)
-    lanes: int = 1
-    alive: Callable[[], tuple[int, int]] = lambda: (1, 0)
     watch_rate: float = 1e-3
     draining: bool = False
 
@@ -48,7 +47,7 @@ class Service:
         )
         self.metrics = Metrics(watches)
         self.metrics.info.info({"name": self.name, "version": self.version, "gradgeo": __version__})
-        self.batcher = Batcher(self.run, self.limits, lanes=self.lanes, judged=self._judged)
+        self.batcher = Batcher(self.pool, self.limits, lanes=self.pool.size, judged=self._judged)
         entries = 1
         for side in self.facts.shape:
             entries *= side
@@ -63,7 +62,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether requests are taken and can be answered."""
-        return not self.draining and self.alive()[0] > 0
+        return not self.draining and self.pool.alive > 0
 
     def described(self) -> dict[str, Any]:
         """The metadata of the model."""
@@ -91,14 +90,15 @@ class Service:
         self._bodies_left += size
 
     async def answer(self, asked: Asked) -> dict[str, Column]:
-        """The columns for a request."""
+        """The columns for a request. While a worker is started anew it waits; where that fails it is refused."""
+        if self.pool.failing:
+            raise Refused(503, "no worker can be started at the moment", {"Retry-After": "5"})
         return await self.batcher.submit(asked.x, asked.explain)
 
     def measured(self) -> bytes:
         """The metrics as text."""
-        alive, restarts = self.alive()
-        self.metrics.workers.set(alive)
-        self.metrics.restarts.set(restarts)
+        self.metrics.workers.set(self.pool.alive)
+        self.metrics.restarts.set(self.pool.restarts)
         self.metrics.queue.set(self.batcher.rows)
         return self.metrics.text()
 

@@ -52,6 +52,8 @@ class Pool:
         self._reviving: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
         self.restarts = 0
+        self.failing = False
+        """Whether no worker can judge and the last to be started could not load."""
 
     @property
     def alive(self) -> int:
@@ -108,8 +110,10 @@ class Pool:
                 await self._start(worker)
             except StartError as error:
                 event("worker cannot start", error=str(error), attempt=attempt)
+                self.failing = not self.alive
                 attempt += 1
             else:
+                self.failing = False
                 event("worker started", pid=worker.pid)
                 return
 
