@@ -22,15 +22,16 @@ ROOMS = [
     ["fast_copy"],
     ["classifier"],
     ["geometry", "penultimate"],
-    ["conformal", "one_class", "verdicts", "batches", "fingerprint"],
+    ["conformal", "one_class", "verdicts", "batches", "fingerprint", "watch"],
     ["evidence", "joint"],
     ["measurement", "detector_file", "survey"],
     ["explaining"],
     ["detector"],
-    ["attacks", "metrics", "ood"],
+    ["attacks", "metrics", "ood", "guarded"],
     ["path"],
     ["models", "data", "plots", "pages"],
     ["scoring", "demo"],
+    ["serve"],
     ["benchmark", "report"],
     ["cli"],
     ["__main__"],
@@ -75,6 +76,9 @@ def test_importing_us_imports_no_optional_library() -> None:
         "jinja2",
         "pytorch_ood",
         "ray",
+        "fastapi",
+        "uvicorn",
+        "prometheus_client",
     ]
     code = f"import sys, gradgeo; print([m for m in {optional} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

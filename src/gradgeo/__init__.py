@@ -6,6 +6,7 @@ from gradgeo.errors import GradgeoError, GradgeoWarning
 from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
+from gradgeo.guarded import guard
 from gradgeo.verdicts import Explanation, Judgement, Predictions
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "csm",
     "csm_statistics",
     "directional_curvature",
+    "guard",
     "local_minimum",
     "saliency_maps",
     "zeta",

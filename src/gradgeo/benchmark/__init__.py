@@ -16,7 +16,9 @@ from gradgeo.benchmark import (
     one_class,
     paper,
     scoring,
+    serving,
     strength,
+    watching,
 )
 from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.page import Page
@@ -35,6 +37,8 @@ BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
     "one-class": one_class.run,
     "paper": paper.run,
     "scoring": scoring.run,
+    "serving": serving.run,
+    "watch": watching.run,
 }
 """What `gradgeo bench NAME` runs, by name, beside the battery."""
 

@@ -155,10 +155,8 @@ class Cases:
             parts = digits.split()
             x, y = (torch.cat([parts[part][i] for part in ("fit", "test")]) for i in (0, 1))
             return Case(name, demo.digits_classifier(), x, y, len(parts["fit"][0]), (0.3, 0.1))
-        if not (self._folder / "models" / "nets.py").is_file():
-            raise DataError(f"{self._folder} holds no models/nets.py; name the folder of data and models with --data")
         shipped = SHIPPED[name]
-        model = load_model(f"{self._folder}/models/nets.py:{shipped.net}")
+        model = load_model(self.spec(name))
         x, y = self.read(shipped.data)
         half = len(x) // 2
         if name == "ecg5000":  # the archive's test part is sorted by class
@@ -176,6 +174,14 @@ class Cases:
         if name == "digits":
             return open_source("digits", limit=limit)
         return find(SHIPPED[name].data, folder=self._folder, limit=limit)
+
+    def spec(self, name: str) -> str:
+        """What `load_model` calls the classifier of a case."""
+        if name == "digits":
+            return name
+        if not (self._folder / "models" / "nets.py").is_file():
+            raise DataError(f"{self._folder} holds no models/nets.py; name the folder of data and models with --data")
+        return f"{self._folder}/models/nets.py:{SHIPPED[name].net}"
 
     def signals(self, case: Case) -> Tensor:
         """The signals of the case's siblings, resampled to its length."""

@@ -13,9 +13,10 @@ from gradgeo.cli.judge import explain, fit, info
 from gradgeo.cli.path import path
 from gradgeo.cli.report import report
 from gradgeo.cli.score import score
+from gradgeo.cli.serve import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for _command in (demo, fit, score, explain, info, path, report, bench):
+for _command in (demo, fit, score, explain, info, path, report, serve, bench):
     app.command(cls=Command)(_command)
 
 

@@ -14,7 +14,7 @@ from gradgeo.data import Preprocess
 
 PAGES = (
     *("accuracy", "adaptive", "attacks", "coverage", "detection", "engine", "evasion", "evidence", "guarantee"),
-    *("local-minima", "one-class", "paper", "scoring"),
+    *("local-minima", "one-class", "paper", "scoring", "serving", "watch"),
 )
 """The measurements that each write one page."""
 

@@ -46,14 +46,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def load_detector(file: Path, notes: dict[str, Any], model: str | None, weights: str | None, device: str) -> Detector:
     """The detector, with the model that the user named or its own, if that is no code of a file's choice."""
-    if model is None:
-        fitted, fitted_weights = notes.get("model"), notes.get("weights")
-        if not isinstance(fitted, str) or not is_named(fitted):
-            raise DataError(f"pass --model; the detector was fitted with {one_line(str(fitted))}")
-        if fitted_weights is not None and weights is None:
-            raise DataError(f"pass --weights; the detector was fitted with {one_line(str(fitted_weights))}")
-        model = fitted
-    return Detector.load(file, on_device(device, load_model(model, weights)))
+    return Detector.load(file, on_device(device, load_model(*model_named(notes, model, weights))))
+
+
+def model_named(notes: dict[str, Any], model: str | None, weights: str | None) -> tuple[str, str | None]:
+    """The model and weights that the user named, or that a detector's notes name if that is no code."""
+    if model is not None:
+        return model, weights
+    fitted, fitted_weights = notes.get("model"), notes.get("weights")
+    if not isinstance(fitted, str) or not is_named(fitted):
+        raise DataError(f"pass --model; the detector was fitted with {one_line(str(fitted))}")
+    if fitted_weights is not None and weights is None:
+        raise DataError(f"pass --weights; the detector was fitted with {one_line(str(fitted_weights))}")
+    return fitted, weights
 
 
 def on_device(device: str, model: nn.Module) -> nn.Module:

@@ -1,0 +1,108 @@
+"""Serving a detector over HTTP."""
+
+import os
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import nn
+
+from gradgeo.cli.options import DetectorPath, Device, SameModel, Weights, model_named, on_device
+from gradgeo.errors import DataError, expected
+
+TOKEN = "GRADGEO_TOKEN"
+
+
+def serve(
+    file: DetectorPath,
+    model: SameModel = None,
+    weights: Weights = None,
+    device: Device = "cpu",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="Of the model, in paths; default that of the file.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that judge.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of PyTorch in each; more for large models on idle cores.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Inputs judged together at most.")] = 64,
+    delay: Annotated[float, typer.Option(min=0, help="Milliseconds to wait for others to share a batch.")] = 5.0,
+    rows: Annotated[int, typer.Option(min=1, help="Inputs in one request at most.")] = 64,
+    queue: Annotated[int, typer.Option(min=1, help="Inputs that may wait.")] = 1024,
+    body: Annotated[int | None, typer.Option(min=1, help="Bytes of a body at most; default by --rows.")] = None,
+    connections: Annotated[int, typer.Option(min=1, help="Open at once.")] = 512,
+    timeout: Annotated[float, typer.Option(help="Seconds until an answer.")] = 30.0,
+    patience: Annotated[float, typer.Option(help="Seconds that a client may take to send or read.")] = 10.0,
+    linger: Annotated[float, typer.Option(min=0, help="Seconds to go on after SIGTERM, not ready.")] = 0.0,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds for requests under way at the end.")] = 30.0,
+    rate: Annotated[float, typer.Option(help="Chance, over all time, that the watch alarms for nothing.")] = 1e-3,
+    token_file: Annotated[Path | None, typer.Option(help=f"Holds the bearer token; or set {TOKEN}.")] = None,
+) -> None:
+    """Serve a detector by the Open Inference Protocol (v2, REST), with metrics at /metrics.
+
+    Example: gradgeo serve digits.gradgeo -m digits
+    """
+    import_module("gradgeo.serve")  # says which extra it needs
+    judges, limits = import_module("gradgeo.serve.judges"), import_module("gradgeo.serve.limits")
+    server, logs = import_module("gradgeo.serve.server"), import_module("gradgeo.serve.logs")
+    pools = import_module("gradgeo.serve.workers")
+    with judges.private_folder() as folder:
+        detector = judges.private_copy(file, Path(folder))
+        parameters = judges.detector_parameters(detector)
+        spec, kept = model_named(judges.notes(detector), model, weights)
+        if kept is not None:
+            kept = str(judges.private_copy(Path(kept), Path(folder)))
+        loader = judges.DetectorLoader(detector, partial(_load, spec, kept, device), threads, parameters)
+        made = server.Server(
+            pools.Pool(loader, size=workers, timeout=2 * timeout),
+            name=_name(name or file.stem),
+            host=host,
+            port=port,
+            limits=limits.Limits(
+                rows=rows,
+                body=body,
+                queue=queue,
+                batch=batch,
+                delay=delay / 1000,
+                timeout=timeout,
+                patience=patience,
+                connections=connections,
+            ),
+            token=_token(token_file),
+            linger=linger,
+            grace=grace,
+            watch_rate=rate,
+        )
+        logs.to_stderr()
+        server.run(made)
+
+
+def _load(spec: str, weights: str | None, device: str) -> nn.Module:
+    from gradgeo.models import load_model
+
+    return on_device(device, load_model(spec, weights))
+
+
+def _name(name: str) -> str:
+    if not name or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
+        raise expected("name", "letters, digits, - _ and .", name, "Pass --name.")
+    return name
+
+
+def _token(file: Path | None) -> str | None:
+    """The token of the file, or else of the environment; never an argument, which every process could read."""
+    if file is None:
+        token = os.environ.get(TOKEN)
+        if token is None:
+            return None
+        source = TOKEN
+    else:
+        source = str(file)
+        try:
+            token = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the token file {file}: {type(error).__name__}") from error
+    token = token.strip()
+    if not token.isascii() or not token or any(c.isspace() for c in token):
+        raise DataError(f"{source} holds no token: expected one line of ASCII letters, digits and signs")
+    return token

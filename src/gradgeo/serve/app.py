@@ -1,0 +1,267 @@
+"""The routes: the Open Inference Protocol version 2 over REST, metrics, and the OpenAPI document."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from gradgeo import __version__
+from gradgeo.serve import protocol
+from gradgeo.serve.protocol import Refused
+from gradgeo.serve.schemas import (
+    Error,
+    InferRequest,
+    InferResponse,
+    Live,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    ServerMetadata,
+)
+from gradgeo.serve.service import EXTENSIONS, Service
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+LARGE = 1 << 16  # bytes of a body that are parsed aside, so that small requests need not wait
+
+GONE = "the client has gone"
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(service: Callable[[], Service], lifespan: Lifespan | None = None) -> FastAPI:
+    """The application. `service` is asked at each request: there is none before the lifespan has begun."""
+    app = FastAPI(
+        title="gradgeo", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False
+    )
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _failed)
+    _health(app, service)
+    _models(app, service)
+    _describe(app)
+    return app
+
+
+def _health(app: FastAPI, service: Callable[[], Service]) -> None:
+    @app.get("/v2/health/live", response_model=Live)
+    async def live() -> Any:
+        """Whether the process answers."""
+        return {"live": True}
+
+    @app.get("/v2/health/ready", response_model=Ready, responses={503: {"model": Ready}})
+    async def ready() -> Any:
+        """Whether the server takes requests: not while it drains or has no worker."""
+        ready = service().ready
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    @app.get("/v2", response_model=ServerMetadata)
+    async def server() -> Any:
+        """What this server is."""
+        return {"name": "gradgeo", "version": __version__, "extensions": EXTENSIONS}
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service().measured(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _models(app: FastAPI, service: Callable[[], Service]) -> None:
+    async def named(name: str) -> Service:
+        service().find(name, None)
+        return service()
+
+    async def pinned(name: str, version: str) -> Service:
+        service().find(name, version)
+        return service()
+
+    _model(app, "/v2/models/{name}", named)
+    _model(app, "/v2/models/{name}/versions/{version}", pinned)
+
+
+def _model(app: FastAPI, path: str, found: Callable[..., Coroutine[Any, Any, Service]]) -> None:
+    missing: dict[int | str, dict[str, Any]] = {404: {"model": Error}}
+    here = Annotated[Service, Depends(found)]
+
+    @app.get(path, response_model=ModelMetadata, responses=missing)
+    async def model(service: here) -> Any:
+        """What the model takes and gives, and which detector it is."""
+        return service.described()
+
+    @app.get(f"{path}/ready", response_model=ModelReady, responses={**missing, 503: {"model": ModelReady}})
+    async def model_ready(service: here) -> Any:
+        """Whether the model takes requests."""
+        return JSONResponse({"name": service.name, "ready": service.ready}, 200 if service.ready else 503)
+
+    @app.post(
+        f"{path}/infer",
+        response_model=InferResponse,
+        responses={
+            200: {"content": BINARY, "description": "The outputs, binary ones behind the JSON."},
+            **{status: {"model": Error, "description": text} for status, text in REFUSALS.items()},
+        },
+        openapi_extra=INFER,
+    )
+    async def infer(request: Request, service: here) -> Response:
+        """Logits and verdicts of inputs, as JSON or binary tensors."""
+        return await _infer(service, request)
+
+
+REFUSALS = {
+    400: "The request is not what the metadata of the model ask for.",
+    404: "No such model or version.",
+    408: "The body did not come in time.",
+    413: "The body is too long, or has too many rows.",
+    415: "The body is compressed.",
+    429: "Too much is waiting already.",
+    500: "The model fails on these inputs.",
+    503: "The server has no worker, or is going down.",
+    504: "No answer in time.",
+}
+
+BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+INFER: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": HEADER_LENGTH,
+            "in": "header",
+            "required": False,
+            "description": "Length of the JSON where binary tensors follow it.",
+            "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}, **BINARY},
+    },
+}
+
+
+async def _infer(service: Service, request: Request) -> Response:
+    asked = await _asked(service, request)
+    columns = await _unless_gone(request, service.answer(asked))
+    request.state.rows, request.state.untrusted = len(asked.x), _untrusted(columns)
+    text, length = protocol.write(asked, columns, name=service.name, version=service.version)
+    if length is None:
+        return Response(text, media_type="application/json")
+    return Response(text, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
+
+
+async def _asked(service: Service, request: Request) -> protocol.Asked:
+    """What a request asks, within the limits on all bodies together, on its own, and on time."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refused(415, "expected a body that is not compressed")
+    held = _length(request, service.longest_body)
+    service.hold(held)
+    try:
+        body = await _body(request, service.longest_body, service.limits.patience)
+        read = partial(
+            protocol.read,
+            body,
+            request.headers.get(HEADER_LENGTH),
+            shape=service.facts.shape,
+            dtype=service.facts.dtype,
+            most_rows=service.limits.rows,
+        )
+        return read() if len(body) < LARGE else await asyncio.to_thread(read)
+    finally:
+        service.release(held)
+
+
+def _untrusted(columns: protocol.Columns) -> int | None:
+    return int((~columns["trusted"]).sum()) if "trusted" in columns else None  # type: ignore[operator]
+
+
+def _length(request: Request, longest: int) -> int:
+    """The length that the body says it has, or the longest it may have."""
+    said = request.headers.get("content-length", "")
+    length = int(said) if said.isascii() and said.isdigit() and len(said) < 16 else longest
+    if length > longest:
+        raise Refused(413, f"expected a body of at most {longest} bytes")
+    return length
+
+
+async def _body(request: Request, longest: int, patience: float) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(patience):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > longest:
+                    raise Refused(413, f"expected a body of at most {longest} bytes")
+                parts.append(chunk)
+    except ClientDisconnect:
+        raise Refused(499, GONE) from None
+    except TimeoutError:
+        raise Refused(408, f"expected the whole body within {patience:g} s", {"Connection": "close"}) from None
+    return b"".join(parts)
+
+
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    """The answer, or an end of the work on it when the client has gone."""
+    working, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Refused(499, GONE)
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _error(status: int, message: str, headers: Any = None) -> JSONResponse:
+    return JSONResponse({"error": message}, status, headers)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    return _error(error.status, error.message, error.headers)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, str(error.detail), error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    return _error(400, "expected a request as the OpenAPI document describes it")
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    return _error(500, "the server failed on this request")
+
+
+def _describe(app: FastAPI) -> None:
+    """Add the schema of the request, which the route reads itself, to the OpenAPI document."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            _, more = models_json_schema([(InferRequest, "validation")], ref_template="#/components/schemas/{model}")
+            document["components"]["schemas"] |= more["$defs"]
+            for path in document["paths"].values():
+                for operation in path.values():
+                    operation["responses"].pop("422", None)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,185 @@
+"""Requests that come close together are judged in one batch; what fails in company is tried again alone."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradgeo.serve.limits import Limits
+from gradgeo.serve.logs import event
+from gradgeo.serve.protocol import Column, Refused, part
+from gradgeo.serve.workers import JudgingError, WorkerLostError
+
+GOING_DOWN = Refused(503, "the server is going down")
+
+Run = Callable[[NDArray[Any], bool], Awaitable[dict[str, Column]]]
+
+
+@dataclass(eq=False)
+class _Waiting:
+    x: NDArray[Any]
+    explain: bool
+    since: float
+    answer: "asyncio.Future[dict[str, Column]]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Batcher:
+    """A queue of requests before `lanes` workers.
+
+    Args:
+        run: judges a batch (N, *input); the flag asks for explanations.
+        limits: of rows in a batch and in the queue, and of time.
+        lanes: batches that may be judged at the same time.
+        judged: told the columns of every batch that was judged.
+    """
+
+    def __init__(
+        self, run: Run, limits: Limits, *, lanes: int = 1, judged: Callable[[dict[str, Column]], None] = lambda _: None
+    ) -> None:
+        self._run, self._limits, self._judged = run, limits, judged
+        self._lanes = lanes
+        self._waiting: deque[_Waiting] = deque()
+        self._changed = asyncio.Condition()
+        self._gathering = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.rows = 0
+        """Inputs that wait."""
+
+    def start(self) -> None:
+        """Begin to take batches out of the queue."""
+        self._tasks = [asyncio.create_task(self._lane()) for _ in range(self._lanes)]
+
+    async def close(self) -> None:
+        """Stop; what still waits is refused."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for waiting in [*self._waiting]:
+            _fail(waiting, GOING_DOWN)
+
+    async def submit(self, x: NDArray[Any], explain: bool) -> dict[str, Column]:
+        """The columns for the rows of `x`.
+
+        Raises: Refused, with 429 for a full queue, 504 for an answer that did not come in time, 503 where workers are
+        lost again and again, 500 where the model fails on these inputs.
+        """
+        if self.rows + len(x) > self._limits.queue:
+            raise Refused(429, f"{self.rows} inputs are waiting already. Try again later.", {"Retry-After": "1"})
+        waiting = _Waiting(x, explain, asyncio.get_running_loop().time())
+        self._waiting.append(waiting)
+        self.rows += len(x)
+        try:
+            async with self._changed:
+                self._changed.notify()
+            async with asyncio.timeout(self._limits.timeout):
+                return await waiting.answer
+        except TimeoutError:
+            raise Refused(504, f"no answer within {self._limits.timeout:g} s") from None
+        finally:
+            waiting.answer.cancel()  # nothing where it is there
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                self.rows -= len(x)
+
+    async def _lane(self) -> None:
+        while True:
+            async with self._gathering:  # one lane gathers at a time, so that batches fill up
+                batch = await self._gather()
+            await self._judge(batch)
+
+    async def _gather(self) -> list[_Waiting]:
+        """The first in the queue and those behind it that fit, once there are enough or the first has waited enough."""
+        loop = asyncio.get_running_loop()
+        async with self._changed:
+            while True:
+                batch = self._head()
+                if not batch:
+                    await self._changed.wait()
+                    continue
+                rest = batch[0].since + self._limits.delay - loop.time()
+                if rest <= 0 or sum(len(w.x) for w in batch) >= self._limits.batch or len(batch) < len(self._waiting):
+                    break
+                try:
+                    async with asyncio.timeout(rest):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+        for waiting in batch:
+            self._waiting.popleft()
+            self.rows -= len(waiting.x)
+        return batch
+
+    def _head(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        rows = 0
+        for waiting in self._waiting:
+            rows += len(waiting.x)
+            if batch and (rows > self._limits.batch or waiting.explain != batch[0].explain):
+                break
+            batch.append(waiting)
+        return batch
+
+    async def _judge(self, batch: list[_Waiting]) -> None:
+        batch = [waiting for waiting in batch if not waiting.answer.done()]
+        if not batch:
+            return
+        try:
+            x = np.concatenate([waiting.x for waiting in batch])
+            columns = await self._run(x, batch[0].explain)
+        except (WorkerLostError, JudgingError) as error:
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._alone(waiting)
+            elif isinstance(error, WorkerLostError):
+                await self._alone(batch[0])
+            else:
+                _fail(batch[0], _refusal(error))
+        except asyncio.CancelledError:
+            for waiting in batch:
+                _fail(waiting, GOING_DOWN)
+            raise
+        except Exception as error:  # a fault of ours must not end the lane
+            event("batch failed", logging.ERROR, exc_info=error)
+            for waiting in batch:
+                _fail(waiting, Refused(500, "the batch could not be judged"))
+        else:
+            self._judged(columns)
+            start = 0
+            for waiting in batch:
+                rows = slice(start, start := start + len(waiting.x))
+                if not waiting.answer.done():
+                    waiting.answer.set_result(part(columns, rows))
+
+    async def _alone(self, waiting: _Waiting) -> None:
+        """Once more, so that neither a dead worker nor another request's inputs are this one's fault."""
+        if waiting.answer.done():
+            return
+        try:
+            columns = await self._run(waiting.x, waiting.explain)
+        except (WorkerLostError, JudgingError) as error:
+            _fail(waiting, _refusal(error))
+        except asyncio.CancelledError:
+            _fail(waiting, GOING_DOWN)
+            raise
+        else:
+            self._judged(columns)
+            if not waiting.answer.done():
+                waiting.answer.set_result(columns)
+
+
+def _fail(waiting: _Waiting, error: Refused) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)
+
+
+def _refusal(error: Exception) -> Refused:
+    if isinstance(error, WorkerLostError):
+        return Refused(503, "the worker was lost twice while it judged these inputs", {"Retry-After": "5"})
+    return Refused(500, str(error))

@@ -1,0 +1,122 @@
+"""What every request passes before the routes: its log line, its token, and an end of every exception."""
+
+import asyncio
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gradgeo.serve.logs import event
+from gradgeo.serve.service import Service
+
+OPEN = ("/v2/health/live", "/v2/health/ready")
+"""Asked by orchestrators, which hold no token."""
+
+EXCESS = "excess"
+"""Key of a request's state: whether its connection is one too many."""
+
+QUIET = (*OPEN, "/metrics")
+"""Asked every few seconds, and logged only where they fail."""
+
+
+class Doorman:
+    """The ASGI application around the routes.
+
+    Args:
+        app: the routes.
+        service: whom to tell of what was answered.
+        token: that clients must bear, or None.
+    """
+
+    def __init__(self, app: ASGIApp, service: Callable[[], Service], *, token: str | None) -> None:
+        self._app, self._service = app, service
+        self._token = None if token is None else token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        answer = _Answer(send, self._service().limits.patience)
+        state = scope.setdefault("state", {})
+        state["rows"] = state["untrusted"] = None
+        refusal = self._refusal(scope)
+        try:
+            if refusal is not None:
+                await answer.error(*refusal)
+            else:
+                await self._app(scope, receive, answer)
+        except Exception as error:  # no text of it reaches a client
+            event("request failed", logging.ERROR, exc_info=error, request=answer.id)
+            if answer.status is None:
+                await answer.error(500, "the server failed on this request")
+            elif not answer.complete:
+                raise ConnectionResetError from None  # half an answer must not look whole
+        finally:
+            self._note(scope, answer, time.perf_counter() - began)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        if scope["state"].get(EXCESS):
+            return 503, "too many connections. Try again later."
+        if self._token is not None and scope["path"] not in OPEN:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            kind, _, token = given.partition(b" ")
+            if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
+                return 401, "expected the header Authorization: Bearer with the token of this server"
+        return None
+
+    def _note(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
+        path, status = scope["path"], answer.status or 499
+        route = "infer" if path.endswith("/infer") else "health" if "/ready" in path or "/live" in path else "other"
+        self._service().metrics.request(route, status, seconds)
+        if path in QUIET and status < 400:
+            return
+        fields: dict[str, Any] = {
+            name: value for name, value in scope["state"].items() if name in ("rows", "untrusted")
+        }
+        event(
+            "request",
+            logging.INFO if status < 500 else logging.WARNING,
+            request=answer.id,
+            method=scope["method"],
+            path=path[:200],
+            status=status,
+            ms=round(1000 * seconds, 2),
+            **{name: value for name, value in fields.items() if value is not None},
+        )
+
+
+class _Answer:
+    """`send`, with a name for the request, a limit on how slowly a client may read, and what was sent so far."""
+
+    def __init__(self, send: Send, patience: float) -> None:
+        self._send, self._patience = send, patience
+        self.id = uuid.uuid4().hex
+        self.status: int | None = None
+        self.complete = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+        async with asyncio.timeout(self._patience):
+            await self._send(message)
+        self.complete = message["type"] == "http.response.body" and not message.get("more_body")
+
+    async def error(self, status: int, text: str) -> None:
+        body = json.dumps({"error": text}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if status == 503:
+            headers += [(b"retry-after", b"1"), (b"connection", b"close")]
+        with suppress(OSError):
+            await self({"type": "http.response.start", "status": status, "headers": headers})
+            await self({"type": "http.response.body", "body": body})

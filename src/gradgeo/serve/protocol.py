@@ -1,0 +1,198 @@
+"""From the bytes of an inference request to an array, and from verdicts back to bytes.
+
+Binary tensors: the header `Inference-Header-Content-Length` holds the length of the JSON, the tensors follow it.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydantic_core
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from gradgeo.serve.schemas import InferRequest, RequestInput
+
+INPUT = "input"
+DTYPES: dict[str, Any] = {
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
+BINARY = "binary_data_size"
+
+OUTPUTS = {
+    "logits": "FP32",
+    "label": "INT64",
+    "probability": "FP64",
+    "outlier_score": "FP64",
+    "p_value": "FP64",
+    "trusted": "BOOL",
+    "cause": "BYTES",
+}
+"""Names and types of what can be asked for; `cause` only on request, for it costs explanations."""
+
+DEFAULT = tuple(name for name in OUTPUTS if name != "cause")
+
+Column = NDArray[Any] | list[str]
+Columns = Mapping[str, Column]
+"""Outputs by name, of some rows."""
+
+
+class Refused(Exception):  # noqa: N818
+    """A request that is answered with an error of its own making."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, dict(headers or {})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An inference request, read."""
+
+    x: NDArray[Any]  # (rows, *input)
+    id: str | None
+    outputs: tuple[tuple[str, bool], ...]  # name, whether in binary
+
+    @property
+    def explain(self) -> bool:
+        """Whether explanations have to be made."""
+        return any(name == "cause" for name, _ in self.outputs)
+
+
+def read(
+    body: bytes, header_length: str | None, *, shape: tuple[int, ...], dtype: np.dtype[Any], most_rows: int
+) -> Asked:
+    """The request in `body`, for a model with inputs of `shape` and `dtype`.
+
+    Raises: Refused with 400, or 413 for more than `most_rows`; its message holds no value of an input.
+    """
+    text, binary = _split(body, header_length)
+    try:
+        request = InferRequest.model_validate_json(text)
+    except ValidationError as error:
+        raise Refused(400, _first_fault(error)) from None
+    given = request.inputs[0]
+    rows = _rows(given, shape, most_rows)
+    wanted = _wanted(request)
+    with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite and cannot be judged
+        x = _values(given, binary, (rows, *shape)).astype(dtype, copy=False)
+    return Asked(x, request.id, wanted)
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
+    if header_length is None:
+        return body, b""
+    length = (
+        int(header_length) if header_length.isascii() and header_length.isdigit() and len(header_length) < 16 else -1
+    )
+    if not 0 <= length <= len(body):
+        raise Refused(400, "expected Inference-Header-Content-Length to be a length within the body")
+    return body[:length], body[length:]
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Where and what; pydantic's own text would quote the input."""
+    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    names = [str(part) for part in fault["loc"] if isinstance(part, str) and part in _FIELDS]
+    reason = fault["msg"] if fault["type"] != "json_invalid" else f"no valid JSON ({fault['msg'].split(': ')[-1]})"
+    return f"expected an inference request, got a fault in {'.'.join(names) or 'the body'}: {reason}"
+
+
+_FIELDS = {*InferRequest.model_fields, *RequestInput.model_fields}
+
+
+def _rows(given: RequestInput, shape: tuple[int, ...], most_rows: int) -> int:
+    if given.name != INPUT:
+        raise Refused(400, f"expected the name of the input to be {INPUT!r}")
+    wanted = ", ".join(["rows", *map(str, shape)])
+    if len(given.shape) != len(shape) + 1 or tuple(given.shape[1:]) != shape or given.shape[0] < 1:
+        raise Refused(400, f"expected the shape of the input to be [{wanted}] with rows from 1 to {most_rows}")
+    if given.shape[0] > most_rows:
+        raise Refused(413, f"expected at most {most_rows} rows in a request. Send several requests.")
+    return given.shape[0]
+
+
+def _values(given: RequestInput, binary: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+    dtype = np.dtype(DTYPES[given.datatype]).newbyteorder("<")
+    entries = int(np.prod(shape))
+    size = (given.parameters or {}).get(BINARY)
+    if size is not None:
+        if given.data is not None:
+            raise Refused(400, f"expected data or {BINARY}, got both")
+        if isinstance(size, bool) or size != entries * dtype.itemsize or size != len(binary):
+            raise Refused(400, f"expected {BINARY} and the bytes behind the JSON to be {entries * dtype.itemsize}")
+        return np.frombuffer(binary, dtype).reshape(shape)
+    if binary:
+        raise Refused(400, f"expected nothing behind the JSON without {BINARY}")
+    if given.data is None:
+        raise Refused(400, f"expected data or {BINARY} for the input. Shared memory is not supported.")
+    try:
+        values = np.array(given.data, dtype=np.float64)
+    except (ValueError, OverflowError):
+        raise Refused(400, "expected data to be numbers, flat or nested evenly") from None
+    if values.shape not in (shape, (entries,)):
+        raise Refused(400, f"expected data to be flat with {entries} numbers, or nested in the shape of the input")
+    return values.reshape(shape)
+
+
+def _wanted(request: InferRequest) -> tuple[tuple[str, bool], ...]:
+    binary = (request.parameters or {}).get("binary_data_output") is True
+    if not request.outputs:
+        return tuple((name, binary) for name in DEFAULT)
+    names = [output.name for output in request.outputs]
+    if not set(names) <= set(OUTPUTS) or len(set(names)) < len(names):
+        raise Refused(400, f"expected outputs among {', '.join(OUTPUTS)}, each once")
+    wanted = []
+    for output in request.outputs:
+        own = output.parameters or {}
+        if "classification" in own or any(name.startswith("shared_memory") for name in own):
+            raise Refused(400, "expected outputs without classification and shared memory, which are not supported")
+        wanted.append((output.name, own.get("binary_data", binary) is True))
+    return tuple(wanted)
+
+
+def write(asked: Asked, answer: Columns, *, name: str, version: str) -> tuple[bytes, int | None]:
+    """The body of the response, and the length of its JSON where tensors follow it."""
+    outputs, tensors = [], []
+    for output, binary in asked.outputs:
+        column = answer[output]
+        shape = [len(column)] if isinstance(column, list) else list(column.shape)
+        entry: dict[str, Any] = {"name": output, "datatype": OUTPUTS[output], "shape": shape}
+        if binary:
+            tensors.append(_bytes(column, OUTPUTS[output]))
+            entry["parameters"] = {BINARY: len(tensors[-1])}
+        else:
+            entry["data"] = column if isinstance(column, list) else column.ravel().tolist()
+        outputs.append(entry)
+    document = {"model_name": name, "model_version": version, "outputs": outputs}
+    if asked.id is not None:
+        document["id"] = asked.id
+    text = pydantic_core.to_json(document, inf_nan_mode="null")
+    return b"".join([text, *tensors]), len(text) if tensors else None
+
+
+def _bytes(column: Column, datatype: str) -> bytes:
+    if isinstance(column, list):
+        texts = [text.encode() for text in column]
+        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return column.astype(np.dtype(DTYPES[datatype]).newbyteorder("<"), copy=False).tobytes()
+
+
+def part(answer: Columns, rows: slice) -> dict[str, Column]:
+    """Some rows of an answer."""
+    return {name: column[rows] for name, column in answer.items()}
+
+
+def metadata(shape: Sequence[int], classes: int, datatype: str) -> dict[str, list[dict[str, Any]]]:
+    """Inputs and outputs as the model's metadata lists them."""
+    outputs = [
+        {"name": name, "datatype": kind, "shape": [-1, classes] if name == "logits" else [-1]}
+        for name, kind in OUTPUTS.items()
+    ]
+    return {"inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, *shape]}], "outputs": outputs}

@@ -1,0 +1,214 @@
+"""The server process: uvicorn with deadlines for slow clients, and an end in good order."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gradgeo.errors import GradgeoError, expected
+from gradgeo.serve.app import create_app
+from gradgeo.serve.doorman import EXCESS, Doorman
+from gradgeo.serve.limits import Limits
+from gradgeo.serve.logs import event
+from gradgeo.serve.service import Service
+from gradgeo.serve.workers import Pool
+
+AT_ONCE = 1.0
+"""Seconds for the request of a connection in excess."""
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 with a deadline for the headers of a request, from the opening of the connection or their first byte.
+
+    uvicorn's own deadline covers only a connection on which nothing comes after an answer, and its limit on
+    connections refuses those that were there before along with those in excess.
+    """
+
+    most = 512  # connections
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect a request; in excess, one to be refused."""
+        super().connection_made(transport)
+        excess = len(self.connections) > self.most
+        self.app_state = {**self.app_state, EXCESS: excess}  # becomes the state of each request
+        self._expect(min(AT_ONCE, self.timeout_keep_alive) if excess else self.timeout_keep_alive)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        if self._between and self._deadline is None:
+            self._expect(self.timeout_keep_alive)
+        super().data_received(data)
+        if not self._between:
+            self._met()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._met()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is told so as everything else is."""
+        body = json.dumps({"error": msg}).encode()
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    @property
+    def _between(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _expect(self, seconds: float) -> None:
+        self._deadline = self.loop.call_later(seconds, self._late)
+
+    def _met(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self._between and not self.transport.is_closing():
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """A server for one model, from the loading of its workers to the last answer.
+
+    Args:
+        pool: the workers that judge, started and ended by the server.
+        name: of the model in paths.
+        host, port: where to listen; port 0 takes a free one, which `address` then tells.
+        limits: see `Limits`.
+        token: that clients must bear; health is open to all.
+        linger: seconds that the server, asked to end, goes on taking requests while it says it is not ready, for a
+            balancer to notice.
+        grace: seconds that requests under way then have to end.
+        watch_rate: chance of a false alarm, over all time, of each watch.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        name: str,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        limits: Limits | None = None,
+        token: str | None = None,
+        linger: float = 0.0,
+        grace: float = 30.0,
+        watch_rate: float = 1e-3,
+    ) -> None:
+        self._pool, self._name, self._linger, self._watch_rate = pool, name, linger, watch_rate
+        self._limits = limits or Limits()
+        self._service: Service | None = None
+        self.failure: GradgeoError | None = None
+        routes = create_app(self.service, self._lifespan)
+        app = Doorman(routes, self.service, token=token)
+
+        class Protocol(PatientProtocol):
+            most = self._limits.connections
+
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                http=Protocol,
+                ws="none",
+                lifespan="on",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=self._limits.patience,  # type: ignore[arg-type]  # seconds need not be whole
+                timeout_graceful_shutdown=grace,  # type: ignore[arg-type]
+            )
+        )
+
+    def service(self) -> Service:
+        """What the routes work with, once the workers have loaded."""
+        assert self._service is not None
+        return self._service
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port where it listens, once `started`."""
+        host, port, *_ = self.servers[0].sockets[0].getsockname()
+        return host, port
+
+    @asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        pool = self._pool
+        try:
+            facts = await pool.start()
+        except GradgeoError as error:
+            self.failure = error
+            raise
+        self._service = Service(pool, facts, self._name, self._limits, self._watch_rate)
+        self._service.batcher.start()
+        event("loaded", model=self._name, version=self._service.version, workers=pool.pids)
+        try:
+            yield
+        finally:
+            await self._service.batcher.close()
+            await pool.close()
+            event("ended")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load, then listen."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.address
+            event("listening", host=host, port=port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Asked to end: not ready from now on, closed to new connections after `linger`. A second time ends at once."""
+        first = self._service is not None and not self._service.draining
+        if not first or sig != signal.SIGTERM or not self._linger:
+            if self._service is not None:
+                self._service.draining = True
+            super().handle_exit(sig, frame)
+            return
+        self._service.draining = True  # type: ignore[union-attr]
+        event("draining", seconds=self._linger)
+        asyncio.get_running_loop().call_later(self._linger, super().handle_exit, sig, frame)
+
+
+def run(server: Server) -> None:
+    """Serve until SIGTERM or SIGINT; returns when the last request has been answered.
+
+    Raises: StartError where the workers cannot load; ArgumentError where the address cannot be listened at.
+    """
+    config = server.config
+    listening = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:  # before anything is loaded; clients are refused until all is
+        listening.bind((config.host, config.port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise expected("host and port", "free to listen at", f"{config.host}:{config.port}", f"{error}.") from error
+    usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number in usual:
+            signal.signal(number, lambda *_: None)  # uvicorn raises the signal once more when it is done
+        server.run(sockets=[listening])
+    except SystemExit:  # uvicorn's way to say that the lifespan did not begin
+        if server.failure is None:
+            raise
+    finally:
+        listening.close()
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+    if server.failure is not None:
+        raise server.failure

@@ -1,0 +1,107 @@
+"""One served model: its facts, queue, metrics and watch, and how a request is answered."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradgeo import __version__
+from gradgeo.serve.batching import Batcher
+from gradgeo.serve.judges import Facts
+from gradgeo.serve.limits import Limits
+from gradgeo.serve.metrics import Metrics
+from gradgeo.serve.protocol import Asked, Column, Columns, Refused, metadata
+from gradgeo.serve.workers import Pool
+from gradgeo.watch import Watch
+
+EXTENSIONS = ["binary_tensor_data"]
+
+BASELINE = 500
+"""Inputs that the stream's own baseline begins with."""
+
+
+@dataclass
+class Service:
+    """What the routes work with.
+
+    Args:
+        pool: the workers, started.
+        facts: what they judge by.
+        name: of the model in paths.
+    """
+
+    pool: Pool
+    facts: Facts
+    name: str
+    limits: Limits = field(default_factory=Limits)
+    watch_rate: float = 1e-3
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        size = self.facts.calibration_size
+        watches = (
+            {}
+            if not size
+            else {
+                "fit": Watch(size, rate=self.watch_rate),
+                "start": Watch(size, rate=self.watch_rate, baseline=BASELINE),
+            }
+        )
+        self.metrics = Metrics(watches)
+        self.metrics.info.info({"name": self.name, "version": self.version, "gradgeo": __version__})
+        self.batcher = Batcher(self.pool, self.limits, lanes=self.pool.size, judged=self._judged)
+        entries = 1
+        for side in self.facts.shape:
+            entries *= side
+        self.longest_body = self.limits.body_bytes(entries)
+        self._bodies_left = self.limits.bodies_bytes(entries)
+
+    @property
+    def version(self) -> str:
+        """The beginning of the hash of the detector file: another detector is another version."""
+        return str(self.facts.parameters.get("detector_sha256", "1"))[:12]
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken and can be answered."""
+        return not self.draining and self.pool.alive > 0
+
+    def described(self) -> dict[str, Any]:
+        """The metadata of the model."""
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": "pytorch_gradgeo",
+            "parameters": self.facts.parameters,
+            **metadata(self.facts.shape, self.facts.classes, self.facts.datatype),
+        }
+
+    def find(self, name: str, version: str | None) -> None:
+        """Raises: Refused for another model or version than this."""
+        if name != self.name or version not in (None, self.version):
+            raise Refused(404, f"no such model or version; here is {self.name}, version {self.version}")
+
+    def hold(self, size: int) -> None:
+        """Take `size` bytes for a body out of what all bodies may take. Raises: Refused where too little is left."""
+        if size > self._bodies_left:
+            raise Refused(429, "too much is being read already. Try again later.", {"Retry-After": "1"})
+        self._bodies_left -= size
+
+    def release(self, size: int) -> None:
+        """Give back what `hold` took."""
+        self._bodies_left += size
+
+    async def answer(self, asked: Asked) -> dict[str, Column]:
+        """The columns for a request. While a worker is started anew it waits; where that fails it is refused."""
+        if self.pool.failing:
+            raise Refused(503, "no worker can be started at the moment", {"Retry-After": "5"})
+        return await self.batcher.submit(asked.x, asked.explain)
+
+    def measured(self) -> bytes:
+        """The metrics as text."""
+        self.metrics.workers.set(self.pool.alive)
+        self.metrics.restarts.set(self.pool.restarts)
+        self.metrics.queue.set(self.batcher.rows)
+        return self.metrics.text()
+
+    def _judged(self, columns: Columns) -> None:
+        if "p_value" in columns:
+            self.metrics.judged(columns)

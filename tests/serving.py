@@ -1,0 +1,112 @@
+"""What the tests of serving share: a judge without a model, a pool in this process, a server on a thread."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from typing import Any
+
+import numpy as np
+
+from gradgeo.serve.judges import Facts
+from gradgeo.serve.limits import Limits
+from gradgeo.serve.server import Server
+
+SHAPE, CLASSES = (2, 3), 4
+FACTS = Facts(SHAPE, CLASSES, False, 19, {"detector_sha256": "0123456789abcdef" * 4, "alpha": 0.05})
+Judge = Callable[[np.ndarray, bool], dict[str, Any]]
+
+
+def judge(x: np.ndarray, explain: bool = False) -> dict[str, Any]:
+    """Logits are sums, p the mean entry in twentieths; NaN cannot be judged; 13 makes it fail."""
+    if (x == 13).any():
+        raise ValueError("thirteen")
+    rows = x.reshape(len(x), -1).astype(float)
+    p = np.clip(np.ceil(rows.mean(1) * 20), 1, 20) / 20
+    known = ~np.isnan(p)
+    columns: dict[str, Any] = {
+        "logits": np.repeat(rows.sum(1)[:, None], CLASSES, axis=1).astype(np.float32),
+        "label": np.where(known, 1, -1),
+        "probability": np.where(known, 0.5, np.nan),
+        "outlier_score": -np.log(p),
+        "p_value": p,
+        "trusted": np.greater(p, 0.05),
+    }
+    return columns | ({"cause": ["ood-like" if value <= 0.05 else "" for value in p]} if explain else {})
+
+
+class LocalPool:
+    """As `workers.Pool`, on threads of this process."""
+
+    def __init__(self, judge: Judge = judge, *, size: int = 1, facts: Facts = FACTS) -> None:
+        self.judge, self.size, self.facts = judge, size, facts
+        self.alive, self.restarts, self.pids = size, 0, [0]
+        self.failing = False
+        self.batches: list[int] = []
+        self.closed = False
+
+    async def start(self) -> Facts:
+        return self.facts
+
+    async def __call__(self, x: np.ndarray, explain: bool) -> dict[str, Any]:
+        from gradgeo.serve.workers import JudgingError
+
+        self.batches.append(len(x))
+        try:
+            return await asyncio.to_thread(self.judge, x, explain)
+        except ValueError as error:
+            raise JudgingError(f"the model or the detector failed ({type(error).__name__})") from None
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@contextmanager
+def served(pool: Any = None, limits: Limits | None = None, **options: Any) -> Iterator[Server]:
+    """A server that listens, on a thread of its own."""
+    server = Server(pool or LocalPool(), name="m", port=0, limits=limits, **options)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    until(lambda: server.started or not thread.is_alive())
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def until(happens: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def request(
+    server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any, dict[str, str]]:
+    """Status, body (read as JSON where it is) and headers of an answer."""
+    connection = HTTPConnection(*server.address, timeout=20)
+    data = json.dumps(body).encode() if isinstance(body, dict) else body
+    connection.request(method, path, data, headers or {})
+    response = connection.getresponse()
+    told, kind = response.read(), response.headers.get("content-type", "")
+    connection.close()
+    return response.status, json.loads(told) if kind == "application/json" else told, dict(response.headers)
+
+
+def asking(x: np.ndarray, **more: Any) -> dict[str, Any]:
+    """An inference request for inputs."""
+    data = [None if value != value else float(value) for value in x.ravel()]
+    return {"inputs": [{"name": "input", "shape": list(x.shape), "datatype": "FP32", "data": data}], **more}
+
+
+def infer(server: Server, x: np.ndarray, **more: Any) -> tuple[int, Any]:
+    """Status, and outputs by name or the error."""
+    status, told, _ = request(server, "POST", "/v2/models/m/infer", asking(x, **more))
+    return status, {o["name"]: o["data"] for o in told["outputs"]} if status == 200 else told
