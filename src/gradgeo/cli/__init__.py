@@ -9,11 +9,12 @@ import typer
 from gradgeo import __version__
 from gradgeo.cli.bench import bench, demo
 from gradgeo.cli.console import Command
+from gradgeo.cli.export import export
 from gradgeo.cli.judge import explain, fit, info, score
 from gradgeo.cli.path import path
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for _command in (demo, fit, score, explain, info, path, bench):
+for _command in (demo, fit, score, explain, info, path, export, bench):
     app.command(cls=Command)(_command)
 
 
