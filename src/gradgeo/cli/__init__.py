@@ -9,6 +9,7 @@ import typer
 from gradgeo import __version__
 from gradgeo.cli.bench import bench, demo
 from gradgeo.cli.console import Command
+from gradgeo.cli.export import export
 from gradgeo.cli.judge import explain, fit, info
 from gradgeo.cli.path import path
 from gradgeo.cli.report import report
@@ -16,7 +17,7 @@ from gradgeo.cli.score import score
 from gradgeo.cli.serve import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for _command in (demo, fit, score, explain, info, path, report, serve, bench):
+for _command in (demo, fit, score, explain, info, path, report, serve, export, bench):
     app.command(cls=Command)(_command)
 
 

@@ -13,7 +13,18 @@ from gradgeo.cli.options import DATA, MODELS, Channels, Mean, Size, Std, Weights
 from gradgeo.data import Preprocess
 
 PAGES = (
-    *("accuracy", "adaptive", "attacks", "coverage", "detection", "engine", "evasion", "evidence", "guarantee"),
+    *(
+        "accuracy",
+        "adaptive",
+        "attacks",
+        "coverage",
+        "detection",
+        "engine",
+        "evasion",
+        "evidence",
+        "export",
+        "guarantee",
+    ),
     *("local-minima", "one-class", "paper", "scoring", "serving", "watch"),
 )
 """The measurements that each write one page."""

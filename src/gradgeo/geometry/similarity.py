@@ -122,7 +122,7 @@ def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES, *, out:
         return matrices if out is None else out.copy_(matrices)
     out = _matrices(len(forward.logits), k, forward) if out is None else out
     for i, product in enumerate(products):  # in float64, and with what cosines take, one sample's matrix is large
-        out[i] = _cosines(product)
+        out[i] = cosines_of(product)
     out[~forward.usable] = torch.nan
     return out
 
@@ -169,12 +169,12 @@ def _integer_product(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _cosines(products: Tensor) -> Tensor:
-    """Inner products (K, K) -> cosines; those of zero maps are 0, the diagonal is 1."""
-    norms = products.diagonal()
-    scale = torch.sqrt(norms)[:, None] * torch.sqrt(norms)
+def cosines_of(products: Tensor) -> Tensor:
+    """Inner products (..., K, K) -> cosines; those of zero maps are 0, the diagonal is 1."""
+    roots = products.diagonal(dim1=-2, dim2=-1).sqrt()
+    scale = roots[..., :, None] * roots[..., None, :]
     cosines = (products / torch.where(scale > 0, scale, 1.0)).clamp(-1, 1)
-    return torch.diagonal_scatter((cosines + cosines.mT) / 2, torch.ones_like(norms))
+    return torch.diagonal_scatter((cosines + cosines.mT) / 2, torch.ones_like(roots), dim1=-2, dim2=-1)
 
 
 @public
@@ -234,16 +234,13 @@ def without(position: Tensor, size: int) -> Tensor:
 
 
 def _moments(values: Tensor) -> Tensor:
-    """(N, M) -> mean, max, min, std, energy (N, 5); zeros for M = 0."""
+    """(N, M) -> mean, max, min, std, energy (N, 5); zeros for M = 0.
+
+    Sums of float32 cosines are exact in float64, so they do not depend on the order of the pairs or on the machine.
+    Cosines of signs are few fractions, of which many inputs have the same: an ulp would part what is equal.
+    """
     if values.shape[0] == 0 or values.shape[1] == 0:
         return values.new_zeros(values.shape[0], 5)
-    return torch.stack(
-        [
-            values.mean(1),
-            values.amax(1),
-            values.amin(1),
-            values.std(1, correction=0),
-            values.square().mean(1),
-        ],
-        dim=1,
-    )
+    exact = values.double()
+    columns = (exact.mean(1), exact.amax(1), exact.amin(1), exact.std(1, correction=0), exact.square().mean(1))
+    return torch.stack(columns, dim=1).to(values.dtype)
