@@ -92,7 +92,7 @@ def test_killed_twenty_times_and_no_row_lost_or_twice(room: Path) -> None:
         [sys.executable, "-W", "ignore", "-c", KILLER, str(room), str(KILLS)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
