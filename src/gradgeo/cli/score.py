@@ -35,6 +35,7 @@ from gradgeo.data import Preprocess, Source, open_source
 from gradgeo.detector import Detector
 from gradgeo.errors import DataError
 from gradgeo.scoring.cluster import RayEngine
+from gradgeo.scoring.shift import shift
 
 ENGINES = ("local", "ray")
 
@@ -120,6 +121,7 @@ def score(
             "trusted": share(summary.trusted, summary.scored),
             "accuracy": share(summary.correct, summary.labelled),
             "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
+            "shift alarm": str(shift(out.expanduser(), detector.calibration_size_)),
             "model at work": None if busy is None else f"{busy:.1%} of {summary.seconds:.1f} s",
             "written to": out,
         }
