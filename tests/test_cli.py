@@ -484,3 +484,8 @@ def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tm
     done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + 15, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "gradgeo", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"gradgeo {gradgeo.__version__}\n"

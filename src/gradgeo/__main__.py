@@ -1,0 +1,6 @@
+"""`python -m gradgeo`."""
+
+from gradgeo.cli import main
+
+if __name__ == "__main__":
+    main()
