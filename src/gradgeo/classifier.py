@@ -37,7 +37,8 @@ class Classifier:
         if copied is None:
             _refuse_training(model)
         self.module: Model = model if copied is None else copied
-        self._private = copied is not given
+        self.private = copied is not given
+        """Whether `module` is a copy of the caller's."""
         self._fast: FastCopy | None = None
         self._preparing = threading.Lock()
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
@@ -62,7 +63,7 @@ class Classifier:
         """
         with self._preparing:
             if self._fast is None:
-                self._fast = FastCopy(self.module, private=self._private, x=x)
+                self._fast = FastCopy(self.module, private=self.private, x=x)
         return self._fast
 
     def prepare(self, x: Tensor) -> Tensor:

@@ -50,6 +50,10 @@ class DetectorFileError(GradgeoError):
     """A detector file is truncated, altered, too large, of another version, or for another model."""
 
 
+class ExportError(GradgeoError):
+    """A detector, its model or an operator cannot be exported; the message says what, and what to use instead."""
+
+
 class MissingDependencyError(GradgeoError, ImportError):
     """An optional library is needed; the message says which extra brings it."""
 

@@ -27,12 +27,13 @@ class FastCopy:
             caller's own model, which is used as it is.
         private: whether `model` is such a copy.
         x: a prepared batch, whose first inputs are the trial. To be called within `classifier.traceless`.
+        channels_last: whether the channels may go last where that is faster.
 
     BatchNorm is folded where a layer's output, untouched, is what enters it. That is seen by watching one forward pass
     rather than by tracing, which many models refuse; a copy whose logits then differ is dropped for an unchanged one.
     """
 
-    def __init__(self, model: Model, *, private: bool, x: Tensor) -> None:
+    def __init__(self, model: Model, *, private: bool, x: Tensor, channels_last: bool = True) -> None:
         self.model = model
         self.head: nn.Linear | None = None
         """The layer whose output is the logits."""
@@ -49,7 +50,7 @@ class FastCopy:
             self.batchable = False
         if private and isinstance(model, nn.Module):
             with torch.no_grad():
-                self._prepare(model, x[:TRIAL])
+                self._prepare(model, x[:TRIAL], channels_last)
         if self.head is not None:
             self.head.register_forward_hook(self._keep)
 
@@ -77,7 +78,7 @@ class FastCopy:
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._calls.last = (inputs[0], inputs[0]._version, output) if output.ndim == 2 else None
 
-    def _prepare(self, model: nn.Module, x: Tensor) -> None:
+    def _prepare(self, model: nn.Module, x: Tensor, channels_last: bool) -> None:
         plain = private_copy(model)
         watch = _Watch(plain)
         logits = watch.run(x)
@@ -87,7 +88,7 @@ class FastCopy:
             return
         names = {layer: name for name, layer in plain.named_modules()}
         pairs = [(names[layer], names[norm]) for layer, norm in watch.foldable()]
-        channels_last = _gains_from_channels_last(plain)
+        channels_last = channels_last and _gains_from_channels_last(plain)
         for fold, last in dict.fromkeys([(bool(pairs), channels_last), (bool(pairs), False), (False, channels_last)]):
             if not fold and not last:
                 continue

@@ -24,7 +24,7 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
             f"the model failed on inputs of shape {_batch(x)}, {x.dtype}: {type(error).__name__}: {error}"
         ) from error
     logits = _unpack(output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0]:
         raise ModelError(
             f"expected the model to return logits of shape (N, C), got {_shape(logits)}. "
             "Wrap the model so that it returns one row of class scores per input."

@@ -1,0 +1,126 @@
+"""A fitted detector as one module of tensor operators: inputs to logits, outlier score, p-value and verdict.
+
+The evidence, the one-class models and their joining are the very functions that `Detector` runs; only the forward pass
+is another, whose gradients are a graph instead of autograd's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from gradgeo.classifier import replace_unusable
+from gradgeo.detector import Detector
+from gradgeo.errors import ExportError, GradgeoError
+from gradgeo.evidence import Evidence, Observation, displacements
+from gradgeo.export import torch_internals
+from gradgeo.export.split import Split
+from gradgeo.geometry.saliency import ForwardPass, Maps
+
+OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
+
+
+class GraphPass(ForwardPass):
+    """A forward pass made by the graphs of a split classifier instead of the classifier and autograd."""
+
+    def __init__(self, split: Split, x: Tensor) -> None:
+        clean, finite = replace_unusable(x)
+        self._split, self._differentiable, self._n = split, False, x.shape[0]
+        self.logits, self.features, self._saved = split(clean)
+        self.x = self._leaf = clean
+        self._weight = split.weight
+        self.usable = finite & torch.isfinite(self.logits).all(1)
+
+    @property
+    def _rank(self) -> int:
+        return self._split.rank
+
+    def _rows(self, cotangents: Tensor) -> Tensor:
+        return self._split.pull_back(self._saved, cotangents.transpose(0, 1)).transpose(0, 1)
+
+    def in_passes(self, rows: Tensor) -> Sequence[Tensor]:
+        """All at once: in how many parts a varying batch would go is not known."""
+        return (rows,)
+
+    def again(self, x: Tensor) -> "GraphPass":
+        """Another pass of the same classifier, for other inputs."""
+        return GraphPass(self._split, x)
+
+    def logits_at(self, x: Tensor) -> Tensor:
+        """The logits (N, C) of other inputs, NaN where these are not finite."""
+        clean, finite = replace_unusable(x)
+        return torch.where(finite[:, None], self._split(clean)[0], torch.nan)
+
+
+class Judge(nn.Module):
+    """What a detector says of inputs (N, *input), by name as in `OUTPUTS`.
+
+    Args:
+        detector: fitted.
+        split: its classifier's graphs.
+        x: an input or more, for the shape.
+    """
+
+    def __init__(self, detector: Detector, split: Split, x: Tensor) -> None:
+        super().__init__()
+        self.split = split
+        maps = detector._instrument.maps
+        maps = _Unchecked(maps.loss, maps.classes, maps.sign, maps.channel_max)
+        self._instrument = replace(detector._instrument, maps=maps)
+        self._joint, self._alpha = detector._joint, float(detector.alpha)
+        self.moves = nn.Buffer(displacements(x, self._instrument.radius))
+        self.calibration = nn.Buffer(torch.from_numpy(detector._calibration))
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What is measured."""
+        return self._instrument.evidence
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where not judged."""
+        seen = self.observe(x)
+        features = self._instrument.features(seen)
+        score = self._joint.join(self._joint.scores(features, seen.forward.predicted))
+        # Runtimes do not all carry NaN through minima and comparisons, so it is carried around them.
+        dead = torch.stack([table.isnan().any(1) for table in features]).any(0) | score.isnan()
+        below = torch.searchsorted(self.calibration[None], score[None])[0]
+        n = self.calibration.shape[0]
+        p = torch.where(dead, torch.nan, (1 + n - below).double() / (n + 1))
+        score = torch.where(dead, torch.nan, score)
+        return dict(zip(OUTPUTS, (seen.forward.logits, score, p, (p > self._alpha) & ~dead), strict=True))
+
+    def observe(self, x: Tensor) -> Observation:
+        """The observation that the evidence measures."""
+        gradients = any(e.around == "gradients" for e in self.evidence)
+        forward, instrument = GraphPass(self.split, x), self._instrument
+        return Observation(forward, instrument.maps, instrument.radius, gradients=gradients, moves=self.moves)
+
+
+class _Unchecked(Maps):
+    """Maps of chosen classes that were checked before: checking reads their values."""
+
+    def _chosen(self, classes: Tensor, n: int, total: int) -> Tensor:
+        return classes.long()
+
+
+def refuse_what_does_not_trace(judge: Judge, x: Tensor) -> None:
+    """Raise for evidence that reads values, by name, before any long work.
+
+    Raises: ExportError.
+    """
+    world = torch_internals.Symbolic()
+    batch = world.batch(x)
+    for evidence in judge.evidence:
+        try:
+            with world.mode, torch.no_grad():
+                found = evidence.measure(judge.observe(batch))
+        except GradgeoError:
+            raise
+        except Exception as error:  # whatever a measurement of the user's own does when tensors have no values
+            first = (str(error).strip().splitlines() or [""])[0][:200]
+            raise ExportError(
+                f"evidence {evidence.name!r} cannot be exported: it reads values or leaves torch "
+                f"({type(error).__name__}: {first}). Write it in torch without indexing by masks, .item() or NumPy, or "
+                f"fit a detector without it."
+            ) from error

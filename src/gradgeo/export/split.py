@@ -1,0 +1,201 @@
+"""A classifier and its gradient as two graphs of tensor operators: one forward, one that pulls cotangents back.
+
+Logits, features and the gradient for one cotangent are traced together, as autograd makes them; the trace is then
+split by what depends on the cotangent. So the forward graph runs once an input, and the backward graph, which takes
+what the forward one saved, once for all cotangents: they go through it as further rows of the batch.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from gradgeo.classifier import Classifier, replace_unusable, traceless
+from gradgeo.errors import ExportError
+from gradgeo.export import torch_internals
+from gradgeo.export.rules import backward_rules
+from gradgeo.fast_copy import FastCopy
+from gradgeo.geometry.engine import gradient
+
+
+class Split(nn.Module):
+    """The two graphs of a classifier, for any batch size.
+
+    Args:
+        classifier: the model's.
+        x: prepared inputs (N, *input), N >= 2, for the trial of folding and for shapes.
+
+    Raises:
+        ExportError: the model cannot be traced.
+    """
+
+    def __init__(self, classifier: Classifier, x: Tensor) -> None:
+        super().__init__()
+        x = replace_unusable(x)[0]
+        with traceless(x, recurrent=classifier.recurrent):
+            copy = FastCopy(classifier.module, private=classifier.private, x=x, channels_last=False)
+            leaf = x.clone().requires_grad_()
+            logits, features, made = copy(leaf.clone())
+            spans = made and features is not None and features.shape[1] < logits.shape[1] and features.requires_grad
+            self.features = features is not None
+            self.rank = features.shape[1] if spans and features is not None else logits.shape[1]
+            """How many gradients span all others."""
+            weight = copy.head.weight.detach() if spans and copy.head is not None else None
+            self.weight = None if weight is None else nn.Buffer(weight.contiguous())
+            joint = _traced(copy, x, self.rank, spans=bool(spans), features=self.features)
+        self.forward_graph, self.backward_graph, self._varying = _halves(joint, 1 + self.features)
+        self.tiles = True
+        """Whether cotangents are further rows of one backward pass, or have one each."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Logits (N, C) of finite inputs, features (N, F) or None, and what the backward graph wants to know."""
+        logits, *rest = self.forward_graph(x)
+        return logits, rest.pop(0) if self.features else None, rest
+
+    def pull_back(self, saved: list[Tensor], cotangents: Tensor) -> Tensor:
+        """J^T v for each of the cotangents (K, N, R), (K, N, *input)."""
+        k, n, _ = cotangents.shape
+        if not self.tiles:
+            return torch.stack([self.backward_graph(row, *saved) for row in cotangents.unbind(0)])
+        rows = [tensor if dim is None else _tiled(tensor, dim, k) for tensor, dim in zip(saved, self._varying, strict=True)]
+        pulled = self.backward_graph(cotangents.flatten(0, 1), *rows)
+        return pulled.view(k, n, *pulled.shape[1:])
+
+    def operators(self) -> set[Any]:
+        """Every operator in the two graphs."""
+        nodes = (*self.forward_graph.graph.nodes, *self.backward_graph.graph.nodes)
+        return {node.target for node in nodes if node.op == "call_function"}
+
+
+def _tiled(tensor: Tensor, dim: int, times: int) -> Tensor:
+    return tensor.repeat(*[times if d == dim else 1 for d in range(tensor.ndim)]) if times > 1 else tensor
+
+
+def _traced(copy: FastCopy, x: Tensor, rank: int, *, spans: bool, features: bool) -> fx.GraphModule:
+    def joint(x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+        leaf = x.detach().requires_grad_()
+        logits, entered, _ = copy(leaf.clone())
+        source = entered if spans and entered is not None else logits
+        pulled = gradient(source, leaf, cotangent)
+        return (logits, *((entered,) if features and entered is not None else ()), pulled)
+
+    world = torch_internals.Symbolic()
+    batch = world.batch(x)
+    known = torch_internals.known_rules()
+    try:
+        graph = world.trace(joint, (batch, world.beside(batch, rank)), {**known, **backward_rules(known)})
+    except Exception as error:  # whatever foreign code does when its tensors have no values
+        raise ExportError(_why(error)) from error
+    if torch_internals.fixed(batch):
+        raise ExportError(
+            "the model fixes the batch size, by len(x) or int(x.shape[0]) in its forward. Write x.shape[0], or -1 in a "
+            "reshape."
+        )
+    return graph
+
+
+def _why(error: BaseException) -> str:
+    """What of the model cannot be traced, in words."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    deepest = chain[-1]
+    if any(isinstance(link, torch_internals.READS_VALUES) for link in chain):
+        return (
+            "the model decides by the values of its tensors (an if, a loop, .item(), or indexing by a mask), and a "
+            "graph holds one course of events only. Write the choice with torch.where, or serve the model in Python."
+        )
+    text = str(deepest).strip().splitlines()
+    return (
+        f"the model cannot be traced with a batch size that varies: {type(deepest).__name__}: "
+        f"{text[0][:200] if text else ''}. Serve it in Python instead, or rewrite that part of it."
+    )
+
+
+def _halves(joint: fx.GraphModule, outputs: int) -> tuple[fx.GraphModule, fx.GraphModule, list[int | None]]:
+    """The graph x -> outputs and what is saved, the graph (v, *saved) -> gradient, and where each saved tensor has the
+    batch, None for nowhere."""
+    nodes = list(joint.graph.nodes)
+    x, cotangent = (node for node in nodes if node.op == "placeholder")
+    sizes, later, constant = _kinds(nodes, x, cotangent)
+    (returned,) = (node for node in nodes if node.op == "output")
+    *made, pulled = returned.args[0]
+
+    needed = _ancestors([pulled], stop=lambda node: node not in later)
+    saved = [n for n in needed if n not in later and n not in sizes and n not in constant and n is not cotangent]
+    forward = fx.Graph()
+    environment = {x: forward.placeholder("x")}
+    at_hand = {node for node in nodes if node not in later}
+    for node in _ancestors([*made[:outputs], *saved], stop=lambda node: False):
+        if node in at_hand and node not in environment and node is not cotangent:
+            environment[node] = _copied(forward, node, environment, x)
+    forward.output(tuple(environment[node] for node in (*made[:outputs], *saved)))
+
+    backward = fx.Graph()
+    environment = {cotangent: backward.placeholder("cotangent")}
+    for i, node in enumerate(saved):
+        environment[node] = backward.placeholder(f"saved_{i}")
+    for node in _ancestors([pulled], stop=lambda node: node in environment):
+        if node not in environment and node is not x:
+            environment[node] = _copied(backward, node, environment, cotangent)
+    backward.output(environment[pulled])
+    halves = [fx.GraphModule(joint, graph) for graph in (forward, backward)]
+    for half in halves:
+        half.graph.eliminate_dead_code()
+        half.recompile()
+    return halves[0], halves[1], [_batch_axis(node) for node in saved]
+
+
+def _kinds(nodes: list[fx.Node], x: fx.Node, cotangent: fx.Node) -> tuple[set[fx.Node], set[fx.Node], set[fx.Node]]:
+    """The nodes that depend on sizes alone, those that depend on the cotangent, and the constants."""
+    sizes: set[fx.Node] = set()
+    later, constant = {cotangent}, set()
+    for node in nodes:
+        if node.op == "get_attr":
+            constant.add(node)
+        if node.op != "call_function":
+            continue
+        inputs = node.all_input_nodes
+        if torch_internals.size_of(node) in (x, cotangent):
+            sizes.add(node)
+        elif any(i in later for i in inputs):
+            later.add(node)
+        elif all(i in constant for i in inputs):
+            constant.add(node)
+        elif all(i in constant or i in sizes for i in inputs):
+            sizes.add(node)
+    return sizes, later, constant
+
+
+def _ancestors(targets: Iterable[fx.Node], stop: Any) -> list[fx.Node]:
+    """What `targets` are made of, themselves included, in the order of the graph; not what lies behind a `stop`."""
+    seen: set[fx.Node] = set()
+    left = list(targets)
+    while left:
+        node = left.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if not stop(node):
+            left += node.all_input_nodes
+    return sorted(seen)
+
+
+def _copied(graph: fx.Graph, node: fx.Node, environment: dict[fx.Node, fx.Node], batch: fx.Node) -> fx.Node:
+    """`node` in another graph; a batch size is read off `batch`, for that graph has batches of its own."""
+    if torch_internals.size_of(node) is not None and node.args[0] not in environment:
+        return graph.create_node("call_function", node.target, (environment[batch], node.args[1]), {})
+    return graph.node_copy(node, lambda n: environment[n])
+
+
+def _batch_axis(node: fx.Node) -> int | None:
+    value = node.meta["val"]
+    if torch_internals.is_number(value):
+        raise ExportError("the model computes with a number read off its tensors. Keep it a tensor.")
+    axes = [dim for dim, size in enumerate(value.shape) if torch_internals.varying(size)]
+    if len(axes) > 1:
+        raise ExportError("the model compares the inputs of a batch with each other, so there is no score of one input.")
+    return axes[0] if axes else None
