@@ -1,6 +1,6 @@
 """gradgeo: whether to trust a single prediction of a PyTorch classifier, by geometric gradient analysis."""
 
-from gradgeo import attacks
+from gradgeo import attacks, export
 from gradgeo.detector import Detector
 from gradgeo.errors import GradgeoError, GradgeoWarning
 from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
@@ -24,6 +24,7 @@ __all__ = [
     "csm",
     "csm_statistics",
     "directional_curvature",
+    "export",
     "local_minimum",
     "saliency_maps",
     "zeta",

@@ -15,6 +15,7 @@ from gradgeo.detector import Detector
 from gradgeo.errors import ExportError, GradgeoError
 from gradgeo.evidence import Evidence, Observation, displacements
 from gradgeo.export import torch_internals
+from gradgeo.export.plain_forms import PlainForms
 from gradgeo.export.split import Split
 from gradgeo.geometry.saliency import ForwardPass, Maps
 
@@ -25,12 +26,12 @@ class GraphPass(ForwardPass):
     """A forward pass made by the graphs of a split classifier instead of the classifier and autograd."""
 
     def __init__(self, split: Split, x: Tensor) -> None:
-        clean, finite = replace_unusable(x)
+        clean, self.finite = replace_unusable(x)
         self._split, self._differentiable, self._n = split, False, x.shape[0]
         self.logits, self.features, self._saved = split(clean)
         self.x = self._leaf = clean
         self._weight = split.weight
-        self.usable = finite & torch.isfinite(self.logits).all(1)
+        self.usable = self.finite & torch.isfinite(self.logits).all(1)
 
     @property
     def _rank(self) -> int:
@@ -79,21 +80,27 @@ class Judge(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where not judged."""
-        seen = self.observe(x)
-        features = self._instrument.features(seen)
-        score = self._joint.join(self._joint.scores(features, seen.forward.predicted))
+        forward = GraphPass(self.split, x)
+        with PlainForms():
+            features = self._instrument.features(self.observe(forward))
+            score = self._joint.join(self._joint.scores(features, forward.predicted))
+            below = torch.searchsorted(self.calibration[None], score[None])[0]
         # Runtimes do not all carry NaN through minima and comparisons, so it is carried around them.
         dead = torch.stack([table.isnan().any(1) for table in features]).any(0) | score.isnan()
-        below = torch.searchsorted(self.calibration[None], score[None])[0]
         n = self.calibration.shape[0]
-        p = torch.where(dead, torch.nan, (1 + n - below).double() / (n + 1))
-        score = torch.where(dead, torch.nan, score)
-        return dict(zip(OUTPUTS, (seen.forward.logits, score, p, (p > self._alpha) & ~dead), strict=True))
+        p = torch.where(dead, torch.nan, (1 + n - below).double() / (n + 1))  # as `conformal.p_values`
+        columns = (
+            torch.where(forward.finite[:, None], forward.logits, torch.nan),
+            torch.where(dead, torch.nan, score),
+            p,
+            (p > self._alpha) & ~dead,
+        )
+        return dict(zip(OUTPUTS, columns, strict=True))
 
-    def observe(self, x: Tensor) -> Observation:
+    def observe(self, forward: GraphPass) -> Observation:
         """The observation that the evidence measures."""
         gradients = any(e.around == "gradients" for e in self.evidence)
-        forward, instrument = GraphPass(self.split, x), self._instrument
+        instrument = self._instrument
         return Observation(forward, instrument.maps, instrument.radius, gradients=gradients, moves=self.moves)
 
 
@@ -110,17 +117,17 @@ def refuse_what_does_not_trace(judge: Judge, x: Tensor) -> None:
     Raises: ExportError.
     """
     world = torch_internals.Symbolic()
-    batch = world.batch(x)
-    for evidence in judge.evidence:
-        try:
-            with world.mode, torch.no_grad():
-                found = evidence.measure(judge.observe(batch))
-        except GradgeoError:
-            raise
-        except Exception as error:  # whatever a measurement of the user's own does when tensors have no values
-            first = (str(error).strip().splitlines() or [""])[0][:200]
-            raise ExportError(
-                f"evidence {evidence.name!r} cannot be exported: it reads values or leaves torch "
-                f"({type(error).__name__}: {first}). Write it in torch without indexing by masks, .item() or NumPy, or "
-                f"fit a detector without it."
-            ) from error
+    with world.mode, torch.no_grad(), PlainForms():
+        seen = judge.observe(GraphPass(judge.split, world.batch(x)))
+        for evidence in judge.evidence:
+            try:
+                evidence.measure(seen)
+            except GradgeoError:
+                raise
+            except Exception as error:  # whatever a measurement of the user's own does when tensors have no values
+                first = (str(error).strip().splitlines() or [""])[0][:200]
+                raise ExportError(
+                    f"evidence {evidence.name!r} cannot be exported: it reads values or leaves torch "
+                    f"({type(error).__name__}: {first}). Write it in torch without masks as indices, .item() or "
+                    "NumPy, or fit a detector without it."
+                ) from error

@@ -1,4 +1,4 @@
-"""How backward operators are written for the exported graph, where PyTorch's own rules are missing, slow or inexact.
+"""How backward operators are written in the exported graph, where PyTorch's own rules are missing or slow.
 
 Every rule gives the gradient with respect to the input alone: weights are constants of the graph. What does not depend
 on the cotangent is written so that it can be computed once per input, whatever the number of classes: an elementwise
@@ -7,22 +7,19 @@ backward is g * f'(x) with f' made of a cotangent of ones.
 
 import math
 from collections.abc import Callable
-from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from gradgeo.export.normal_quantile import ndtri
 
 aten = torch.ops.aten
 
 Rule = Callable[..., Any]
 
 ELEMENTWISE = (
-    *("threshold_backward", "hardtanh_backward", "hardswish_backward", "hardsigmoid_backward", "gelu_backward"),
-    *("silu_backward", "elu_backward", "leaky_relu_backward", "softplus_backward", "sigmoid_backward", "tanh_backward"),
+    *("hardtanh_backward", "hardswish_backward", "hardsigmoid_backward", "gelu_backward", "silu_backward"),
+    *("elu_backward", "leaky_relu_backward", "softplus_backward", "sigmoid_backward", "tanh_backward"),
     *("log_sigmoid_backward", "mish_backward", "softshrink_backward", "hardshrink_backward"),
 )
 """Operators whose first argument is the cotangent and whose result is linear in each entry of it by itself."""
@@ -31,6 +28,9 @@ ELEMENTWISE = (
 def backward_rules(known: dict[Any, Rule]) -> dict[Any, Rule]:
     """Our rules by operator; `known` are PyTorch's, of which the elementwise ones are made."""
     rules: dict[Any, Rule] = {
+        aten.threshold_backward.default: _threshold,
+        aten.slice_backward.default: _slice(known[aten.slice_backward.default]),
+        aten.select_backward.default: _select(known[aten.select_backward.default]),
         aten.convolution_backward.default: _convolution,
         aten.max_pool2d_with_indices_backward.default: _max_pool2d,
         aten.max_pool3d_with_indices_backward.default: _max_pool3d,
@@ -53,6 +53,43 @@ def _slope_times_cotangent(rule: Rule) -> Rule:
         return cotangent * slope
 
     return times
+
+
+def _threshold(cotangent: Tensor, x: Tensor, threshold: float) -> Tensor:
+    return cotangent * (x > threshold).to(cotangent.dtype)
+
+
+def _slice(rule: Rule) -> Rule:
+    """Zeros around and between the entries, which runtimes do faster than scattering; along the batch PyTorch's own."""
+
+    def widened(cotangent: Tensor, sizes: list[int], dim: int, start: int, end: int, step: int) -> Tensor:
+        dim, size = dim % len(sizes), sizes[dim]
+        if not all(isinstance(number, int) for number in (size, start, step)):
+            return cast(Tensor, rule(cotangent, sizes, dim, start, end, step))
+        start = min(max(start + size if start < 0 else start, 0), size)
+        return _placed(cotangent, dim, size, start, step)
+
+    return widened
+
+
+def _select(rule: Rule) -> Rule:
+    def widened(cotangent: Tensor, sizes: list[int], dim: int, index: int) -> Tensor:
+        dim, size = dim % len(sizes), sizes[dim]
+        if not all(isinstance(number, int) for number in (size, index)):
+            return cast(Tensor, rule(cotangent, sizes, dim, index))
+        return _placed(cotangent.unsqueeze(dim), dim, size, index % size, 1)
+
+    return widened
+
+
+def _placed(rows: Tensor, dim: int, size: int, start: int, step: int) -> Tensor:
+    """`rows` at start, start + step, ... of an axis of this size, zeros elsewhere."""
+    count = rows.shape[dim]
+    if step > 1:
+        apart = F.pad(rows.unsqueeze(dim + 1), [0, 0] * (rows.ndim - 1 - dim) + [0, step - 1])
+        rows = apart.flatten(dim, dim + 1).narrow(dim, 0, min(count * step, size - start))
+    margins = [start, size - start - rows.shape[dim]]
+    return F.pad(rows, [0, 0] * (rows.ndim - 1 - dim) + margins) if any(margins) else rows
 
 
 def _convolution(
@@ -83,10 +120,8 @@ def _convolution(
         turned = turned.view(groups, weight.shape[0] // groups, *weight.shape[1:]).transpose(1, 2)
         turned = turned.reshape(weight.shape[1] * groups, weight.shape[0] // groups, *kernel)
         margin = [r - p for r, p in zip(reach, padding, strict=True)]
-        return aten.convolution(cotangent, turned, None, [1] * dims, margin, dilation, False, [0] * dims, groups), *(
-            None,
-            None,
-        )
+        back = aten.convolution(cotangent, turned, None, [1] * dims, margin, dilation, False, [0] * dims, groups)
+        return back, None, None
     least = [
         (o - 1) * s - 2 * p + r + 1 for o, s, p, r in zip(cotangent.shape[2:], stride, padding, reach, strict=True)
     ]
@@ -104,7 +139,7 @@ def _max_pool2d(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    kernel = list(kernel) * 2 if len(kernel) == 1 else list(kernel)
+    kernel = _pair(kernel)
     if all(s == 1 for s in dilation) and not any(padding) and (not stride or _pair(stride) == kernel):
         height, width = x.shape[-2:]
         place = torch.arange(height * width, device=x.device).view(height, width)
@@ -131,7 +166,7 @@ def _blown_up(pooled: Tensor, kernel: list[int], height: int, width: int) -> Ten
 
 
 def _scattered(cotangent: Tensor, x: Tensor, indices: Tensor, dims: int) -> Tensor:
-    flat = torch.zeros_like(cotangent.new_zeros(()).expand(x.shape)).flatten(-dims)
+    flat = cotangent.new_zeros(x.shape).flatten(-dims)
     return flat.scatter_add(-1, indices.flatten(-dims), cotangent.flatten(-dims)).view(x.shape)
 
 
@@ -171,42 +206,3 @@ def _spread(cotangent: Tensor, dim: int, size: int, windows: list[tuple[range, i
     rows = [[1 / count if i in inside else 0.0 for i in range(size)] for inside, count in windows]
     matrix = torch.tensor(rows, dtype=cotangent.dtype)
     return (cotangent.movedim(dim, -1) @ matrix).movedim(-1, dim)
-
-
-def graph_rules() -> dict[Any, Rule]:
-    """Rules for operators of the evidence that ONNX does not have, in float64."""
-    return {
-        aten.searchsorted.Tensor: _searchsorted,
-        aten.special_ndtri.default: ndtri,
-        aten.median.dim: _median,
-        aten.diagonal_scatter.default: _diagonal_scatter,
-    }
-
-
-def _searchsorted(
-    knots: Tensor,
-    x: Tensor,
-    *,
-    out_int32: bool = False,
-    right: bool = False,
-    side: str | None = None,
-    sorter: Tensor | None = None,
-) -> Tensor:
-    below = knots[..., None, :] <= x[..., None] if right or side == "right" else knots[..., None, :] < x[..., None]
-    return below.to(torch.int64).sum(-1)
-
-
-def _median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    values, indices = x.sort(dim)
-    middle = (x.shape[dim] - 1) // 2
-    value, index = values.select(dim, middle), indices.select(dim, middle)
-    value = torch.where(x.isnan().any(dim), torch.nan, value)
-    return (value.unsqueeze(dim), index.unsqueeze(dim)) if keepdim else (value, index)
-
-
-def _diagonal_scatter(x: Tensor, diagonal: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
-    first, second = dim1 % x.ndim, dim2 % x.ndim
-    if offset or (first, second) != (x.ndim - 2, x.ndim - 1) or x.shape[-1] != x.shape[-2]:
-        return NotImplemented
-    eye = torch.eye(x.shape[-1], dtype=torch.bool)
-    return torch.where(eye, diagonal[..., None], x)

@@ -44,7 +44,7 @@ class Split(nn.Module):
             weight = copy.head.weight.detach() if spans and copy.head is not None else None
             self.weight = None if weight is None else nn.Buffer(weight.contiguous())
             joint = _traced(copy, x, self.rank, spans=bool(spans), features=self.features)
-        self.forward_graph, self.backward_graph, self._varying = _halves(joint, 1 + self.features)
+        self.forward_graph, self.backward_graph, self._axes = _halves(joint, 1 + self.features)
         self.tiles = True
         """Whether cotangents are further rows of one backward pass, or have one each."""
 
@@ -58,7 +58,7 @@ class Split(nn.Module):
         k, n, _ = cotangents.shape
         if not self.tiles:
             return torch.stack([self.backward_graph(row, *saved) for row in cotangents.unbind(0)])
-        rows = [tensor if dim is None else _tiled(tensor, dim, k) for tensor, dim in zip(saved, self._varying, strict=True)]
+        rows = [t if axis is None else _tiled(t, axis, k) for t, axis in zip(saved, self._axes, strict=True)]
         pulled = self.backward_graph(cotangents.flatten(0, 1), *rows)
         return pulled.view(k, n, *pulled.shape[1:])
 
@@ -68,8 +68,16 @@ class Split(nn.Module):
         return {node.target for node in nodes if node.op == "call_function"}
 
 
-def _tiled(tensor: Tensor, dim: int, times: int) -> Tensor:
-    return tensor.repeat(*[times if d == dim else 1 for d in range(tensor.ndim)]) if times > 1 else tensor
+def _tiled(tensor: Tensor, axis: int, times: int) -> Tensor:
+    return tensor.repeat(*[times if d == axis else 1 for d in range(tensor.ndim)]) if times > 1 else tensor
+
+
+def _scaled(rows: Tensor, factor: Tensor, axis: int) -> Tensor:
+    """The product with a factor of each input, which stands for all rows of that input: tiling it would cost more."""
+    n = factor.shape[axis]
+    if rows.shape[axis] == n:
+        return rows * factor
+    return (rows.unflatten(axis, (-1, n)) * factor.unsqueeze(axis)).flatten(axis, axis + 1)
 
 
 def _traced(copy: FastCopy, x: Tensor, rank: int, *, spans: bool, features: bool) -> fx.GraphModule:
@@ -116,8 +124,8 @@ def _why(error: BaseException) -> str:
 
 
 def _halves(joint: fx.GraphModule, outputs: int) -> tuple[fx.GraphModule, fx.GraphModule, list[int | None]]:
-    """The graph x -> outputs and what is saved, the graph (v, *saved) -> gradient, and where each saved tensor has the
-    batch, None for nowhere."""
+    """The graph x -> outputs and what is saved, the graph (v, *saved) -> gradient, and along which axis each saved
+    tensor is to be tiled, None for those that are not."""
     nodes = list(joint.graph.nodes)
     x, cotangent = (node for node in nodes if node.op == "placeholder")
     sizes, later, constant = _kinds(nodes, x, cotangent)
@@ -138,15 +146,25 @@ def _halves(joint: fx.GraphModule, outputs: int) -> tuple[fx.GraphModule, fx.Gra
     environment = {cotangent: backward.placeholder("cotangent")}
     for i, node in enumerate(saved):
         environment[node] = backward.placeholder(f"saved_{i}")
-    for node in _ancestors([pulled], stop=lambda node: node in environment):
-        if node not in environment and node is not x:
+    own = _ancestors([pulled], stop=lambda node: node in environment)
+    axes = {node: _batch_axis(node) for node in saved}
+    factors = {node for node in saved if _is_factor(node, axes[node], [user for user in node.users if user in own])}
+    for node in own:
+        if node in environment or node is x:
+            continue
+        factor = next((i for i in node.all_input_nodes if i in factors), None)
+        if factor is None:
             environment[node] = _copied(backward, node, environment, cotangent)
+        else:
+            (other,) = (i for i in node.all_input_nodes if i is not factor)
+            operands = (environment[other], environment[factor], axes[factor])
+            environment[node] = backward.call_function(_scaled, operands)
     backward.output(environment[pulled])
     halves = [fx.GraphModule(joint, graph) for graph in (forward, backward)]
     for half in halves:
         half.graph.eliminate_dead_code()
         half.recompile()
-    return halves[0], halves[1], [_batch_axis(node) for node in saved]
+    return halves[0], halves[1], [None if node in factors else axes[node] for node in saved]
 
 
 def _kinds(nodes: list[fx.Node], x: fx.Node, cotangent: fx.Node) -> tuple[set[fx.Node], set[fx.Node], set[fx.Node]]:
@@ -189,6 +207,16 @@ def _copied(graph: fx.Graph, node: fx.Node, environment: dict[fx.Node, fx.Node],
     if torch_internals.size_of(node) is not None and node.args[0] not in environment:
         return graph.create_node("call_function", node.target, (environment[batch], node.args[1]), {})
     return graph.node_copy(node, lambda n: environment[n])
+
+
+def _is_factor(node: fx.Node, axis: int | None, users: list[fx.Node]) -> bool:
+    """Whether all that is done with it is to multiply rows of the batch."""
+    return axis is not None and all(
+        user.target is torch.ops.aten.mul.Tensor
+        and len(user.all_input_nodes) == 2
+        and all(i.meta["val"].ndim == node.meta["val"].ndim and _batch_axis(i) == axis for i in user.all_input_nodes)
+        for user in users
+    )
 
 
 def _batch_axis(node: fx.Node) -> int | None:

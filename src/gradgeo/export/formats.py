@@ -1,0 +1,214 @@
+"""From a fitted detector to a file: trace, check, convert, check again, and only then put it under its name."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradgeo.classifier import Classifier
+from gradgeo.detector import Detector
+from gradgeo.errors import ExportError, NotFittedError, choice, expected, require, warn
+from gradgeo.export.agreement import Agreement, Judged, hold
+
+FORMATS = ("onnx", "pt2", "aoti")
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
+LARGEST = 2**31 - 2**24
+"""Bytes of weights that one ONNX file can hold."""
+
+CHECKED = 32
+"""Inputs of the example that the file is checked on."""
+
+
+def write(
+    detector: Detector, example: Tensor, path: str | PathLike[str], form: str, *, digest: str | None = None
+) -> Agreement:
+    """As `onnx`, `pt2` and `aoti`; `digest` is the SHA-256 of the detector's file, where it has one."""
+    path = Path(path).expanduser()
+    choice("form", form, FORMATS)
+    if path.suffix != SUFFIXES[form]:
+        raise expected("path", f"a file ending in {SUFFIXES[form]}", str(path))
+    if not hasattr(detector, "input_shape_"):
+        raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
+    classifier = Classifier.of(detector.model)
+    x = _rows(detector, classifier, example)
+    _require_tools(form, detector)
+    with _replacing(path) as temporary:
+        metadata = _metadata(detector, digest or _digest(detector))
+        with _quiet():
+            program = _program(detector, classifier, x, form)
+            judged = WRITERS[form](program, metadata, temporary)
+        if judged is None:
+            warn("onnxruntime is not installed, so the graph was checked in PyTorch and the file itself was not run.")
+            return hold(detector, program.module(), x, "the graph")
+        return hold(detector, judged, x, f"the {form} file")
+
+
+def _rows(detector: Detector, classifier: Classifier, example: Tensor) -> Tensor:
+    """The example as a batch of at least four inputs, finite ones, prepared for the classifier."""
+    shape = ", ".join(map(str, detector.input_shape_))
+    if not isinstance(example, Tensor) or tuple(example.shape[1:]) != tuple(detector.input_shape_):
+        raise expected("example", f"a tensor of shape (N, {shape}) as in fit", example)
+    if classifier.dtype not in (None, torch.float32, torch.float64):
+        raise expected("the model", "of float32 or float64", str(classifier.dtype), "Call .float() on it.")
+    if classifier.device is not None and classifier.device.type != "cpu":
+        raise expected("the model", "on the CPU", str(classifier.device), "Load the detector for model.cpu().")
+    x = classifier.prepare(example[:CHECKED].detach())
+    x = x[x.flatten(1).isfinite().all(1)]
+    if not len(x):
+        raise expected("example", "at least one input, finite", example)
+    while len(x) < 4:  # weaker copies, so that there are batches of several sizes
+        x = torch.cat([x, x * 0.75])
+    return x
+
+
+def _require_tools(form: str, detector: Detector) -> None:
+    if form == "onnx":
+        for name in ("onnx", "onnxscript"):
+            require(name, "export")
+        model = detector.model
+        weights = model.state_dict().values() if isinstance(model, nn.Module) else ()
+        held = sum(w.numel() * w.element_size() for w in weights if isinstance(w, Tensor))
+        if held > LARGEST:
+            raise ExportError(f"the weights take {held} bytes and one ONNX file holds 2 GB. Use the format pt2.")
+    if form == "aoti" and not any(shutil.which(os.environ.get("CXX", name)) for name in ("g++", "clang++", "c++")):
+        raise ExportError("AOTInductor needs a C++ compiler and finds none. Install g++, or use the format onnx or pt2.")
+
+
+def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -> torch.export.ExportedProgram:
+    # Tracing imports much of PyTorch that nothing else here needs.
+    from gradgeo.export import torch_internals
+    from gradgeo.export.agreement import settle
+    from gradgeo.export.judge import Judge, refuse_what_does_not_trace
+    from gradgeo.export.split import Split
+
+    split = Split(classifier, x[:5])
+    if form == "onnx" and (unknown := torch_internals.without_onnx(split.operators())):
+        raise ExportError(
+            f"the model needs {', '.join(unknown)}, which ONNX does not have here. Use the format pt2 or aoti, or "
+            "another layer in its place."
+        )
+    settle(split, classifier, x)
+    judge = Judge(detector, split, x)
+    refuse_what_does_not_trace(judge, x)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            batch = {0: torch.export.Dim("batch", min=1)}
+            return torch.export.export(judge, (x[:3],), dynamic_shapes=(batch,), strict=False)
+    except Exception as error:  # what torch.export says of itself
+        raise ExportError(f"torch.export cannot trace the detector: {_first_line(error)}") from error
+
+
+def _metadata(detector: Detector, digest: str) -> dict[str, str]:
+    from gradgeo import __version__
+
+    return {
+        "gradgeo_version": __version__,
+        "alpha": repr(float(detector.alpha)),
+        "detector_sha256": digest,
+        "class_names": json.dumps(detector.notes.get("class_names") or []),
+        "input_shape": json.dumps(list(detector.input_shape_)),
+        "evidence": json.dumps([e.name for e in detector._instrument.evidence]),
+    }
+
+
+def _digest(detector: Detector) -> str:
+    """The SHA-256 of the file that `detector.save` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "detector.gradgeo"
+        detector.save(file)
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged | None:
+    from gradgeo.export.judge import OUTPUTS
+
+    try:
+        converted = torch.onnx.export(
+            *(program, (), None),
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            input_names=["input"],
+            output_names=list(OUTPUTS),
+        )
+    except Exception as error:  # what the converter says of itself
+        raise ExportError(
+            f"torch.onnx cannot convert the graph: {_first_line(error)} Use the format pt2 or aoti."
+        ) from error
+    assert converted is not None
+    converted.model.metadata_props.update(metadata)
+    converted.save(path)
+    if find_spec("onnxruntime") is None:
+        return None
+    runtime: Any = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common base of its errors
+        raise ExportError(
+            f"onnxruntime cannot load the ONNX file: {_first_line(error)} Use the format pt2 or aoti."
+        ) from error
+    return lambda x: dict(zip(OUTPUTS, map(torch.from_numpy, session.run(None, {"input": x.numpy()})), strict=True))
+
+
+def _pt2(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged:
+    torch.export.save(program, path, extra_files={"gradgeo.json": json.dumps(metadata)})
+    loaded: Judged = torch.export.load(path).module()
+    return loaded
+
+
+def _aoti(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged:
+    inductor: Any = torch._inductor
+    try:
+        inductor.aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs={"aot_inductor.metadata": metadata}
+        )
+    except Exception as error:  # what the compilers say
+        raise ExportError(f"AOTInductor cannot compile the graph: {_first_line(error)} Use the format pt2.") from error
+    loaded: Judged = inductor.aoti_load_package(str(path))
+    return loaded
+
+
+WRITERS: Mapping[str, Callable[..., Judged | None]] = {"onnx": _onnx, "pt2": _pt2, "aoti": _aoti}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the exporters of PyTorch say of their own insides concerns nobody who calls us."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that becomes `path` if the block ends well and disappears if not."""
+    path = path.resolve()
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror} ({path.parent}).") from error
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
