@@ -9,13 +9,14 @@ import typer
 from gradgeo import __version__
 from gradgeo.cli.bench import bench, demo
 from gradgeo.cli.console import Command
+from gradgeo.cli.export import export
 from gradgeo.cli.judge import explain, fit, info
 from gradgeo.cli.path import path
 from gradgeo.cli.report import report
 from gradgeo.cli.score import score
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for _command in (demo, fit, score, explain, info, path, report, bench):
+for _command in (demo, fit, score, explain, info, path, report, export, bench):
     app.command(cls=Command)(_command)
 
 

@@ -13,8 +13,8 @@ from gradgeo.cli.options import DATA, MODELS, Channels, Mean, Size, Std, Weights
 from gradgeo.data import Preprocess
 
 PAGES = (
-    *("accuracy", "adaptive", "attacks", "coverage", "detection", "engine", "evasion", "evidence", "guarantee"),
-    *("local-minima", "one-class", "paper", "scoring"),
+    *("accuracy", "adaptive", "attacks", "coverage", "detection", "engine", "evasion", "evidence", "export"),
+    *("guarantee", "local-minima", "one-class", "paper", "scoring"),
 )
 """The measurements that each write one page."""
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from gradgeo.detector import Detector
 from gradgeo.errors import public
 from gradgeo.export.agreement import Agreement
-from gradgeo.export.formats import FORMATS, write
+from gradgeo.export.formats import FORMATS, digest_of, write
 
-__all__ = ["FORMATS", "Agreement", "aoti", "onnx", "pt2", "write"]
+__all__ = ["FORMATS", "Agreement", "aoti", "digest_of", "onnx", "pt2", "write"]
 
 
 @public

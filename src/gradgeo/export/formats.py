@@ -9,8 +9,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from gradgeo.classifier import Classifier
 from gradgeo.detector import Detector
-from gradgeo.errors import ExportError, NotFittedError, choice, expected, require, warn
+from gradgeo.errors import ExportError, NotFittedError, choice, expected, require
 from gradgeo.export.agreement import Agreement, Judged, hold
 
 FORMATS = ("onnx", "pt2", "aoti")
@@ -50,9 +48,6 @@ def write(
         with _quiet():
             program = _program(detector, classifier, x, form)
             judged = WRITERS[form](program, metadata, temporary)
-        if judged is None:
-            warn("onnxruntime is not installed, so the graph was checked in PyTorch and the file itself was not run.")
-            return hold(detector, program.module(), x, "the graph")
         return hold(detector, judged, x, f"the {form} file")
 
 
@@ -76,7 +71,7 @@ def _rows(detector: Detector, classifier: Classifier, example: Tensor) -> Tensor
 
 def _require_tools(form: str, detector: Detector) -> None:
     if form == "onnx":
-        for name in ("onnx", "onnxscript"):
+        for name in ("onnx", "onnxscript", "onnxruntime"):
             require(name, "export")
         model = detector.model
         weights = model.state_dict().values() if isinstance(model, nn.Module) else ()
@@ -84,7 +79,9 @@ def _require_tools(form: str, detector: Detector) -> None:
         if held > LARGEST:
             raise ExportError(f"the weights take {held} bytes and one ONNX file holds 2 GB. Use the format pt2.")
     if form == "aoti" and not any(shutil.which(os.environ.get("CXX", name)) for name in ("g++", "clang++", "c++")):
-        raise ExportError("AOTInductor needs a C++ compiler and finds none. Install g++, or use the format onnx or pt2.")
+        raise ExportError(
+            "AOTInductor needs a C++ compiler and finds none. Install g++, or use the format onnx or pt2."
+        )
 
 
 def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -> torch.export.ExportedProgram:
@@ -124,15 +121,20 @@ def _metadata(detector: Detector, digest: str) -> dict[str, str]:
     }
 
 
+def digest_of(file: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _digest(detector: Detector) -> str:
     """The SHA-256 of the file that `detector.save` writes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "detector.gradgeo"
         detector.save(file)
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return digest_of(file)
 
 
-def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged | None:
+def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged:
     from gradgeo.export.judge import OUTPUTS
 
     try:
@@ -151,9 +153,7 @@ def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path:
     assert converted is not None
     converted.model.metadata_props.update(metadata)
     converted.save(path)
-    if find_spec("onnxruntime") is None:
-        return None
-    runtime: Any = import_module("onnxruntime")
+    runtime: Any = require("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -183,7 +183,7 @@ def _aoti(program: torch.export.ExportedProgram, metadata: dict[str, str], path:
     return loaded
 
 
-WRITERS: Mapping[str, Callable[..., Judged | None]] = {"onnx": _onnx, "pt2": _pt2, "aoti": _aoti}
+WRITERS: Mapping[str, Callable[..., Judged]] = {"onnx": _onnx, "pt2": _pt2, "aoti": _aoti}
 
 
 @contextmanager

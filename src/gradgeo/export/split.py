@@ -59,7 +59,7 @@ class Split(nn.Module):
         if not self.tiles:
             return torch.stack([self.backward_graph(row, *saved) for row in cotangents.unbind(0)])
         rows = [t if axis is None else _tiled(t, axis, k) for t, axis in zip(saved, self._axes, strict=True)]
-        pulled = self.backward_graph(cotangents.flatten(0, 1), *rows)
+        pulled: Tensor = self.backward_graph(cotangents.flatten(0, 1), *rows)
         return pulled.view(k, n, *pulled.shape[1:])
 
     def operators(self) -> set[Any]:
@@ -77,7 +77,8 @@ def _scaled(rows: Tensor, factor: Tensor, axis: int) -> Tensor:
     n = factor.shape[axis]
     if rows.shape[axis] == n:
         return rows * factor
-    return (rows.unflatten(axis, (-1, n)) * factor.unsqueeze(axis)).flatten(axis, axis + 1)
+    scaled: Tensor = rows.unflatten(axis, (-1, n)) * factor.unsqueeze(axis)
+    return scaled.flatten(axis, axis + 1)
 
 
 def _traced(copy: FastCopy, x: Tensor, rank: int, *, spans: bool, features: bool) -> fx.GraphModule:
@@ -225,5 +226,7 @@ def _batch_axis(node: fx.Node) -> int | None:
         raise ExportError("the model computes with a number read off its tensors. Keep it a tensor.")
     axes = [dim for dim, size in enumerate(value.shape) if torch_internals.varying(size)]
     if len(axes) > 1:
-        raise ExportError("the model compares the inputs of a batch with each other, so there is no score of one input.")
+        raise ExportError(
+            "the model compares the inputs of a batch with each other, so there is no score of one input."
+        )
     return axes[0] if axes else None

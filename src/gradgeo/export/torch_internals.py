@@ -3,7 +3,6 @@
 Other modules of this package use PyTorch's public functions and these.
 """
 
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -81,12 +80,14 @@ def size_of(node: fx.Node) -> fx.Node | None:
 
 
 def without_onnx(operators: set[Any]) -> list[str]:
-    """Those of `operators` that torch.onnx cannot write."""
+    """Those of `operators` that torch.onnx cannot write, neither as they are nor taken apart."""
+    from torch.onnx._internal.exporter import _decomp
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     known = ONNXRegistry.from_torchlib()
-    tensors = {o for o in operators if o is not operator.getitem and hasattr(o, "_schema")}
-    return sorted(str(o) for o in tensors if not known.is_registered(o))
+    apart = _decomp.create_onnx_friendly_decomposition_table(set(_decomp.get_onnx_implemented_overloads(known)))
+    ours = (o for o in operators if isinstance(o, torch._ops.OpOverload))
+    return sorted(str(o) for o in ours if not known.is_registered(o) and o not in apart)
 
 
 @contextmanager

@@ -1,0 +1,69 @@
+"""Export: a detector and its model as one file for other runtimes."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from gradgeo import detector_file
+from gradgeo.cli.console import print_pairs
+from gradgeo.cli.options import DATA, DataRoot, DetectorPath, SameModel, Weights, load_detector
+from gradgeo.data import Preprocess, open_source
+from gradgeo.errors import DataError, expected
+from gradgeo.scoring import checked
+
+INPUTS = 32
+"""That the file is held to the detector on."""
+
+
+def export(
+    file: DetectorPath,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, .onnx, or .pt2 for pt2 and aoti.")],
+    model: SameModel = None,
+    form: Annotated[str, typer.Option("--format", "-f", help="onnx, pt2 or aoti.")] = "onnx",
+    weights: Weights = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help=f"Inputs to check the file on; default noise. {DATA}")
+    ] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Write a detector and its model as one graph: input -> logits, outlier_score, p_value, trusted.
+
+    Example: gradgeo export digits.gradgeo -m digits -d digits/test -o digits.onnx
+    """
+    if out.expanduser().resolve() == file.resolve():
+        raise expected("out", "another file than the detector", str(out))
+    notes = detector_file.inspect(file)["notes"]
+    detector = load_detector(file, notes, model, weights, "cpu")
+    shape = detector.input_shape_
+    example = _noise(shape) if data is None else _inputs(data, notes, shape, data_root)
+    package = import_module("gradgeo.export")
+    agreement = package.write(detector, example, out, form, digest=package.digest_of(file))
+    n = len(agreement.scores)
+    print_pairs(
+        {
+            "written to": out,
+            "bytes": out.expanduser().stat().st_size,
+            "checked on": f"{n} inputs{'' if data else ' of noise'}",
+            "logits differ by": f"{agreement.logits:.1e} at most, relative",
+            "scores differ by": f"{float(agreement.scores.median()):.1e} (median), {float(agreement.scores.max()):.1e}",
+            "verdicts the same": f"{int(agreement.verdicts.sum())} of {n}",
+        }
+    )
+
+
+def _noise(shape: tuple[int, ...]) -> Tensor:
+    return torch.rand(INPUTS, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _inputs(data: str, notes: dict[str, object], shape: tuple[int, ...], data_root: str | None) -> Tensor:
+    preprocess = Preprocess.from_dict(notes.get("preprocess"))
+    source = open_source(data, preprocess=preprocess, limit=INPUTS, data_root=data_root)
+    items = [checked(source[i], shape) for i in range(len(source))]
+    usable = [item.x for item in items if item.x is not None]
+    if not usable:
+        raise DataError(f"none of the {len(items)} inputs of {data} can be judged; the first: {items[0].error}")
+    return torch.stack(usable)
