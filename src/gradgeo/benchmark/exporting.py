@@ -46,8 +46,8 @@ def run(cases: Cases) -> Page:
     page.say(
         "Each detector is written by `gradgeo.export.onnx` and `.pt2` and compared with itself on inputs of the half "
         f"of the data that it was not fitted on, {BATCH} at a time. Logits and scores: difference relative to the "
-        f'larger of 1 and their size. "Flipped": scores more than {SCORES} apart, where a gradient entry within rounding of '
-        "zero has the other sign in the other runtime."
+        f'larger of 1 and their size. "Flipped": scores more than {SCORES} apart, as where a gradient entry within '
+        "rounding of zero has the other sign in the other runtime."
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

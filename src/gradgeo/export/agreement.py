@@ -23,7 +23,7 @@ SCORES = 1e-3
 """How far a score may be apart, relative to its size where that is above 1."""
 
 FLIPPED = 0.25
-"""Share of the inputs, two at least, whose score may be further apart: the sign of an entry near zero has flipped there."""
+"""Share of the inputs, two at least, whose score may be further apart, where the sign of an entry near zero flipped."""
 
 Judged = Callable[[Tensor], Mapping[str, Tensor]]
 
