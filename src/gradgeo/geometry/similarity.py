@@ -122,7 +122,7 @@ def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES, *, out:
         return matrices if out is None else out.copy_(matrices)
     out = _matrices(len(forward.logits), k, forward) if out is None else out
     for i, product in enumerate(products):  # in float64, and with what cosines take, one sample's matrix is large
-        out[i] = _cosines(product)
+        out[i] = cosines_of(product)
     out[~forward.usable] = torch.nan
     return out
 
@@ -169,12 +169,12 @@ def _integer_product(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _cosines(products: Tensor) -> Tensor:
-    """Inner products (K, K) -> cosines; those of zero maps are 0, the diagonal is 1."""
-    norms = products.diagonal()
-    scale = torch.sqrt(norms)[:, None] * torch.sqrt(norms)
+def cosines_of(products: Tensor) -> Tensor:
+    """Inner products (..., K, K) -> cosines; those of zero maps are 0, the diagonal is 1."""
+    roots = products.diagonal(dim1=-2, dim2=-1).sqrt()
+    scale = roots[..., :, None] * roots[..., None, :]
     cosines = (products / torch.where(scale > 0, scale, 1.0)).clamp(-1, 1)
-    return torch.diagonal_scatter((cosines + cosines.mT) / 2, torch.ones_like(norms))
+    return torch.diagonal_scatter((cosines + cosines.mT) / 2, torch.ones_like(roots), dim1=-2, dim2=-1)
 
 
 @public
