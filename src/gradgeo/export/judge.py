@@ -6,6 +6,8 @@ is another, whose gradients are a graph instead of autograd's.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ from gradgeo.evidence import Evidence, Observation, displacements
 from gradgeo.export import torch_internals
 from gradgeo.export.plain_forms import PlainForms
 from gradgeo.export.split import Split
-from gradgeo.geometry.saliency import ForwardPass, Maps
+from gradgeo.geometry.saliency import MANY, ForwardPass, Maps
+from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
 
 OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
 
@@ -27,18 +30,26 @@ class GraphPass(ForwardPass):
 
     def __init__(self, split: Split, x: Tensor) -> None:
         clean, self.finite = replace_unusable(x)
-        self._split, self._differentiable, self._n = split, False, x.shape[0]
+        self._split, self.differentiable, self._n = split, False, x.shape[0]
         self.logits, self.features, self._saved = split(clean)
         self.x = self._leaf = clean
         self._weight = split.weight
         self.usable = self.finite & torch.isfinite(self.logits).all(1)
+        self.alive = torch.zeros_like(self.usable)
 
     @property
     def _rank(self) -> int:
         return self._split.rank
 
     def _rows(self, cotangents: Tensor) -> Tensor:
-        return self._split.pull_back(self._saved, cotangents.transpose(0, 1)).transpose(0, 1)
+        rows = self._split.pull_back(self._saved, cotangents.transpose(0, 1)).transpose(0, 1)
+        self.alive = self.alive | rows.flatten(1).any(1)
+        return rows
+
+    @cached_property
+    def _products(self) -> Tensor:
+        rows = self._basis.flatten(2).double()
+        return rows @ rows.mT
 
     def in_passes(self, rows: Tensor) -> Sequence[Tensor]:
         """All at once: in how many parts a varying batch would go is not known."""
@@ -52,6 +63,28 @@ class GraphPass(ForwardPass):
         """The logits (N, C) of other inputs, NaN where these are not finite."""
         clean, finite = replace_unusable(x)
         return torch.where(finite[:, None], self._split(clean)[0], torch.nan)
+
+
+class GraphObservation(Observation):
+    """An observation whose matrices are made for all inputs together instead of one after another."""
+
+    def _compared(self, *, sign: bool) -> Tensor:
+        forward, maps = cast(GraphPass, self.forward), replace(self._maps, sign=sign)
+        if isinstance(maps.classes, Tensor):
+            maps = replace(maps, classes=self.classes)
+        # What `similarity.csm_of` does, with its rounding.
+        classes = maps.select(forward.logits)
+        many = classes.shape[1] >= MANY
+        if many and sign:
+            signs = forward.maps(maps).flatten(2)
+            matrix = cosines_of((signs @ signs.mT).double())
+        elif many and classes.shape[1] >= forward._rank:
+            coefficients = forward._coefficients(maps.loss.cotangents(forward.logits, classes)[0])
+            matrix = cosines_of(coefficients @ forward._products @ coefficients.mT)
+        else:
+            matrix = cosine_similarity_matrix(forward.maps(maps))
+        judged = (forward.alive & forward.usable)[:, None, None]
+        return torch.where(judged, matrix.to(forward.logits.dtype), torch.nan)
 
 
 class Judge(nn.Module):
@@ -101,7 +134,7 @@ class Judge(nn.Module):
         """The observation that the evidence measures."""
         gradients = any(e.around == "gradients" for e in self.evidence)
         instrument = self._instrument
-        return Observation(forward, instrument.maps, instrument.radius, gradients=gradients, moves=self.moves)
+        return GraphObservation(forward, instrument.maps, instrument.radius, gradients=gradients, moves=self.moves)
 
 
 class _Unchecked(Maps):
