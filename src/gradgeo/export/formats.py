@@ -86,13 +86,12 @@ def _require_tools(form: str, detector: Detector) -> None:
 
 def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -> torch.export.ExportedProgram:
     # Tracing imports much of PyTorch that nothing else here needs.
-    from gradgeo.export import torch_internals
     from gradgeo.export.agreement import settle
     from gradgeo.export.judge import Judge, refuse_what_does_not_trace
     from gradgeo.export.split import Split
 
     split = Split(classifier, x[:5])
-    if form == "onnx" and (unknown := torch_internals.without_onnx(split.operators())):
+    if form == "onnx" and (unknown := split.trace.without_onnx()):
         raise ExportError(
             f"the model needs {', '.join(unknown)}, which ONNX does not have here. Use the format pt2 or aoti, or "
             "another layer in its place."

@@ -5,6 +5,7 @@ split by what depends on the cotangent. So the forward graph runs once an input,
 what the forward one saved, once for all cotangents: they go through it as further rows of the batch.
 """
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,8 +44,8 @@ class Split(nn.Module):
             """How many gradients span all others."""
             weight = copy.head.weight.detach() if spans and copy.head is not None else None
             self.weight = None if weight is None else nn.Buffer(weight.contiguous())
-            joint = _traced(copy, x, self.rank, spans=bool(spans), features=self.features)
-        self.forward_graph, self.backward_graph, self._axes = _halves(joint, 1 + self.features)
+            self.trace = joint = _traced(copy, x, self.rank, spans=bool(spans), features=self.features)
+        self.forward_graph, self.backward_graph, self._axes = _halves(joint.graph, 1 + self.features)
         self.tiles = True
         """Whether cotangents are further rows of one backward pass, or have one each."""
 
@@ -62,11 +63,6 @@ class Split(nn.Module):
         pulled: Tensor = self.backward_graph(cotangents.flatten(0, 1), *rows)
         return pulled.view(k, n, *pulled.shape[1:])
 
-    def operators(self) -> set[Any]:
-        """Every operator in the two graphs."""
-        nodes = (*self.forward_graph.graph.nodes, *self.backward_graph.graph.nodes)
-        return {node.target for node in nodes if node.op == "call_function"}
-
 
 def _tiled(tensor: Tensor, axis: int, times: int) -> Tensor:
     return tensor.repeat(*[times if d == axis else 1 for d in range(tensor.ndim)]) if times > 1 else tensor
@@ -81,7 +77,7 @@ def _scaled(rows: Tensor, factor: Tensor, axis: int) -> Tensor:
     return scaled.flatten(axis, axis + 1)
 
 
-def _traced(copy: FastCopy, x: Tensor, rank: int, *, spans: bool, features: bool) -> fx.GraphModule:
+def _traced(copy: FastCopy, x: Tensor, rank: int, *, spans: bool, features: bool) -> torch_internals.Trace:
     def joint(x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         leaf = x.detach().requires_grad_()
         logits, entered, _ = copy(leaf.clone())
@@ -92,8 +88,9 @@ def _traced(copy: FastCopy, x: Tensor, rank: int, *, spans: bool, features: bool
     world = torch_internals.Symbolic()
     batch = world.batch(x)
     known = torch_internals.known_rules()
+    inputs = (batch, world.beside(batch, rank))
     try:
-        graph = world.trace(joint, (batch, world.beside(batch, rank)), {**known, **backward_rules(known)})
+        graph = world.trace(joint, inputs, {**known, **backward_rules(known)})
     except Exception as error:  # whatever foreign code does when its tensors have no values
         raise ExportError(_why(error)) from error
     if torch_internals.fixed(batch):
@@ -101,7 +98,7 @@ def _traced(copy: FastCopy, x: Tensor, rank: int, *, spans: bool, features: bool
             "the model fixes the batch size, by len(x) or int(x.shape[0]) in its forward. Write x.shape[0], or -1 in a "
             "reshape."
         )
-    return graph
+    return torch_internals.Trace(world, graph, inputs)
 
 
 def _why(error: BaseException) -> str:
@@ -138,7 +135,7 @@ def _halves(joint: fx.GraphModule, outputs: int) -> tuple[fx.GraphModule, fx.Gra
     forward = fx.Graph()
     environment = {x: forward.placeholder("x")}
     at_hand = {node for node in nodes if node not in later}
-    for node in _ancestors([*made[:outputs], *saved], stop=lambda node: False):
+    for node in _ancestors([*made[:outputs], *saved], stop=torch_internals.reads_size):
         if node in at_hand and node not in environment and node is not cotangent:
             environment[node] = _copied(forward, node, environment, x)
     forward.output(tuple(environment[node] for node in (*made[:outputs], *saved)))
@@ -147,7 +144,7 @@ def _halves(joint: fx.GraphModule, outputs: int) -> tuple[fx.GraphModule, fx.Gra
     environment = {cotangent: backward.placeholder("cotangent")}
     for i, node in enumerate(saved):
         environment[node] = backward.placeholder(f"saved_{i}")
-    own = _ancestors([pulled], stop=lambda node: node in environment)
+    own = _ancestors([pulled], stop=lambda node: node in environment or torch_internals.reads_size(node))
     axes = {node: _batch_axis(node) for node in saved}
     factors = {node for node in saved if _is_factor(node, axes[node], [user for user in node.users if user in own])}
     for node in own:
@@ -178,7 +175,7 @@ def _kinds(nodes: list[fx.Node], x: fx.Node, cotangent: fx.Node) -> tuple[set[fx
         if node.op != "call_function":
             continue
         inputs = node.all_input_nodes
-        if torch_internals.size_of(node) in (x, cotangent):
+        if torch_internals.reads_size(node):
             sizes.add(node)
         elif any(i in later for i in inputs):
             later.add(node)
@@ -204,18 +201,30 @@ def _ancestors(targets: Iterable[fx.Node], stop: Any) -> list[fx.Node]:
 
 
 def _copied(graph: fx.Graph, node: fx.Node, environment: dict[fx.Node, fx.Node], batch: fx.Node) -> fx.Node:
-    """`node` in another graph; a batch size is read off `batch`, for that graph has batches of its own."""
-    if torch_internals.size_of(node) is not None and node.args[0] not in environment:
-        return graph.create_node("call_function", node.target, (environment[batch], node.args[1]), {})
-    return graph.node_copy(node, lambda n: environment[n])
+    """`node` in another graph; a size is read off `batch`, for that graph has batches of its own."""
+    if not torch_internals.reads_size(node):
+        return graph.node_copy(node, lambda n: environment[n])
+    times = torch_internals.multiple(node.meta["val"])
+    if times is None:
+        raise ExportError(
+            "the model makes tensors whose size is no multiple of the batch size, by slicing or padding the batch. "
+            "Serve it in Python instead."
+        )
+    size = graph.create_node("call_function", node.target, (environment[batch], 0), {})
+    return size if times == 1 else graph.call_function(operator.mul, (size, times))
 
 
 def _is_factor(node: fx.Node, axis: int | None, users: list[fx.Node]) -> bool:
     """Whether all that is done with it is to multiply rows of the batch."""
+    shape = [torch_internals.varying(size) for size in node.meta["val"].shape]
+
+    def alike(value: Any) -> bool:
+        return isinstance(value, Tensor) and [torch_internals.varying(size) for size in value.shape] == shape
+
     return axis is not None and all(
         user.target is torch.ops.aten.mul.Tensor
         and len(user.all_input_nodes) == 2
-        and all(i.meta["val"].ndim == node.meta["val"].ndim and _batch_axis(i) == axis for i in user.all_input_nodes)
+        and all(alike(i.meta["val"]) for i in user.all_input_nodes)
         for user in users
     )
 

@@ -5,6 +5,7 @@ Other modules of this package use PyTorch's public functions and these.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,20 +75,42 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
-def size_of(node: fx.Node) -> fx.Node | None:
-    """The node whose size this one reads, if it does."""
-    return node.args[0] if node.target is torch.ops.aten.sym_size.int else None  # type: ignore[return-value]
+def reads_size(node: fx.Node) -> bool:
+    """Whether it is the size of a tensor along an axis."""
+    return node.target is torch.ops.aten.sym_size.int
 
 
-def without_onnx(operators: set[Any]) -> list[str]:
-    """Those of `operators` that torch.onnx cannot write, neither as they are nor taken apart."""
-    from torch.onnx._internal.exporter import _decomp
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
+def multiple(value: Any) -> int | None:
+    """How many times the batch size a traced size is; None if it is no multiple of it."""
+    expression = value.node.expr
+    (symbol,) = expression.free_symbols
+    ratio = expression / symbol
+    return int(ratio) if ratio.is_integer else None
 
-    known = ONNXRegistry.from_torchlib()
-    apart = _decomp.create_onnx_friendly_decomposition_table(set(_decomp.get_onnx_implemented_overloads(known)))
-    ours = (o for o in operators if isinstance(o, torch._ops.OpOverload))
-    return sorted(str(o) for o in ours if not known.is_registered(o) and o not in apart)
+
+@dataclass(frozen=True)
+class Trace:
+    """A graph and the inputs without values that it was traced with."""
+
+    world: Symbolic
+    graph: fx.GraphModule
+    inputs: tuple[Tensor, ...]
+
+    def without_onnx(self) -> list[str]:
+        """The operators that torch.onnx cannot write, neither as they are nor taken apart."""
+        from torch.onnx._internal.exporter import _decomp
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        known = ONNXRegistry.from_torchlib()
+
+        def unknown(graph: fx.GraphModule) -> set[Any]:
+            targets = (n.target for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload))
+            return {target for target in targets if not known.is_registered(target)}
+
+        if not unknown(self.graph):
+            return []
+        apart = _decomp.create_onnx_friendly_decomposition_table(set(_decomp.get_onnx_implemented_overloads(known)))
+        return sorted(map(str, unknown(self.world.trace(self.graph, self.inputs, apart))))
 
 
 @contextmanager
