@@ -1,5 +1,6 @@
 """Exported detectors say what the detector says; what cannot be exported is named before the work begins."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,15 +12,20 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import gradgeo
-from gradgeo import Detector, export
+from gradgeo import Detector, cli, export
+from gradgeo.benchmark import exporting
+from gradgeo.benchmark.cases import Cases
 from gradgeo.classifier import Classifier
+from gradgeo.data import digits
 from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDependencyError, NotFittedError
 from gradgeo.evidence import EVIDENCE, Evidence
 from gradgeo.export import agreement, formats, plain_forms
 from gradgeo.export.judge import OUTPUTS, Judge
 from gradgeo.export.split import Split
+from gradgeo.models import load_model
 
 
 def flat(*layers: nn.Module, features: int, classes: int = 3) -> nn.Module:
@@ -228,14 +234,22 @@ def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     assert logits[~usable].isnan().all()
 
 
-def test_pt2_carries_its_metadata_and_runs_by_itself(tmp_path: Path) -> None:
-    detector, x = fitted(network(), evidence="paper"), inputs(5, 2)
+def test_pt2_runs_by_itself_carries_its_metadata_and_leaves_no_trace(tmp_path: Path) -> None:
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    detector, x = fitted(model, evidence="paper"), inputs(5, 2)
+    score, state = detector.outlier_score(x), torch.get_rng_state()
     gradgeo.export.pt2(detector, x, tmp_path / "d.pt2")
     files = {"gradgeo.json": ""}
     found = torch.export.load(tmp_path / "d.pt2", extra_files=files).module()(x[:1])
     assert json.loads(files["gradgeo.json"])["alpha"] == "0.05"
-    assert torch.allclose(found["outlier_score"], detector.outlier_score(x[:1]), rtol=1e-4)
+    assert torch.allclose(found["outlier_score"], score[:1], rtol=1e-4)
     assert [path.name for path in tmp_path.iterdir()] == ["d.pt2"]
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(detector.outlier_score(x), score)
 
 
 @pytest.mark.data
@@ -356,10 +370,11 @@ def test_a_file_with_other_answers_does_not_appear(
     path = tmp_path / "d.pt2"
     path.write_text("the old one")
 
-    def wrong(program: object, metadata: object, path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+    def wrong(program: None, metadata: dict[str, str], path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
         path.write_text("half written")
-        return lambda x: {**program.module()(x), "outlier_score": torch.zeros(len(x)).double()}
+        return lambda x: replace_in(said(simple, x), "outlier_score", torch.zeros(len(x)).double())
 
+    monkeypatch.setattr(formats, "_program", lambda *arguments: None)
     monkeypatch.setattr(formats, "WRITERS", {"pt2": wrong})
     with pytest.raises(
         ExportError, match=r"gives other answers than the detector in batches of 1.*Nothing was written"
@@ -379,29 +394,48 @@ def test_a_file_with_other_answers_does_not_appear(
     ids=["logits", "a score where there is none", "scores"],
 )
 def test_wrong_answers_are_seen(simple: Detector, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    def judged(x: Tensor) -> dict[str, Tensor]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GradgeoWarning)
-            known = simple.judge(x)
-        p = known.predictions
-        return change(dict(zip(OUTPUTS, (known.logits, p.outlier_score, p.p_value, p.trusted), strict=True)))
-
     with pytest.raises(ExportError, match="other answers"):
-        agreement.hold(simple, judged, inputs(8, 4), "it")
+        agreement.hold(simple, lambda x: change(said(simple, x)), inputs(8, 4), "it")
+
+
+def said(detector: Detector, x: Tensor) -> dict[str, Tensor]:
+    """What the detector says, as an exported graph would."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GradgeoWarning)
+        known = detector.judge(x)
+    p = known.predictions
+    return dict(zip(OUTPUTS, (known.logits, p.outlier_score, p.p_value, p.trusted), strict=True))
 
 
 def replace_in(found: dict[str, Tensor], name: str, value: Tensor) -> dict[str, Tensor]:
     return {**found, name: value}
 
 
-def test_the_model_and_the_detector_stay_as_they_are(tmp_path: Path) -> None:
-    model = network().train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    detector = fitted(model, evidence="paper")
-    score, state = detector.outlier_score(inputs(4)), torch.get_rng_state()
-    gradgeo.export.pt2(detector, inputs(4), tmp_path / "d.pt2")
-    assert model.training
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(detector.outlier_score(inputs(4)), score)
-    assert torch.is_grad_enabled()
+def test_on_the_command_line(tmp_path: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    detector = Detector(load_model(f"{net}:net"), evidence="paper").fit(digits.split()["fit"][0][:200])
+    detector.save(tmp_path / "d.gradgeo", notes={"class_names": [*"0123456789"]})
+    arguments = ["export", f"{tmp_path}/d.gradgeo", "-m", f"{net}:net", "-f", "pt2", "-o"]
+    ran = CliRunner().invoke(cli.app, [*arguments, f"{tmp_path}/d.pt2", "-d", "digits/test"])
+    assert (ran.exit_code, ran.stderr) == (0, "")
+    assert "32 of 32" in ran.stdout
+    files = {"gradgeo.json": ""}
+    torch.export.load(tmp_path / "d.pt2", extra_files=files)
+    digest = hashlib.sha256((tmp_path / "d.gradgeo").read_bytes()).hexdigest()
+    assert json.loads(files["gradgeo.json"])["detector_sha256"] == digest
+    ran = CliRunner().invoke(cli.app, [*arguments, f"{tmp_path}/d.gradgeo"])
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "another file than the detector" in ran.stderr
+
+
+@pytest.mark.data
+def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "TRAINED", (("mnist", "paper"),))
+    monkeypatch.setattr(exporting, "ROUNDS", 1)
+    page = exporting.run(Cases(gradgeo_data, inputs=40, only=("mnist",)))
+    (found,) = page.data["classifiers"].values()
+    assert (found["inputs"], found["verdicts_differ"]) == (40, 0)
+    assert found["logits"] < 1e-4
+    assert all(ms > 0 for of in found["ms"].values() for ms in of.values())
+    assert "| mnist | paper | 40 |" in "\n".join(page.blocks)
