@@ -187,6 +187,8 @@ def traceless(x: Tensor, *, recurrent: bool = False) -> Iterator[None]:
 
 def looks_like_probabilities(logits: Tensor) -> bool:
     """Whether every finite row is non-negative and sums to one: softmax was applied already."""
+    if bool(((logits < 0) & (logits > -torch.inf)).any()):
+        return False
     rows = logits[torch.isfinite(logits).all(1)].double()
     tolerance = 1e-2 if logits.dtype in (torch.bfloat16, torch.float16) else 1e-4
     return bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < tolerance).all())
