@@ -38,7 +38,7 @@ class Classifier:
             _refuse_training(model)
         self.module: Model = model if copied is None else copied
         self._private = copied is not given
-        self._fast: FastCopy | None = None
+        self._fast: dict[torch.dtype | None, FastCopy] = {}
         self._preparing = threading.Lock()
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
@@ -55,15 +55,22 @@ class Classifier:
                 return _kept(unwrapped(model), state)
         return cls(model)
 
-    def fast(self, x: Tensor) -> FastCopy:
+    def fast(self, x: Tensor, dtype: torch.dtype | None = None) -> FastCopy:
         """The copy to differentiate many times, made at the first prepared batch `x`; its weights are its own.
 
         To be called within `traceless`.
+
+        Args:
+            dtype: what it computes in, if not in the model's own type.
         """
+        if dtype is not None and not self._private:
+            raise expected(
+                "precision", "'float32' for a function or a model that cannot be copied", str(dtype).split(".")[1]
+            )
         with self._preparing:
-            if self._fast is None:
-                self._fast = FastCopy(self.module, private=self._private, x=x)
-        return self._fast
+            if dtype not in self._fast:
+                self._fast[dtype] = FastCopy(self.module, private=self._private, x=x, dtype=dtype)
+        return self._fast[dtype]
 
     def prepare(self, x: Tensor) -> Tensor:
         """`x` checked and brought to the model's device and floating-point type (a copy is not made here)."""
