@@ -1,6 +1,7 @@
 """The engine: every way of differentiating gives the maps of the float64 reference, and the kept copy never is stale."""
 
 import gc
+import json
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import gradgeo
-from gradgeo import fast_copy
+from gradgeo import benchmark, fast_copy
 from gradgeo.benchmark import reference
 from gradgeo.classifier import Classifier, traceless
 from gradgeo.errors import ArgumentError, GradgeoWarning
@@ -414,3 +415,56 @@ def test_the_gradients_that_span_all_maps_are_made_once_within_the_usual_budget(
     monkeypatch.setattr(engine, "gradient", lambda *args: passes.append(1) or once(*args))
     gradgeo.csm(trained(Residual(300, 6)), torch.rand(9, 3, 9, 8))
     assert len(passes) == 6
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("sign", [False, True])
+def test_screening_in_bfloat16_is_near_and_rounds_the_gradients_alone(
+    case: tuple[nn.Module, Tensor], classes: int | None, sign: bool
+) -> None:
+    model, x = case
+    x[1].flatten()[0] = torch.nan
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = []
+    for call in (gradgeo.saliency_maps, gradgeo.csm):
+        for precision in ("float32", "bfloat16"):
+            with pytest.warns(GradgeoWarning, match="1 of 9"):
+                found.append(call(model, x, sign=sign, classes=classes, precision=precision))
+    maps, rounded, exact, ours = found
+    assert rounded.dtype == ours.dtype == torch.float32
+    assert torch.equal(rounded.isnan(), maps.isnan())
+    assert torch.equal(ours.isnan(), exact.isnan())
+    off = (rounded - maps).nan_to_num(0).abs()
+    assert 0 < off.mean() <= (0.1 if sign else 0.02 * maps.nan_to_num(0).abs().max())
+    assert 0 < (ours - exact).nan_to_num(0).abs().mean() <= 0.05
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_screening_keeps_the_logits_and_the_types_of_the_model(case: tuple[nn.Module, Tensor]) -> None:
+    model, x = case
+    passes = []
+    for precision in ("float32", "bfloat16"):
+        with traceless(x):
+            passes.append(ForwardPass(Classifier.of(model), x, precision=precision))
+    for name in ("logits", "features", "x"):
+        assert torch.equal(*(getattr(forward, name) for forward in passes)), name
+    assert gradgeo.csm(model.double(), x, precision="bfloat16").dtype == torch.float64
+
+
+def test_precisions_that_are_none() -> None:
+    model, x = trained(Residual()), torch.rand(2, 3, 9, 8)
+    for call in (gradgeo.csm, gradgeo.saliency_maps):
+        with pytest.raises(ArgumentError, match="expected precision to be one of 'float32', 'bfloat16', got 'half'"):
+            call(model, x, precision="half")
+        with pytest.raises(ArgumentError, match="expected precision to be 'float32' for a function"):
+            call(lambda x: model(x), x, precision="bfloat16")
+
+
+@pytest.mark.data
+def test_the_benchmark_runs_in_part(gradgeo_data: Path, tmp_path: Path) -> None:
+    page = benchmark.run("engine", benchmark.Cases(gradgeo_data, inputs=20), tmp_path, "gradgeo bench engine")
+    assert "| 1-D CNN, C 5, N 1 | 5 | 5 |" in page.read_text()
+    found = json.loads((tmp_path / "engine.json").read_text())
+    assert set(found["against"]["C"]["10"]) == {"all", "top 5", "(b)"}
+    assert {row["share"] <= 1.15 for row in found["memory"]} == {True}
+    assert (tmp_path / "engine.png").read_bytes()[1:4] == b"PNG"

@@ -39,7 +39,7 @@ class Classifier:
         self.module: Model = model if copied is None else copied
         self.private = copied is not given
         """Whether `module` is a copy of the caller's."""
-        self._fast: FastCopy | None = None
+        self._fast: dict[torch.dtype | None, FastCopy] = {}
         self._preparing = threading.Lock()
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
@@ -56,15 +56,22 @@ class Classifier:
                 return _kept(unwrapped(model), state)
         return cls(model)
 
-    def fast(self, x: Tensor) -> FastCopy:
+    def fast(self, x: Tensor, dtype: torch.dtype | None = None) -> FastCopy:
         """The copy to differentiate many times, made at the first prepared batch `x`; its weights are its own.
 
         To be called within `traceless`.
+
+        Args:
+            dtype: what it computes in, if not in the model's own type.
         """
+        if dtype is not None and not self.private:
+            raise expected(
+                "precision", "'float32' for a function or a model that cannot be copied", str(dtype).split(".")[1]
+            )
         with self._preparing:
-            if self._fast is None:
-                self._fast = FastCopy(self.module, private=self.private, x=x)
-        return self._fast
+            if dtype not in self._fast:
+                self._fast[dtype] = FastCopy(self.module, private=self.private, x=x, dtype=dtype)
+        return self._fast[dtype]
 
     def prepare(self, x: Tensor) -> Tensor:
         """`x` checked and brought to the model's device and floating-point type (a copy is not made here)."""
@@ -188,6 +195,8 @@ def traceless(x: Tensor, *, recurrent: bool = False) -> Iterator[None]:
 
 def looks_like_probabilities(logits: Tensor) -> bool:
     """Whether every finite row is non-negative and sums to one: softmax was applied already."""
+    if bool(((logits < 0) & (logits > -torch.inf)).any()):
+        return False
     rows = logits[torch.isfinite(logits).all(1)].double()
     tolerance = 1e-2 if logits.dtype in (torch.bfloat16, torch.float16) else 1e-4
     return bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < tolerance).all())

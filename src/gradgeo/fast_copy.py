@@ -27,16 +27,27 @@ class FastCopy:
             caller's own model, which is used as it is.
         private: whether `model` is such a copy.
         x: a prepared batch, whose first inputs are the trial. To be called within `classifier.traceless`.
+        dtype: what the finished copy computes in, if not in the model's own type; only a private copy can.
         channels_last: whether the channels may go last where that is faster.
 
     BatchNorm is folded where a layer's output, untouched, is what enters it. That is seen by watching one forward pass
     rather than by tracing, which many models refuse; a copy whose logits then differ is dropped for an unchanged one.
     """
 
-    def __init__(self, model: Model, *, private: bool, x: Tensor, channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        private: bool,
+        x: Tensor,
+        dtype: torch.dtype | None = None,
+        channels_last: bool = True,
+    ) -> None:
         self.model = model
         self.head: nn.Linear | None = None
         """The layer whose output is the logits."""
+        self.weight: Tensor | None = None
+        """The weight (C, F) of `head`, in the model's own type."""
         self.batchable: bool | None = None
         """Whether backward passes for several cotangents at once work; None until tried."""
         self.widest: int | None = None
@@ -51,6 +62,10 @@ class FastCopy:
         if private and isinstance(model, nn.Module):
             with torch.no_grad():
                 self._prepare(model, x[:TRIAL], channels_last)
+        if self.head is not None:
+            self.weight = self.head.weight.detach()
+        if dtype is not None and isinstance(self.model, nn.Module):
+            self.model.to(dtype)
         if self.head is not None:
             self.head.register_forward_hook(self._keep)
 

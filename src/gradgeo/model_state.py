@@ -35,20 +35,29 @@ def state_of(model: nn.Module) -> ModelState | None:
     structure: list[Any] = []
     tensors: list[Tensor] = []
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, torch.jit.ScriptModule) or any(getattr(module, hooks) for hooks in _HOOKS):
+        own = vars(module)
+        if isinstance(module, torch.jit.ScriptModule) or any(own[hooks] for hooks in _HOOKS):
             return None  # what a script holds or a hook closes over cannot be watched
-        settings = [(key, _plain(value)) for key, value in vars(module).items() if key not in _OWN]
+        settings = [(key, _plain(value)) for key, value in own.items() if key not in _OWN]
         structure.append((name, id(module), type(module), id(type(module).forward), settings))
         tensors += [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-        tensors += [t for t in vars(module).values() if isinstance(t, Tensor)]
+        tensors += [t for t in own.values() if isinstance(t, Tensor)]
     try:
         structure += [(t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.device) for t in tensors]
         with torch.inference_mode(False), torch.no_grad():
-            real = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
-            sums = [t.sum(dtype=torch.float32 if t.itemsize < 4 else None).double() for t in real]
-            return ModelState(structure, torch.stack([s.cpu() for s in sums]) if sums else torch.empty(0))
+            return ModelState(structure, _sums(tensors))
     except (RuntimeError, TypeError):  # inference tensors keep no version, quantised ones no sum
         return None
+
+
+def _sums(tensors: list[Tensor]) -> Tensor:
+    """The sum of each, float64 on the CPU, those of one type and device together: a single input waits for this."""
+    found: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        total = real.sum(dtype=torch.float32 if real.itemsize < 4 else None)
+        found.setdefault((total.dtype, total.device), []).append(total)
+    return torch.cat([torch.empty(0).double(), *(torch.stack(some).double().cpu() for some in found.values())])
 
 
 def _plain(value: Any) -> Any:

@@ -2,90 +2,150 @@
 
 import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradgeo.benchmark.cases import Cases
+from gradgeo.benchmark.memory import heights
 from gradgeo.benchmark.page import Page
+from gradgeo.benchmark.screening import screened
 from gradgeo.geometry.similarity import csm, products_of_signs
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ROUNDS = 5
+PICTURE = "engine.png"
+EXACT: dict[str, dict[str, Any]] = {"": {}}
+ALSO_ROUNDED: dict[str, dict[str, Any]] = {"": {}, ", bfloat16": {"precision": "bfloat16"}}
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """One row: a model and inputs; with `share` only that many classes are differentiated, by all."""
+    """Rows of one model and inputs, timed together: what ours is asked for, by what the row's name ends in.
+
+    (a) and (b) run `share` of the classes, and so does ours unless it is told otherwise.
+    """
 
     name: str
     model: nn.Module
     x: Tensor
+    ours: dict[str, dict[str, Any]] = field(default_factory=lambda: EXACT)
     share: int | None = None
-    top: int | None = None
     rounds: int = ROUNDS
+    warm: bool = True
+
+
+@dataclass
+class _Illustrated(Page):
+    """A page with its figure."""
+
+    figure: "Figure | None" = None
+
+    def write(self, out: Path, name: str, command: str) -> Path:
+        """The page, its data and the picture of what cost grows with."""
+        out.mkdir(parents=True, exist_ok=True)
+        if self.figure is not None:
+            self.figure.savefig(out / PICTURE, dpi=130)
+        return super().write(out, name, command)
 
 
 def run(cases: Cases) -> Page:
-    """Ratios of process times, interleaved in one run with one thread."""
-    page = Page("What the matrices cost")
+    """Ratios of process times, interleaved in one run with one thread; with fewer than 100 inputs the small rows in one
+    round each."""
+    quick = cases.inputs < 100
+    page = _Illustrated("What the matrices cost")
     page.say(
         "One thread; medians of process times of interleaved calls, so that ratios hold on a busy machine. (a) is the "
         "authors' function as they describe it, on CPU: a loop of `cross_entropy(...).backward(retain_graph=True)`, "
         "parameters' gradients included, signs, the maximum over channels, cosines. (b) is the floor of a plain loop: "
         "one forward pass and a backward pass to the input for each class, and nothing else. Ours is `gradgeo.csm`, "
-        "with the same signs and maximum, exact float32."
+        "with the same signs and maximum, exact float32 unless a row says bfloat16."
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        timed_cases = _small(cases, quick=quick) if quick else [*_small(cases, quick=quick), *_photos()]
         page.table(
-            ["case", "classes run by (a), (b)", "ms", "times faster than (a)", "of (b)"],
-            [_row(page, case) for case in _cases(cases)],
+            ["case", "classes run by (a), (b)", "by ours", "ms", "times faster than (a)", "of (b)"],
+            [row for case in timed_cases for row in _rows(page, case)],
         )
         page.say(
-            "Where (a) and (b) ran a share of the classes, their time is scaled to all: both grow in proportion. Where "
-            "ours did too (`classes=` the share), it is given for the share alone. With all classes, a model whose "
-            "head has F features needs F passes rather than C."
+            "Where (a), (b) or ours ran a share of the classes, ratios are of their times scaled to all, which grow in "
+            "proportion; ms are as measured. Top 5 % is another result than all classes, and compared as it stands. "
+            "With all classes, a model whose head has F features needs F passes rather than C."
         )
-        page.say("Cost against the number of classes C, ResNet-20 at N = 1, ms: all classes, and the 5 most likely.")
-        page.table(["C", "all", "top 5", "(b)"], _against_classes(page, cases))
+        page.say(
+            f"![cost against classes, samples and input entries]({PICTURE})\n\n"
+            "Cost in ms against the number of classes C (ResNet-20, N = 1), of samples N (ResNet-20, C = 10) and of "
+            "input entries d (a CNN of three convolutions, C = 10, N = 1): all classes, the most likely, and the floor "
+            "(b), whose time beyond 50 classes is scaled."
+        )
+        grown = {
+            "C": _against_classes(cases, (10, 100) if quick else (10, 20, 50, 100, 200, 500, 1000)),
+            "N": _against_samples(cases, (1, 4) if quick else (1, 2, 4, 8, 16, 32, 64)),
+            "d": _against_entries((32, 64) if quick else (32, 64, 112, 160, 224)),
+        }
+        page.data["against"] = grown
+        for letter, table in grown.items():
+            names = list(next(iter(table.values())))
+            page.table([letter, *names], [[str(k), *(f"{row[n]:.1f}" for n in names)] for k, row in table.items()])
+        page.figure = _draw(grown)
         page.say("The product of signs alone, C = 1000 maps of d entries, ms:")
-        page.table(["d", "float32 matmul", "ours", "times faster"], [_product(page, d) for d in (3072, 50176)])
+        sizes = (3072,) if quick else (3072, 50176, 150_528)
+        page.table(["d", "float32 matmul", "ours", "times faster"], [_product(page, d) for d in sizes])
+        screened(page, cases, quick=quick)
+        heights(page, quick=quick)
     finally:
         torch.set_num_threads(threads)
     return page
 
 
-def _cases(cases: Cases) -> list[_Timed]:
+def _small(cases: Cases, *, quick: bool) -> list[_Timed]:
     generator = torch.Generator().manual_seed(0)
     ten, hundred, beats = (cases[name] for name in ("cifar10", "cifar100", "ecg5000"))
-    thousand = with_classes(hundred.model, 1000)
     mlp = nn.Sequential(nn.Linear(3072, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 100)).eval()
     flat = torch.rand(8, 3072, generator=generator)
-    vision: Any = import_module("torchvision").models
-    photos = torch.rand(8, 3, 224, 224, generator=generator)
-    resnet, vit = vision.resnet18(weights=None).eval(), vision.vit_b_16(weights=None).eval()
+    once = 1 if quick else None
+    found = [
+        _Timed("ResNet-20, C 10, N 1", ten.model, ten.x[:1], rounds=once or 15),
+        _Timed("MLP 3072-512-512, C 100, N 1", mlp, flat[:1], rounds=once or ROUNDS),
+        _Timed("1-D CNN, C 5, N 1", beats.model, beats.x[:1], rounds=once or 25),
+    ]
+    if quick:
+        return found
+    top = {"": {}, ", top 5 %": {"classes": 50}}
     return [
-        _Timed("ResNet-20, C 10, N 64", ten.model, ten.x[:64], rounds=3),
-        _Timed("ResNet-20, C 10, N 1", ten.model, ten.x[:1], rounds=15),
-        _Timed("ResNet-20, C 100, N 1", hundred.model, hundred.x[:1]),
-        _Timed("ResNet-20, C 1000, N 1", thousand, hundred.x[:1], share=100),
-        _Timed("ResNet-20, C 1000, N 1, top 5 %", thousand, hundred.x[:1], share=100, top=50),
-        _Timed("MLP 3072-512-512, C 100, N 1", mlp, flat[:1]),
+        _Timed("ResNet-20, C 10, N 64", ten.model, ten.x[:64], ALSO_ROUNDED, rounds=3),
+        *found,
+        _Timed("ResNet-20, C 100, N 1", hundred.model, hundred.x[:1], rounds=3),
+        _Timed("ResNet-20, C 1000, N 1", with_classes(hundred.model, 1000), hundred.x[:1], top, share=100, rounds=3),
         _Timed("MLP 3072-512-512, C 100, N 8", mlp, flat),
         _Timed("1-D CNN, C 5, N 64", beats.model, beats.x[:64]),
-        _Timed("1-D CNN, C 5, N 1", beats.model, beats.x[:1], rounds=25),
-        _Timed("ResNet-18 224, C 1000, N 8", resnet, photos, share=4, top=4, rounds=3),
-        _Timed("ResNet-18 224, C 1000, N 1", resnet, photos[:1], share=16, top=16, rounds=3),
-        _Timed("ResNet-18 224, C 1000, N 1, all", resnet, photos[:1], share=8, rounds=1),
-        _Timed("ViT-B/16 224, C 1000, N 1", vit, photos[:1], share=4, top=4, rounds=3),
     ]
+
+
+def _photos() -> Iterable[_Timed]:
+    """One after another, so that no more than one model is held."""
+    vision: Any = import_module("torchvision").models
+    photos = torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    resnet = vision.resnet18(weights=None).eval()
+    share = {name: {**options, "classes": 8} for name, options in ALSO_ROUNDED.items()}
+    yield _Timed("ResNet-18 224, C 1000, N 8", resnet, photos, share, share=8, rounds=1)
+    yield _Timed("ResNet-18 224, C 1000, N 1", resnet, photos[:1], share, share=8, rounds=3)
+    both = {", all": {}, ", top 5 %": {"classes": 50}}
+    yield _Timed("ResNet-18 224, C 1000, N 1", resnet, photos[:1], both, share=8, rounds=1, warm=False)
+    vit = with_classes(vision.vit_b_16(weights=None), 1000)  # its own head is all zeros when new
+    share = {name: {**options, "classes": 4} for name, options in ALSO_ROUNDED.items()}
+    yield _Timed("ViT-B/16 224, C 1000, N 1", vit, photos[:1], share, share=4, rounds=1)
 
 
 def with_classes(model: nn.Module, classes: int) -> nn.Module:
@@ -123,10 +183,10 @@ def floor(model: nn.Module, x: Tensor, classes: int) -> None:
         torch.autograd.grad(logits[:, i].sum(), leaf, retain_graph=True)
 
 
-def timed(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Process times in ms, one of each way a round, in turns; a first round is not counted."""
+def timed(ways: dict[str, Callable[[], object]], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
+    """Process times in ms, one of each way a round, in turns; a first round is not counted if `warm`."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
+    for turn in range(0 if warm else 1, rounds + 1):
         for name, way in ways.items():
             start = time.process_time()
             way()
@@ -135,7 +195,7 @@ def timed(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[
     return times
 
 
-def _row(page: Page, case: _Timed) -> list[str]:
+def _rows(page: Page, case: _Timed) -> list[list[str]]:
     learning, frozen = copy.deepcopy(case.model), copy.deepcopy(case.model)
     for model, wanted in ((learning, True), (frozen, False)):
         for parameter in model.parameters():
@@ -143,48 +203,104 @@ def _row(page: Page, case: _Timed) -> list[str]:
     with torch.no_grad():
         total = frozen(case.x[:1]).shape[1]
     share = case.share or total
-    ours: dict[str, Any] = {"channel_max": case.x.ndim == 4, "classes": case.top}
-    times = timed(
-        {
-            "authors": lambda: authors(learning, case.x, share),
-            "ours": lambda: csm(case.model, case.x, **ours),
-            "floor": lambda: floor(frozen, case.x, share),
-        },
-        case.rounds,
-    )
-    scale = 1.0 if case.top == share else total / share
-    faster = scale * median(a / o for a, o in zip(times["authors"], times["ours"], strict=True))
-    of_floor = median(o / f for o, f in zip(times["ours"], times["floor"], strict=True)) / scale
-    milliseconds = {name: median(values) for name, values in times.items()}
-    page.data.setdefault("cases", {})[case.name] = {
-        **{"classes": total, "share": share, "ours_classes": case.top, "ms": milliseconds},
-        **{"times_faster": faster, "of_floor": of_floor},
+    ours: dict[str, Callable[[], object]] = {
+        name: lambda options=options: csm(case.model, case.x, channel_max=case.x.ndim == 4, **options)  # type: ignore[misc]
+        for name, options in case.ours.items()
     }
-    run_by = f"{share}, ours too" if case.top == share else str(share)
-    return [case.name, run_by, f"{milliseconds['ours']:.1f}", f"{faster:.1f}", f"{of_floor:.2f}"]
-
-
-def _against_classes(page: Page, cases: Cases) -> list[list[str]]:
-    hundred, rows = cases["cifar100"], []
-    x = hundred.x[:1]
-    for classes in (10, 20, 50, 100, 200, 500, 1000):
-        model = with_classes(hundred.model, classes).requires_grad_(False)
-        ways: dict[str, Callable[[], object]] = {
-            "all": lambda model=model: csm(model, x),  # type: ignore[misc]
-            "top 5": lambda model=model: csm(model, x, classes=5),  # type: ignore[misc]
-            "floor": lambda model=model, classes=classes: floor(model, x, min(classes, 50)),  # type: ignore[misc]
+    ways = {
+        "authors": lambda: authors(learning, case.x, share),
+        **ours,
+        "floor": lambda: floor(frozen, case.x, share),
+    }
+    times = timed(ways, case.rounds, warm=case.warm)
+    rows = []
+    for name, options in case.ours.items():
+        run_by_ours = options.get("classes") or total
+        scale = 1.0 if run_by_ours == share else total / share
+        faster = scale * median(a / o for a, o in zip(times["authors"], times[name], strict=True))
+        of_floor = median(o / f for o, f in zip(times[name], times["floor"], strict=True)) / scale
+        milliseconds = {
+            key: median(times[way]) for key, way in (("authors", "authors"), ("ours", name), ("floor", "floor"))
         }
-        found = {name: median(values) for name, values in timed(ways, 3).items()}
-        found["floor"] *= classes / min(classes, 50)
-        page.data.setdefault("against_classes", {})[classes] = found
-        rows.append([str(classes), *(f"{found[name]:.1f}" for name in ways)])
+        page.data.setdefault("cases", {})[case.name + name] = {
+            **{"classes": total, "share": share, "ours_classes": run_by_ours, "ms": milliseconds},
+            **{"times_faster": faster, "of_floor": of_floor},
+        }
+        figures = [f"{milliseconds['ours']:.1f}", f"{faster:.1f}", f"{of_floor:.2f}"]
+        rows.append([case.name + name, str(share), str(run_by_ours), *figures])
     return rows
+
+
+Growth = dict[int, dict[str, float]]
+"""ms by what it grows with and by way."""
+
+
+def _grown(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    return {name: median(values) for name, values in timed(ways, 3).items()}
+
+
+def _against_classes(cases: Cases, counts: tuple[int, ...]) -> Growth:
+    hundred, found = cases["cifar100"], {}
+    x = hundred.x[:1]
+    for classes in counts:
+        model = with_classes(hundred.model, classes).requires_grad_(False)
+        some = min(classes, 50)
+        row = _grown(_ways(model, x, top=5, classes=some))
+        found[classes] = {**row, "(b)": row["(b)"] * classes / some}
+    return found
+
+
+def _against_samples(cases: Cases, counts: tuple[int, ...]) -> Growth:
+    ten = cases["cifar10"]
+    model = copy.deepcopy(ten.model).requires_grad_(False)
+    return {n: _grown(_ways(model, ten.x[:n], top=3, classes=10)) for n in counts}
+
+
+def _against_entries(sides: tuple[int, ...]) -> Growth:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for before, after, stride in ((3, 16, 1), (16, 32, 2), (32, 32, 2)):
+            layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    model.eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        3 * side * side: _grown(_ways(model, torch.rand(1, 3, side, side, generator=generator), top=3, classes=10))
+        for side in sides
+    }
+
+
+def _ways(model: nn.Module, x: Tensor, *, top: int, classes: int) -> dict[str, Callable[[], object]]:
+    return {
+        "all": lambda: csm(model, x),
+        f"top {top}": lambda: csm(model, x, classes=top),
+        "(b)": lambda: floor(model, x, classes),
+    }
+
+
+def _draw(grown: dict[str, Growth]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(grown))
+    named = {"C": "classes C (N = 1)", "N": "samples N (C = 10)", "d": "input entries d (C = 10, N = 1)"}
+    for ax, (letter, table) in zip(axes, grown.items(), strict=True):
+        for way, colour, marker in zip(
+            next(iter(table.values())), ("#2264ab", "#d9541e", "#8a8a8a"), "osx", strict=True
+        ):
+            ax.loglog(list(table), [row[way] for row in table.values()], color=colour, marker=marker, ms=4, label=way)
+        ax.set_xlabel(named[letter])
+        ax.grid(visible=True, which="major", alpha=0.3)
+        ax.legend(frameon=False)
+    axes[0].set_ylabel("process time, ms")
+    return figure
 
 
 def _product(page: Page, d: int) -> list[str]:
     signs = torch.randint(-1, 2, (1000, d), generator=torch.Generator().manual_seed(0)).to(torch.int8)
     rows = signs.float()
-    times = timed({"float32": lambda: rows @ rows.T, "ours": lambda: products_of_signs(signs)}, 3)
+    times = timed({"float32": lambda: rows @ rows.T, "ours": lambda: products_of_signs(signs)}, 3 if d < 100_000 else 1)
     faster = median(f / o for f, o in zip(times["float32"], times["ours"], strict=True))
     page.data.setdefault("products", {})[d] = {**{n: median(v) for n, v in times.items()}, "times_faster": faster}
     return [str(d), f"{median(times['float32']):.1f}", f"{median(times['ours']):.1f}", f"{faster:.1f}"]

@@ -62,11 +62,7 @@ def _noise(shape: tuple[int, ...]) -> Tensor:
 def _inputs(data: str, notes: dict[str, object], shape: tuple[int, ...], data_root: str | None) -> Tensor:
     preprocess = Preprocess.from_dict(notes.get("preprocess"))
     source = open_source(data, preprocess=preprocess, limit=INPUTS, data_root=data_root)
-<<<<<<< HEAD
     items = [checked(item, shape) for batch in source.batches(INPUTS) for item in batch]
-=======
-    items = [checked(source[i], shape) for i in range(len(source))]
->>>>>>> export
     usable = [item.x for item in items if item.x is not None]
     if not usable:
         raise DataError(f"none of the {len(items)} inputs of {data} can be judged; the first: {items[0].error}")

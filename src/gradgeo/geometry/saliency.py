@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
-from gradgeo.errors import ModelError, UnusableInputWarning, expected, public, warn
+from gradgeo.errors import ModelError, UnusableInputWarning, choice, expected, public, warn
 from gradgeo.fast_copy import TRIAL, FastCopy
 from gradgeo.geometry.engine import Graph, gradient
 from gradgeo.geometry.losses import Loss
@@ -23,19 +23,23 @@ BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
 SPARE = 4  # gradients of a sample that may exist beside what is kept of its maps
 TABLES = 5  # float64 rows of C numbers that exist for each class while its cotangent is made
 MANY = 32  # maps from which their products are made without holding them all
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+"""What backward passes compute in: None for the model's own type."""
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Which maps are made: of which loss and classes, and what is kept of the gradient."""
+    """Which maps are made: of which loss and classes, in which precision, and what is kept of the gradient."""
 
     loss: Loss = field(default_factory=Loss)
     classes: Classes = None
     sign: bool = True
     channel_max: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        choice("precision", self.precision, tuple(PRECISIONS))
         if self.classes is not None and not isinstance(self.classes, int):
             object.__setattr__(self, "classes", _indices(self.classes))
 
@@ -108,31 +112,40 @@ class ForwardPass:
     F < C, those of the features, for then J = W J_features. Once as many are asked for, they are computed and kept, and
     every further map of the pass is a linear combination of them.
 
+    With another `precision` only the gradients are made in it: logits, and all that is made of the gradients, are in
+    the model's own type.
+
     With `differentiable`, logits and maps stay in the graph of `x`, which must require grad: the values are the same,
     and signs get the slope of `surrogates.soft_sign`.
     """
 
-    def __init__(self, classifier: Classifier, x: Tensor, *, differentiable: bool = False) -> None:
+    def __init__(
+        self, classifier: Classifier, x: Tensor, *, differentiable: bool = False, precision: str = "float32"
+    ) -> None:
         x = classifier.prepare(x)
-        self._classifier, self.differentiable = classifier, differentiable
+        self._classifier, self.differentiable, self._precision = classifier, differentiable, precision
         self._n = len(x)
         if self._n == 0:  # many models refuse an empty batch; one zero input stands in and is sliced away again
             x = x.new_zeros(1, *x.shape[1:])
         clean, finite = replace_unusable(x)
-        self._leaf = clean if differentiable else clean.requires_grad_()
-        copy = self._copy = classifier.fast(clean.detach())
+        self._dtype = clean.dtype
+        dtype = PRECISIONS[precision]
+        copy = self._copy = classifier.fast(clean.detach(), dtype)
+        self._leaf = clean if differentiable else clean.detach().to(dtype or clean.dtype).requires_grad_()
         output, features, made = copy(self._leaf.clone())  # the clone lets the model work in place
         self._source, self._weight = with_gradient(output), None
         if made and features is not None and features.shape[1] < output.shape[1] and features.requires_grad:
-            assert copy.head is not None
-            self._source, self._weight = features, copy.head.weight
+            self._source, self._weight = features, copy.weight
         if not differentiable:
             self._graph = Graph(copy, self._source, self._leaf)
+        if dtype is not None:
+            with torch.no_grad():
+                output, features, _ = classifier.fast(clean)(clean.clone())
 
         def kept(tensor: Tensor) -> Tensor:
             return tensor[: self._n] if differentiable else tensor[: self._n].detach()
 
-        self.logits, self.x = kept(output), kept(self._leaf)
+        self.logits, self.x = kept(output), kept(clean)
         self.features = None if features is None else kept(features)
         self.usable = finite[: self._n] & torch.isfinite(self.logits).all(1)
         self.alive = torch.full_like(self.usable, differentiable)
@@ -155,7 +168,7 @@ class ForwardPass:
 
     def again(self, x: Tensor) -> "ForwardPass":
         """Another pass of the same classifier, for other inputs."""
-        return ForwardPass(self._classifier, x, differentiable=self.differentiable)
+        return ForwardPass(self._classifier, x, differentiable=self.differentiable, precision=self._precision)
 
     def logits_at(self, x: Tensor) -> Tensor:
         """The logits (N, C) of other inputs, NaN where these are not finite; no gradients unless differentiable."""
@@ -170,14 +183,14 @@ class ForwardPass:
             rows = cotangents.to(self.logits.dtype).unbind(1)
             return torch.stack([gradient(self.logits, self._leaf, row, create_graph=True) for row in rows], dim=1)
         if self._n == 0:
-            return self._leaf.new_empty(0, cotangents.shape[1], *self._leaf.shape[1:])
+            return self.x.new_empty(0, cotangents.shape[1], *self.x.shape[1:])
         cotangents = self._coefficients(cotangents)
         if not self._spanned and cotangents.shape[1] < self._rank:
-            return self._rows(cotangents.to(self.logits.dtype))
+            return self._rows(cotangents)
         exact = torch.promote_types(self.logits.dtype, torch.float32)
         basis = self._basis.flatten(2).to(exact)
         maps = cotangents.to(exact) @ basis
-        return maps.to(self._leaf.dtype).view(*maps.shape[:2], *self._leaf.shape[1:])
+        return maps.to(self._dtype).view(*maps.shape[:2], *self._leaf.shape[1:])
 
     def squares(self, cotangents: Tensor) -> Tensor:
         """|J^T v|^2 (N, K), float64, of each cotangent v (N, K, C): from the Gram matrix of what spans the gradients,
@@ -205,13 +218,16 @@ class ForwardPass:
     @cached_property
     def _basis(self) -> Tensor:
         """The gradients (N, R, *input) that span all others."""
-        one_hot = torch.eye(self._rank, dtype=self.logits.dtype, device=self.logits.device)
+        one_hot = torch.eye(self._rank, device=self.logits.device)
         return self._rows(one_hot.expand(self._n, -1, -1))
 
     def _rows(self, cotangents: Tensor) -> Tensor:
-        parts = list(self._graph.pull_back(cotangents.transpose(0, 1)))
+        cotangents = cotangents.transpose(0, 1).to(self._source.dtype)
+        parts = [part.to(self._dtype) for part in self._graph.pull_back(cotangents)]
         rows = (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
-        self.alive = self.alive | rows[: self._n].flatten(1).any(1)
+        self.alive = self.alive | rows[: self._n, 0].flatten(1).any(1)
+        if not self.alive.all():  # most samples show with the first gradient that they are
+            self.alive = self.alive | rows[: self._n].flatten(1).any(1)
         return rows
 
     @property
@@ -236,7 +252,7 @@ class ForwardPass:
         """The maps as in `maps`, some classes (N, k, *input) at a time, and numbers even for samples that are not
         `usable`; graph, cotangents, gradients and one byte for each entry stay within about `budget` bytes."""
         classes = options.select(self.logits)
-        one = max(1, self._leaf.numel() * self._leaf.element_size())
+        one = max(1, self._leaf.numel() * self._dtype.itemsize)
         each = SPARE * one + TABLES * 8 * self.logits.numel()  # for each class of a part
         budget -= self._graph.bytes + classes.shape[1] * self._leaf.numel()
         if classes.shape[1] >= self._rank and self._rank * one + each <= budget:
@@ -334,7 +350,7 @@ def over_passes(
                 size = max(1, min(at_most, budget // (ample if ample <= budget else least)))
             for start in range(0, max(len(x), 1), size):
                 rows = slice(start, start + size)
-                forward = ForwardPass(classifier, x[rows])
+                forward = ForwardPass(classifier, x[rows], precision=options.precision)
                 results.append(measure(forward, options.part(rows)))
                 unusable += int((~forward.usable).sum())
                 probabilities = probabilities and looks_like_probabilities(forward.logits)
@@ -383,6 +399,7 @@ def saliency_maps(
     channel_max: bool = False,
     chunk_size: int | None = None,
     memory_budget: int | None = None,
+    precision: str = "float32",
 ) -> Tensor:
     """The saliency map of each class: s_i(x) = sign(grad_x L(F(x), i)), or the gradient itself with `sign=False`.
 
@@ -412,6 +429,10 @@ def saliency_maps(
         memory_budget: bytes that a pass may take above the model and the result; default a quarter of what is free, at
             most 1 GiB. Exceeded, without a word, only where `chunk_size` says so or one sample needs more than the
             default.
+        precision: "float32" computes in the model's own type. "bfloat16" makes the gradients in that type: faster where
+            the machine multiplies it, and some signs are wrong (results/engine.md says how much and how many). For
+            screening only, never for a decision threshold. Logits, and all that is made of the gradients, stay in the
+            model's own type; cost: one forward pass more.
 
     Returns:
         (N, K, *input) in the model's dtype on the model's device; without the channel axis if `channel_max`. NaN for
@@ -433,5 +454,5 @@ def saliency_maps(
     Source: Schwinn et al., "Identifying untrustworthy predictions in neural networks by geometric gradient analysis",
     UAI 2021, section 3.
     """
-    options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max)
+    options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max, precision)
     return torch.cat(over_passes(model, [x], options, chunk_size, ForwardPass.gradients, memory_budget=memory_budget))

@@ -66,6 +66,7 @@ def csm(
     channel_max: bool = False,
     chunk_size: int | None = None,
     memory_budget: int | None = None,
+    precision: str = "float32",
 ) -> Tensor:
     """The cosine similarity matrix of the saliency maps of `x`, without ever holding the maps of all samples.
 
@@ -75,7 +76,7 @@ def csm(
         >>> gradgeo.csm(model, torch.rand(4, 3, 2, 2)).shape
         torch.Size([4, 5, 5])
 
-    Args: as in `saliency_maps`.
+    Args: as in `saliency_maps`; `precision="bfloat16"` is for screening, never for a decision threshold.
 
     Returns:
         (N, K, K) as in `cosine_similarity_matrix`, on the model's device. NaN for samples with NaN or infinite inputs
@@ -86,7 +87,7 @@ def csm(
 
     Raises: as `saliency_maps`.
     """
-    options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max)
+    options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max, precision)
 
     result = torch.empty(0)
     done = 0
