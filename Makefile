@@ -12,7 +12,7 @@ test: .venv/dev.stamp  ## everything CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
