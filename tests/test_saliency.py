@@ -12,7 +12,21 @@ def model(x):
 
 @pytest.mark.parametrize(
     "classes",
-    ["all", "", b"12", 1.5, ["a", "b"], [None], {}, {0, 1}, [[0], [1, 2]], [0.0, 1.0], [True, False], 1j, pytest.param(object(), id="object")],
+    [
+        "all",
+        "",
+        b"12",
+        1.5,
+        ["a", "b"],
+        [None],
+        {},
+        {0, 1},
+        [[0], [1, 2]],
+        [0.0, 1.0],
+        [True, False],
+        1j,
+        pytest.param(object(), id="object"),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("call", [gradgeo.csm, gradgeo.saliency_maps])

@@ -1,4 +1,4 @@
-"""`python -m gradgeo`."""
+"""The command line as `python -m gradgeo`."""
 
 from gradgeo.cli import main
 
