@@ -5,7 +5,7 @@ is another, whose gradients are a graph instead of autograd's.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import cast
 
@@ -33,6 +33,7 @@ class GraphPass(ForwardPass):
         self._split, self.differentiable, self._n = split, False, x.shape[0]
         self.logits, self.features, self._saved = split(clean)
         self.x = self._leaf = clean
+        self._dtype = clean.dtype
         self._weight = split.weight
         self.usable = self.finite & torch.isfinite(self.logits).all(1)
         self.alive = torch.zeros_like(self.usable)
@@ -42,7 +43,8 @@ class GraphPass(ForwardPass):
         return self._split.rank
 
     def _rows(self, cotangents: Tensor) -> Tensor:
-        rows = self._split.pull_back(self._saved, cotangents.transpose(0, 1)).transpose(0, 1)
+        cotangents = cotangents.transpose(0, 1).to(self._dtype)
+        rows = self._split.pull_back(self._saved, cotangents).transpose(0, 1)
         self.alive = self.alive | rows.flatten(1).any(1)
         return rows
 
@@ -100,7 +102,7 @@ class Judge(nn.Module):
         super().__init__()
         self.split = split
         maps = detector._instrument.maps
-        maps = _Unchecked(maps.loss, maps.classes, maps.sign, maps.channel_max)
+        maps = _Unchecked(**{field.name: getattr(maps, field.name) for field in fields(maps)})
         self._instrument = replace(detector._instrument, maps=maps)
         self._joint, self._alpha = detector._joint, float(detector.alpha)
         self.moves = nn.Buffer(displacements(x, self._instrument.radius))
