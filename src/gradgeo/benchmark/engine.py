@@ -291,6 +291,8 @@ def _draw(grown: dict[str, Growth]) -> "Figure":
         ):
             ax.loglog(list(table), [row[way] for row in table.values()], color=colour, marker=marker, ms=4, label=way)
         ax.set_xlabel(named[letter])
+        ax.xaxis.set_minor_formatter("")
+        ax.yaxis.set_minor_formatter("")
         ax.grid(visible=True, which="major", alpha=0.3)
         ax.legend(frameon=False)
     axes[0].set_ylabel("process time, ms")

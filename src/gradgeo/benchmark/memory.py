@@ -1,52 +1,60 @@
-"""What a pass within a memory budget takes."""
+"""What a pass within a memory budget takes: each measured in a process of its own, as one keeps what it frees."""
 
 import resource
+import subprocess
+import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradgeo.benchmark.page import Page
 from gradgeo.geometry.similarity import csm
 
+CHILD = f"from {__name__} import child; child()"
+STATM = Path("/proc/self/statm")
+
 
 def heights(page: Page, *, quick: bool) -> None:
     """Add to `page` how much of its budget a pass takes at its height, where the system tells."""
-    if not Path("/proc/self/statm").exists():
+    if not STATM.exists():
         return
-    settings = [(600, 48, 8, None, 256), (600, 48, 8, 10, 64)]
+    settings = [(600, 48, 8, 600, 256)]
     if not quick:
-        settings += [(600, 48, 64, None, 256), (1000, 224, 2, None, 1024), (1000, 224, 16, 50, 1024)]
+        settings += [
+            (600, 48, 64, 600, 256),
+            (600, 48, 64, 10, 64),
+            (1000, 224, 2, 1000, 1024),
+            (1000, 224, 16, 50, 512),
+        ]
     rows = []
-    for total, side, n, classes, budget in settings:
-        model = nn.Sequential(
-            *(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()),
-            *(nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, total)),
-        )
-        x = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
-        csm(model, x[:1], classes=3)  # what libraries allocate once
-        for sign in (True, False):
-            share = _height(model, x, budget << 20, classes=classes, sign=sign) / (budget << 20)
+    for kind in ("signed", "unsigned"):
+        for total, side, n, maps, budget in settings:
+            command = [sys.executable, "-c", CHILD, kind, *map(str, (total, side, n, maps, budget))]
+            share = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            d = 3 * side * side
             page.data.setdefault("memory", []).append(
-                {"classes": total, "maps": classes or total, "d": x[0].numel(), "n": n, "mib": budget, "share": share}
+                {"kind": kind, "classes": total, "maps": maps, "d": d, "n": n, "mib": budget, "share": share}
             )
-            kind = "signed" if sign else "unsigned"
-            rows.append(
-                [kind, f"{classes or total} of {total}", str(x[0].numel()), str(n), str(budget), f"{share:.2f}"]
-            )
+            rows.append([kind, f"{maps} of {total}", str(d), str(n), str(budget), f"{share:.2f}"])
     page.say(
-        "Memory: the height of what the process holds above the model, the inputs and the result during one call of "
+        "Memory: the height of what a process holds above the model, the inputs and the result during one call of "
         "`gradgeo.csm`, read every 2 ms, as a share of its `memory_budget`; a convolution, two linear layers, 32 "
         "features."
     )
     page.table(["maps", "K of C", "d", "N", "budget, MiB", "height, share of it"], rows)
 
 
-def _height(model: nn.Module, x: Tensor, budget: int, **options: Any) -> int:
-    """The most bytes that were resident during a call, above those before it and the result's."""
-    most, done = [0], threading.Event()
+def height(*, sign: bool, total: int, side: int, n: int, maps: int, budget: int) -> float:
+    """The most bytes that were resident during a call, above those before it and the result's, by those allowed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()),
+        *(nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, total)),
+    )
+    csm(model, torch.rand(2, 3, 24, 24), classes=maps, sign=sign)  # what libraries allocate once
+    x, most, done = torch.rand(n, 3, side, side), [0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.002):
@@ -56,12 +64,19 @@ def _height(model: nn.Module, x: Tensor, budget: int, **options: Any) -> int:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        result = csm(model, x, memory_budget=budget, **options)
+        result = csm(model, x, sign=sign, classes=maps, memory_budget=budget)
     finally:
         done.set()
         watcher.join()
-    return max(0, most[0] - before - result.numel() * result.element_size())
+    return (most[0] - before - result.numel() * result.element_size()) / budget
 
 
 def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(STATM.read_text().split()[1]) * resource.getpagesize()
+
+
+def child() -> None:
+    """Print the `height` that this process is told to measure."""
+    torch.set_num_threads(1)
+    total, side, n, maps, mib = map(int, sys.argv[2:])
+    print(height(sign=sys.argv[1] == "signed", total=total, side=side, n=n, maps=maps, budget=mib << 20))

@@ -223,8 +223,15 @@ class ForwardPass:
 
     def _rows(self, cotangents: Tensor) -> Tensor:
         cotangents = cotangents.transpose(0, 1).to(self._source.dtype)
-        parts = [part.to(self._dtype) for part in self._graph.pull_back(cotangents)]
-        rows = (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
+        rows, done = torch.empty(0), 0
+        for part in self._graph.pull_back(cotangents):
+            if len(part) == len(cotangents):
+                rows = part.to(self._dtype)
+            else:  # filled as they come: gathering them at the end would take the memory twice
+                rows = rows if done else part.new_empty(len(cotangents), *part.shape[1:], dtype=self._dtype)
+                rows[done : done + len(part)] = part
+                done += len(part)
+        rows = rows.transpose(0, 1)
         self.alive = self.alive | rows[: self._n, 0].flatten(1).any(1)
         if not self.alive.all():  # most samples show with the first gradient that they are
             self.alive = self.alive | rows[: self._n].flatten(1).any(1)
