@@ -257,6 +257,8 @@ def test_one_judgement_holds_what_predict_and_explain_say(evidence: str) -> None
     assert torch.allclose(judged.logits[good], model(x[good]), atol=1e-5)
     doubted = (~alone.trusted).nonzero()[:, 0].tolist()
     assert list(judged.explanations) == doubted
+    assert judged.logits[1].isnan().all()
+    assert judged.explanations[1].cause is None
     assert 1 < len(doubted) < 12
     for i in doubted:
         assert judged.explanations[i].evidence.keys() == whys[i].evidence.keys() == judged.evidence.keys()

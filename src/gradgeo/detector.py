@@ -394,9 +394,32 @@ class Detector:
         logits = torch.empty(0, self.num_classes_) if measured.logits is None else measured.logits  # of no input, none
         return Judgement(
             predictions,
-            logits,
+            logits.masked_fill(predictions.label[:, None] < 0, torch.nan),
             {e.name: torch.from_numpy(p_values[:, m]) for m, e in enumerate(self._evidence)},
             explained,
+        )
+
+    @property
+    def evidence_(self) -> tuple[str, ...]:
+        """The names of the evidence in use: what this model has of `evidence`."""
+        return tuple(e.name for e in self._evidence)
+
+    @property
+    def calibration_scores_(self) -> NDArray[np.float64]:
+        """The outlier scores of the calibration inputs, in rising order: what p-values compare with."""
+        self._require_fit()
+        return self._calibration.copy()
+
+    @public
+    def digest(self) -> str:
+        """The SHA-256 of all that verdicts depend on beside the model: settings and what `fit` learned.
+
+        A saved and loaded detector has the digest it had; notes and `batch_size` have no part in it.
+        """
+        names = ("alpha", "classes_", "loss_", "temperature_", "radius_", "input_shape_", "evidence_")
+        return fingerprint.content_hash(
+            {n: getattr(self, n) for n in names}
+            | {"joint": self._joint, "calibration": self._calibration, "reference": self._reference}
         )
 
     @property
@@ -421,7 +444,7 @@ class Detector:
                 raise expected("notes", "a dict that JSON can hold", notes)
             self.notes = notes
         settings = {name: _plain(getattr(self, name)) for name in _SETTINGS}
-        settings["evidence"] = [e.name for e in self._instrument.evidence]
+        settings["evidence"] = list(self.evidence_)
         settings["classes"] = self.classes_.tolist() if isinstance(self.classes_, Tensor) else self.classes_
         fitted = {name: getattr(self, f"{name}_") for name in _FITTED}
         fitted["one_class"] = [_kind_name(member) for member in self._joint.members]

@@ -1,8 +1,10 @@
 """Telling models apart: a hash of the weights, and the logits of two synthetic inputs."""
 
 import hashlib
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,3 +63,29 @@ def weights_hash(model: Model) -> str | None:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def content_hash(value: Any) -> str:
+    """The SHA-256 of the names, types and values in `value`: dataclasses, dicts and sequences of arrays and plain data,
+    in their order."""
+    digest = hashlib.sha256()
+    _feed(digest, value)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {"": type(value).__name__, **{f.name: getattr(value, f.name) for f in fields(value)}}
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            digest.update(f"{name}:".encode())
+            _feed(digest, entry)
+    elif isinstance(value, Tensor | np.ndarray):
+        array = np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    elif isinstance(value, list | tuple):
+        digest.update(f"{len(value)}[".encode())
+        for entry in value:
+            _feed(digest, entry)
+    else:
+        digest.update(f"{value.item() if isinstance(value, np.generic) else value!r};".encode())

@@ -116,8 +116,7 @@ class Guarded(nn.Module):
         """Logits and verdicts of inputs (N, *input)."""
         judged = self.detector.judge(x)
         verdict = judged.predictions
-        logits = judged.logits.masked_fill(verdict.label[:, None] < 0, torch.nan)
-        answer = Answer(logits.to(x.device), **vars(verdict))
+        answer = Answer(judged.logits.to(x.device), **vars(verdict))
         rows = torch.nonzero(~verdict.trusted)[:, 0]
         if self.on_untrusted == "flag" or not len(rows):
             return answer

@@ -69,14 +69,15 @@ CAUSES = ("attack-like", "ood-like", "ambiguous")
 
 
 def likely_cause(surprise: Mapping[str, float]) -> str | None:
-    """What a flagged input most looks like, by which question is surprised; None without these questions.
+    """What a flagged input most looks like, by which question is surprised; None without these questions, or where
+    they have no answer because the input cannot be judged.
 
     "attack-like": its prediction does not survive small changes of the input as trusted ones do, or the classifier is
     surer of it than of half the trusted inputs, as it is of strong attacks. "ood-like": the classifier is unsure, and
     features are further from trusted ones than its doubt explains. "ambiguous": doubt leads, as for mistakes, inputs
     at a boundary and near-OOD ones. results/evidence.md counts how often each is right.
     """
-    if not {"confidence", "features", "stability"} <= surprise.keys():
+    if not {"confidence", "features", "stability"} <= surprise.keys() or any(math.isnan(v) for v in surprise.values()):
         return None
     doubt, features, unstable = (surprise[name] for name in ("confidence", "features", "stability"))
     if unstable > max(doubt, features) or doubt < math.log(2):
@@ -152,7 +153,7 @@ class Judgement:
     """All that one pass over a batch tells; every tensor is on the CPU."""
 
     predictions: Predictions
-    logits: Tensor  # (N, C), of the same pass
+    logits: Tensor  # (N, C), of the same pass; NaN where `label` is -1
     evidence: dict[str, Tensor]  # by name: its split-conformal p-value (N,) alone, float64, NaN where not judged
     explanations: dict[int, Explanation]  # by row, of rows that are not trusted, where asked for
 

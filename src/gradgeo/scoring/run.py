@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from gradgeo import __version__, fingerprint
 from gradgeo.data.source import Source
@@ -38,7 +37,7 @@ def run_of(detector: Detector, source: Source, part_size: int) -> Run:
     """
     settings = {
         "version": VERSION,
-        "detector": detector_hash(detector),
+        "detector": detector.digest(),
         "model weights": fingerprint.weights_hash(detector.model),
         "data": source.spec,
         "content of the data": source.identity,
@@ -55,9 +54,9 @@ def run_of(detector: Detector, source: Source, part_size: int) -> Run:
         "gradgeo": __version__,
         "alpha": float(detector.alpha),
         "class_names": [str(name) for name in detector.notes.get("class_names") or source.classes],
-        "evidence": [e.name for e in detector._evidence],
+        "evidence": list(detector.evidence_),
         "input_shape": list(detector.input_shape_),
-        "calibration_scores": np.quantile(detector._calibration, np.linspace(0, 1, LEVELS)).tolist(),
+        "calibration_scores": np.quantile(detector.calibration_scores_, np.linspace(0, 1, LEVELS)).tolist(),
         "calibration_size": detector.calibration_size_,
         "detector": settings["detector"],
         "model": detector.notes.get("model"),
@@ -71,41 +70,3 @@ def run_of(detector: Detector, source: Source, part_size: int) -> Run:
         "run": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
     }
     return Run(settings, metadata)
-
-
-def detector_hash(detector: Detector) -> str:
-    """The SHA-256 of all that a fitted detector's verdicts depend on beside the model: settings and arrays."""
-    digest = hashlib.sha256()
-    known = {
-        "evidence": [e.name for e in detector._evidence],
-        "alpha": detector.alpha,
-        "classes": detector.classes_,
-        "loss": detector.loss_,
-        "temperature": detector.temperature_,
-        "radius": detector.radius_,
-        "input_shape": detector.input_shape_,
-        "joint": detector._joint,
-        "calibration": detector._calibration,
-        "reference": detector._reference,
-    }
-    _feed(digest, known)
-    return digest.hexdigest()
-
-
-def _feed(digest: Any, value: Any) -> None:
-    """The names, types and values in `value`, which holds nothing but data, in a fixed order."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {"": type(value).__name__, **{f.name: getattr(value, f.name) for f in fields(value)}}
-    if isinstance(value, dict):
-        for name, entry in value.items():
-            digest.update(f"{name}:".encode())
-            _feed(digest, entry)
-    elif isinstance(value, Tensor | np.ndarray):
-        array = np.ascontiguousarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
-        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    elif isinstance(value, list | tuple):
-        digest.update(f"{len(value)}[".encode())
-        for entry in value:
-            _feed(digest, entry)
-    else:
-        digest.update(f"{value.item() if isinstance(value, np.generic) else value!r};".encode())

@@ -62,13 +62,11 @@ class DetectorJudge:
         """Every output; `cause` is made with explanations only."""
         judged = self._detector.judge(torch.from_numpy(x), explain=explain)
         verdict = judged.predictions
-        logits = judged.logits.float().masked_fill(verdict.label[:, None] < 0, torch.nan)
         columns: dict[str, Column] = {name: column.numpy() for name, column in vars(verdict).items()}
-        columns["logits"] = logits.numpy()
+        columns["logits"] = judged.logits.float().numpy()
         if explain:
-            known = [row for row in judged.explanations if not bool(verdict.p_value[row].isnan())]
-            causes = {row: judged.explanations[row].cause for row in known}
-            columns["cause"] = [causes.get(row) or "" for row in range(len(x))]
+            why = judged.explanations
+            columns["cause"] = [(why[row].cause or "") if row in why else "" for row in range(len(x))]
         return columns
 
 
