@@ -294,6 +294,7 @@ def test_what_cannot_be_batched_falls_back_and_says_so_once() -> None:
         found = gradgeo.csm(model, x)
     assert len(caught) == 1
     assert torch.equal(gradgeo.csm(model, x), found)  # and says nothing
+    gradgeo.csm(model, x, precision="bfloat16")  # nor here
     assert torch.equal(found, gradgeo.csm(model.net, x))
     maps = [gradgeo.saliency_maps(m, x, sign=False, loss="logit") for m in (model, model.net)]
     assert torch.allclose(maps[0], 2 * maps[1])  # the head is linear, what comes after it is not

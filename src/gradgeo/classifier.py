@@ -70,7 +70,10 @@ class Classifier:
             )
         with self._preparing:
             if dtype not in self._fast:
-                self._fast[dtype] = FastCopy(self.module, private=self.private, x=x, dtype=dtype)
+                made = FastCopy(self.module, private=self.private, x=x, dtype=dtype)
+                if any(other.batchable is False for other in self._fast.values()):
+                    made.batchable = False  # known, and said, already
+                self._fast[dtype] = made
         return self._fast[dtype]
 
     def prepare(self, x: Tensor) -> Tensor:
