@@ -86,7 +86,7 @@ def test_every_way_equals_the_float64_reference(
 ) -> None:
     model, x = case[0], case[1][:n]
     batched = way == "batched"
-    together = {"small": 64, "large": 64, "cuda": 64} if batched else dict.fromkeys(engine.TOGETHER, 1)
+    together = dict.fromkeys(engine.TOGETHER, 64 if batched else 1)
     if way == "unfolded":
         monkeypatch.setattr(fast_copy, "AGREEMENT", {})
     monkeypatch.setattr(engine, "TOGETHER", together)

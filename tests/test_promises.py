@@ -16,7 +16,7 @@ import gradgeo
 PACKAGE = Path(gradgeo.__file__).parent
 
 ROOMS = [
-    ["errors", "notebook"],
+    ["errors", "notebook", "convolution"],
     ["copies", "model_state"],
     ["logits"],
     ["fast_copy"],

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradgeo.convolution import freeze
 from gradgeo.copies import Model, private_copy
 from gradgeo.logits import logits_of
 
@@ -133,6 +134,7 @@ def _gains_from_channels_last(model: nn.Module) -> bool:
 def _changed(model: nn.Module, pairs: list[tuple[str, str]], *, channels_last: bool) -> nn.Module:
     for layer, norm in pairs:
         _fold(model, model.get_submodule(layer), model.get_submodule(norm))
+    freeze(model)
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 

@@ -1,8 +1,8 @@
 """Gradients with respect to the input for many cotangents of one forward pass, each by the cheapest way that works.
 
-A loop over the cotangents is best for batches of images: each backward pass fills the machine. For few or no
-convolutions, and for single inputs, several cotangents go through one backward pass together. Which way is faster, and
-how many cotangents together, was measured: results/engine.md.
+A loop over the cotangents is best for large images and for batches of small ones: each backward pass fills the
+machine. Without convolutions, and for a few small images, several cotangents go through one backward pass together.
+Which way is faster, and how many cotangents together, was measured: results/engine.md.
 """
 
 import warnings
@@ -15,8 +15,8 @@ from gradgeo.errors import ModelError, warn
 from gradgeo.fast_copy import FastCopy
 
 LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
-SMALL_IMAGE = 20_480  # entries of a convolution's input up to which many cotangents together stay in the cache
-TOGETHER = {"small": 32, "large": 4, "cuda": 128}  # samples times cotangents in one backward pass through convolutions
+SMALL_IMAGE = 20_480  # entries of a convolution's input beyond which a loop is as fast on a CPU
+TOGETHER = {"cpu": 32, "cuda": 128}  # samples times cotangents in one backward pass through convolutions
 BYTES = 32 << 20  # input gradients of one backward pass through a model without convolutions
 
 
@@ -48,7 +48,7 @@ class Graph:
             return max(1, BYTES // (self._leaf.numel() * self._leaf.element_size()))
         if self._leaf.device.type != "cpu":
             return max(1, TOGETHER["cuda"] // n)
-        return max(1, TOGETHER["small" if widest <= SMALL_IMAGE else "large"] // n) if n < LARGE_BATCH else 1
+        return max(1, TOGETHER["cpu"] // n) if n < LARGE_BATCH and widest <= SMALL_IMAGE else 1
 
     def _one_by_one(self, cotangents: Tensor) -> Tensor:
         maps = self._leaf.new_empty(len(cotangents), *self._leaf.shape)
@@ -102,7 +102,9 @@ def _widest_convolution(source: Tensor) -> int:
             continue
         seen.add(node)
         left += [parent for parent, _ in node.next_functions]
-        if node.name().startswith(("Convolution", "MkldnnConvolution", "CudnnConvolution")):
+        if hasattr(node, "entered"):  # of our own
+            widest = max(widest, node.entered)
+        elif node.name().startswith(("Convolution", "MkldnnConvolution", "CudnnConvolution")):
             entered = node._saved_input  # type: ignore[attr-defined]
             widest = max(widest, entered[0].numel())
     return widest

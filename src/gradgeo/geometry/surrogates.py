@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from gradgeo.convolution import convolved
+
 
 def soft_sign(maps: Tensor) -> Tensor:
     """sign(maps) with the slope of tanh(maps / rms), rms the root mean square of each map (N, K, *input)."""
@@ -24,7 +26,7 @@ class SmoothReLU(TorchFunctionMode):
     """Within this context a ReLU keeps its value and has the derivatives of softplus.
 
     The bend has the width rms / sharpness, with rms the root mean square of what enters the ReLU, per sample.
-    Convolutions with frozen weights are differentiated twice at what that costs, see `_FrozenConvolution`.
+    Convolutions with frozen weights are differentiated twice at what that costs, see `convolution`.
     """
 
     def __init__(self, sharpness: float) -> None:
@@ -86,43 +88,5 @@ def _convolution(
     sizes = [[size] * dims if isinstance(size, int) else list(size) for size in (stride, padding, dilation)]
     if any(len(size) != dims for size in sizes):
         return func(x, weight, bias, stride, padding, dilation, groups)
-    return cast(Tensor, _FrozenConvolution.apply(x, weight, bias, (*sizes, groups)))
-
-
-class _FrozenConvolution(torch.autograd.Function):
-    """A convolution whose weights need no gradient.
-
-    PyTorch's own computes the weights' gradient in every double backward, wanted or not, which is a third of a CSA
-    step on a ResNet.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, sizes: tuple[Any, ...]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.sizes = sizes
-        stride, padding, dilation, groups = sizes
-        return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
-
-    @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Any, ...]:
-        return _PulledBack.apply(above[0], *ctx.saved_tensors, ctx.sizes), None, None, None
-
-
-class _PulledBack(torch.autograd.Function):
-    """The gradient of a convolution with respect to its input: linear in the gradient above, and in nothing else."""
-
-    @staticmethod
-    def forward(ctx: Any, above: Tensor, x: Tensor, weight: Tensor, sizes: tuple[Any, ...]) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.sizes = sizes
-        stride, padding, dilation, groups = sizes
-        gradient, _, _ = torch.ops.aten.convolution_backward(
-            *(above, x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups),
-            [True, False, False],
-        )
-        return cast(Tensor, gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Any, ...]:
-        (weight,) = ctx.saved_tensors
-        return _FrozenConvolution.apply(above[0], weight, None, ctx.sizes), None, None, None
+    stride, padding, dilation = sizes
+    return convolved(x, weight, bias, stride, padding, dilation, groups)

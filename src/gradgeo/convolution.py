@@ -1,0 +1,119 @@
+"""Convolutions whose weights are constants: the gradient with respect to the input, and nothing else, made quickly."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Sizes = Sequence[int]
+
+SINGLE = 20_480
+"""Entries of a single image up to which PyTorch does without oneDNN."""
+
+
+def convolved(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
+) -> Tensor:
+    """The convolution of x (N, channels, ...), for weights that need no gradient; it may be differentiated twice.
+
+    Its gradient is a transposed convolution. PyTorch's own backward pass through a convolution takes up to twice as
+    long for small images, and computes the weights' gradients in every double backward, wanted or not.
+    """
+    return cast(Tensor, _Convolved.apply(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups))
+
+
+class _Convolved(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sizes,
+        padding: Sizes,
+        dilation: Sizes,
+        groups: int,
+    ) -> Tensor:
+        if _is_small_single(x):
+            out = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+        else:
+            out = torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+        ctx.save_for_backward(weight)
+        ctx.entered, ctx.size = x[0].numel(), x.shape[2:]
+        ctx.options, ctx.groups = (stride, padding, dilation), groups
+        ctx.ends = [  # what the stride left over at the end of each axis
+            size - ((made - 1) * s - 2 * p + d * (k - 1) + 1)
+            for size, made, s, p, d, k in zip(
+                x.shape[2:], out.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
+            )
+        ]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        stride, padding, dilation = ctx.options
+        if _is_stem(weight, stride, dilation, ctx.groups):
+            return _below_stem(above[0], weight, padding, ctx.size), *[None] * 6
+        below = torch.convolution(above[0], weight, None, stride, padding, dilation, True, ctx.ends, ctx.groups)
+        return below, *[None] * 6
+
+
+def _is_small_single(x: Tensor) -> bool:
+    """Whether PyTorch would give `x` to other kernels than the same input in a batch, whose rounding differs."""
+    one = x.shape[0] == 1 and x.ndim == 4 and x.numel() <= SINGLE
+    return one and x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
+def _is_stem(weight: Tensor, stride: Sizes, dilation: Sizes, groups: int) -> bool:
+    """Whether it takes a few channels by a wide kernel in steps of two: the slowest layer of many models."""
+    few = weight.ndim == 4 and weight.shape[1] <= 4 and min(weight.shape[2:]) >= 5 and groups == 1
+    return few and tuple(stride) == (2, 2) and tuple(dilation) == (1, 1) and weight.device.type == "cpu"
+
+
+def _below_stem(above: Tensor, weight: Tensor, padding: Sizes, size: Sizes) -> Tensor:
+    """The pull-back of a convolution by steps of two, as one by steps of one to four times the channels, each for one
+    parity of rows and columns: twice as fast, for the kernels that it calls are the better tuned ones."""
+    pads: list[int] = []
+    wide: list[int] = []
+    for kernel, p, entered, made in zip(weight.shape[2:], padding, size, above.shape[2:], strict=True):
+        first, last = (-p) // 2, (kernel - 1 - p) // 2  # steps from an output to the rows that it saw, in twos
+        before = -p - 2 * first
+        pads = [before, 2 * (last - first + 1) - before - kernel, *pads]
+        wide = [last, (entered + 1) // 2 - made - first, *wide]
+    w = F.pad(weight, pads)
+    w = w.view(*w.shape[:2], w.shape[2] // 2, 2, w.shape[3] // 2, 2)
+    w = w.permute(1, 3, 5, 0, 2, 4).flip(4, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+    below = F.pixel_shuffle(F.conv2d(F.pad(above, wide), w), 2)
+    return below[..., : size[0], : size[1]]
+
+
+class _Frozen(nn.modules.conv._ConvNd):
+    """A convolution in a copy of a model, whose weights stay as they are."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if x.ndim != weight.ndim:  # a sample without a batch
+            return convolved(x[None], weight, bias, self.stride, self.padding, self.dilation, self.groups)[0]  # type: ignore[arg-type]
+        return convolved(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+
+
+class _Frozen1d(_Frozen, nn.Conv1d): ...
+
+
+class _Frozen2d(_Frozen, nn.Conv2d): ...
+
+
+class _Frozen3d(_Frozen, nn.Conv3d): ...
+
+
+_FROZEN: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: _Frozen1d, nn.Conv2d: _Frozen2d, nn.Conv3d: _Frozen3d}
+
+
+def freeze(model: nn.Module) -> None:
+    """Let the plain convolutions of `model`, which is changed, be differentiated with respect to their inputs alone."""
+    for module in model.modules():
+        frozen = _FROZEN.get(type(module))
+        if frozen is not None and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            module.__class__ = frozen

@@ -1,0 +1,87 @@
+"""Convolutions of weights that stay: values, gradients and double gradients are PyTorch's own."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradgeo import convolution
+from gradgeo.convolution import convolved, freeze
+
+CASES = {
+    "1-D": ((2, 3, 19), (6, 3, 5), (2,), (1,), (2,), 1),
+    "2-D": ((2, 3, 9, 8), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "strides that leave a rest": ((2, 4, 10, 13), (6, 4, 3, 2), (3, 2), (0, 1), (1, 1), 1),
+    "depthwise": ((2, 4, 8, 8), (8, 4 // 4, 3, 3), (2, 2), (1, 1), (1, 1), 4),
+    "3-D": ((1, 2, 5, 6, 7), (3, 2, 3, 3, 3), (1, 2, 1), (1, 0, 1), (1, 1, 2), 1),
+    "stem": ((2, 3, 20, 21), (5, 3, 7, 7), (2, 2), (3, 3), (1, 1), 1),
+}
+PLAIN: dict[int, Any] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+def made(*shape: int, grad: bool = False) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_derivatives_are_those_of_pytorch(case: str) -> None:
+    shape, weights, *sizes = CASES[case]
+    x, weight, bias = made(*shape, grad=True), made(*weights), made(weights[0])
+    theirs, ours = PLAIN[len(shape)](x, weight, bias, *sizes), convolved(x, weight, bias, *sizes)
+    assert torch.equal(ours, theirs)
+    above = made(*theirs.shape)
+    expected, found = (torch.autograd.grad(y, x, above, retain_graph=True)[0] for y in (theirs, ours))
+    assert torch.allclose(found, expected, atol=1e-12)
+    several = torch.stack([above, 2 * above])
+    both = torch.func.vmap(lambda v: torch.autograd.grad(ours, x, v, retain_graph=True)[0])(several)
+    assert torch.allclose(both, torch.stack([expected, 2 * expected]), atol=1e-12)
+    assert torch.autograd.gradgradcheck(lambda x: convolved(x, weight, bias, *sizes), x)
+
+
+@pytest.mark.parametrize("kernel", [5, 6, 7])
+def test_a_stem_of_any_kernel_padding_and_size(kernel: int) -> None:
+    for padding, height, width, channels in itertools.product((0, 1, 3), (13, 16), (12, 15), (1, 3)):
+        weight, x = made(2, channels, kernel, kernel + 1), made(2, channels, height, width, grad=True)
+        theirs = F.conv2d(x, weight, None, 2, padding)
+        ours = convolved(x, weight, None, (2, 2), (padding, padding), (1, 1), 1)
+        above = made(*theirs.shape)
+        expected, found = (torch.autograd.grad(y, x, above)[0] for y in (theirs, ours))
+        assert torch.allclose(found, expected, atol=1e-12), (padding, height, width, channels)
+
+
+def test_a_single_small_image_is_rounded_as_in_a_batch() -> None:
+    net = nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False).to(memory_format=torch.channels_last)
+    x = torch.rand(8, 32, 16, 16, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    freeze(net)
+    assert torch.equal(net(x[:1]), net(x)[:1])
+    assert torch.equal(net(x[0]), net(x)[0])  # without a batch
+
+
+def test_only_plain_convolutions_are_frozen() -> None:
+    class Own(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3),
+        Own(2, 2, 3),
+        nn.Conv2d(2, 2, 3, padding_mode="circular"),
+        nn.Conv2d(2, 2, 3, padding="same"),
+    )
+    kinds = [type(module) for module in net]
+    x = torch.rand(2, 1, 9, 9)
+    before = net(x)
+    freeze(net)
+    assert [type(m) is k for m, k in zip(net, kinds, strict=True)] == [False, True, True, True]
+    assert torch.equal(net(x), before)
+    assert isinstance(net[0], nn.Conv2d)
+
+
+def test_what_pytorch_would_give_to_other_kernels() -> None:
+    assert convolution._is_small_single(torch.zeros(1, 3, 32, 32)) == torch.backends.mkldnn.is_available()
+    for other in (torch.zeros(2, 3, 32, 32), torch.zeros(1, 3, 320, 32), torch.zeros(1, 3, 32, 32).double()):
+        assert not convolution._is_small_single(other)
