@@ -16,7 +16,7 @@ def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "digits_classifier", partial(demo.digits_classifier, epochs=4))
     monkeypatch.setattr(scoring, "FIT", 250)
     monkeypatch.setattr(scoring, "EVIDENCE", ("fast",))
-    monkeypatch.setattr(scoring, "LENGTHS", (1, 2))
+    monkeypatch.setattr(scoring, "LENGTHS", (1000, 2000))
     monkeypatch.setattr(scoring, "KINDS", {"npy": scoring.KINDS["npy"]})
     monkeypatch.setattr(scoring, "_peak", lambda data, out: (100.0, 100.0 + len(open_source(data))))
     monkeypatch.setattr(scoring, "find_spec", lambda name: None)  # Ray has its own test
