@@ -29,6 +29,14 @@ def test_a_soak_tells_good_from_bad() -> None:
     assert len(soak.cells) == 7
 
 
+def test_a_crowd_is_refused_but_for_some() -> None:
+    with served(LocalPool(), Limits(connections=20, delay=0)) as server:
+        found = serving.crowded(serving.Served(server.address, os.getpid()), INPUTS[:1], 300)
+    assert 0 < found["answered"] <= 20
+    assert found["answered"] + found["refused in words"] == 300
+    assert found["status afterwards"] == 200
+
+
 def test_a_soak_notices_what_is_lost() -> None:
     class Dying(LocalPool):
         async def __call__(self, x: np.ndarray, explain: bool) -> dict:

@@ -83,6 +83,16 @@ def run(cases: Cases) -> Page:
             ]
         )
     page.table(["case", "good answered", "good refused in words", "without an answer", "slowest, s"], rows)
+    size = min(CROWD, 10 * cases.inputs)
+    page.say(
+        f"Then {size:,} clients connect at once to the server of the first row, whose limits are those of "
+        "`gradgeo serve`, and each sends a good request."
+    )
+    _, load = _loaders(cases, cases.wanted(CASES)[0])[1]
+    with load as loader, serving(loader) as server:
+        found = crowded(server, _inputs(cases[cases.wanted(CASES)[0]])[:1], size)
+    page.data["crowd"] = found
+    page.table(list(found), [[str(value) for value in found.values()]])
     return page
 
 
@@ -274,6 +284,9 @@ _KINDS: dict[str, tuple[int, Callable[[Floats], tuple[bytes, dict[str, str]]]]] 
 
 _MIX = ("single",) * 7 + ("several", "no JSON", "NaN") + ("single",) * 7 + ("several", "another shape", "too many rows")
 
+CROWD = 10_000
+"""Connections at once; the limit of open files of both processes must be above."""
+
 GOES = 97
 """Each so many-th request of a client it closes the connection on before the answer."""
 
@@ -321,6 +334,33 @@ def soaked(server: Served, x: Floats, requests: int, *, clients: int = CLIENTS, 
     soak.seconds = time.perf_counter() - began
     soak.memory.append(server.memory())
     return soak
+
+
+def crowded(server: Served, x: Floats, size: int) -> dict[str, int]:
+    """What became of so many connections that are open at once, and of one request after they have gone."""
+    body, headers = _KINDS["single"][1](x)
+    lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]
+    request = "\r\n".join(["POST /v2/models/m/infer HTTP/1.1", "Host: a", *lines, "", ""]).encode() + body
+    statuses: Counter[str] = Counter()
+    with contextlib.ExitStack() as crowd:
+        opened: list[socket.socket] = []
+        for _ in range(size):
+            with contextlib.suppress(OSError):
+                opened.append(crowd.enter_context(socket.create_connection(server.address, timeout=60)))
+        for one in opened:
+            with contextlib.suppress(OSError):  # closed already: its answer is there to be read
+                one.sendall(request)
+        for one in opened:
+            try:
+                statuses[one.recv(12).decode()[-3:]] += 1
+            except OSError:
+                statuses[""] += 1
+    connection = HTTPConnection(*server.address, timeout=60)
+    after = _status(connection, body, headers)
+    connection.close()
+    refused = statuses["503"] + statuses["429"]
+    rest = size - statuses["200"] - refused
+    return {"answered": statuses["200"], "refused in words": refused, "neither": rest, "status afterwards": after}
 
 
 def _status(connection: HTTPConnection, body: bytes, headers: dict[str, str]) -> int:
