@@ -6,9 +6,8 @@ from typing import Any
 
 import griffe
 
-ONE_LINE = re.compile(r"^(Args, errors|Args|Cost|Deviations?|Interval|Not noticed|Raises|Returns|Source[\w ]*|How): (?=\S)", re.M)
-
-
+LABELS = r"Args, errors|Args|Cost|Deviations?|How|Interval|Not noticed|Raises|Returns|Source[\w ]*"
+ONE_LINE = re.compile(rf"^({LABELS}): (?=\S)", re.M)
 RAISES = re.compile(r"(?<=^Raises:\n)(?: {4}.*\n?)+", re.M)
 
 

@@ -28,7 +28,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what lies beside docs/ and what is made from the code."""
-    for path in [*(ROOT / "results").glob("*.md"), *(ROOT / "results").glob("*.png"), ROOT / "results" / "battery.html"]:
+    folder = ROOT / "results"
+    for path in [*folder.glob("*.md"), *folder.glob("*.png"), folder / "battery.html"]:
         files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
     for name in OF_THE_ROOT:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
@@ -56,28 +57,28 @@ def made(page: Path) -> dict[str, Any]:
     return (told[0] if isinstance(told, list) else told)["made"]
 
 
+INDEX = """# Benchmarks
+
+Every figure here was written by the command beside it; none was typed. Each page ends with the seed, the date, the
+versions and the machine.
+
+| page | made by | on |
+| --- | --- | --- |
+{rows}
+
+The battery is also [one page with charts](battery.html). `--data` names the folder with the trained classifiers and the
+test data; `gradgeo bench --quick` needs none. [Measure on your own model](../measure.md) says how to make the same tables
+for yours.
+"""
+
+
 def results_index() -> str:
     """Every page of results with the command that makes it."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Every figure here was written by the command beside it; none was typed. Each page ends with the seed, the "
-        "date, the versions and the machine.",
-        "",
-        "| page | made by | on |",
-        "| --- | --- | --- |",
-    ]
+    rows = []
     for page in results():
-        title = page.read_text().split("\n", 1)[0].removeprefix("# ")
-        facts = made(page)
-        lines.append(f"| [{title}]({page.name}) | `{facts['command']}` | {facts['date']} |")
-    lines += [
-        "",
-        "The battery is also [one page with charts](battery.html). "
-        "`--data` names the folder with the trained classifiers and the test data; `gradgeo bench --quick` needs none. "
-        "[Measure on your own classifier](../measure.md) says how the same tables come to be for yours.",
-    ]
-    return "\n".join(lines) + "\n"
+        title, facts = page.read_text().split("\n", 1)[0].removeprefix("# "), made(page)
+        rows.append(f"| [{title}]({page.name}) | `{facts['command']}` | {facts['date']} |")
+    return INDEX.format(rows="\n".join(rows))
 
 
 def command_line() -> str:
