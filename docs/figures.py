@@ -28,10 +28,16 @@ def write(figure: Any, out: Path, name: str) -> None:
     figure.savefig(out / f"{name}.png", dpi=DPI, metadata={"Software": None})
 
 
+def temperature(model: nn.Module) -> float:
+    """The one that a detector of this model chooses."""
+    return gradgeo.Detector(model, evidence="paper").fit(*digits.split()["fit"]).temperature_
+
+
 def maps(out: Path, model: nn.Module) -> None:
-    """A digit and the saliency map of each class."""
+    """A digit and the gradient of each class, before signs are taken."""
     x = digits.split()["test"][0][:1]
-    write(plots.saliency_maps(gradgeo.saliency_maps(model, x)[0], x[0]), out, "maps")
+    found = gradgeo.saliency_maps(model, x, sign=False, temperature=temperature(model))
+    write(plots.saliency_maps(found[0], x[0]), out, "maps")
 
 
 def statistics(out: Path, model: nn.Module) -> None:
@@ -39,11 +45,10 @@ def statistics(out: Path, model: nn.Module) -> None:
     x, y = (part[:200] for part in digits.split()["test"])
     noise = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     attacked = pgd(model, x, y, epsilon=0.3, steps=20, generator=torch.Generator().manual_seed(0)).adversarial
-    temperature = gradgeo.Detector(model, evidence="paper").fit(*digits.split()["fit"]).temperature_
     figure = blank(6.4, 3.6)
     axes = figure.subplots()
     for name, inputs, colour in (("noise", noise, GREY), ("attacked", attacked, THEIRS), ("digits", x, OURS)):
-        found = gradgeo.csm_statistics(gradgeo.csm(model, inputs, temperature=temperature), model(inputs).argmax(1))
+        found = gradgeo.csm_statistics(gradgeo.csm(model, inputs), model(inputs).argmax(1))
         first, second = (found[:, gradgeo.STATISTICS.index(column)] for column in ("s1_mean", "s2_mean"))
         axes.plot(first, second, ".", color=colour, markersize=3, label=name)
     axes.set_xlabel("mean of S1: cosines among the other classes")

@@ -30,8 +30,10 @@ import typer.main
 
 import gradgeo
 import gradgeo.demo
-from gradgeo import cli
+from gradgeo import cli, detector_file
 from gradgeo.errors import GradgeoWarning
+from gradgeo.joint import LEVELS
+from gradgeo.scoring import COLUMNS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -146,6 +148,15 @@ def test_the_pictures_of_the_theory_are_drawn_by_the_code(tmp_path: Path, monkey
     shown = set(re.findall(r"\]\(figures/([\w-]+\.png)\)", (DOCS / "theory.md").read_text()))
     assert shown
     assert {path.name for path in tmp_path.iterdir()} == shown == {path.name for path in (DOCS / "figures").iterdir()}
+
+
+def test_the_formats_are_those_of_the_code() -> None:
+    page = (DOCS / "formats.md").read_text()
+    named = set(re.findall(r"`([\w]+)`", page))
+    assert set(detector_file._CALIBRATION) <= named
+    assert set(COLUMNS) <= named
+    assert f"`schema` ({detector_file.SCHEMA})" in page
+    assert f"(M, {LEVELS})" in page
 
 
 def test_pictures_are_small() -> None:

@@ -67,8 +67,8 @@ versions and the machine.
 {rows}
 
 The battery is also [one page with charts](battery.html). `--data` names the folder with the trained classifiers and the
-test data; `gradgeo bench --quick` needs none. [Measure on your own model](../measure.md) says how to make the same tables
-for yours.
+test data; `gradgeo bench --quick` needs none. [Measure on your own model](../measure.md) says how to make the same
+tables for yours.
 """
 
 
