@@ -1,9 +1,9 @@
-# Two commands do everything: `make demo` and `make test`.
+# Two commands do everything: `make demo` and `make test`; `make docs` builds the site.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: demo test format
+.PHONY: demo test format docs figures
 
 demo: .venv/demo.stamp  ## train on digits, fit, judge clean, odd and attacked inputs, draw the picture
 	$(BIN)/gradgeo demo --out demo-output
@@ -17,6 +17,12 @@ test: .venv/dev.stamp  ## everything CI runs
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/dev.stamp  ## the site, into site/; a broken link or anchor fails
+	$(BIN)/python -m mkdocs build --strict
+
+figures: .venv/dev.stamp  ## the pictures of the theory page, from the code
+	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

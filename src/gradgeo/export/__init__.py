@@ -51,8 +51,9 @@ def onnx(detector: Detector, example: Tensor, path: str | PathLike[str]) -> Agre
     Raises:
         ExportError: the model, an evidence or an operator cannot be exported (the message says which and what to use
             instead), or the file gives other answers than the detector.
-        ArgumentError: an argument is not as described. NotFittedError. MissingDependencyError: without the extra
-        `export`.
+        ArgumentError: an argument is not as described.
+        NotFittedError: before `fit`.
+        MissingDependencyError: without the extra `export`.
     """
     return write(detector, example, path, "onnx")
 

@@ -16,8 +16,14 @@ from gradgeo.plots.figures import blank, saved
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-START, END, OTHER = "#2264ab", "#d9541e", "#8a8a8a"
-"""Colours of the class a path starts in, the one it ends in, and any between."""
+START = "#2264ab"
+"""Colour of the class a path starts in."""
+
+END = "#d9541e"
+"""Colour of the class it ends in."""
+
+OTHER = "#8a8a8a"
+"""Colour of any between."""
 
 
 @public

@@ -70,8 +70,9 @@ def score(
     data.
 
     Raises:
-        ArgumentError: `out` is the data or a file of another kind. DataError: `out` cannot be written, is in use, or
-        holds parts of a run with other settings. ModelError: the model fails on a whole batch; what is done stays.
+        ArgumentError: `out` is the data or a file of another kind.
+        DataError: `out` cannot be written, is in use, or holds parts of a run with other settings.
+        ModelError: the model fails on a whole batch; what is done stays.
         MissingDependencyError: Parquet without pyarrow.
     """
     out = Path(out).expanduser()
