@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: demo test format docs figures
+.PHONY: demo test format docs figures reproduce
 
 demo: .venv/demo.stamp  ## train on digits, fit, judge clean, odd and attacked inputs, draw the picture
 	$(BIN)/gradgeo demo --out demo-output
@@ -23,6 +23,12 @@ docs: .venv/dev.stamp  ## the site, into site/; a broken link or anchor fails
 
 figures: .venv/dev.stamp  ## the pictures of the theory page, from the code
 	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
+
+reproduce: .venv/dev.stamp  ## every page under results/ by the command it names (hours), and every picture
+	OMP_NUM_THREADS=1 $(BIN)/python results/reproduce.py
+	$(MAKE) figures demo
+	cp demo-output/csm.png docs/csm.png
+	$(BIN)/gradgeo path --model digits --data digits/test --index 7 --epsilon 0.3 --out docs/path.png
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,16 @@ def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch
             measured = found["cells"][method][column]["auroc"][0]
             assert measured >= area - 0.06, (method, column)
             assert measured <= area + 0.1 or method.startswith("gradgeo"), (method, column)
+
+
+def test_every_page_can_be_made_again(capsys: pytest.CaptureFixture[str]) -> None:
+    again = runpy.run_path(str(ROOT / "results" / "reproduce.py"))
+    pages = {page.stem for page in (ROOT / "results").glob("*.md")}
+    assert set(again["commands"]()) == pages
+    assert again["main"](["--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == len(pages)
+    for line in listed:
+        assert re.fullmatch(r"gradgeo bench( [a-z-]+)?( --[a-z]+ [\w.,/-]+| -o results)*", line), line
+    assert again["main"](["nowhere"]) == 2
+    assert "no page nowhere; there are accuracy, adaptive" in capsys.readouterr().err
