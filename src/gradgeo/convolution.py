@@ -1,4 +1,4 @@
-"""Convolutions whose weights are constants: the gradient with respect to the input, and nothing else, made quickly."""
+"""Convolutions whose weights are constants: differentiated with respect to their input, and to nothing else."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -18,8 +18,8 @@ def convolved(
 ) -> Tensor:
     """The convolution of x (N, channels, ...), for weights that need no gradient; it may be differentiated twice.
 
-    Its gradient is a transposed convolution. PyTorch's own backward pass through a convolution takes up to twice as
-    long for small images, and computes the weights' gradients in every double backward, wanted or not.
+    Its gradient is a transposed convolution. PyTorch's own computes the weights' gradients in every double backward,
+    wanted or not, which is a third of a CSA step on a ResNet.
     """
     return cast(Tensor, _Convolved.apply(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups))
 
@@ -36,10 +36,7 @@ class _Convolved(torch.autograd.Function):
         dilation: Sizes,
         groups: int,
     ) -> Tensor:
-        if _is_small_single(x):
-            out = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
-        else:
-            out = torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+        out = torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
         ctx.save_for_backward(weight)
         ctx.entered, ctx.size = x[0].numel(), x.shape[2:]
         ctx.options, ctx.groups = (stride, padding, dilation), groups
@@ -90,30 +87,22 @@ def _below_stem(above: Tensor, weight: Tensor, padding: Sizes, size: Sizes) -> T
     return below[..., : size[0], : size[1]]
 
 
-class _Frozen(nn.modules.conv._ConvNd):
+class _Frozen(nn.Conv2d):
     """A convolution in a copy of a model, whose weights stay as they are."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if x.ndim != weight.ndim:  # a sample without a batch
-            return convolved(x[None], weight, bias, self.stride, self.padding, self.dilation, self.groups)[0]  # type: ignore[arg-type]
-        return convolved(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
-
-
-class _Frozen1d(_Frozen, nn.Conv1d): ...
-
-
-class _Frozen2d(_Frozen, nn.Conv2d): ...
-
-
-class _Frozen3d(_Frozen, nn.Conv3d): ...
-
-
-_FROZEN: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: _Frozen1d, nn.Conv2d: _Frozen2d, nn.Conv3d: _Frozen3d}
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        if isinstance(padding, str) or self.padding_mode != "zeros" or x.ndim != 4:
+            return cast(Tensor, super()._conv_forward(x, weight, bias))
+        if _is_stem(weight, stride, dilation, self.groups):
+            return convolved(x, weight, bias, stride, padding, dilation, self.groups)
+        if _is_small_single(x):
+            return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, self.groups)
+        return cast(Tensor, super()._conv_forward(x, weight, bias))
 
 
 def freeze(model: nn.Module) -> None:
     """Let the plain convolutions of `model`, which is changed, be differentiated with respect to their inputs alone."""
     for module in model.modules():
-        frozen = _FROZEN.get(type(module))
-        if frozen is not None and module.padding_mode == "zeros" and not isinstance(module.padding, str):
-            module.__class__ = frozen
+        if type(module) is nn.Conv2d:
+            module.__class__ = _Frozen

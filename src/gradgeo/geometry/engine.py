@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gradgeo.convolution import SINGLE
 from gradgeo.errors import ModelError, warn
 from gradgeo.fast_copy import FastCopy
 
 LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
-SMALL_IMAGE = 20_480  # entries of a convolution's input beyond which a loop is as fast on a CPU
 TOGETHER = {"cpu": 32, "cuda": 128}  # samples times cotangents in one backward pass through convolutions
 BYTES = 32 << 20  # input gradients of one backward pass through a model without convolutions
 
@@ -48,7 +48,7 @@ class Graph:
             return max(1, BYTES // (self._leaf.numel() * self._leaf.element_size()))
         if self._leaf.device.type != "cpu":
             return max(1, TOGETHER["cuda"] // n)
-        return max(1, TOGETHER["cpu"] // n) if n < LARGE_BATCH and widest <= SMALL_IMAGE else 1
+        return max(1, TOGETHER["cpu"] // n) if n < LARGE_BATCH and widest <= SINGLE else 1
 
     def _one_by_one(self, cotangents: Tensor) -> Tensor:
         maps = self._leaf.new_empty(len(cotangents), *self._leaf.shape)
@@ -102,9 +102,11 @@ def _widest_convolution(source: Tensor) -> int:
             continue
         seen.add(node)
         left += [parent for parent, _ in node.next_functions]
-        if hasattr(node, "entered"):  # of our own
+        if hasattr(node, "entered"):  # a stem
             widest = max(widest, node.entered)
-        elif node.name().startswith(("Convolution", "MkldnnConvolution", "CudnnConvolution")):
+        elif node.name().startswith("MkldnnConvolution"):  # of a small single image
+            widest = max(widest, SINGLE)
+        elif node.name().startswith(("Convolution", "CudnnConvolution")):
             entered = node._saved_input  # type: ignore[attr-defined]
             widest = max(widest, entered[0].numel())
     return widest
