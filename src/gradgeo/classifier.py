@@ -41,6 +41,7 @@ class Classifier:
         """Whether `module` is a copy of the caller's."""
         self._fast: dict[torch.dtype | None, FastCopy] = {}
         self._preparing = threading.Lock()
+        self._turn = threading.RLock()  # a model may keep in itself what it is doing
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
         floating = [t for t in tensors if t.is_floating_point()]
@@ -69,7 +70,9 @@ class Classifier:
                 "precision", "'float32' for a function or a model that cannot be copied", str(dtype).split(".")[1]
             )
         with self._preparing:
-            if dtype not in self._fast:
+            if dtype in self._fast:
+                return self._fast[dtype]
+            with self._turn:  # a copy of a model at work may be of no use
                 self._fast[dtype] = FastCopy(self.module, private=self.private, x=x, dtype=dtype)
         return self._fast[dtype]
 
@@ -99,9 +102,11 @@ class Classifier:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
 
-        To be called within `traceless`, for it seeds the random state that a stochastic model draws from.
+        To be called within `traceless`, for it seeds the random state that a stochastic model draws from. One thread
+        at a time; those of `fast` run together where the model writes nothing into itself.
         """
-        return logits_of(self.module, x)
+        with self._turn:
+            return logits_of(self.module, x)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ convolutions, and for single inputs, several cotangents go through one backward 
 how many cotangents together, was measured: results/engine.md.
 """
 
+import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +19,12 @@ from gradgeo.fast_copy import FastCopy
 LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
 SMALL_IMAGE = 20_480  # entries of a convolution's input up to which many cotangents together stay in the cache
 TOGETHER = {"small": 32, "large": 4, "cuda": 128}  # samples times cotangents in one backward pass through convolutions
+_TORCH = str(Path(torch.__file__).parent)
 BYTES = 32 << 20  # input gradients of one backward pass through a model without convolutions
+
+
+_LISTENING = threading.Lock()
+"""Held while warnings are caught, which is for all threads at once."""
 
 
 class Graph:
@@ -62,22 +69,35 @@ class Graph:
     def _together(self, cotangents: Tensor) -> Tensor:
         if self._copy.batchable:
             return torch.func.vmap(self._gradient)(cotangents)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                maps = torch.func.vmap(self._gradient)(cotangents)
-                slow = next((str(w.message) for w in caught if "performance drop" in str(w.message)), None)
-            except Exception as error:  # whatever cannot be batched: custom functions, values read out, memory
-                maps, slow = None, str(error)
+        with _LISTENING:
+            if self._copy.batchable is None:
+                maps, slow = self._tried(cotangents)
+                self._copy.batchable = slow is None
+            else:  # another thread has tried meanwhile
+                maps, slow = None, None
         if maps is None:
             maps = self._one_by_one(cotangents)  # raises what is the model's fault and not the batching's
-        self._copy.batchable = slow is None
         if slow is not None:
             warn(
                 "the model's classes are differentiated one by one, which takes longer: its backward pass does not "
                 f"work for several at once ({slow.splitlines()[0][:120]})."
             )
         return maps
+
+    def _tried(self, cotangents: Tensor) -> tuple[Tensor | None, str | None]:
+        """The maps of one batched backward pass, None where that fails, and why it is slow, None where it is not."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                maps, slow = torch.func.vmap(self._gradient)(cotangents), None
+            except Exception as error:  # whatever cannot be batched: custom functions, values read out, memory
+                maps, slow = None, str(error)
+        for w in caught:
+            if "performance drop" in str(w.message):
+                slow = slow or str(w.message)
+            elif not w.filename.startswith(_TORCH):  # what another thread said meanwhile
+                warnings.warn_explicit(w.message, w.category, w.filename, w.lineno, source=w.source)
+        return maps, slow
 
 
 def gradient(source: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: bool = False) -> Tensor:
