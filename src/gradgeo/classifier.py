@@ -17,6 +17,7 @@ from gradgeo.errors import expected
 from gradgeo.fast_copy import FastCopy
 from gradgeo.logits import alone, logits_of
 from gradgeo.model_state import ModelState, state_of
+from gradgeo.passes import Passes
 
 
 class Classifier:
@@ -73,8 +74,16 @@ class Classifier:
             if dtype in self._fast:
                 return self._fast[dtype]
             with self._turn:  # a copy of a model at work may be of no use
-                self._fast[dtype] = FastCopy(self.module, private=self.private, x=x, dtype=dtype)
+                self._fast[dtype] = self._made_fast(x, dtype)
         return self._fast[dtype]
+
+    def _made_fast(self, x: Tensor, dtype: torch.dtype | None) -> FastCopy:
+        """Where memory does not take the trial of several inputs, one has to do."""
+
+        def made(rows: slice) -> FastCopy:
+            return FastCopy(self.module, private=self.private, x=x[rows], dtype=dtype)
+
+        return next(Passes(max(1, len(x)))(len(x), made))
 
     def prepare(self, x: Tensor) -> Tensor:
         """`x` checked and brought to the model's device and floating-point type (a copy is not made here)."""
@@ -96,7 +105,7 @@ class Classifier:
         x = self.prepare(x)
         with traceless(x, recurrent=self.recurrent), torch.no_grad():
             clean, finite = replace_unusable(x)
-            logits = self(clean)
+            logits = torch.cat(list(Passes(max(1, len(x)))(len(x), lambda rows: self(clean[rows]))))
         return Judged(logits, finite & logits.isfinite().all(1))
 
     def __call__(self, x: Tensor) -> Tensor:

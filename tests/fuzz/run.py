@@ -9,11 +9,14 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["gradgeo", "tarfile", "zipfile", "numpy.lib.format", "numpy.lib._format_impl"]):
+with atheris.instrument_imports(include=["gradgeo", "tarfile", "zipfile", "numpy.lib.format", "numpy.lib._format_impl", "PIL"]):
     import tarfile  # noqa: F401
     import zipfile  # noqa: F401
 
     import targets
+    from PIL import Image
+
+    Image.init()  # loads every format while imports are instrumented
 
 import torch
 

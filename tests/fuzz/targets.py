@@ -170,8 +170,8 @@ def _alter_array(arrays: dict[str, np.ndarray], pick: _Choices) -> None:
         array = array[..., None]
     elif array.size:
         value = NUMBERS[pick(len(NUMBERS))]
-        if array.dtype.kind == "i":
-            value = [0, -1, 1, 3, 99, 2**62, -(2**63)][pick(7)]
+        if array.dtype.kind in "iu":
+            value = np.int64([0, -1, 1, 3, 99, 2**62, -(2**63)][pick(7)]).astype(array.dtype)
         if what == 5:
             array[...] = value
         else:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradgeo.errors import ModelError, warn
 from gradgeo.fast_copy import FastCopy
+from gradgeo.passes import out_of_memory
 
 LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
 SMALL_IMAGE = 20_480  # entries of a convolution's input up to which many cotangents together stay in the cache
@@ -67,14 +68,17 @@ class Graph:
         return gradient(self._source, self._leaf, cotangent)
 
     def _together(self, cotangents: Tensor) -> Tensor:
+        maps, slow = None, None
         if self._copy.batchable:
-            return torch.func.vmap(self._gradient)(cotangents)
-        with _LISTENING:
-            if self._copy.batchable is None:
-                maps, slow = self._tried(cotangents)
-                self._copy.batchable = slow is None
-            else:  # another thread has tried meanwhile
-                maps, slow = None, None
+            try:
+                return torch.func.vmap(self._gradient)(cotangents)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+        else:
+            with _LISTENING:
+                if self._copy.batchable is None:  # else another thread has tried meanwhile
+                    maps, slow = self._tried(cotangents)
         if maps is None:
             maps = self._one_by_one(cotangents)  # raises what is the model's fault and not the batching's
         if slow is not None:
@@ -85,18 +89,23 @@ class Graph:
         return maps
 
     def _tried(self, cotangents: Tensor) -> tuple[Tensor | None, str | None]:
-        """The maps of one batched backward pass, None where that fails, and why it is slow, None where it is not."""
+        """The maps of one batched backward pass, None where that fails, and why it is slow, None where it is not.
+
+        Where memory does not take it nothing is known of the model, and nothing is slow but this pass."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 maps, slow = torch.func.vmap(self._gradient)(cotangents), None
-            except Exception as error:  # whatever cannot be batched: custom functions, values read out, memory
+            except Exception as error:  # whatever cannot be batched: custom functions, values read out
+                if out_of_memory(error):
+                    return None, None
                 maps, slow = None, str(error)
         for w in caught:
             if "performance drop" in str(w.message):
                 slow = slow or str(w.message)
             elif not w.filename.startswith(_TORCH):  # what another thread said meanwhile
                 warnings.warn_explicit(w.message, w.category, w.filename, w.lineno, source=w.source)
+        self._copy.batchable = slow is None
         return maps, slow
 
 
@@ -107,6 +116,8 @@ def gradient(source: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: b
             source, leaf, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
         )
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise  # fewer inputs may do
         raise ModelError(f"the model cannot be differentiated: {error}") from error
     if found is None:
         raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
