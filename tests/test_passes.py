@@ -73,7 +73,9 @@ def test_results_stay_and_one_warning_says_so(
     call: Callable[[nn.Module], Tensor], forward: int, backward: int, error: type[Exception]
 ) -> None:
     expected = call(Small(1000, 1000))
-    with pytest.warns(GradgeoWarning, match=r"too small for passes of (64|50) inputs; they were made with \d") as caught:
+    with pytest.warns(
+        GradgeoWarning, match=r"too small for passes of (64|50) inputs; they were made with \d"
+    ) as caught:
         found = call(Small(forward, backward, error))
     assert (found - expected).abs().max() < 1e-12
     assert len(caught) == 1

@@ -6,7 +6,7 @@ line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda seen: ...)`, and `
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -149,16 +149,17 @@ class Observation:
         moves = displacements(x, self.radius) if self._moves is None else self._moves
         found: list[tuple[Tensor, ...]] = []
 
-        def there(pair: Tensor) -> tuple[Tensor, ...]:
+        def there(pair: Tensor, rows: slice) -> tuple[Tensor, ...]:
+            pair = pair[rows]
             sample, direction = pair // len(moves), pair % len(moves)
             move = moves[direction]
             return measure(x[sample] + move, sample, move.flatten(1).double())
 
         for pair in self.forward.in_passes(torch.arange(n * len(moves), device=x.device)):
             if isinstance(n, int) and n == 1:  # a pass of several inputs is halved as a whole where memory is short
-                found += Passes(len(pair))(len(pair), lambda rows, pair=pair: there(pair[rows]))
+                found += Passes(len(pair))(len(pair), partial(there, pair))
             else:
-                found.append(there(pair))
+                found.append(there(pair, slice(None)))
         if not found:
             return [x.new_zeros(0, len(RADII), DRAWS, dtype=torch.float64)] * len(fields(Neighbourhood))
         return [torch.cat(column).view(n, len(RADII), DRAWS) for column in zip(*found, strict=True)]

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["gradgeo", "tarfile", "zipfile", "numpy.lib.format", "numpy.lib._format_impl", "PIL"]):
+with atheris.instrument_imports(
+    include=["gradgeo", "tarfile", "zipfile", "numpy.lib.format", "numpy.lib._format_impl", "PIL"]
+):
     import tarfile  # noqa: F401
     import zipfile  # noqa: F401
 

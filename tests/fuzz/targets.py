@@ -100,7 +100,23 @@ def detector(data: bytes) -> None:
 
 VALUES = (
     *(None, True, False, 0, 1, 2, 3, 4, -1, 2**31, 2**62, 2**63, 10**400, 0.0, -1.5, 1e308, 1e-308, 0.05, 0.9999),
-    *("", "csm", "auto", "logit", "full", "\ud800", "a" * 999, [], [0], [1, 1], [0, 5], [12], [2**40], [[]], [[0.0] * 4] * 2),
+    *(
+        "",
+        "csm",
+        "auto",
+        "logit",
+        "full",
+        "\ud800",
+        "a" * 999,
+        [],
+        [0],
+        [1, 1],
+        [0, 5],
+        [12],
+        [2**40],
+        [[]],
+        [[0.0] * 4] * 2,
+    ),
     *({}, {"a": {}}, [None], ["confidence"], ["csm", "csm"]),
 )
 NUMBERS = (0.0, 1.0, -1.0, 5.0, 1e308, -1e308, 1e-320, np.nan, np.inf, 99.0)
@@ -229,12 +245,16 @@ def npy_seeds() -> list[bytes]:
 def npz_seeds() -> list[bytes]:
     made = []
     for write in (np.savez, np.savez_compressed):
-        for arrays in (
+        for columns in (
             {"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "t": np.array([1.0, 2, 3])},
-            {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array(["cat", "dog"]), "t": np.array(["2024-05-01"] * 2)},
+            {
+                "images": np.zeros((2, 4, 4), np.uint8),
+                "labels": np.array(["cat", "dog"]),
+                "t": np.array(["2024-05-01"] * 2),
+            },
         ):
             stream = io.BytesIO()
-            write(stream, **arrays)
+            write(stream, **columns)
             made.append(stream.getvalue())
     return made
 
@@ -267,7 +287,15 @@ def picture(ending: str, mode: str = "RGB") -> bytes:
 
 
 def image_seeds() -> list[bytes]:
-    modes = [("PNG", "RGB"), ("PNG", "L"), ("PNG", "P"), ("PNG", "I;16"), ("PNG", "LA"), ("JPEG", "RGB"), ("BMP", "RGB")]
+    modes = [
+        ("PNG", "RGB"),
+        ("PNG", "L"),
+        ("PNG", "P"),
+        ("PNG", "I;16"),
+        ("PNG", "LA"),
+        ("JPEG", "RGB"),
+        ("BMP", "RGB"),
+    ]
     modes += [("GIF", "P"), ("TIFF", "RGB"), ("TIFF", "F"), ("PPM", "RGB"), ("PPM", "L"), ("WEBP", "RGB")]
     return [picture(*which) for which in modes]
 
@@ -299,7 +327,13 @@ def tar_bytes(members: list[tuple[str, bytes]], mode: str = "w", **header: objec
 
 def tar_seeds() -> list[bytes]:
     [number, *_] = npy_seeds()
-    members = [("a.npy", number), ("a.cls", b"3"), ("b.json", b'{"label": 2, "t": 1}'), ("b.x.npy", number), ("c.pkl", b"1")]
+    members = [
+        ("a.npy", number),
+        ("a.cls", b"3"),
+        ("b.json", b'{"label": 2, "t": 1}'),
+        ("b.x.npy", number),
+        ("c.pkl", b"1"),
+    ]
     return [
         tar_bytes(members),
         tar_bytes(members, "w:gz"),
@@ -364,8 +398,14 @@ def request(data: bytes) -> None:
 
 def request_seeds() -> list[bytes]:
     plain = {"inputs": [{"name": "input", "shape": [1, 2, 3], "datatype": "FP32", "data": [[[1, 2, 3], [4, 5, 6]]]}]}
-    asked = {**plain, "id": "1", "outputs": [{"name": "cause"}, {"name": "logits", "parameters": {"binary_data": True}}]}
-    binary = {"inputs": [{"name": "input", "shape": [1, 2, 3], "datatype": "FP32", "parameters": {"binary_data_size": 24}}]}
+    asked = {
+        **plain,
+        "id": "1",
+        "outputs": [{"name": "cause"}, {"name": "logits", "parameters": {"binary_data": True}}],
+    }
+    binary = {
+        "inputs": [{"name": "input", "shape": [1, 2, 3], "datatype": "FP32", "parameters": {"binary_data_size": 24}}]
+    }
     text = json.dumps(binary).encode()
     return [
         *(b"\0\0\0" + json.dumps(body).encode() for body in (plain, asked)),

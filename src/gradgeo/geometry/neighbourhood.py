@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.classifier import Classifier, Model, traceless
-from gradgeo.errors import choice, expected, public, warn
+from gradgeo.errors import choice, expected, number, public, warn
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.saliency import BATCH, ForwardPass
 from gradgeo.passes import Passes
@@ -29,7 +29,7 @@ class Neighbours:
 
     def __post_init__(self) -> None:
         choice("kind", self.kind, KINDS)
-        if not 0 < float(self.radius) < math.inf:
+        if not 0 < number(self.radius) < math.inf:
             raise expected("radius", "a positive number", self.radius)
 
     def displacements(self, x: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ def local_minimum(
 
     Source: Schwinn et al. 2021, Theorem 1 and Lemma 2.
     """
-    if not 0 <= float(tolerance) < 1:
+    if not 0 <= number(tolerance) < 1:
         raise expected("tolerance", "in [0, 1)", tolerance)
     around = Neighbours(radius, directions, kind, generator)
     found = _survey(model, x, labels, around, Loss(loss, temperature, rescale), chunk_size)
@@ -287,8 +287,6 @@ def _survey(
     x = classifier.prepare(x)
     moves = around.displacements(x)  # (D, *input)
     n, d = len(x), len(moves)
-    cosines = x.new_full((n, d), torch.nan, dtype=torch.float64)
-    curvature, norms = cosines.clone(), cosines.new_full((n,), torch.nan)
     passes, around_them = Passes(size), Passes(size)
 
     def survey(rows: slice) -> None:
@@ -317,6 +315,8 @@ def _survey(
         deque(around_them(len(centre) * d, measure), maxlen=0)
 
     with traceless(x, recurrent=classifier.recurrent):
+        cosines = x.new_full((n, d), torch.nan, dtype=torch.float64)
+        curvature, norms = cosines.clone(), cosines.new_full((n,), torch.nan)
         if n:
             deque(passes(n, survey), maxlen=0)
     (passes if passes.shrunk else around_them).told()
