@@ -225,13 +225,13 @@ def run(cases: Cases) -> Page:
     page = Page("Other people's architectures: maps against the float64 loop")
     page.say(
         f"Random weights, {CLASSES} classes, {INPUTS} random images, cross-entropy. The reference is a loop over "
-        "inputs and classes in float64. 'Cosines apart' is the largest difference of an entry of the CSM: of the model "
-        "in float64, where nothing but the way the maps are made can be wrong, and in float32; for signed maps in "
-        "units of 4/d, of which 1 are two signs. In brackets the same of a plain float32 loop over the classes, one backward "
-        "pass each. An input may sit on a ReLU's kink to within float32's rounding, and the one or the other way of "
-        "making the maps take the other side of it than float64 does. Classes are differentiated together "
-        "(`torch.func.vmap`) or one by one. Time is for the maps of one input on one thread of a busy machine, and as "
-        "a ratio to that loop."
+        "inputs and classes in float64. 'Cosines apart' is the largest difference of an entry of the CSM: of the "
+        "model in float64, where nothing but the way the maps are made can be wrong, and in float32; for signed "
+        "maps in units of 4/d, of which 1 are two signs. In brackets the same of a plain float32 loop over the "
+        "classes, one backward pass each. An input may sit on a ReLU's kink to within float32's rounding, and the "
+        "one or the other way of making the maps take the other side of it than float64 does. Classes are "
+        "differentiated together (`torch.func.vmap`) or one by one. Time is for the maps of one input on one "
+        "thread of a busy machine, and as a ratio to that loop."
     )
     rows, wrong, kinks, threads = [], [], [], torch.get_num_threads()
     torch.set_num_threads(1)

@@ -50,7 +50,8 @@ def cosine_similarity_matrix(maps: Tensor) -> Tensor:
     scale = torch.sqrt(norms[:, :, None] * norms[:, None, :])
     cosines = (rows @ rows.mT / torch.where(scale == 0, torch.ones_like(scale), scale)).clamp(-1, 1)
     diagonal = torch.where(norms.isnan(), torch.nan, torch.ones_like(norms))
-    return torch.diagonal_scatter(cosines, diagonal, dim1=1, dim2=2)
+    # A product may round otherwise than its mirror; the mean of two that agree, as for signs, is what they are.
+    return torch.diagonal_scatter((cosines + cosines.mT) / 2, diagonal, dim1=1, dim2=2)
 
 
 @public
