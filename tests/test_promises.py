@@ -18,6 +18,7 @@ PACKAGE = Path(gradgeo.__file__).parent
 ROOMS = [
     ["errors", "notebook", "convolution"],
     ["copies", "model_state"],
+    ["passes"],
     ["logits"],
     ["fast_copy"],
     ["classifier"],

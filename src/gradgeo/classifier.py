@@ -17,6 +17,7 @@ from gradgeo.errors import expected
 from gradgeo.fast_copy import FastCopy
 from gradgeo.logits import alone, logits_of
 from gradgeo.model_state import ModelState, state_of
+from gradgeo.passes import Passes
 
 
 class Classifier:
@@ -41,6 +42,7 @@ class Classifier:
         """Whether `module` is a copy of the caller's."""
         self._fast: dict[torch.dtype | None, FastCopy] = {}
         self._preparing = threading.Lock()
+        self._turn = threading.RLock()  # a model may keep in itself what it is doing
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
         floating = [t for t in tensors if t.is_floating_point()]
@@ -69,12 +71,22 @@ class Classifier:
                 "precision", "'float32' for a function or a model that cannot be copied", str(dtype).split(".")[1]
             )
         with self._preparing:
-            if dtype not in self._fast:
-                made = FastCopy(self.module, private=self.private, x=x, dtype=dtype)
-                if any(other.batchable is False for other in self._fast.values()):
-                    made.batchable = False  # known, and said, already
-                self._fast[dtype] = made
+            if dtype in self._fast:
+                return self._fast[dtype]
+            with self._turn:  # a copy of a model at work may be of no use
+                made = self._made_fast(x, dtype)
+            if any(other.batchable is False for other in self._fast.values()):
+                made.batchable = False  # known, and said, already
+            self._fast[dtype] = made
         return self._fast[dtype]
+
+    def _made_fast(self, x: Tensor, dtype: torch.dtype | None) -> FastCopy:
+        """Where memory does not take the trial of several inputs, one has to do."""
+
+        def made(rows: slice) -> FastCopy:
+            return FastCopy(self.module, private=self.private, x=x[rows], dtype=dtype)
+
+        return next(Passes(max(1, len(x)))(len(x), made))
 
     def prepare(self, x: Tensor) -> Tensor:
         """`x` checked and brought to the model's device and floating-point type (a copy is not made here)."""
@@ -96,15 +108,17 @@ class Classifier:
         x = self.prepare(x)
         with traceless(x, recurrent=self.recurrent), torch.no_grad():
             clean, finite = replace_unusable(x)
-            logits = self(clean)
+            logits = torch.cat(list(Passes(max(1, len(x)))(len(x), lambda rows: self(clean[rows]))))
         return Judged(logits, finite & logits.isfinite().all(1))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
 
-        To be called within `traceless`, for it seeds the random state that a stochastic model draws from.
+        To be called within `traceless`, for it seeds the random state that a stochastic model draws from. One thread
+        at a time; those of `fast` run together where the model writes nothing into itself.
         """
-        return logits_of(self.module, x)
+        with self._turn:
+            return logits_of(self.module, x)
 
 
 @dataclass(frozen=True)

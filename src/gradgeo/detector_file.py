@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -76,18 +76,17 @@ def write(path: str | PathLike[str], contents: Contents) -> None:
         raise DetectorFileError(f"expected notes to be something JSON can hold: {error}") from error
     data = save(arrays, metadata={"gradgeo": f"{_digest(text, arrays)} {text}"})
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
             temporary.unlink(missing_ok=True)
+    except OSError as error:
         raise DetectorFileError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
@@ -259,9 +258,3 @@ def _count(value: Any) -> bool:
 
 def _counts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_count, value))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -113,6 +113,14 @@ def choice(argument: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise expected(argument, f"one of {names}", value)
 
 
+def number(value: object) -> float:
+    """`value` as a number, NaN where it is none, which no range holds."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return float("nan")
+
+
 def require(module: str, extra: str) -> Any:
     """Import an optional library, or say which extra installs it."""
     from importlib import import_module

@@ -6,7 +6,7 @@ line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda seen: ...)`, and `
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from gradgeo.geometry.neighbourhood import Neighbours, slope
 from gradgeo.geometry.saliency import ForwardPass, Maps, memory_for
 from gradgeo.geometry.similarity import STATISTICS, csm_of, statistics_of, without
 from gradgeo.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail
+from gradgeo.passes import Passes
 
 RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `Observation.radius`
 DRAWS = 4  # neighbours at each radius
@@ -146,11 +147,19 @@ class Observation:
         (N, radii, draws)."""
         x, n = self.forward.x, self.forward.x.shape[0]  # a symbol in exports, which len() would make a number
         moves = displacements(x, self.radius) if self._moves is None else self._moves
-        found = []
-        for pair in self.forward.in_passes(torch.arange(n * len(moves), device=x.device)):
+        found: list[tuple[Tensor, ...]] = []
+
+        def there(pair: Tensor, rows: slice) -> tuple[Tensor, ...]:
+            pair = pair[rows]
             sample, direction = pair // len(moves), pair % len(moves)
             move = moves[direction]
-            found.append(measure(x[sample] + move, sample, move.flatten(1).double()))
+            return measure(x[sample] + move, sample, move.flatten(1).double())
+
+        for pair in self.forward.in_passes(torch.arange(n * len(moves), device=x.device)):
+            if isinstance(n, int) and n == 1:  # a pass of several inputs is halved as a whole where memory is short
+                found += Passes(len(pair))(len(pair), partial(there, pair))
+            else:
+                found.append(there(pair, slice(None)))
         if not found:
             return [x.new_zeros(0, len(RADII), DRAWS, dtype=torch.float64)] * len(fields(Neighbourhood))
         return [torch.cat(column).view(n, len(RADII), DRAWS) for column in zip(*found, strict=True)]

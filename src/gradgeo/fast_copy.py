@@ -1,6 +1,7 @@
 """A private copy made fast: BatchNorm folded into the layers before it, channels last, its linear head found."""
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from gradgeo.convolution import freeze
 from gradgeo.copies import Model, private_copy
 from gradgeo.logits import logits_of
+from gradgeo.model_state import state_of
 
 TRIAL = 8
 """Inputs on which a changed copy must give the logits of the unchanged one."""
@@ -58,6 +60,8 @@ class FastCopy:
         """Entries per sample of what its layers make, all that a graph of it holds; 0 if not known."""
         self._channels_last = False
         self._calls = threading.local()
+        self._turn: AbstractContextManager[Any] = threading.RLock()
+        """What a thread holds during a forward pass: a lock, unless the model was seen to write nothing into itself."""
         if isinstance(model, nn.Module) and any(isinstance(m, nn.RNNBase) for m in model.modules()):
             self.batchable = False
         if private and isinstance(model, nn.Module):
@@ -72,7 +76,8 @@ class FastCopy:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None, bool]:
         """Logits (N, C), the features (N, F) that `head` was given, and whether it made the logits of them."""
-        logits = logits_of(self.model, self._laid_out(x))
+        with self._turn:
+            logits = logits_of(self.model, self._laid_out(x))
         call, self._calls.last = getattr(self._calls, "last", None), None
         if call is None:
             return logits, None, False
@@ -85,7 +90,9 @@ class FastCopy:
     @torch.no_grad()
     def classes(self, x: Tensor) -> int:
         """How many scores the model gives; only for what had no trial a forward pass of one input of `x` is needed."""
-        self._classes = self._classes or logits_of(self.model, x[:1].clone()).shape[1]
+        if not self._classes:
+            with self._turn:
+                self._classes = logits_of(self.model, x[:1].clone()).shape[1]
         return self._classes
 
     def _laid_out(self, x: Tensor) -> Tensor:
@@ -97,7 +104,10 @@ class FastCopy:
     def _prepare(self, model: nn.Module, x: Tensor, channels_last: bool) -> None:
         plain = private_copy(model)
         watch = _Watch(plain)
+        before = state_of(plain)
         logits = watch.run(x)
+        if before is not None and state_of(plain) == before:
+            self._turn = nullcontext()
         self.model, self.head = plain, watch.head_of(logits)
         self._classes, self.activations = logits.shape[1], watch.entries // len(x)
         if logits.dtype not in AGREEMENT:

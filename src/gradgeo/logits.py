@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradgeo.copies import Model
 from gradgeo.errors import ModelError
+from gradgeo.passes import out_of_memory
 
 
 def logits_of(model: Model, x: Tensor) -> Tensor:
@@ -20,6 +21,8 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
     try:
         output = model(x)
     except Exception as error:  # any failure inside foreign code becomes one message with the shape in it
+        if out_of_memory(error):
+            raise  # fewer inputs may do
         raise ModelError(
             f"the model failed on inputs of shape {_batch(x)}, {x.dtype}: {type(error).__name__}: {error}"
         ) from error

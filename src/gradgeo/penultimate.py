@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo.classifier import Classifier, Model, replace_unusable, traceless
-from gradgeo.errors import ModelError
+from gradgeo.errors import ModelError, expected
 
 
 class Penultimate(nn.Module):
@@ -15,13 +15,15 @@ class Penultimate(nn.Module):
         x: a few inputs (N, *input), with which the layer is found: the linear layer whose output is the logits.
 
     Raises:
-        ModelError: no linear layer makes the logits.
+        ModelError: no linear layer makes the logits. ArgumentError: `x` is empty or no tensor.
     """
 
     def __init__(self, model: Model, x: Tensor) -> None:
         super().__init__()
         classifier = Classifier(model)
         x = classifier.prepare(x)
+        if not len(x):
+            raise expected("x", "at least one input", x)
         with traceless(x, recurrent=classifier.recurrent):
             copy = classifier.fast(replace_unusable(x)[0])
         if copy.head is None:

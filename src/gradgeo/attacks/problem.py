@@ -78,6 +78,7 @@ def seeded() -> torch.Generator:
 class Problem:
     """An attack's arguments, checked; `solve` runs it over batches and restarts and judges the outcome."""
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: Model,
@@ -93,6 +94,8 @@ class Problem:
     ) -> None:
         self._batch_size = count("batch_size", BATCH if batch_size is None else batch_size)
         self._generator = generator or seeded()
+        x, labels = _normal(x), _normal(labels)
+        targets = None if targets is None else _normal(targets)
         self._x, self._norm = x, norm
         self.classifier = Classifier(model)
         self._inputs = self.classifier.prepare(x).detach()
@@ -146,11 +149,12 @@ class Problem:
         """Run `attack` on each batch, then again from another start on the samples where it failed."""
         if count("restarts", restarts) > 1 and not random_start:
             raise expected("restarts", "1 without random_start", restarts, "Each would end at the same point.")
-        adversarial, device = self._given.clone(), self._x.device
-        success = torch.zeros_like(self._usable)
-        masked = self._usable.clone()
-        left = self._usable.nonzero()[:, 0]
+        device = self._x.device
         with traceless(self._inputs, recurrent=self.classifier.recurrent):
+            adversarial = self._given.clone()
+            success = torch.zeros_like(self._usable)
+            masked = self._usable.clone()
+            left = self._usable.nonzero()[:, 0]
             for _ in range(restarts):
                 start = self._inputs
                 if random_start:
@@ -183,6 +187,11 @@ class Problem:
                 "this attack fails on them says nothing about robustness. Look for saturated or quantised "
                 "activations, a softmax inside the model, or try random_start=True or another loss."
             )
+
+
+def _normal(value: Tensor) -> Tensor:
+    """What was made in inference mode as a copy that can be differentiated; anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def count(argument: str, value: int) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from gradgeo.benchmark import (
     accuracy,
     adaptive,
+    architectures,
     coverage,
     detection,
     engine,
@@ -27,6 +28,7 @@ from gradgeo.benchmark.page import Page
 BENCHMARKS: dict[str, Callable[[Cases], Page]] = {
     "accuracy": accuracy.run,
     "adaptive": adaptive.run,
+    "architectures": architectures.run,
     "attacks": strength.run,
     "coverage": coverage.run,
     "detection": detection.run,

@@ -16,6 +16,7 @@ PAGES = (
     *(
         "accuracy",
         "adaptive",
+        "architectures",
         "attacks",
         "coverage",
         "detection",

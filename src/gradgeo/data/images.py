@@ -155,7 +155,7 @@ def decode(data: bytes | IO[bytes]) -> Tensor:
         raise
     except pillow.DecompressionBombError as error:
         raise DataError(f"too many pixels: {error}") from error
-    except OSError as error:
+    except Exception as error:  # a broken header makes Pillow raise whatever its int() or struct raised
         if type(error).__name__ == "UnidentifiedImageError":  # whose text is a memory address
             raise DataError(f"not an image ({', '.join(FORMATS)})") from error
         raise DataError(f"unreadable image: {error}") from error

@@ -93,7 +93,7 @@ class Parquet:
     def _open(self, path: Path) -> Any:
         try:
             return require("pyarrow.parquet", "parquet").ParquetFile(path)
-        except (self._arrow.ArrowException, OSError) as error:
+        except (self._arrow.ArrowException, OSError, ValueError) as error:  # column names need not be UTF-8
             raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 
     def _cell(self, index: int) -> Any:

@@ -5,8 +5,10 @@ machine. Without convolutions, and for a few small images, several cotangents go
 Which way is faster, and how many cotangents together, was measured: results/engine.md.
 """
 
+import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,10 +16,16 @@ from torch import Tensor
 from gradgeo.convolution import SINGLE
 from gradgeo.errors import ModelError, warn
 from gradgeo.fast_copy import FastCopy
+from gradgeo.passes import out_of_memory
 
 LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
 TOGETHER = {"cpu": 32, "cuda": 128}  # samples times cotangents in one backward pass through convolutions
+_TORCH = str(Path(torch.__file__).parent)
 BYTES = 32 << 20  # input gradients of one backward pass through a model without convolutions
+
+
+_LISTENING = threading.Lock()
+"""Held while warnings are caught, which is for all threads at once."""
 
 
 class Graph:
@@ -60,24 +68,45 @@ class Graph:
         return gradient(self._source, self._leaf, cotangent)
 
     def _together(self, cotangents: Tensor) -> Tensor:
+        maps, slow = None, None
         if self._copy.batchable:
-            return torch.func.vmap(self._gradient)(cotangents)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
             try:
-                maps = torch.func.vmap(self._gradient)(cotangents)
-                slow = next((str(w.message) for w in caught if "performance drop" in str(w.message)), None)
-            except Exception as error:  # whatever cannot be batched: custom functions, values read out, memory
-                maps, slow = None, str(error)
+                return torch.func.vmap(self._gradient)(cotangents)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+        else:
+            with _LISTENING:
+                if self._copy.batchable is None:  # else another thread has tried meanwhile
+                    maps, slow = self._tried(cotangents)
         if maps is None:
             maps = self._one_by_one(cotangents)  # raises what is the model's fault and not the batching's
-        self._copy.batchable = slow is None
         if slow is not None:
             warn(
                 "the model's classes are differentiated one by one, which takes longer: its backward pass does not "
                 f"work for several at once ({slow.splitlines()[0][:120]})."
             )
         return maps
+
+    def _tried(self, cotangents: Tensor) -> tuple[Tensor | None, str | None]:
+        """The maps of one batched backward pass, None where that fails, and why it is slow, None where it is not.
+
+        Where memory does not take it nothing is known of the model, and nothing is slow but this pass."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                maps, slow = torch.func.vmap(self._gradient)(cotangents), None
+            except Exception as error:  # whatever cannot be batched: custom functions, values read out
+                if out_of_memory(error):
+                    return None, None
+                maps, slow = None, str(error)
+        for w in caught:
+            if "performance drop" in str(w.message):
+                slow = slow or str(w.message)
+            elif not w.filename.startswith(_TORCH):  # what another thread said meanwhile
+                warnings.warn_explicit(w.message, w.category, w.filename, w.lineno, source=w.source)
+        self._copy.batchable = slow is None
+        return maps, slow
 
 
 def gradient(source: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: bool = False) -> Tensor:
@@ -87,6 +116,8 @@ def gradient(source: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: b
             source, leaf, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
         )
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise  # fewer inputs may do
         raise ModelError(f"the model cannot be differentiated: {error}") from error
     if found is None:
         raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")

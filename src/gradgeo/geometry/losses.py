@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradgeo.errors import choice, expected
+from gradgeo.errors import choice, expected, number
 
 LOSSES = ("cross_entropy", "mse", "logit")
 
@@ -26,7 +26,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         choice("loss", self.name, LOSSES)
-        if self.temperature is not None and not 0 < float(self.temperature) < float("inf"):
+        if self.temperature is not None and not 0 < number(self.temperature) < float("inf"):
             raise expected("temperature", "a positive number or None", self.temperature)
 
     def cotangents(self, logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

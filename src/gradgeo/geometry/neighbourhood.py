@@ -1,15 +1,17 @@
 """The loss around an input: Theorem 1's zeta, Lemma 2's curvature, and whether it has a minimum there."""
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gradgeo.classifier import Classifier, Model, traceless
-from gradgeo.errors import choice, expected, public, warn
+from gradgeo.errors import choice, expected, number, public, warn
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.saliency import BATCH, ForwardPass
+from gradgeo.passes import Passes
 
 KINDS = ("gaussian", "sphere", "sign")
 
@@ -27,7 +29,7 @@ class Neighbours:
 
     def __post_init__(self) -> None:
         choice("kind", self.kind, KINDS)
-        if not 0 < float(self.radius) < math.inf:
+        if not 0 < number(self.radius) < math.inf:
             raise expected("radius", "a positive number", self.radius)
 
     def displacements(self, x: Tensor) -> Tensor:
@@ -220,7 +222,7 @@ def local_minimum(
 
     Source: Schwinn et al. 2021, Theorem 1 and Lemma 2.
     """
-    if not 0 <= float(tolerance) < 1:
+    if not 0 <= number(tolerance) < 1:
         raise expected("tolerance", "in [0, 1)", tolerance)
     around = Neighbours(radius, directions, kind, generator)
     found = _survey(model, x, labels, around, Loss(loss, temperature, rescale), chunk_size)
@@ -285,29 +287,39 @@ def _survey(
     x = classifier.prepare(x)
     moves = around.displacements(x)  # (D, *input)
     n, d = len(x), len(moves)
-    cosines = x.new_full((n, d), torch.nan, dtype=torch.float64)
-    curvature, norms = cosines.clone(), cosines.new_full((n,), torch.nan)
+    passes, around_them = Passes(size), Passes(size)
+
+    def survey(rows: slice) -> None:
+        nonlocal labels
+        centre = x[rows]
+        here = ForwardPass(classifier, centre)
+        if labels is not None and rows.start == 0:
+            labels = class_labels(labels, n, here.logits.shape[1]).to(x.device)
+        classes = here.predicted if labels is None else labels[rows]
+        unit, length = slope(here, classes, loss)
+        norms[rows] = length
+
+        def measure(pairs: slice) -> None:
+            pair = torch.arange(pairs.start, pairs.stop, device=x.device)
+            sample, direction = pair // d, pair % d
+            points = centre[sample] + moves[direction]
+            # The displacement that rounding left, so that zeta is exact for the point it is taken at.
+            moved = (points - centre[sample]).flatten(1).double()
+            distance = moved.norm(dim=1)
+            there, there_length = slope(ForwardPass(classifier, points), classes[sample], loss)
+            along = (there * moved).sum(1) / distance
+            before = (unit[sample] * moved).sum(1) / distance
+            cosines[rows.start + sample, direction] = along.clamp(-1, 1)
+            curvature[rows.start + sample, direction] = (there_length * along - length[sample] * before) / distance
+
+        deque(around_them(len(centre) * d, measure), maxlen=0)
+
     with traceless(x, recurrent=classifier.recurrent):
-        for start in range(0, n, size):
-            centre = x[start : start + size]
-            here = ForwardPass(classifier, centre)
-            if labels is not None and start == 0:
-                labels = class_labels(labels, n, here.logits.shape[1]).to(x.device)
-            classes = here.predicted if labels is None else labels[start : start + size]
-            unit, length = slope(here, classes, loss)
-            norms[start : start + size] = length
-            for first in range(0, len(centre) * d, size):
-                pair = torch.arange(first, min(first + size, len(centre) * d), device=x.device)
-                sample, direction = pair // d, pair % d
-                points = centre[sample] + moves[direction]
-                # The displacement that rounding left, so that zeta is exact for the point it is taken at.
-                moved = (points - centre[sample]).flatten(1).double()
-                distance = moved.norm(dim=1)
-                there, there_length = slope(ForwardPass(classifier, points), classes[sample], loss)
-                along = (there * moved).sum(1) / distance
-                before = (unit[sample] * moved).sum(1) / distance
-                cosines[start + sample, direction] = along.clamp(-1, 1)
-                curvature[start + sample, direction] = (there_length * along - length[sample] * before) / distance
+        cosines = x.new_full((n, d), torch.nan, dtype=torch.float64)
+        curvature, norms = cosines.clone(), cosines.new_full((n,), torch.nan)
+        if n:
+            deque(passes(n, survey), maxlen=0)
+    (passes if passes.shrunk else around_them).told()
     return _Survey(cosines, curvature, norms, torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 

@@ -15,6 +15,7 @@ from gradgeo.fast_copy import TRIAL, FastCopy
 from gradgeo.geometry.engine import Graph, gradient
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.surrogates import soft_sign
+from gradgeo.passes import Passes
 
 T = TypeVar("T")
 Classes = int | Tensor | None
@@ -342,28 +343,36 @@ def over_passes(
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
     classifier, results = Classifier.of(model), []
-    unusable, total, probabilities = 0, 0, True
+    unusable, total, probabilities, passes = 0, 0, True, Passes(chunk_size or at_most)
     for x in inputs:
         x = classifier.prepare(x)
         with traceless(x, recurrent=classifier.recurrent):
-            size = chunk_size or at_most
+            trial = replace_unusable(x[:TRIAL])[0]
             if chunk_size is None and (len(x) > 1 or (memory_budget is not None and len(x))):
-                budget, trial = memory_for(memory_budget, x.device), replace_unusable(x[:TRIAL])[0]
+                budget = memory_for(memory_budget, x.device)
                 fixed, least, ample = _bytes(classifier.fast(trial), trial, options, streamed=streamed)
                 if memory_budget is not None and fixed + least > budget:
                     rule = f"at least {fixed + least:,} bytes, what one sample of this model needs"
                     raise expected("memory_budget", rule, memory_budget, "Name fewer classes, or allow more.")
                 budget -= fixed
-                size = max(1, min(at_most, budget // (ample if ample <= budget else least)))
-            for start in range(0, max(len(x), 1), size):
-                rows = slice(start, start + size)
+                passes.size = max(1, min(at_most, budget // (ample if ample <= budget else least)))
+
+            def run(rows: slice, x: Tensor = x) -> tuple[T, int, bool]:
                 forward = ForwardPass(classifier, x[rows], precision=options.precision)
-                results.append(measure(forward, options.part(rows)))
-                unusable += int((~forward.usable).sum())
-                probabilities = probabilities and looks_like_probabilities(forward.logits)
+                measured = measure(forward, options.part(rows))
+                return measured, int((~forward.usable).sum()), looks_like_probabilities(forward.logits)
+
+            def needs(trial: Tensor = trial) -> int:
+                return sum(_bytes(classifier.fast(trial), trial[:1], options, streamed=streamed)[:2])
+
+            for measured, bad, like in passes(len(x), run, needs=needs):
+                results.append(measured)
+                unusable += bad
+                probabilities = probabilities and like
         total += len(x)
     if quiet:
         return results
+    passes.told()
     if unusable:
         warn(
             f"{unusable} of {total} inputs have NaN or infinite values or logits; their results are NaN.",

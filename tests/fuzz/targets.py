@@ -1,0 +1,445 @@
+"""What is fuzzed: each target takes bytes that anyone may have made, and fails where something else than our own error
+comes out, a result breaks its contract, or memory runs out."""
+
+import copy
+import io
+import json
+import struct
+import tarfile
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save
+from torch import nn
+
+import gradgeo
+from gradgeo import Detector, detector_file
+from gradgeo.data import Item, Source, arrays, files, images, open_source, parquet, tar, times, ucr
+from gradgeo.errors import GradgeoError
+from gradgeo.serve import protocol
+
+SHARED = Path("/dev/shm")
+FOLDER = Path(tempfile.mkdtemp(prefix="gradgeo-fuzz-", dir=SHARED if SHARED.is_dir() else None))
+LONGEST = 40  # items read of one source
+OURS = "MemoryError", "AssertionError", "RecursionError", "SystemError"
+"""What no item's error may be: the item is spared, but the reader was not."""
+
+X = torch.rand(56, 12, generator=torch.Generator().manual_seed(1))
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that reads bytes, with bytes that it accepts to begin from."""
+
+    check: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+
+
+def run(name: str, data: bytes) -> bool:
+    """Whether the target accepted the bytes; raises what it should not have."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            TARGETS[name].check(data)
+        except (GradgeoError, protocol.Refused):
+            return False
+    return True
+
+
+@cache
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 4)).eval()
+
+
+@cache
+def detectors() -> list[bytes]:
+    """Files of fitted detectors."""
+    written = []
+    for options in ({"evidence": "full"}, {"evidence": "paper", "classes": 3}, {"evidence": "fast"}):
+        path = FOLDER / "seed.gradgeo"
+        Detector(network(), alpha=0.3, **options).fit(X).save(path, notes={"size": [8, 8]})
+        written.append(path.read_bytes())
+    return written
+
+
+@cache
+def _contents() -> list[tuple[str, dict[str, np.ndarray]]]:
+    found = []
+    for data in detectors():
+        path = FOLDER / "seed.gradgeo"
+        path.write_bytes(data)
+        with safe_open(path, framework="numpy") as file:
+            found.append((file.metadata()["gradgeo"][65:], {k: file.get_tensor(k) for k in file.keys()}))  # noqa: SIM118
+    return found
+
+
+def detector(data: bytes) -> None:
+    """A detector file as it is, or one whose hash is right over altered contents."""
+    raw = data[1:] if data[:1] < b"\x40" else forged(data[1:])
+    path = FOLDER / "fuzzed.gradgeo"
+    path.write_bytes(raw)
+    document = detector_file.inspect(path)
+    json.dumps(document, allow_nan=False)
+    loaded = Detector.load(path, network(), strict=False)
+    verdict = loaded.predict(X[:2])
+    assert verdict.p_value.shape == (2,)
+    assert bool(((verdict.p_value > 0) & (verdict.p_value <= 1) | verdict.p_value.isnan()).all())
+    if data[-1:] < b"\x20":
+        loaded.explain(X[:1])
+
+
+VALUES = (
+    *(None, True, False, 0, 1, 2, 3, 4, -1, 2**31, 2**62, 2**63, 10**400, 0.0, -1.5, 1e308, 1e-308, 0.05, 0.9999),
+    *(
+        "",
+        "csm",
+        "auto",
+        "logit",
+        "full",
+        "\ud800",
+        "a" * 999,
+        [],
+        [0],
+        [1, 1],
+        [0, 5],
+        [12],
+        [2**40],
+        [[]],
+        [[0.0] * 4] * 2,
+    ),
+    *({}, {"a": {}}, [None], ["confidence"], ["csm", "csm"]),
+)
+NUMBERS = (0.0, 1.0, -1.0, 5.0, 1e308, -1e308, 1e-320, np.nan, np.inf, 99.0)
+
+
+class _Choices:
+    """Small numbers out of bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def __call__(self, below: int) -> int:
+        pair = self._data[self._at : self._at + 2]
+        self._at += 2
+        return int.from_bytes(pair, "little") % max(1, below)
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+
+def forged(data: bytes) -> bytes:
+    """A file with the right hash over contents that `data` alters."""
+    pick = _Choices(data)
+    text, original = _contents()[pick(3)]
+    document, arrays = json.loads(text), dict(original)
+    for _ in range(1 + pick(4)):
+        if pick(2):
+            _alter(document, pick)
+        elif arrays:
+            _alter_array(arrays, pick)
+    text = json.dumps(document, sort_keys=True)
+    return save(arrays, metadata={"gradgeo": f"{detector_file._digest(text, arrays)} {text}"})
+
+
+def _alter(document: object, pick: _Choices) -> None:
+    while isinstance(document, dict | list) and document:
+        keys = sorted(document) if isinstance(document, dict) else range(len(document))
+        key = keys[pick(len(keys))]
+        inner = document[key]
+        if isinstance(inner, dict | list) and inner and pick(4):
+            document = inner
+            continue
+        what = pick(len(VALUES) + 2)
+        if what < len(VALUES):
+            document[key] = copy.deepcopy(VALUES[what])
+        elif what == len(VALUES):
+            del document[key]
+        elif isinstance(document, dict):
+            document["more"] = 1
+        return
+
+
+def _alter_array(arrays: dict[str, np.ndarray], pick: _Choices) -> None:
+    name = sorted(arrays)[pick(len(arrays))]
+    array, what = arrays[name].copy(), pick(8)
+    if what == 0:
+        del arrays[name]
+        return
+    if what == 1:
+        array = array[: pick(len(array) + 1)] if array.ndim else array
+    elif what == 2:
+        array = array.astype([np.float32, np.int32, np.uint8, np.float64, np.int64][pick(5)])
+    elif what == 3:
+        array = array.reshape(-1)
+    elif what == 4 and array.size:
+        array = array[..., None]
+    elif array.size:
+        value = NUMBERS[pick(len(NUMBERS))]
+        if array.dtype.kind in "iu":
+            value = np.int64([0, -1, 1, 3, 99, 2**62, -(2**63)][pick(7)]).astype(array.dtype)
+        if what == 5:
+            array[...] = value
+        else:
+            array.reshape(-1)[pick(array.size)] = value
+    arrays[name] = np.ascontiguousarray(array)
+
+
+def _first(source: Source) -> Iterator[Item]:
+    """The first items, read without the threads that read ahead."""
+    calls = (call for group in source._groups(1, (range(LONGEST),)) for call in group)
+    return (call() for call in calls)
+
+
+def _items(path: Path, **options: object) -> None:
+    """Every item of a source is a float32 tensor, or an error in words."""
+    source = open_source(path, **options)
+    for item in _first(source):
+        assert (item.x is None) != (item.error is None)
+        if item.x is not None:
+            assert item.x.dtype == torch.float32
+        else:
+            assert not item.error.startswith(OURS), item.error
+        assert item.label is None or isinstance(item.label, int)
+        assert item.name.isprintable()
+    source.classes, source.identity  # noqa: B018
+
+
+def _reading(ending: str, **options: object) -> Callable[[bytes], None]:
+    def check(data: bytes) -> None:
+        path = FOLDER / f"fuzzed{ending}"
+        path.write_bytes(data)
+        _items(path, **options)
+
+    return check
+
+
+def npy_seeds() -> list[bytes]:
+    made = []
+    for array in (
+        np.zeros((2, 3), np.float32),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.asfortranarray(np.zeros((2, 3), ">f8")),
+        np.zeros((2, 2), bool),
+        np.array([[1 + 2j]]),
+        np.array([["a"]]),
+        np.zeros((0, 3)),
+        np.zeros(2, [("a", "f4"), ("b", "i4", 3)]),
+    ):
+        stream = io.BytesIO()
+        np.lib.format.write_array(stream, array)
+        made.append(stream.getvalue())
+    return made
+
+
+def npz_seeds() -> list[bytes]:
+    made = []
+    for write in (np.savez, np.savez_compressed):
+        for columns in (
+            {"x": np.zeros((3, 2)), "y": np.array([0, 1, 2]), "t": np.array([1.0, 2, 3])},
+            {
+                "images": np.zeros((2, 4, 4), np.uint8),
+                "labels": np.array(["cat", "dog"]),
+                "t": np.array(["2024-05-01"] * 2),
+            },
+        ):
+            stream = io.BytesIO()
+            write(stream, **columns)
+            made.append(stream.getvalue())
+    return made
+
+
+ENTRIES = ("x.npy", "y.npy", "t.npy", "images.npy", "labels.npy", "../x.npy", "x", "x.txt")
+
+
+def npz(data: bytes) -> None:
+    """An archive as it is, or with members that are altered and have the right checksums."""
+    if data[:1] >= b"\x40":
+        pick, stream = _Choices(data[1:7]), io.BytesIO()
+        inner, seeds = data[7:], npy_seeds()
+        with zipfile.ZipFile(stream, "w", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED][pick(2)]) as archive:
+            archive.writestr(ENTRIES[pick(len(ENTRIES))], inner)
+            archive.writestr(ENTRIES[pick(len(ENTRIES))], seeds[pick(len(seeds))])
+        data = b"?" + stream.getvalue()
+    path = FOLDER / "fuzzed.npz"
+    path.write_bytes(data[1:])
+    _items(path)
+    _items(path, time="t")
+
+
+def picture(ending: str, mode: str = "RGB") -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    image = Image.fromarray((np.arange(7 * 5 * 3) % 251).astype(np.uint8).reshape(7, 5, 3)).convert(mode)
+    image.save(stream, ending)
+    return stream.getvalue()
+
+
+def image_seeds() -> list[bytes]:
+    modes = [
+        ("PNG", "RGB"),
+        ("PNG", "L"),
+        ("PNG", "P"),
+        ("PNG", "I;16"),
+        ("PNG", "LA"),
+        ("JPEG", "RGB"),
+        ("BMP", "RGB"),
+    ]
+    modes += [("GIF", "P"), ("TIFF", "RGB"), ("TIFF", "F"), ("PPM", "RGB"), ("PPM", "L"), ("WEBP", "RGB")]
+    return [picture(*which) for which in modes]
+
+
+def image(data: bytes) -> None:
+    """An image, in memory and small, for else fuzzing would be all decoding."""
+    most, images.MOST_PIXELS = images.MOST_PIXELS, 1 << 14
+    try:
+        pixels = images.decode(data)
+    finally:
+        images.MOST_PIXELS = most
+    assert pixels.dtype == torch.float32
+    assert pixels.ndim == 3
+    assert pixels.shape[0] in (1, 3)
+    assert bool(((pixels >= 0) & (pixels <= 1)).all()), pixels
+
+
+def tar_bytes(members: list[tuple[str, bytes]], mode: str = "w", **header: object) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode, format=tarfile.PAX_FORMAT) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for key, value in header.items():
+                setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def tar_seeds() -> list[bytes]:
+    [number, *_] = npy_seeds()
+    members = [
+        ("a.npy", number),
+        ("a.cls", b"3"),
+        ("b.json", b'{"label": 2, "t": 1}'),
+        ("b.x.npy", number),
+        ("c.pkl", b"1"),
+    ]
+    return [
+        tar_bytes(members),
+        tar_bytes(members, "w:gz"),
+        tar_bytes([("d/../" + "e" * 120 + ".npy", number)]),
+        tar_bytes([("a.npy", number)], type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        tar_bytes([("a.npy", number)], pax_headers={"size": "10", "path": "b.npy"}),
+    ]
+
+
+def parquet_seeds() -> list[bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made = []
+    for table in (
+        pa.table({"x": [[1.0, 2.0], [3.0, 4.0]], "label": [0, 1]}),
+        pa.table({"image": [{"bytes": picture("PNG"), "path": "a.png"}, None], "label": ["cat", None]}),
+        pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((2, 2, 3), np.float32))}),
+    ):
+        stream = io.BytesIO()
+        pq.write_table(table, stream, row_group_size=1)
+        made.append(stream.getvalue())
+    return made
+
+
+def tsv(data: bytes) -> None:
+    folder = FOLDER / "UCR" / "A"
+    folder.mkdir(parents=True, exist_ok=True)
+    train, _, test = data.partition(b"\0")
+    (folder / "A_TRAIN.tsv").write_bytes(train)
+    (folder / "A_TEST.tsv").write_bytes(test)
+    source = open_source("ucr:A", data_root=folder.parent)
+    for item in _first(source):
+        assert (item.x is None) != (item.error is None)
+        assert item.label is None or 0 <= item.label < len(source.classes)
+
+
+def moment(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    found = times.moment(text)
+    assert found is None or isinstance(found, datetime)
+    column = times.moments([text, "2024-05-01"], "a column")
+    assert len(column) == 2
+
+
+def pattern(data: bytes) -> None:
+    most, files.MOST = files.MOST, 100
+    try:
+        assert len(files.braces(data.decode("utf-8", "surrogateescape"))) <= 100
+    finally:
+        files.MOST = most
+
+
+def request(data: bytes) -> None:
+    """A request to the server: the length of its JSON, then its body."""
+    length = None if data[:1] < b"\x40" else str(int.from_bytes(data[1:3], "little") - 7)
+    asked = protocol.read(data[3:], length, shape=(2, 3), dtype=np.dtype(np.float32), most_rows=4)
+    assert asked.x.shape[1:] == (2, 3)
+    assert len(asked.x) <= 4
+    assert asked.x.dtype == np.float32
+
+
+def request_seeds() -> list[bytes]:
+    plain = {"inputs": [{"name": "input", "shape": [1, 2, 3], "datatype": "FP32", "data": [[[1, 2, 3], [4, 5, 6]]]}]}
+    asked = {
+        **plain,
+        "id": "1",
+        "outputs": [{"name": "cause"}, {"name": "logits", "parameters": {"binary_data": True}}],
+    }
+    binary = {
+        "inputs": [{"name": "input", "shape": [1, 2, 3], "datatype": "FP32", "parameters": {"binary_data_size": 24}}]
+    }
+    text = json.dumps(binary).encode()
+    return [
+        *(b"\0\0\0" + json.dumps(body).encode() for body in (plain, asked)),
+        b"\xff" + struct.pack("<H", len(text) + 7) + text + bytes(24),
+    ]
+
+
+TARGETS: dict[str, Target] = {
+    "detector": Target(
+        detector, lambda: [*(b"\0" + data for data in detectors()), *(b"\xff" + bytes([i, 0] * 9) for i in range(9))]
+    ),
+    "npy": Target(_reading(".npy"), npy_seeds),
+    "npz": Target(npz, lambda: [b"\0" + data for data in npz_seeds()] + [b"\xff" * 7 + data for data in npy_seeds()]),
+    "tar": Target(_reading(".tar"), tar_seeds),
+    "parquet": Target(_reading(".parquet"), parquet_seeds),
+    "image": Target(image, image_seeds),
+    "tsv": Target(tsv, lambda: [b"1\t0.5\t2\n2\t1\t2\n\0002\t1\tnan\n7\t\tx\n", b"-1\t1e400\n\0-1\t1\n"]),
+    "moment": Target(moment, lambda: [b"2024-05-01T12:00:00+02:00", b"2024-05-01", b"1999-W01-1T24"]),
+    "pattern": Target(pattern, lambda: [b"a-{000..011}.tar", b"{a,b}/{0..1}.x", b"~/{,}[x]"]),
+    "request": Target(request, request_seeds),
+}
+
+MODULES = {
+    "detector": detector_file,
+    "npy": arrays,
+    "npz": arrays,
+    "tar": tar,
+    "parquet": parquet,
+    "image": images,
+    "tsv": ucr,
+    "moment": times,
+    "pattern": files,
+    "request": protocol,
+}
+"""Of which file each target should reach every line."""
+
+assert gradgeo.__version__
