@@ -4,8 +4,10 @@ import ast
 import doctest
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,15 @@ def test_every_module_says_what_it_is_for() -> None:
     for path in [*modules(), PACKAGE / "__init__.py"]:
         first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
         assert len(first) > 20, path
+
+
+def test_the_picture_of_the_rooms_is_right() -> None:
+    text = (PACKAGE.parent.parent / "CONTRIBUTING.md").read_text().split("```text\n")[1].split("```")[0]
+    drawn = {}
+    for line in text.splitlines():
+        names, lines = re.fullmatch(r"(.+?) +(\d+)  .*", line).groups()
+        drawn[tuple(names.split(", "))] = int(lines)
+    assert sorted(name for names in drawn for name in names) == sorted(name for name in FLOOR if name != "__main__")
+    sizes = Counter(room(path) for path in modules() for _ in path.read_text().splitlines())
+    for names, lines in drawn.items():
+        assert abs(sum(sizes[name] for name in names) - lines) <= max(100, 0.25 * lines), names
