@@ -63,7 +63,12 @@ def as_input(row: NDArray[Any]) -> Tensor:
     """One input as float32.
 
     Bytes are an image: scaled to [0, 1] and brought to (C, H, W) from (H, W) or (H, W, C). Other numbers stay
-    as they are."""
+    as they are.
+
+    Raises:
+        DataError: text, complex numbers or records."""
+    if row.dtype.kind not in "fiub":
+        raise DataError(f"expected numbers, got {describe(row)}")
     if row.dtype == np.uint8:
         if row.ndim == 2:
             row = row[None]
