@@ -216,13 +216,16 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1000 * min(times)
 
 
+_NO_RULE = "There is a performance drop because we have not yet implemented the batching rule for "
+
+
 def _how(model: nn.Module, x: Tensor, said: list[str]) -> tuple[str, str, str]:
     """How the classes were differentiated, how many BatchNorms were folded, and whether the head was found."""
     fast = Classifier.of(model).fast(x)
     norms = [_norms(m) for m in (model, fast.model)]
     strategy = "together" if fast.batchable else "one by one"
     if slow := next((text.split("(", 1)[-1].rstrip(").") for text in said if "one by one" in text), None):
-        strategy += f": {slow[:60]}"
+        strategy += f": {slow.removeprefix(_NO_RULE)[:60]}"
     head = "none" if fast.head is None else f"{fast.head.in_features} features"
     return strategy, f"{norms[0] - norms[1]} of {norms[0]}" if norms[0] else "none there", head
 
