@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: demo test format docs figures reproduce
+.PHONY: demo test format docs figures reproduce release licences fuzz
 
 demo: .venv/demo.stamp  ## train on digits, fit, judge clean, odd and attacked inputs, draw the picture
 	$(BIN)/gradgeo demo --out demo-output
@@ -40,3 +40,30 @@ reproduce: .venv/dev.stamp  ## every page under results/ by the command it names
 .venv/dev.stamp: pyproject.toml requirements.lock | .venv/bin/python
 	$(PIP) -e '.[dev]'
 	touch $@ .venv/demo.stamp
+
+# Tools for releases live apart, so that they are no part of what they describe.
+TOOLS := .release/tools/bin
+CLEAN := .release/clean/bin
+
+release: .release/tools.stamp  ## sdist, wheel and bill of materials in dist/, once the wheel works where nothing else is
+	rm -rf dist .release/clean
+	$(TOOLS)/python -m build
+	$(PYTHON) -m venv .release/clean
+	$(CLEAN)/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[images,plots]"
+	$(CLEAN)/python -m pip check
+	cd .release && clean/bin/gradgeo demo --out demo-output
+	$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/sbom.json $(CLEAN)/python
+	$(TOOLS)/pip-licenses --python $(CLEAN)/python
+
+licences: .venv/dev.stamp .release/tools.stamp  ## a dependency under a licence that pyproject.toml does not allow fails
+	$(TOOLS)/pip-licenses --python $(BIN)/python
+
+.release/tools.stamp: pyproject.toml
+	$(PYTHON) -m venv .release/tools
+	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'cyclonedx-bom>=7,<8' 'pip-licenses>=5.5,<6'
+	touch $@
+
+TARGET ?= detector
+fuzz: .venv/dev.stamp  ## TARGET of tests/fuzz/targets.py, until stopped
+	$(PIP) -e '.[fuzz]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(TARGET)

@@ -27,13 +27,14 @@ def test_maps_equal_the_float64_loop(name: str) -> None:
     found = architectures.measure(architectures.ARCHITECTURES[name])
     assert found.exact, found  # float32 may meet a kink, on another machine another one
     assert found.maps < 0.2, found
-    assert found.strategy.startswith(("one by one", "together")), found
+    way = {"deit": "one by one: aten::_scaled_dot", "squeezenet": "one by one"}  # no rule for attention; a large image
+    assert found.strategy.startswith(next((how for key, how in way.items() if key in name), "together")), found
     assert (found.head == "none") == ("squeezenet" in name)
     assert found.folded == ("56 of 56" if "shufflenet" in name else "none there")
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = architectures.Found(12, 2e-4, 0.5, 0.1, 0.0, 1e-8, 0, 0, 0, "together", "1 of 1", "4 features", 1.0, 2.0)
+    found = architectures.Found(12, 2e-4, 0.5, 0.1, 0.0, 1e-5, 0, 0, 0, "together", "1 of 1", "4 features", 1.0, 2.0)
     broken: dict[str, Any] = {"a": found, "b": ValueError("no such\nmodel")}
 
     def measure(architecture: architectures.Architecture) -> architectures.Found:
@@ -48,7 +49,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (
         architectures.run(Cases(tmp_path)).write(tmp_path, "architectures", "gradgeo bench architectures").read_text()
     )
-    assert "wrong in float64 (beyond 1e-09): a, b (ValueError: no such\\nmodel). An input on a" in page
+    assert "wrong in float64 (beyond 1e-06): a, b (ValueError: no such\\nmodel). An input on a" in page
     assert "kink in float32 (beyond 0.0001 or two signs): a." in page
     assert set(json.loads((tmp_path / "architectures.json").read_text())) >= {"a"}
 
@@ -56,6 +57,15 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_at_least_forty_of_many_families() -> None:
     assert len(architectures.ARCHITECTURES) >= 40
     assert len({a.family for a in architectures.ARCHITECTURES.values()}) >= 12
+
+
+def test_the_committed_page_holds_what_it_says() -> None:
+    page = json.loads((Path(__file__).parent.parent / "results" / "architectures.json").read_text())
+    measured = {name: row for name, row in page.items() if name in architectures.ARCHITECTURES}
+    assert set(measured) == set(architectures.ARCHITECTURES)
+    assert all(row["in_float64"] <= architectures.SAME for row in measured.values())
+    kinks = [name for name, row in measured.items() if row["unsigned"] > architectures.UNSIGNED]
+    assert len(kinks) <= len(measured) / 10
 
 
 class FromEmbeddings(nn.Module):

@@ -1,5 +1,6 @@
 """The engine: every way of differentiating gives the maps of the float64 reference, and the kept copy never is stale."""
 
+import copy
 import gc
 import json
 import subprocess
@@ -265,6 +266,39 @@ def test_threads_get_the_same_answer() -> None:
     for thread in threads:
         thread.join()
     assert torch.equal(torch.cat([found[i] for i in range(6)]), expected)
+
+
+class Tokens(nn.Module):
+    """A BatchNorm that nothing can be folded into, before pixels become tokens; `one_by_one` keeps vmap away."""
+
+    def __init__(self, rank: int, one_by_one: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3) if rank == 2 else nn.BatchNorm1d(3)
+        self.mix, self.head, self.one_by_one = nn.LayerNorm(3), nn.Linear(3, 4), one_by_one
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(torch.tanh(Rounded.apply(x) if self.one_by_one else x)).flatten(2).transpose(1, 2)
+        weight = torch.linspace(0, 1, h.shape[1], dtype=h.dtype)[:, None]
+        return self.head((torch.tanh(self.mix(h)) * weight).sum(1))
+
+
+@pytest.mark.filterwarnings("ignore:the model's classes are differentiated one by one")
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("shape", [(3, 6, 5), (3, 9)])
+def test_a_batch_of_one_before_tokens(shape: tuple[int, ...], one_by_one: bool) -> None:
+    """Where PyTorch itself is wrong: its gradient of one input is not that of the same input twice."""
+    torch.manual_seed(0)
+    model, x = trained(Tokens(len(shape) - 1, one_by_one)), torch.rand(1, *shape)
+    twice = gradgeo.saliency_maps(model, x.expand(2, *shape), sign=False)[:1]
+    once = gradgeo.saliency_maps(model, x, sign=False)
+    assert (once - twice).abs().max() <= 1e-5 * twice.abs().max()
+    factor = 2 if one_by_one else 1  # of `Rounded`
+    step = 1e-4 * torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+    deep, wide = copy.deepcopy(model).double().requires_grad_(False), x.double()
+    for i in range(4):
+        up, down = (nn.functional.cross_entropy(deep(wide + sign * step), torch.tensor([i])) for sign in (1, -1))
+        rise = (once[0, i].double() * step).sum()
+        assert abs(float(rise - factor * (up - down) / 2)) <= 1e-2 * abs(float(rise)) + 1e-7
 
 
 class Rounded(torch.autograd.Function):

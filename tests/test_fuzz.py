@@ -16,7 +16,7 @@ LENIENT = ("tar", "tsv", "moment", "pattern")  # what cannot be read is an item 
 
 @pytest.fixture(scope="module")
 def targets() -> Iterator[object]:
-    for library in ("PIL", "pyarrow", "pydantic"):
+    for library in ("PIL", "pyarrow", "fastapi", "uvicorn", "prometheus_client"):
         pytest.importorskip(library, reason=f"{library} is not installed")
     sys.path.insert(0, str(FOLDER))
     import targets

@@ -73,6 +73,10 @@ class FastCopy:
             self.model.to(dtype)
         if self.head is not None:
             self.head.register_forward_hook(self._keep)
+        if private and isinstance(self.model, nn.Module):
+            for module in self.model.modules():
+                if isinstance(module, _NORMS):
+                    module.register_forward_hook(_settle)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None, bool]:
         """Logits (N, C), the features (N, F) that `head` was given, and whether it made the logits of them."""
@@ -223,6 +227,23 @@ class _Watch:
 def _weighted(layer: nn.Module) -> bool:
     """Whether its weight is its own, not computed at each call as by weight_norm."""
     return type(layer) in _FOLDABLE and layer._parameters.get("weight") is not None
+
+
+def _settle(norm: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    """Let the gradient that comes back to a BatchNorm lie in memory as its output does.
+
+    PyTorch (2.6 to 2.14, on CPUs) takes the strides of a batch of one for what they are not where a token mixer follows
+    (`flatten(2).transpose(1, 2)`), and gives a wrong gradient without a word; batched backward passes are right.
+    """
+    if isinstance(output, Tensor) and output.requires_grad and len(output) == 1:
+        last = output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last)
+        form = torch.channels_last if last and not output.is_contiguous() else torch.contiguous_format
+
+        def settled(above: Tensor) -> Tensor:
+            batched = torch._C._functorch.is_batchedtensor(above)
+            return above if batched else above.contiguous(memory_format=form)
+
+        output.register_hook(settled)
 
 
 def _hooked(module: nn.Module) -> bool:
