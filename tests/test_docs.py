@@ -248,7 +248,17 @@ def test_every_page_of_results_is_shown_with_its_command(site: Path) -> None:
 MODULES = ["gradgeo", "gradgeo.attacks", "gradgeo.data", "gradgeo.export", "gradgeo.plots"]
 NAMED = [f"{module}.{name}" for module in MODULES for name in importlib.import_module(module).__all__]
 WITHOUT_ALL = {  # modules without __all__: all that they define and that has no underscore
-    "gradgeo.errors": ("describe", "public", "warn", "choice", "require", "expected", "P", "R"),  # for our own code
+    "gradgeo.errors": (
+        "describe",
+        "public",
+        "warn",
+        "choice",
+        "number",
+        "require",
+        "expected",
+        "P",
+        "R",
+    ),  # for our own code
     "gradgeo.guarded": (),
     "gradgeo.metrics": (),
     "gradgeo.ood": (),
