@@ -116,3 +116,16 @@ def test_bad_arguments(fitted: Detector, options: dict, message: str) -> None:
 def test_an_unfitted_detector() -> None:
     with pytest.raises(GradgeoError, match="not fitted"):
         gradgeo.attacks.evasion(Detector(network()), inputs(2, 5), torch.zeros(2).long(), epsilon=0.1)
+
+
+def test_the_score_of_a_float64_model_has_the_slope_of_the_float32_one() -> None:
+    slopes = {}
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(400, 24), nn.ReLU(), nn.Linear(24, 5)).to(dtype).eval()
+        generator = torch.Generator().manual_seed(1)
+        detector = Detector(model, evidence="paper").fit(torch.rand(300, 400, generator=generator).to(dtype))
+        x = torch.rand(4, 400, generator=generator).to(dtype).requires_grad_()
+        (slopes[dtype],) = torch.autograd.grad(detector.differentiable_score(x).sum(), x)
+    sizes = [float(slope.abs().sum()) for slope in slopes.values()]
+    assert 0.2 < sizes[1] / sizes[0] < 5, sizes  # rounded to a grid, statistics keep the slope of those that are not
