@@ -5,7 +5,6 @@ import gc
 import json
 import subprocess
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -251,21 +250,6 @@ def test_an_unchanged_model_is_copied_once_and_not_kept_alive() -> None:
     del model
     gc.collect()
     assert gone() is None
-
-
-def test_threads_get_the_same_answer() -> None:
-    torch.manual_seed(0)
-    model, x = trained(Residual()), torch.rand(6, 3, 9, 8)
-    expected = torch.cat([gradgeo.csm(model, row[None]) for row in x])
-    found: dict[int, Tensor] = {}
-    threads = [
-        threading.Thread(target=lambda i=i: found.update({i: gradgeo.csm(model, x[i : i + 1])})) for i in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert torch.equal(torch.cat([found[i] for i in range(6)]), expected)
 
 
 class Tokens(nn.Module):

@@ -18,7 +18,7 @@ import gradgeo
 PACKAGE = Path(gradgeo.__file__).parent
 
 ROOMS = [
-    ["errors", "notebook", "convolution"],
+    ["errors", "notebook", "files", "convolution"],
     ["copies", "model_state"],
     ["passes"],
     ["logits"],

@@ -88,7 +88,7 @@ def _below_stem(above: Tensor, weight: Tensor, padding: Sizes, size: Sizes) -> T
 
 
 class _Frozen(nn.Conv2d):
-    """A convolution in a copy of a model, whose weights stay as they are."""
+    """A convolution in a copy of a model, whose weights stay as they are; beside stems and singles PyTorch's own."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride, padding, dilation = self.stride, self.padding, self.dilation
@@ -102,7 +102,7 @@ class _Frozen(nn.Conv2d):
 
 
 def freeze(model: nn.Module) -> None:
-    """Let the plain convolutions of `model`, which is changed, be differentiated with respect to their inputs alone."""
+    """Let stems of `model`, which is changed, be pulled back quickly, and a small single image rounded as in a batch."""
     for module in model.modules():
         if type(module) is nn.Conv2d:
             module.__class__ = _Frozen

@@ -10,8 +10,6 @@ made to deceive is an error.
 import hashlib
 import json
 import math
-import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gradgeo.errors import DetectorFileError, public
+from gradgeo.files import replaced
 from gradgeo.geometry.losses import LOSSES
 from gradgeo.joint import LEVELS
 from gradgeo.one_class import KINDS, Layout
@@ -76,16 +75,9 @@ def write(path: str | PathLike[str], contents: Contents) -> None:
         raise DetectorFileError(f"expected notes to be something JSON can hold: {error}") from error
     data = save(arrays, metadata={"gradgeo": f"{_digest(text, arrays)} {text}"})
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replaced(path) as stream:
+            stream.write(data)
     except OSError as error:
         raise DetectorFileError(f"cannot write {path}: {error.strerror or error}.") from error
 

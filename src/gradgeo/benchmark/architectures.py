@@ -164,10 +164,8 @@ def _measured(architecture: Architecture, caught: list[warnings.WarningMessage])
     exact = looped(architecture.model().double(), x.double(), temperature)
     ours = saliency_maps(model, x, sign=False, temperature=temperature)
     how = _how(model, x, [str(w.message) for w in caught])
-    signs, plain = (
-        ours.sign(),
-        looped(architecture.model(), x, temperature),
-    )  # a model that keeps what it made cannot be copied
+    signs = ours.sign()
+    plain = looped(architecture.model(), x, temperature)  # made anew: one that keeps what it made cannot be copied
     entries = x[0].numel()
     took, loop = (_milliseconds(lambda call=call: call(x[:1])) for call in (  # type: ignore[misc]
         lambda x: saliency_maps(model, x), lambda x: looped(model, x)))  # fmt: skip

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import gradgeo
 from gradgeo.classifier import Model
+from gradgeo.files import replaced
 from gradgeo.fingerprint import weights_hash
 
 CACHE = Path(".cache/bench")
@@ -29,9 +30,8 @@ def cached(make: Callable[[], dict[str, Any]], *key: object) -> dict[str, Any]:
             return dict(kept)
     made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.part.npz")
-    np.savez(temporary, **made)
-    temporary.replace(path)
+    with replaced(path) as stream:
+        np.savez(stream, **made)
     return made
 
 

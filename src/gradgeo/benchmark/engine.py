@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -201,20 +202,20 @@ def _rows(page: Page, case: _Timed) -> list[list[str]]:
     with torch.no_grad():
         total = frozen(case.x[:1]).shape[1]
     share = case.share or total
-    ours: dict[str, Callable[[], object]] = {
-        name: lambda options=options: csm(case.model, case.x, channel_max=case.x.ndim == 4, **options)  # type: ignore[misc]
-        for name, options in case.ours.items()
-    }
-    ways = {
+
+    def ours(**options: Any) -> Tensor:
+        return csm(case.model, case.x, channel_max=case.x.ndim == 4, **options)
+
+    ways: dict[str, Callable[[], object]] = {
         "authors": lambda: authors(learning, case.x, share),
-        **ours,
+        **{name: partial(ours, **options) for name, options in case.ours.items()},
         "floor": lambda: floor(frozen, case.x, share),
     }
     if not case.warm:
         authors(learning, case.x, 2)
         floor(frozen, case.x, 2)
         for options in case.ours.values():
-            csm(case.model, case.x, channel_max=case.x.ndim == 4, **{**options, "classes": 2})
+            ours(**{**options, "classes": 2})
     times = timed(ways, case.rounds, warm=case.warm)
     rows = []
     for name, options in case.ours.items():

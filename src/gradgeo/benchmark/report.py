@@ -5,7 +5,6 @@ battery run (schema 1), or a sequence of them, one for each model, which adds an
 """
 
 import json
-import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -16,6 +15,7 @@ from gradgeo.benchmark import battery_charts, battery_markdown, battery_run
 from gradgeo.benchmark.battery_charts import HEIGHT, WIDTH
 from gradgeo.benchmark.battery_run import Runs, finite, milliseconds, runs_of, title
 from gradgeo.errors import expected, public, require
+from gradgeo.files import replaced
 from gradgeo.pages import environment
 
 PAPER = "https://arxiv.org/abs/2102.12196"
@@ -70,12 +70,9 @@ def write(results: Runs, folder: Path, name: str) -> list[Path]:
     }
     paths = []
     for ending, text in texts.items():
-        path, temporary = folder / f"{name}.{ending}", folder / f".{name}.{ending}.{os.getpid()}.part"
-        try:
-            temporary.write_text(text(), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        path = folder / f"{name}.{ending}"
+        with replaced(path) as stream:
+            stream.write(text().encode())
         paths.append(path)
     return paths
 

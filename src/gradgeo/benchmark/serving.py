@@ -85,12 +85,13 @@ def run(cases: Cases) -> Page:
     page.table(["case", "good answered", "good refused in words", "without an answer", "slowest, s"], rows)
     size = min(CROWD, 10 * cases.inputs)
     page.say(
-        f"Then {size:,} clients connect at once to the server of the first row, whose limits are those of "
-        "`gradgeo serve`, and each sends a good request."
+        f"Then {size:,} clients connect at once to the `fast` detector of the first case, under the limit of "
+        "connections that `gradgeo serve` has, and each sends a good request."
     )
-    _, load = _loaders(cases, cases.wanted(CASES)[0])[1]
+    first = cases.wanted(CASES)[0]
+    _, load = _loaders(cases, first)[1]
     with load as loader, serving(loader) as server:
-        found = crowded(server, _inputs(cases[cases.wanted(CASES)[0]])[:1], size)
+        found = crowded(server, _inputs(cases[first])[:1], size)
     page.data["crowd"] = found
     page.table(list(found), [[str(value) for value in found.values()]])
     return page

@@ -24,17 +24,18 @@ WEAK = 10  # steps of the compared attacks, few enough that not all inputs fall
 
 def run(cases: Cases) -> Page:
     """PGD's speed against a loop written by hand, and success rates against foolbox's at equal budgets."""
+    steps = STEPS if cases.inputs >= 100 else STEPS // 5
     page = Page("Attacks: speed and strength")
     page.say(
         "PGD, L-inf, against a bare loop written by hand on the same model with frozen parameters: process time of the "
-        f"loop over that of `attacks.pgd`, which also checks its input and its answer, {STEPS} steps, one thread, the "
+        f"loop over that of `attacks.pgd`, which also checks its input and its answer, {steps} steps, one thread, the "
         f"median of {ROUNDS} interleaved calls; 1 is as fast."
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         names = cases.wanted(NAMES)
-        rows, steps = [], STEPS if cases.inputs >= 100 else STEPS // 5
+        rows = []
         for name in names:
             ratios = {n: speed(cases[name].folded, *_some(cases, cases[name], n), steps=steps) for n in SIZES}
             page.data.setdefault("speed", {})[name] = ratios

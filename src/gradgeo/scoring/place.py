@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gradgeo.errors import DataError, expected
+from gradgeo.files import replaced, sync
 from gradgeo.scoring.formats import FORMATS, Table
-from gradgeo.scoring.parts import LEFTOVERS, WORK_STAYS, Parts, replaced, sync
+from gradgeo.scoring.parts import LEFTOVERS, WORK_STAYS, Parts
 from gradgeo.scoring.run import FORMAT, Run
 
 STATE = "_gradgeo.json"
