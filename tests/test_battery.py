@@ -197,6 +197,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(mine):
     assert run("whole") == 0
     taken = time.monotonic() - began
     shutil.rmtree(mine / ".cache")
+
     def kept() -> list[Path]:
         return [file for file in (mine / ".cache" / "bench").glob("*.npz") if not file.name.startswith(".")]
 

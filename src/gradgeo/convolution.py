@@ -102,7 +102,7 @@ class _Frozen(nn.Conv2d):
 
 
 def freeze(model: nn.Module) -> None:
-    """Let stems of `model`, which is changed, be pulled back quickly, and a small single image rounded as in a batch."""
+    """Let stems of `model`, which is changed, be pulled back quickly, a small single image be rounded as in a batch."""
     for module in model.modules():
         if type(module) is nn.Conv2d:
             module.__class__ = _Frozen
