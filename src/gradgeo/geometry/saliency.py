@@ -347,9 +347,8 @@ def over_passes(
     for x in inputs:
         x = classifier.prepare(x)
         with traceless(x, recurrent=classifier.recurrent):
-            trial = replace_unusable(x[:TRIAL])[0]
             if chunk_size is None and (len(x) > 1 or (memory_budget is not None and len(x))):
-                budget = memory_for(memory_budget, x.device)
+                budget, trial = memory_for(memory_budget, x.device), replace_unusable(x[:TRIAL])[0]
                 fixed, least, ample = _bytes(classifier.fast(trial), trial, options, streamed=streamed)
                 if memory_budget is not None and fixed + least > budget:
                     rule = f"at least {fixed + least:,} bytes, what one sample of this model needs"
@@ -362,7 +361,8 @@ def over_passes(
                 measured = measure(forward, options.part(rows))
                 return measured, int((~forward.usable).sum()), looks_like_probabilities(forward.logits)
 
-            def needs(trial: Tensor = trial) -> int:
+            def needs(x: Tensor = x) -> int:
+                trial = replace_unusable(x[:TRIAL])[0]
                 return sum(_bytes(classifier.fast(trial), trial[:1], options, streamed=streamed)[:2])
 
             for measured, bad, like in passes(len(x), run, needs=needs):
