@@ -235,12 +235,11 @@ def test_verdicts_belong_to_inputs_not_to_batches(detector: Detector, chosen: li
 
 
 @settings(few, max_examples=8)
-@given(chosen=rows, data=st.data(), value=st.sampled_from([float("nan"), float("inf"), -float("inf"), 1e39]))
+@given(chosen=rows, data=st.data(), value=st.sampled_from([float("nan"), float("inf"), -float("inf")]))
 def test_bad_rows_are_nan_and_alone(detector: Detector, chosen: list[int], data: st.DataObject, value: float) -> None:
     x = X[chosen].double()
     bad = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(x), max_size=len(x))))
     assume(bool(bad.any()))
-    assume(value != 1e39)  # finite in float64, in which this model computes
     clean = detector.predict(x)
     x[bad, 0, data.draw(st.integers(0, 4)), data.draw(st.integers(0, 3))] = value
     with pytest.warns(UnusableInputWarning, match=f"{int(bad.sum())} of {len(x)} inputs have NaN or infinite values"):
