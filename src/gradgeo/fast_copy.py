@@ -53,8 +53,8 @@ class FastCopy:
         """The weight (C, F) of `head`, in the model's own type."""
         self.batchable: bool | None = None
         """Whether backward passes for several cotangents at once work; None until tried."""
-        self.widest: int | None = None
-        """Entries per sample of the largest input of a convolution; None until looked for, 0 without convolutions."""
+        self.widest: dict[tuple[int, ...], int] = {}
+        """Entries per sample of the largest input of a convolution, by the shape of an input; 0 without any."""
         self._classes = 0
         self.activations = 0
         """Entries per sample of what its layers make, all that a graph of it holds; 0 if not known."""

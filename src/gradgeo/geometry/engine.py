@@ -1,8 +1,8 @@
 """Gradients with respect to the input for many cotangents of one forward pass, each by the cheapest way that works.
 
-A loop over the cotangents is best for large images and for batches of small ones: each backward pass fills the
-machine. Without convolutions, and for a few small images, several cotangents go through one backward pass together.
-Which way is faster, and how many cotangents together, was measured: results/engine.md.
+A loop over the cotangents is best for batches of images and for large ones: each backward pass fills the machine.
+Without convolutions, and for a few images, several cotangents go through one backward pass together, as many as stay
+in the cache. Which way is faster was measured: results/engine.md, results/architectures.md.
 """
 
 import threading
@@ -20,6 +20,7 @@ from gradgeo.passes import out_of_memory
 
 LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
 TOGETHER = {"cpu": 32, "cuda": 128}  # samples times cotangents in one backward pass through convolutions
+ENTRIES = 400_000  # what enters the widest convolution in such a pass on a CPU, lest it leave the cache
 _TORCH = str(Path(torch.__file__).parent)
 BYTES = 32 << 20  # input gradients of one backward pass through a model without convolutions
 
@@ -33,8 +34,10 @@ class Graph:
 
     def __init__(self, copy: FastCopy, source: Tensor, leaf: Tensor) -> None:
         self._copy, self._source, self._leaf = copy, source, leaf
-        if copy.widest is None:
-            copy.widest = _widest_convolution(source)
+        shape = leaf.shape[1:]
+        if shape not in copy.widest:
+            copy.widest[shape] = _widest_convolution(source)
+        self._widest = copy.widest[shape]
 
     def pull_back(self, cotangents: Tensor) -> Iterator[Tensor]:
         """J^T v for each cotangent v: (K, N, R) -> parts (k, N, *input), in order."""
@@ -49,14 +52,14 @@ class Graph:
     @property
     def chunk(self) -> int:
         """How many cotangents go through one backward pass."""
-        n, widest = max(1, len(self._leaf)), self._copy.widest
+        n, widest = max(1, len(self._leaf)), self._widest
         if self._copy.batchable is False:
             return 1
         if not widest:
             return max(1, BYTES // (self._leaf.numel() * self._leaf.element_size()))
         if self._leaf.device.type != "cpu":
             return max(1, TOGETHER["cuda"] // n)
-        return max(1, TOGETHER["cpu"] // n) if n < LARGE_BATCH and widest <= SINGLE else 1
+        return max(1, min(TOGETHER["cpu"], ENTRIES // widest) // n) if n < LARGE_BATCH else 1
 
     def _one_by_one(self, cotangents: Tensor) -> Tensor:
         maps = self._leaf.new_empty(len(cotangents), *self._leaf.shape)
