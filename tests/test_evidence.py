@@ -9,10 +9,11 @@ from torch import Tensor, nn
 import gradgeo
 from gradgeo import Detector, GradgeoError
 from gradgeo.classifier import Classifier, traceless
-from gradgeo.evidence import DRAWS, EVIDENCE, PRESETS, RADII, Observation, margin
+from gradgeo.evidence import EVIDENCE, PRESETS
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours
 from gradgeo.geometry.saliency import ForwardPass, Maps
+from gradgeo.observation import DRAWS, RADII, Observation, margin, shift, shiftable
 from gradgeo.verdicts import CAUSES, likely_cause
 
 
@@ -95,6 +96,52 @@ def test_values_alone_are_the_same_values() -> None:
     cheap = seen(model, x, radius=0.05, gradients=False)
     assert torch.allclose(cheap.drop, seen(model, x, radius=0.05).drop, atol=1e-12)
     assert "neighbourhood" not in vars(cheap)
+
+
+def test_shifts_lose_what_leaves_and_repeat_the_edge() -> None:
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    assert torch.equal(shift(x, 3, 1)[0, 0, 1], torch.tensor([4.0, 4, 5, 6]))
+    assert torch.equal(shift(x, 3, -1)[0, 0, 1], torch.tensor([5.0, 6, 7, 7]))
+    assert torch.equal(shift(x, 2, 1)[0, 0, :, 1], torch.tensor([1.0, 1, 5]))
+    assert torch.equal(shift(x, 2, -1)[0, 0, :, 1], torch.tensor([5.0, 9, 9]))
+
+
+def test_the_fall_of_the_margin_under_shifts() -> None:
+    """Of each input and way it is what shifted inputs by themselves say; an axis of one entry is none."""
+    model, x = network(), inputs(5)
+    before = margin(model(x).detach(), model(x).argmax(1))
+    falls = [
+        before - margin(model(shift(x, axis, step)).detach(), model(x).argmax(1)) for axis in (2, 3) for step in (1, -1)
+    ]
+    assert torch.allclose(seen(model, x).shift_drop, torch.stack(falls, 1), atol=1e-9)
+    least = torch.stack(falls, 1).sort(1).values[:, :2].mean(1)
+    assert torch.allclose(EVIDENCE["shifts"].measure(seen(model, x))[:, 0], least, atol=1e-9)
+    assert shiftable(torch.zeros(1, 3, 1, 8)) == [3]
+    assert shiftable(torch.zeros(1, 30)) == []
+
+
+def test_an_axis_without_neighbours_does_not_outvote_the_others() -> None:
+    """A model that takes the mean over time, of inputs (N, time, embedding): along the embedding a shift is nonsense."""
+    torch.manual_seed(0)
+    head = nn.Linear(8, 3)
+
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return head(x.mean((1, 2)))
+
+    x = torch.randn(4, 1, 6, 1, generator=torch.Generator().manual_seed(0)) / 10 + torch.randn(4, 1, 1, 8)
+    observed = seen(Mean(), x)
+    time = observed.shift_drop[:, :2].mean(1)
+    assert (observed.shift_drop[:, 2:].abs().amax(1) > 10 * time.abs()).all()
+    assert (EVIDENCE["shifts"].measure(observed)[:, 0] <= time + 1e-6).all()
+
+
+def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    detector = Detector(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))).fit(x)
+    assert "shifts" not in detector.evidence_
+    assert "stability" in detector.evidence_
 
 
 def test_no_sample_depends_on_its_batch() -> None:

@@ -26,6 +26,7 @@ ROOMS = [
     ["classifier"],
     ["geometry", "penultimate"],
     ["conformal", "one_class", "verdicts", "batches", "fingerprint", "watch"],
+    ["observation"],
     ["evidence", "joint"],
     ["measurement", "detector_file", "survey"],
     ["explaining"],

@@ -517,11 +517,15 @@ class Detector:
 
     def __repr__(self) -> str:
         state = f"fitted on {self.fit_size_} + {self.calibration_size_}" if hasattr(self, "fit_size_") else "not fitted"
-        names = ", ".join(e.name for e in resolve(self.evidence))
-        return f"Detector(evidence=[{names}], alpha={self.alpha}, {state})"
+        return f"Detector(evidence=[{', '.join(self._names)}], alpha={self.alpha}, {state})"
 
     def _repr_html_(self) -> str:
-        return notebook.detector(self, [e.name for e in resolve(self.evidence)])
+        return notebook.detector(self, self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        """Of the evidence in use, or before `fit` of that asked for."""
+        return list(self.evidence_) if hasattr(self, "_instrument") else [e.name for e in resolve(self.evidence)]
 
 
 def _kind_name(member: OneClass) -> str:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gradgeo.classifier import Model
 from gradgeo.errors import UnusableInputWarning, expected, warn
-from gradgeo.evidence import Evidence, Observation
+from gradgeo.evidence import Evidence
 from gradgeo.geometry.saliency import ForwardPass, Maps, over_passes
+from gradgeo.observation import Observation
 from gradgeo.one_class import Array
 
 UNBOUNDED = 1e6  # root mean square per input entry beyond which a boundary counts as not there

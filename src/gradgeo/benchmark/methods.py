@@ -26,8 +26,8 @@ from gradgeo.ood import OodDetector
 from gradgeo.penultimate import Penultimate
 
 OURS = (
-    *("classifier.py", "copies.py", "logits.py", "fast_copy.py", "geometry/*.py", "evidence.py", "measurement.py"),
-    *("one_class.py", "joint.py", "conformal.py", "batches.py", "survey.py", "detector.py"),
+    *("classifier.py", "copies.py", "logits.py", "fast_copy.py", "geometry/*.py", "observation.py", "evidence.py"),
+    *("measurement.py", "one_class.py", "joint.py", "conformal.py", "batches.py", "survey.py", "detector.py"),
 )
 
 
@@ -130,8 +130,8 @@ def _ash(model: nn.Module, x: Tensor) -> Any:
 
 
 METHODS: dict[str, Method] = {
-    "gradgeo": Method(_ours("full"), peer=False, passes="13 forward, min(C, F) + 13 backward"),
-    "gradgeo fast": Method(_ours("fast"), peer=False, passes="13 forward, 1 backward"),
+    "gradgeo": Method(_ours("full"), peer=False, passes="13 to 17 forward, min(C, F) + 12 backward"),
+    "gradgeo fast": Method(_ours("fast"), peer=False, passes="13 to 17 forward, 1 backward"),
     "ten statistics": Method(_ours("paper"), peer=False, passes="1 forward, min(C, F) backward"),
     "MaxSoftmax": Method(_peer("MaxSoftmax")),
     "MaxLogit": Method(_peer("MaxLogit")),

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from gradgeo.classifier import replace_unusable
 from gradgeo.detector import Detector
 from gradgeo.errors import ExportError, GradgeoError
-from gradgeo.evidence import Evidence, Observation, displacements
+from gradgeo.evidence import Evidence
 from gradgeo.export import torch_internals
 from gradgeo.export.plain_forms import PlainForms
 from gradgeo.export.split import Split
 from gradgeo.geometry.saliency import MANY, ForwardPass, Maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
+from gradgeo.observation import Observation, displacements
 
 OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
 

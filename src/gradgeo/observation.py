@@ -1,0 +1,235 @@
+"""What is known of a batch of inputs: one forward pass and what derives from it, each computed once when asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from gradgeo.geometry.losses import Loss
+from gradgeo.geometry.neighbourhood import Neighbours, slope
+from gradgeo.geometry.saliency import ForwardPass, Maps, memory_for
+from gradgeo.geometry.similarity import csm_of, without
+from gradgeo.passes import Passes
+
+RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `Observation.radius`
+DRAWS = 4  # neighbours at each radius
+
+
+class Observation:
+    """What is known of a batch: its forward pass and what derives from it, each computed once when asked.
+
+    Args:
+        forward: the pass.
+        maps: of which loss, temperature and classes the saliency maps are.
+        radius: root mean square per input entry of the step that takes a typical trusted input to its nearest
+            boundary, to first order; what the radii of the neighbourhood are multiples of.
+        gradients: whether gradients at the neighbours are wanted too, so that values alone need no passes of their own.
+        moves: `displacements` of this radius, where the caller has them already.
+    """
+
+    def __init__(
+        self,
+        forward: ForwardPass,
+        maps: Maps,
+        radius: float = 1.0,
+        *,
+        gradients: bool = True,
+        moves: Tensor | None = None,
+    ) -> None:
+        self.forward = forward
+        self.radius = radius
+        self._moves = moves
+        self._gradients_around = gradients
+        self.temperature = maps.loss.temperature or 1.0
+        self._maps = maps
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """The classes with a map (N, K). The predicted class is always one: where a chosen set lacks it, it takes the
+        place of the least likely of the set."""
+        logits, predicted = self.forward.logits, self.forward.predicted[:, None]
+        classes = self._maps.select(logits).clone()
+        absent = ~(classes == predicted).any(1, keepdim=True)
+        least = logits.gather(1, classes).argmin(1, keepdim=True)
+        return classes.scatter_(1, least, torch.where(absent, predicted, classes.gather(1, least)))
+
+    @cached_property
+    def position(self) -> Tensor:
+        """Where the predicted class stands among `classes` (N,)."""
+        return (self.classes == self.forward.predicted[:, None]).int().argmax(1)
+
+    @cached_property
+    def rivals(self) -> Tensor:
+        """`classes` without the predicted one (N, K - 1)."""
+        return self.classes.gather(1, without(self.position, self.classes.shape[1]))
+
+    @cached_property
+    def csm(self) -> Tensor:
+        """The cosine similarity matrix (N, K, K); NaN where every map is zero, for then there is nothing to compare."""
+        return self._compared(sign=True)
+
+    @cached_property
+    def raw_csm(self) -> Tensor:
+        """`csm` of the gradients themselves instead of their signs."""
+        return self._compared(sign=False)
+
+    def _compared(self, *, sign: bool) -> Tensor:
+        chosen = self._maps.classes
+        maps = replace(self._maps, classes=self.classes if isinstance(chosen, Tensor) else chosen, sign=sign)
+        matrix = csm_of(self.forward, maps, memory_for(None, self.forward.x.device))
+        return torch.where(self.forward.alive[:, None, None], matrix, torch.nan)
+
+    @cached_property
+    def map_norms(self) -> Tensor:
+        """Log Euclidean length (N, K) of each class's loss gradient, less the confidence factor 1 - p_i; NaN where all
+        vanish."""
+        squares = self.forward.squares(self._maps.loss.cotangents(self.forward.logits, self.classes)[0])
+        return log_root(squares).masked_fill((squares == 0).all(1, keepdim=True), torch.nan)
+
+    @cached_property
+    def boundary_distances(self) -> Tensor:
+        """Log of the first-order distance (N, K - 1) to each boundary with another class, the nearest first:
+        (z_k - z_j) / |grad (z_k - z_j)|."""
+        n, width = self.rivals.shape
+        apart = self.forward.logits.new_zeros(n, width, self.forward.logits.shape[1])
+        apart.scatter_(2, self.forward.predicted.view(n, 1, 1).expand(n, width, 1), 1.0)
+        apart.scatter_(2, self.rivals[..., None], -1.0)
+        logits = self.forward.logits.double()
+        gaps = logits.amax(1, keepdim=True) - logits.gather(1, self.rivals)
+        return (gaps.clamp_min(1e-30).log() - log_root(self.forward.squares(apart))).sort(1).values
+
+    @cached_property
+    def neighbourhood(self) -> "Neighbourhood":
+        """What the loss of the predicted class does at `DRAWS` points at each of `RADII` around each input."""
+        predicted, loss = self.forward.predicted, Loss("cross_entropy", self.temperature)
+        here, steepness = slope(self.forward, predicted, loss)
+        before = margin(self.forward.logits, predicted)
+        moves = self._displacements
+
+        def measure(sample: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
+            there = self.forward.again(self.forward.x[sample] + moves[direction])
+            unit, steepness_there = slope(there, predicted[sample], loss)
+            move = moves[direction].flatten(1).double()
+            distance = move.norm(dim=1)
+            along = (unit * move).sum(1) / distance
+            along_here = (here[sample] * move).sum(1) / distance
+            return (
+                before[sample] - margin(there.logits, predicted[sample]),
+                (unit * here[sample]).sum(1),
+                along,
+                (there.predicted != predicted[sample]).double(),
+                (steepness_there * along - steepness[sample] * along_here) / distance,
+            )
+
+        found = self._at_each(len(moves), measure, columns=len(fields(Neighbourhood)))
+        return Neighbourhood(*(column.view(-1, len(RADII), DRAWS) for column in found))
+
+    @cached_property
+    def drop(self) -> Tensor:
+        """`neighbourhood.drop`, by forward passes alone where no gradients are wanted."""
+        if self._gradients_around:
+            return self.neighbourhood.drop
+        moves = self._displacements
+        drop = self._drops(len(moves), lambda x, direction: x + moves[direction])
+        return drop.view(-1, len(RADII), DRAWS)
+
+    @cached_property
+    def shift_drop(self) -> Tensor:
+        """By how much the predicted class's margin falls where the input is shifted by one entry, either way along each
+        axis behind the channels (N, 2 * axes); what leaves is lost, what enters repeats the edge."""
+        ways = [(axis, step) for axis in shiftable(self.forward.x) for step in (1, -1)]
+
+        def shifted(x: Tensor, direction: Tensor) -> Tensor:
+            points, direction = x, direction.view(-1, *[1] * (x.ndim - 1))
+            for number, (axis, step) in enumerate(ways):
+                points = torch.where(direction == number, shift(x, axis, step), points)
+            return points
+
+        return self._drops(len(ways), shifted)
+
+    @property
+    def _displacements(self) -> Tensor:
+        return displacements(self.forward.x, self.radius) if self._moves is None else self._moves
+
+    def _drops(self, ways: int, there: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """By how much the margin falls (N, ways) at the points `there` says: of inputs (n, *input) and ways (n,)."""
+        predicted = self.forward.predicted
+        before = margin(self.forward.logits, predicted)
+
+        def measure(sample: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
+            points = there(self.forward.x[sample], direction)
+            return (before[sample] - margin(self.forward.logits_at(points), predicted[sample]),)
+
+        return self._at_each(ways, measure)[0]
+
+    def _at_each(
+        self, ways: int, measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]], *, columns: int = 1
+    ) -> list[Tensor]:
+        """What `measure` makes of each way from each input, told as numbers (n,) and (n,): columns (N, ways)."""
+        x, n = self.forward.x, self.forward.x.shape[0]  # a symbol in exports, which len() would make a number
+        found: list[tuple[Tensor, ...]] = []
+
+        def there(pair: Tensor, rows: slice) -> tuple[Tensor, ...]:
+            pair = pair[rows]
+            return measure(pair // ways, pair % ways)
+
+        for pair in self.forward.in_passes(torch.arange(n * ways, device=x.device)):
+            if isinstance(n, int) and n == 1:  # a pass of several inputs is halved as a whole where memory is short
+                found += Passes(len(pair))(len(pair), partial(there, pair))
+            else:
+                found.append(there(pair, slice(None)))
+        if not found:
+            return [x.new_zeros(0, ways, dtype=torch.float64)] * columns
+        return [torch.cat(column).view(n, ways) for column in zip(*found, strict=True)]
+
+
+def shiftable(x: Tensor) -> list[int]:
+    """The axes of `x` (N, channels, ...) that may have a neighbourhood: those behind the channels, longer than one."""
+    return [axis for axis in range(2, x.ndim) if x.shape[axis] > 1]
+
+
+def shift(x: Tensor, axis: int, step: int) -> Tensor:
+    """`x` shifted by one entry along an axis, forwards (`step` 1) or back (-1); the edge is repeated."""
+    last = x.shape[axis] - 1
+    if step > 0:
+        return torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, last)], dim=axis)
+    return torch.cat([x.narrow(axis, 1, last), x.narrow(axis, last, 1)], dim=axis)
+
+
+def displacements(x: Tensor, radius: float) -> Tensor:
+    """The ways to the neighbours (radii times draws, *input), the same for every input shaped as those in `x`."""
+    return torch.cat(
+        [
+            Neighbours(multiple * radius, DRAWS, generator=torch.Generator().manual_seed(i)).displacements(x)
+            for i, multiple in enumerate(RADII)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Measurements at the neighbours of each input, each (N, radii, draws), float64."""
+
+    drop: Tensor
+    """By how much the predicted class's margin falls."""
+    turn: Tensor
+    """Cosine between the loss's gradient there and at the input."""
+    zeta: Tensor
+    """Cosine between the gradient there and the way there (Theorem 1)."""
+    flip: Tensor
+    """1 where another class is predicted, else 0."""
+    curvature: Tensor
+    """<H e, e> of the loss along the way there, as a difference quotient (Lemma 2)."""
+
+
+def margin(logits: Tensor, predicted: Tensor) -> Tensor:
+    """The logit of the class `predicted` less the largest other one (N,), float64."""
+    logits, own = logits.double(), predicted[:, None]
+    return (logits.gather(1, own)[:, 0]) - logits.scatter(1, own, -torch.inf).amax(1)
+
+
+def log_root(squares: Tensor) -> Tensor:
+    """The logarithm of the root; of zero, that of 1e-30."""
+    return squares.clamp_min(1e-60).log() / 2
