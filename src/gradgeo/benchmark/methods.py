@@ -130,8 +130,8 @@ def _ash(model: nn.Module, x: Tensor) -> Any:
 
 
 METHODS: dict[str, Method] = {
-    "gradgeo": Method(_ours("full"), peer=False, passes="13 to 17 forward, min(C, F) + 12 backward"),
-    "gradgeo fast": Method(_ours("fast"), peer=False, passes="13 to 17 forward, 1 backward"),
+    "gradgeo": Method(_ours("full"), peer=False, passes="up to 17 forward, min(C, F) + 12 backward"),
+    "gradgeo fast": Method(_ours("fast"), peer=False, passes="up to 17 forward, 1 backward"),
     "ten statistics": Method(_ours("paper"), peer=False, passes="1 forward, min(C, F) backward"),
     "MaxSoftmax": Method(_peer("MaxSoftmax")),
     "MaxLogit": Method(_peer("MaxLogit")),

@@ -1,13 +1,16 @@
-"""What screening in bfloat16 changes: signs, similarities, and what the ten statistics detect."""
+"""What cheaper gradients change: in bfloat16 signs, similarities, and what the ten statistics detect; the latter also
+where the gradient is taken at an inner feature map."""
 
+import time
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradgeo.benchmark.cache import CHUNK
-from gradgeo.benchmark.cases import Cases, Seen
+from gradgeo.benchmark.cases import Case, Cases, Seen, judged
 from gradgeo.benchmark.page import Page
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.saliency import PRECISIONS, ForwardPass, Maps, over_passes, saliency_maps
@@ -54,25 +57,14 @@ def _apart(page: Page, name: str, model: nn.Module, x: Tensor, classes: int | No
 
 def _detection(page: Page, cases: Cases) -> None:
     case = cases["cifar10"]
-    right = case.right.numpy()
-    fit = np.flatnonzero(right[: case.half])[:LEARNT]
-    clean = case.half + np.flatnonzero(right[case.half :])[:CHUNK]
-    columns = {
-        "trusted": case.x[clean[:SIZE]],
-        "PGD 2/255": cases.pgd(case, case.x[clean], case.y[clean], 2 / 255)[:SIZE],
-        "CIFAR-100": cases.read("cifar100", SIZE)[0],
-        "uniform noise": torch.rand(SIZE, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
-    }
+    columns = _columns(cases, case)
     temperatures = (case.temperature, 1.0)
-    rows: dict[str, dict[str, float]] = {column: {} for column in list(columns)[1:]}
+    rows: dict[str, dict[str, float]] = {column: {} for column in list(columns)[2:]}
     for precision in PRECISIONS:
-        learnt = _seen(case.model, case.x[fit], temperatures, precision)
         seen = {column: _seen(case.model, x, temperatures, precision) for column, x in columns.items()}
         for i, name in enumerate((f"{case.temperature:.1f}", "1")):
-            model = ClassConditionalCopula.fit(learnt[i].features, learnt[i].label, case.logits.shape[1])
-            scores = {column: found[i].score(model) for column, found in seen.items()}
-            for column, row in rows.items():
-                row[f"{name}, {precision}"] = 100 * auroc(scores["trusted"], scores[column]).value
+            for column, area in _areas({c: found[i] for c, found in seen.items()}, case).items():
+                rows[column][f"{name}, {precision}"] = area
     page.data["screening_auroc"] = rows
     page.say(
         f"AUROC in % of the ten statistics alone on CIFAR-10 (fitted on {LEARNT} trusted inputs; {SIZE} of each, "
@@ -80,6 +72,71 @@ def _detection(page: Page, cases: Cases) -> None:
     )
     headings = list(next(iter(rows.values())))
     page.table(["inputs", *headings], [[column, *(f"{row[h]:.1f}" for h in headings)] for column, row in rows.items()])
+    _tapped(page, case, columns)
+
+
+def _columns(cases: Cases, case: Case) -> dict[str, Tensor]:
+    """What a one-class model is fitted on, other trusted inputs, and three columns to be told from them."""
+    right = case.right.numpy()
+    fit = np.flatnonzero(right[: case.half])[:LEARNT]
+    clean = case.half + np.flatnonzero(right[case.half :])[:CHUNK]
+    return {
+        "learnt": case.x[fit],
+        "trusted": case.x[clean[:SIZE]],
+        "PGD 2/255": cases.pgd(case, case.x[clean], case.y[clean], 2 / 255)[:SIZE],
+        "CIFAR-100": cases.read("cifar100", SIZE)[0],
+        "uniform noise": torch.rand(SIZE, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+    }
+
+
+def _areas(seen: dict[str, Seen], case: Case) -> dict[str, float]:
+    """AUROC in % of each column, by a model of what was learnt."""
+    learnt = seen["learnt"]
+    model = ClassConditionalCopula.fit(learnt.features, learnt.label, case.logits.shape[1])
+    scores = {column: found.score(model) for column, found in seen.items() if column != "learnt"}
+    trusted = scores.pop("trusted")
+    return {column: 100 * auroc(trusted, score).value for column, score in scores.items()}
+
+
+def _tapped(page: Page, case: Case, columns: dict[str, Tensor]) -> None:
+    """The ten statistics of gradients at the input and at the outputs of the residual stages, each with its cost."""
+    net: Any = case.model.net
+    stages = ("layer1", "layer2", "layer3")
+    rows, base = [], 0.0
+    for depth, where in enumerate(("the input", *(f"the output of {stage}" for stage in stages))):
+        head = nn.Sequential(*(getattr(net, stage) for stage in stages[depth:]), _Pooled(), net.linear).eval()
+        model = head if depth else case.model
+        taps = {
+            c: _output_of(getattr(net, stages[depth - 1]), case.model, x) if depth else x for c, x in columns.items()
+        }
+        began = time.process_time()
+        seen = {column: _seen(model, x, (case.temperature,), "float32")[0] for column, x in taps.items()}
+        took = time.process_time() - began
+        base = base or took
+        areas = _areas(seen, case)
+        page.data.setdefault("tap", {})[where] = {"auroc": areas, "cost": took / base}
+        rows.append([where, *(f"{area:.1f}" for area in areas.values()), f"{took / base:.2f}"])
+    page.say(
+        "The gradient at an inner feature map instead of the input, the same ten statistics: AUROC in %, and the cost "
+        "as a share of that at the input, the way to the feature map left out:"
+    )
+    page.table(["gradient at", *list(columns)[2:], "cost"], rows)
+
+
+class _Pooled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def _output_of(module: nn.Module, model: nn.Module, x: Tensor) -> Tensor:
+    """What `module` puts out within `model` for inputs `x`."""
+    found: list[Tensor] = []
+    hook = module.register_forward_hook(lambda module, given, made: found.append(made))
+    try:
+        judged(model, x)
+    finally:
+        hook.remove()
+    return torch.cat(found)
 
 
 def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precision: str) -> list[Seen]:
