@@ -42,7 +42,7 @@ def test_rows_say_what_the_detector_says(detector: Detector, tmp_path: Path) -> 
         assert row["evidence"] == pytest.approx(
             [
                 why.evidence[e].p_value
-                for e in ("confidence", "neighbours", "stability", "residual", "nearest_boundary")
+                for e in ("confidence", "neighbours", "stability", "shifts", "residual", "nearest_boundary")
             ],
             abs=1e-6,
         )
