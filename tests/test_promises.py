@@ -24,7 +24,7 @@ ROOMS = [
     ["logits"],
     ["fast_copy"],
     ["classifier"],
-    ["geometry", "penultimate"],
+    ["geometry", "penultimate", "tapping"],
     ["conformal", "one_class", "verdicts", "batches", "fingerprint", "watch"],
     ["observation"],
     ["evidence", "joint"],

@@ -107,6 +107,7 @@ class Chance:
 def calls(model: Model, detector: Detector, folder: Path, x: Tensor, chance: Chance) -> dict[str, Callable[[], object]]:
     labels = chance.seldom(torch.full((len(x),), 9), torch.zeros(len(x), dtype=torch.long))
     path = folder / "detector.gradgeo"
+    simple = nn.Sequential(model.conv, nn.Flatten(), model.head)  # what `tap` can trace
     attack = {"epsilon": chance.seldom(-1.0, 0.1), "bounds": chance.of(None, (0.0, 1.0), (1.0, 0.0))}
     zeta_options = {
         "radius": chance.seldom(0.0, 0.01),
@@ -123,6 +124,7 @@ def calls(model: Model, detector: Detector, folder: Path, x: Tensor, chance: Cha
         "curvature": lambda: gradgeo.directional_curvature(model, x, **zeta_options),
         "minimum": lambda: gradgeo.local_minimum(model, x, labels, radius=chance.of(0.01, -1)),
         "penultimate": lambda: Penultimate(model, x)(x),
+        "tap": lambda: gradgeo.tap(chance.of(model, simple), chance.seldom("none", "0"), x)[0](X[:3]),
         "detector": lambda: Detector(model, alpha=chance.of(0.1, 2), evidence=chance.of("fast", "paper", ["csm"], "none")),
         "fit": lambda: Detector(model, alpha=0.2, evidence="paper").fit(X[: chance.of(5, 5, 5, 40)], chance.of(None, [1, 2])),
         "predict": lambda: detector.predict(x),

@@ -7,6 +7,7 @@ from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, 
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
 from gradgeo.guarded import guard
+from gradgeo.tapping import tap
 from gradgeo.verdicts import Explanation, Judgement, Predictions
 
 __version__ = "0.1.0"
@@ -29,5 +30,6 @@ __all__ = [
     "guard",
     "local_minimum",
     "saliency_maps",
+    "tap",
     "zeta",
 ]

@@ -3,20 +3,20 @@ where the gradient is taken at an inner feature map."""
 
 import time
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradgeo.benchmark.cache import CHUNK
-from gradgeo.benchmark.cases import Case, Cases, Seen, judged
+from gradgeo.benchmark.cases import Case, Cases, Seen
 from gradgeo.benchmark.page import Page
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.saliency import PRECISIONS, ForwardPass, Maps, over_passes, saliency_maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, csm_of, csm_statistics
 from gradgeo.metrics import auroc
 from gradgeo.one_class import ClassConditionalCopula
+from gradgeo.tapping import tap
 
 SIZE = 200  # inputs in a column
 LEARNT = 400  # inputs that the one-class model is fitted on
@@ -100,43 +100,23 @@ def _areas(seen: dict[str, Seen], case: Case) -> dict[str, float]:
 
 def _tapped(page: Page, case: Case, columns: dict[str, Tensor]) -> None:
     """The ten statistics of gradients at the input and at the outputs of the residual stages, each with its cost."""
-    net: Any = case.model.net
-    stages = ("layer1", "layer2", "layer3")
     rows, base = [], 0.0
-    for depth, where in enumerate(("the input", *(f"the output of {stage}" for stage in stages))):
-        head = nn.Sequential(*(getattr(net, stage) for stage in stages[depth:]), _Pooled(), net.linear).eval()
-        model = head if depth else case.model
-        taps = {
-            c: _output_of(getattr(net, stages[depth - 1]), case.model, x) if depth else x for c, x in columns.items()
-        }
+    for layer in (None, "net.layer1", "net.layer2", "net.layer3"):
+        front, model = (nn.Identity(), case.model) if layer is None else tap(case.model, layer, case.x[:2])
+        given = {column: torch.cat([front(part) for part in x.split(CHUNK)]) for column, x in columns.items()}
+        where = "the input" if layer is None else f"the output of {layer.removeprefix('net.')}"
         began = time.process_time()
-        seen = {column: _seen(model, x, (case.temperature,), "float32")[0] for column, x in taps.items()}
+        seen = {column: _seen(model, x, (case.temperature,), "float32")[0] for column, x in given.items()}
         took = time.process_time() - began
         base = base or took
         areas = _areas(seen, case)
         page.data.setdefault("tap", {})[where] = {"auroc": areas, "cost": took / base}
         rows.append([where, *(f"{area:.1f}" for area in areas.values()), f"{took / base:.2f}"])
     page.say(
-        "The gradient at an inner feature map instead of the input, the same ten statistics: AUROC in %, and the cost "
-        "as a share of that at the input, the way to the feature map left out:"
+        "`tap`: gradients at an inner feature map instead of the input, the same ten statistics: AUROC in %, and the "
+        "cost as a share of that at the input, the way to the feature map left out:"
     )
     page.table(["gradient at", *list(columns)[2:], "cost"], rows)
-
-
-class _Pooled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
-
-
-def _output_of(module: nn.Module, model: nn.Module, x: Tensor) -> Tensor:
-    """What `module` puts out within `model` for inputs `x`."""
-    found: list[Tensor] = []
-    hook = module.register_forward_hook(lambda module, given, made: found.append(made))
-    try:
-        judged(model, x)
-    finally:
-        hook.remove()
-    return torch.cat(found)
 
 
 def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precision: str) -> list[Seen]:
