@@ -22,26 +22,35 @@ SCHEMA = 1
 Say = Callable[[str], None]
 
 
+def _silent(text: str) -> None:
+    """Say nothing."""
+
+
 def prepare(
     folder: Path | None,
     names: tuple[str, ...],
     inputs: int,
     methods: tuple[tuple[str, ...] | None, tuple[str, ...]],
     jobs: int,
+    say: Say = _silent,
 ) -> None:
     """Do the work of several classifiers in processes of one thread each; what they find stays in the cache.
+
+    Each process says for itself what it is at by `say`, a function that can be pickled.
 
     Networks as small as ours gain next to nothing from a second thread: two processes do in an hour what one of two
     threads does in an hour and a half.
     """
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(_work, folder, inputs, methods), names))
+        list(pool.map(partial(_work, folder, inputs, methods, say), names))
 
 
-def _work(folder: Path | None, inputs: int, methods: tuple[tuple[str, ...] | None, tuple[str, ...]], name: str) -> None:
+def _work(
+    folder: Path | None, inputs: int, methods: tuple[tuple[str, ...] | None, tuple[str, ...]], say: Say, name: str
+) -> None:
     torch.set_num_threads(1)
     (setting,) = shipped_settings(folder, (name,), inputs)
-    evaluate(setting, methods=chosen_methods(*methods))
+    evaluate(setting, methods=chosen_methods(*methods), say=say)
 
 
 def evaluate(
@@ -50,7 +59,7 @@ def evaluate(
     columns: dict[str, Column] | None = None,
     methods: dict[str, Method] | None = None,
     command: str = "gradgeo bench",
-    say: Say = lambda text: None,
+    say: Say = _silent,
 ) -> dict[str, Any]:
     """Scores, figures and differences of `methods` on `columns` for one classifier, as JSON-ready data.
 

@@ -97,7 +97,7 @@ def bench(
         settings = custom.shipped_settings(data, ("digits",) if quick else _names(cases), inputs)
         if jobs > 1:
             chosen_by = (_names(methods), tuple(method or ()))
-            battery.prepare(data, tuple(s.case.name for s in settings), inputs, chosen_by, jobs)
+            battery.prepare(data, tuple(s.case.name for s in settings), inputs, chosen_by, jobs, say)
     results = [
         battery.evaluate(setting, columns=columns, methods=chosen, command=command, say=say) for setting in settings
     ]
