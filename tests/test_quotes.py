@@ -185,9 +185,9 @@ README: dict[str, Callable[..., list[float]]] = {
     rf"misclassified inputs \(MaxSoftmax, by {N} to {N} points on (two|three|four|five) classifiers\)": lambda: [
         *ends(lost("misclassified")), len(lost("misclassified"))
     ],
-    rf"CIFAR-100 against the CIFAR-10 classifier \(by {N}\)": lambda: lost("CIFAR-100", "cifar10"),
     rf"CIFAR-10 against the CIFAR-100 classifier \(by {N}\)": lambda: lost("CIFAR-10", "cifar100"),
     rf"smooth blobs there \(by {N}\)": lambda: lost("smooth blobs", "cifar100"),
+    rf"other sets of small images \(by {N} to {N}\)": lambda: ends(lost("(Fashion-)?MNIST")),
     rf"odd beats \(by {N} to {N}\)": lambda: ends(lost(".*", "ecg5000")),
     rf"Ahead by {N} to {N} points on most of the small attacks": ahead_on_small_attacks,
     rf"`evidence=\"full\"` takes {N} forward and min\(C, F\) \+ {N} backward": lambda: passes("gradgeo"),
