@@ -21,6 +21,8 @@ OPEN = ("/v2/health/live", "/v2/health/ready")
 EXCESS = "excess"
 """Key of a request's state: whether its connection is one too many."""
 
+TOO_MANY = "too many connections. Try again later."
+
 QUIET = (*OPEN, "/metrics")
 """Asked every few seconds, and logged only where they fail."""
 
@@ -64,7 +66,7 @@ class Doorman:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if scope["state"].get(EXCESS):
-            return 503, "too many connections. Try again later."
+            return 503, TOO_MANY
         if self._token is not None and scope["path"] not in OPEN:
             given = dict(scope["headers"]).get(b"authorization", b"")
             kind, _, token = given.partition(b" ")

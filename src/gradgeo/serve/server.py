@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gradgeo.errors import GradgeoError, expected
 from gradgeo.serve.app import create_app
-from gradgeo.serve.doorman import EXCESS, Doorman
+from gradgeo.serve.doorman import EXCESS, TOO_MANY, Doorman
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
 from gradgeo.serve.service import Service
@@ -57,8 +57,11 @@ class PatientProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is told so as everything else is."""
-        body = json.dumps({"error": msg}).encode()
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self._part("400 Bad Request", msg)
+
+    def _part(self, status: str, text: str) -> None:
+        body = json.dumps({"error": text}).encode()
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
         self.transport.close()
 
@@ -76,7 +79,11 @@ class PatientProtocol(H11Protocol):
 
     def _late(self) -> None:
         self._deadline = None
-        if self._between and not self.transport.is_closing():
+        if not self._between or self.transport.is_closing():
+            return
+        if self.app_state[EXCESS] and self.cycle is None:  # a client that is busy opening more finds out why
+            self._part("503 Service Unavailable", TOO_MANY)
+        else:
             self.transport.close()
 
 
