@@ -99,6 +99,17 @@ def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
     assert results("coverage")["false_verdicts"]["share"] <= 0.05
 
 
+def test_the_server_under_load_loses_nothing() -> None:
+    for name, soak in results("serving")["soak"].items():
+        refused, bad = soak["bad_refused"]
+        assert (soak["good_wrong"], refused) == (0, bad), name
+        quarter, end = soak["memory"]
+        assert end <= 1.02 * quarter, name
+    for name, killed in results("serving")["killed"].items():
+        assert killed["without an answer"] == 0, name
+    assert results("serving")["crowd"]["status afterwards"] == 200
+
+
 def test_the_readme_says_how_often_it_is_evaded() -> None:
     evasion = results("evasion")["evasion"]["cifar10"]["full"]
     counts = (evasion["evasion"]["flipped and trusted"], evasion["inputs"], evasion["PGD"]["flipped and trusted"])
