@@ -26,6 +26,9 @@ SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
 LARGEST = 2**31 - 2**24
 """Bytes of weights that one ONNX file can hold."""
 
+TRIED = "2.14"
+"""The version of torch whose graphs run everywhere that they should."""
+
 CHECKED = 32
 """Inputs of the example that the file is checked on."""
 
@@ -104,7 +107,10 @@ def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -
             batch = {0: torch.export.Dim("batch", min=1)}
             return torch.export.export(judge, (x[:3],), dynamic_shapes=(batch,), strict=False)
     except Exception as error:  # what torch.export says of itself
-        raise ExportError(f"torch.export cannot trace the detector: {_first_line(error)}") from error
+        raise ExportError(
+            f"torch.export cannot trace the detector: {_first_line(error)} This is torch {torch.__version__}; "
+            f"export was tried with {TRIED}, and that of 2.6 fails."
+        ) from error
 
 
 def _metadata(detector: Detector, digest: str) -> dict[str, str]:
