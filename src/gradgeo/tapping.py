@@ -1,12 +1,12 @@
 """A classifier cut in two at an inner layer, so that gradients end at a feature map and cost less."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from gradgeo.classifier import Classifier, replace_unusable, traceless
-from gradgeo.copies import private_copy, unwrapped
 from gradgeo.errors import ModelError, expected, public
 from gradgeo.fast_copy import AGREEMENT
 from gradgeo.logits import logits_of
@@ -53,11 +53,11 @@ def tap(model: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise expected("model", "a torch.nn.Module", model)
-    whole = private_copy(unwrapped(model))
+    classifier = Classifier(model)
+    whole = cast(nn.Module, classifier.module)
     names = [name for name, _ in whole.named_modules() if name]
     if layer not in names:
         raise expected("layer", f"one of {_some(names)}", layer, "model.named_modules() lists them.")
-    classifier = Classifier(whole)
     x = classifier.prepare(x)
     clean, usable = replace_unusable(x)
     if not bool(usable.any()):
@@ -166,7 +166,7 @@ def _part(
     for node in list(part.nodes):
         if node.op == "get_attr" and not node.users:  # a weight of the other half
             part.erase_node(node)
-    return fx.GraphModule(root, part).eval()
+    return fx.GraphModule(root, part)  # in the mode of its root
 
 
 def _compare(logits: Tensor, front: nn.Module, rest: nn.Module, x: Tensor, layer: str) -> None:
