@@ -49,6 +49,9 @@ class Parquet:
             file = self._open(path)
             self._check_columns(path, file.schema_arrow, schema, [self._column, label, time])
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            if any(count < 0 for count in groups) or sum(groups) != file.metadata.num_rows:
+                counts = ", ".join(map(str, groups[:8]))
+                raise DataError(f"{path} counts {file.metadata.num_rows} rows, but its row groups {counts}.")
             self._places += [(number, i) for i in range(len(groups))]
             rows += groups
             for name, column in ((label, labels), (time, times)):
