@@ -19,8 +19,8 @@ from gradgeo.benchmark import reference
 from gradgeo.classifier import Classifier, traceless
 from gradgeo.errors import ArgumentError, GradgeoWarning
 from gradgeo.geometry import engine, similarity
+from gradgeo.geometry.forward_pass import ForwardPass
 from gradgeo.geometry.losses import LOSSES
-from gradgeo.geometry.saliency import ForwardPass
 
 
 class Residual(nn.Module):

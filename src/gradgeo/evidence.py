@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.errors import choice, expected
-from gradgeo.geometry.saliency import ForwardPass
+from gradgeo.geometry.forward_pass import ForwardPass
 from gradgeo.geometry.similarity import STATISTICS, statistics_of, without
 from gradgeo.observation import RADII, Observation, log_root, margin, shiftable
 from gradgeo.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail

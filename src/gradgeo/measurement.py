@@ -11,7 +11,9 @@ from torch import Tensor
 from gradgeo.classifier import Model
 from gradgeo.errors import UnusableInputWarning, expected, warn
 from gradgeo.evidence import Evidence
-from gradgeo.geometry.saliency import ForwardPass, Maps, over_passes
+from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry.maps import Maps
+from gradgeo.geometry.saliency import over_passes
 from gradgeo.observation import Observation
 from gradgeo.one_class import Array
 

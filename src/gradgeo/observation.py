@@ -7,9 +7,11 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from gradgeo.geometry.forward_pass import ForwardPass
 from gradgeo.geometry.losses import Loss
+from gradgeo.geometry.maps import Maps
 from gradgeo.geometry.neighbourhood import Neighbours, slope
-from gradgeo.geometry.saliency import ForwardPass, Maps, memory_for
+from gradgeo.geometry.saliency import memory_for
 from gradgeo.geometry.similarity import csm_of, without
 from gradgeo.passes import Passes
 

@@ -19,7 +19,7 @@ from gradgeo.detector import NEAREST, TYPICAL_MARGIN
 from gradgeo.errors import GradgeoError
 from gradgeo.evidence import EVIDENCE, PRESETS
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.saliency import Maps
+from gradgeo.geometry.maps import Maps
 from gradgeo.joint import Joint
 from gradgeo.measurement import Instrument, Measured
 from gradgeo.metrics import auroc, tnr_at_tpr

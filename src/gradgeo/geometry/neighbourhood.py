@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gradgeo.classifier import Classifier, Model, traceless
 from gradgeo.errors import choice, expected, number, public, warn
+from gradgeo.geometry.forward_pass import BATCH, ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.saliency import BATCH, ForwardPass
 from gradgeo.passes import Passes
 
 KINDS = ("gaussian", "sphere", "sign")

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from gradgeo.classifier import Model
 from gradgeo.errors import expected, public
+from gradgeo.geometry.forward_pass import MAP_BYTES, ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.saliency import MANY, MAP_BYTES, Classes, ForwardPass, Maps, memory_for, over_passes
+from gradgeo.geometry.maps import Classes, Maps
+from gradgeo.geometry.saliency import MANY, memory_for, over_passes
 
 STATISTICS: tuple[str, ...] = tuple(
     f"{group}_{name}" for group in ("s1", "s2") for name in ("mean", "max", "min", "std", "energy")
