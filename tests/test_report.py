@@ -18,8 +18,8 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-import made_scores
 from gradgeo import cli, report
+from gradgeo.benchmark import made_scores
 from gradgeo.conformal import p_values
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 from gradgeo.report import charts, drift, gallery

@@ -75,6 +75,15 @@ def _resident() -> int:
     return int(STATM.read_text().split()[1]) * resource.getpagesize()
 
 
+def peak_resident() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # unlike getrusage it knows nothing of the process that started this one
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
+
+
 def child() -> None:
     """Print the `height` that this process is told to measure."""
     torch.set_num_threads(1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gradgeo.benchmark.cases import Case, Cases
+from gradgeo.benchmark.memory import peak_resident
 from gradgeo.benchmark.page import Page
 from gradgeo.data import Source, open_source
 from gradgeo.detector import Detector
@@ -244,20 +245,9 @@ def measured(data: str, out: str) -> None:
     detector.judge(x, explain=True)
     for name in ("PIL.Image", "pyarrow.parquet"):
         require(name, "images,parquet")
-    before = _resident()
+    before = peak_resident()
     score(detector, open_source(data), out, batch_size=256)
-    print(before, _resident())
-
-
-def _resident() -> float:
-    """Peak resident memory of this process so far, MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # unlike getrusage it knows nothing of the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
+    print(before, peak_resident())
 
 
 # On paper

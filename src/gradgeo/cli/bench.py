@@ -26,7 +26,7 @@ PAGES = (
         "export",
         "guarantee",
     ),
-    *("local-minima", "one-class", "paper", "scoring", "serving", "watch"),
+    *("local-minima", "one-class", "paper", "report", "scoring", "serving", "watch"),
 )
 """The measurements that each write one page."""
 

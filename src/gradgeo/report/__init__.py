@@ -28,8 +28,8 @@ def html(scores: str | Path) -> str:
         scores: what `gradgeo score` wrote: a .parquet or .csv file, or a folder of part-*.parquet. It is not trusted:
             texts are escaped, pictures checked, and nothing in it is executed.
 
-    Cost: three passes over the rows, about 2 s for a million; memory does not grow with them. The page is smaller
-    than 3 MB for any number of rows.
+    Cost: three passes over the rows, a few seconds for a million (results/report.md); memory does not grow with them.
+    The page is smaller than 3 MB for any number of rows.
 
     Raises:
         ArgumentError: another ending. DataError: a missing or damaged file, one of another version, or no verdicts.

@@ -1,4 +1,4 @@
-"""Files of verdicts that no detector made, for the tests of the report."""
+"""Files of verdicts that no detector made, for the report: its tests and its measurement."""
 
 import json
 from io import BytesIO
