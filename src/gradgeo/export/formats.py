@@ -26,8 +26,8 @@ SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
 LARGEST = 2**31 - 2**24
 """Bytes of weights that one ONNX file can hold."""
 
-TRIED = "2.14"
-"""The version of torch whose graphs run everywhere that they should."""
+TRIED = "2.11 and 2.14"
+"""The versions of torch whose graphs were seen to run everywhere that they should."""
 
 CHECKED = 32
 """Inputs of the example that the file is checked on."""
@@ -73,6 +73,8 @@ def _rows(detector: Detector, classifier: Classifier, example: Tensor) -> Tensor
 
 
 def _require_tools(form: str, detector: Detector) -> None:
+    if not callable(torch.export.Dim.DYNAMIC):
+        raise ExportError(f"this is torch {torch.__version__}, which is too old to trace a detector; {TRIED} do.")
     if form == "onnx":
         for name in ("onnx", "onnxscript", "onnxruntime"):
             require(name, "export")
@@ -104,12 +106,12 @@ def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -
     refuse_what_does_not_trace(judge, x)
     try:
         with torch.inference_mode(False), torch.no_grad():
-            batch = {0: torch.export.Dim("batch", min=1)}
+            batch = {0: torch.export.Dim.DYNAMIC(min=1)}  # of a named one torch 2.11 wants more proof than it has
             return torch.export.export(judge, (x[:3],), dynamic_shapes=(batch,), strict=False)
     except Exception as error:  # what torch.export says of itself
         raise ExportError(
             f"torch.export cannot trace the detector: {_first_line(error)} This is torch {torch.__version__}; "
-            f"export was tried with {TRIED}, and that of 2.6 fails."
+            f"{TRIED} were seen to."
         ) from error
 
 
