@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import made_scores
 from gradgeo import report
+from gradgeo.benchmark import made_scores
 
 ROWS = 4000
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -14,7 +14,8 @@ from gradgeo.geometry.maps import PRECISIONS, Maps
 from gradgeo.geometry.surrogates import soft_sign
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
-SPARE = 4  # gradients of a sample that may exist beside what is kept of its maps
+SPARE = 8  # gradients of a sample that may exist, or be freed and not given back, beside what is kept of its maps
+COPIES = 4  # of the inputs: without what is not finite, as a leaf, as a clone to be worked on, channels last
 TABLES = 5  # float64 rows of C numbers that exist for each class while its cotangent is made
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
 from gradgeo.errors import UnusableInputWarning, expected, public, warn
 from gradgeo.fast_copy import TRIAL, FastCopy
-from gradgeo.geometry.forward_pass import BATCH, MAP_BYTES, SPARE, TABLES, ForwardPass
+from gradgeo.geometry.forward_pass import BATCH, COPIES, MAP_BYTES, SPARE, TABLES, ForwardPass
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.maps import Classes, Maps
 from gradgeo.passes import Passes
@@ -104,7 +104,7 @@ def over_passes(
 
 
 def _bytes(copy: FastCopy, x: Tensor, options: Maps, *, streamed: bool) -> tuple[int, int, int]:
-    """What a pass takes, and each of its samples at least and amply: the graph, what is kept of the maps, cotangents,
+    """What a pass takes, and each of its samples at least and amply: inputs, graph, what is kept of maps, cotangents,
     and gradients while they are made: a few, or amply all that span the maps, for then no map needs a backward pass of
     its own."""
     classes = copy.classes(x)
@@ -113,7 +113,7 @@ def _bytes(copy: FastCopy, x: Tensor, options: Maps, *, streamed: bool) -> tuple
     rank = maps if copy.head is None else min(maps, copy.head.in_features)
     spanned = maps >= rank and not options.channel_max
     streamed = streamed and maps >= MANY and (options.sign or spanned)
-    kept = 1 + 2 * copy.activations * item + entries * maps * (1 if streamed else 3 * item)
+    kept = 1 + (2 * copy.activations + COPIES * entries) * item + entries * maps * (1 if streamed else 3 * item)
     kept += TABLES * 8 * classes * (1 if streamed else maps)
     least = kept + entries * item * (SPARE if streamed else rank)
     return TABLES * 8 * maps * maps if streamed else 0, least, kept + entries * item * (rank + SPARE)
