@@ -36,7 +36,8 @@ ROOMS = [
     ["models", "data", "plots", "pages"],
     ["scoring", "demo"],
     ["serve"],
-    ["benchmark", "report"],
+    ["report"],
+    ["benchmark"],
     ["cli"],
     ["__main__"],
 ]
