@@ -18,7 +18,7 @@ import gradgeo
 PACKAGE = Path(gradgeo.__file__).parent
 
 ROOMS = [
-    ["errors", "notebook", "files", "convolution"],
+    ["errors", "notebook", "files", "convolution", "linear"],
     ["copies", "model_state"],
     ["passes"],
     ["logits"],

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gradgeo.convolution import freeze
 from gradgeo.copies import Model, private_copy
+from gradgeo.linear import freeze_linear, wide
 from gradgeo.logits import logits_of
 from gradgeo.model_state import state_of
 
@@ -31,7 +32,7 @@ class FastCopy:
         private: whether `model` is such a copy.
         x: a prepared batch, whose first inputs are the trial. To be called within `classifier.traceless`.
         dtype: what the finished copy computes in, if not in the model's own type; only a private copy can.
-        channels_last: whether the channels may go last where that is faster.
+        traced: whether it is to be traced: its layers are then PyTorch's own, and channels stay where they are.
 
     BatchNorm is folded where a layer's output, untouched, is what enters it. That is seen by watching one forward pass
     rather than by tracing, which many models refuse; a copy whose logits then differ is dropped for an unchanged one.
@@ -44,7 +45,7 @@ class FastCopy:
         private: bool,
         x: Tensor,
         dtype: torch.dtype | None = None,
-        channels_last: bool = True,
+        traced: bool = False,
     ) -> None:
         self.model = model
         self.head: nn.Linear | None = None
@@ -66,7 +67,7 @@ class FastCopy:
             self.batchable = False
         if private and isinstance(model, nn.Module):
             with torch.no_grad():
-                self._prepare(model, x[:TRIAL], channels_last)
+                self._prepare(model, x[:TRIAL], traced=traced)
         if self.head is not None:
             self.weight = self.head.weight.detach()
         if dtype is not None and isinstance(self.model, nn.Module):
@@ -105,7 +106,7 @@ class FastCopy:
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._calls.last = (inputs[0], inputs[0]._version, output) if output.ndim == 2 else None
 
-    def _prepare(self, model: nn.Module, x: Tensor, channels_last: bool) -> None:
+    def _prepare(self, model: nn.Module, x: Tensor, *, traced: bool) -> None:
         plain = private_copy(model)
         watch = _Watch(plain)
         before = state_of(plain)
@@ -118,11 +119,14 @@ class FastCopy:
             return
         names = {layer: name for name, layer in plain.named_modules()}
         pairs = [(names[layer], names[norm]) for layer, norm in watch.foldable()]
-        channels_last = channels_last and _gains_from_channels_last(plain)
+        channels_last = not traced and _gains_from_channels_last(plain)
+        products = not traced and bool(wide(plain))
         for fold, last in dict.fromkeys([(bool(pairs), channels_last), (bool(pairs), False), (False, channels_last)]):
-            if not fold and not last:
+            if not fold and not last and not products:
                 continue
             changed = private_copy(model)
+            if products:
+                freeze_linear(changed)
             if self._agrees(_changed(changed, pairs if fold else [], channels_last=last), x, logits, last):
                 self.model, self._channels_last = changed, last
                 head = None if self.head is None else changed.get_submodule(names[self.head])

@@ -35,7 +35,7 @@ class Split(nn.Module):
         super().__init__()
         x = replace_unusable(x)[0]
         with traceless(x, recurrent=classifier.recurrent):
-            copy = FastCopy(classifier.module, private=classifier.private, x=x, channels_last=False)
+            copy = FastCopy(classifier.module, private=classifier.private, x=x, traced=True)
             leaf = x.clone().requires_grad_()
             logits, features, made = copy(leaf.clone())
             spans = made and features is not None and features.shape[1] < logits.shape[1] and features.requires_grad
