@@ -99,6 +99,31 @@ def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
     assert results("coverage")["false_verdicts"]["share"] <= 0.05
 
 
+def test_scoring_waits_for_the_model_alone_and_its_memory_is_flat() -> None:
+    page = results("scoring")
+    for name, found in page["throughput"].items():
+        assert found["utilisation"] >= 0.9, name
+        assert found["end_to_end"] <= 1.1, name
+    for kind, peaks in page["memory"].items():
+        assert peaks["100000"] <= 1.05 * peaks["10000"], kind
+
+
+def test_a_report_of_a_million_rows_is_quick_and_small() -> None:
+    found = results("report")["rows"]["1000000"]
+    assert found["seconds"] < 20
+    assert found["bytes"] < 3e6
+
+
+def test_exported_files_say_what_the_detector_says() -> None:
+    for name, found in results("export")["classifiers"].items():
+        assert found["logits"] <= 1e-4, name
+        assert found["verdicts_differ"] <= 0.001 * found["inputs"], name
+
+
+def test_a_pass_stays_within_its_memory_budget() -> None:
+    assert max(row["share"] for row in results("engine")["memory"]) <= 1
+
+
 def test_the_server_under_load_loses_nothing() -> None:
     for name, soak in results("serving")["soak"].items():
         refused, bad = soak["bad_refused"]
