@@ -17,6 +17,8 @@ CASES = {
     "strides that leave a rest": ((2, 4, 10, 13), (6, 4, 3, 2), (3, 2), (0, 1), (1, 1), 1),
     "depthwise": ((2, 4, 8, 8), (8, 4 // 4, 3, 3), (2, 2), (1, 1), (1, 1), 4),
     "3-D": ((1, 2, 5, 6, 7), (3, 2, 3, 3, 3), (1, 2, 1), (1, 0, 1), (1, 1, 2), 1),
+    "one channel": ((2, 1, 9, 8), (4, 1, 3, 3), (1, 2), (1, 0), (1, 2), 1),
+    "patches": ((2, 3, 17, 16), (14, 3, 4, 4), (4, 4), (0, 0), (1, 1), 1),
     "stem": ((2, 3, 20, 21), (5, 3, 7, 7), (2, 2), (3, 3), (1, 1), 1),
 }
 PLAIN: dict[int, Any] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -59,6 +61,61 @@ def test_a_single_small_image_is_rounded_as_in_a_batch() -> None:
     freeze(net)
     assert torch.equal(net(x[:1]), net(x)[:1])
     assert torch.allclose(net(x[0]), net(x)[0], atol=1e-6)  # without a batch
+
+
+def signals() -> nn.Sequential:
+    """One channel, many, by steps, in groups, of a weight that is computed, and of what is not frozen."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv1d(1, 16, 7, padding=3),
+        nn.ReLU(),
+        nn.Conv1d(16, 8, 3, stride=2, padding=1, bias=False),
+        nn.Tanh(),
+        nn.Conv1d(8, 8, 3, dilation=2, groups=4),
+        nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 4, 3)),
+        nn.Conv1d(4, 4, 3, padding="same", padding_mode="circular"),
+    ).requires_grad_(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 6])
+def test_signals_are_convolved_as_images_of_one_row(
+    dtype: torch.dtype, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "ROWS", 2000)
+    theirs, ours = signals().to(dtype), signals().to(dtype)
+    freeze(ours, channels_last=True)
+    assert [i for i, m in enumerate(ours) if isinstance(m, convolution._Frozen1d)] == [0, 2, 4, 6]
+    x = torch.randn(n, 1, 60, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    expected, found = theirs(x), ours(x)
+    close = {"rtol": 0.0, "atol": 1e-5 if dtype == torch.float32 else 1e-12}
+    assert torch.allclose(found, expected, **close)
+    above = torch.randn(3, *expected.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for v in above:
+        gradients = (torch.autograd.grad(y, x, v, retain_graph=True)[0] for y in (expected, found))
+        assert torch.allclose(*gradients, **close)
+    both = (
+        torch.func.vmap(lambda v, y=y: torch.autograd.grad(y, x, v, retain_graph=True)[0])(above)
+        for y in (expected, found)
+    )
+    assert torch.allclose(*both, **close)
+
+
+def test_what_leaves_a_signals_convolution_lies_channels_last() -> None:
+    """Else every elementwise layer behind it takes ten times as long."""
+    for channels in (1, 3):
+        net = nn.Conv1d(channels, 4, 3).requires_grad_(False)
+        freeze(net, channels_last=True)
+        assert net(torch.rand(5, channels, 9)).stride() == (28, 1, 4)
+
+
+def test_layers_are_frozen_for_what_becomes_of_them() -> None:
+    nets = [nn.Sequential(nn.Conv1d(1, 2, 3), nn.Conv2d(1, 2, 3)) for _ in range(3)]
+    freeze(nets[0])
+    freeze(nets[1], channels_last=True)
+    freeze(nets[2], traced=True)
+    assert [type(net[0]) is nn.Conv1d for net in nets] == [True, False, True]
+    assert [net[1].columns for net in nets] == [True, True, False]
 
 
 def test_only_plain_convolutions_are_frozen_and_say_the_same() -> None:

@@ -192,6 +192,58 @@ def test_fewer_features_than_classes_cost_as_many_passes_as_features(monkeypatch
     assert len(passes) == 8
 
 
+@pytest.mark.parametrize(
+    ("loss", "scaling", "passes"),
+    [("cross_entropy", {}, 3), ("mse", {}, 3), ("mse", {"rescale": True}, 4), ("logit", {}, 4)],
+)
+def test_maps_of_a_softmax_cost_a_pass_less_than_there_are_classes(
+    loss: str, scaling: dict[str, bool], passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    made: list[int] = []
+    once = engine.gradient
+    monkeypatch.setattr(engine, "gradient", lambda *args: made.append(1) or once(*args))
+    model, x = trained(Residual(4, 10)), torch.rand(9, 3, 9, 8)
+    gradgeo.csm(model, x, loss=loss, **scaling)
+    assert len(made) == passes
+    gradgeo.saliency_maps(model, x, loss=loss, **scaling, classes=[3, 1, 0, 2])
+    assert len(made) == 2 * passes
+    gradgeo.csm(model, x, loss=loss, **scaling, classes=3)
+    assert len(made) == 2 * passes + 3
+
+
+class Signals(nn.Module):
+    """Convolutions of signals, with or without a view that channels last does not allow."""
+
+    def __init__(self, *, views: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 6, 3), nn.Tanh())
+        self.head, self.views = nn.Linear(6, 3), views
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        return self.head(h.view(-1).view_as(h).mean(2) if self.views else h.mean(2))
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_signals_lie_channels_last_where_the_model_allows(views: bool) -> None:
+    torch.manual_seed(0)
+    model, x = trained(Signals(views=views)), torch.rand(9, 2, 20)
+    layouts: list[tuple[int, ...]] = []
+    forward_of(model, x)
+    fast = Classifier.of(model).fast(x).model
+    with traceless(x):
+        made = fast.body(x.requires_grad_())
+        made.register_hook(lambda above: layouts.append(above.stride()))
+        fast.head(made.mean(2)).sum().backward()
+    assert (type(fast.body[0]) is nn.Conv1d) == views
+    assert made.stride() == ((96, 16, 1) if views else (96, 1, 6))
+    assert layouts == [made.stride()]
+    exact = reference.maps(model, x.detach(), "cross_entropy")
+    ours = gradgeo.saliency_maps(model, x.detach(), sign=False)
+    assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
 def changes() -> dict[str, Callable[[Residual], object]]:
     def in_place(model: Residual) -> None:
         with torch.no_grad():

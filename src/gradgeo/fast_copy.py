@@ -101,7 +101,7 @@ class FastCopy:
         return self._classes
 
     def _laid_out(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last) if self._channels_last and x.ndim == 4 else x
+        return _channels_last(x) if self._channels_last else x
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._calls.last = (inputs[0], inputs[0]._version, output) if output.ndim == 2 else None
@@ -127,33 +127,40 @@ class FastCopy:
             changed = private_copy(model)
             if products:
                 freeze_linear(changed)
-            if self._agrees(_changed(changed, pairs if fold else [], channels_last=last), x, logits, last):
+            _change(changed, pairs if fold else [], channels_last=last, traced=traced)
+            if self._agrees(changed, x, logits, last):
                 self.model, self._channels_last = changed, last
                 head = None if self.head is None else changed.get_submodule(names[self.head])
                 self.head = head if isinstance(head, nn.Linear) else None
+                for layer in watch.last_in_rows() if last else ():
+                    changed.get_submodule(names[layer]).register_forward_hook(_settle_rows)
                 return
 
     def _agrees(self, model: nn.Module, x: Tensor, logits: Tensor, channels_last: bool) -> bool:
         try:
-            ours = logits_of(
-                model, x.clone(memory_format=torch.channels_last if channels_last else torch.preserve_format)
-            )
+            ours = logits_of(model, _channels_last(x.clone()) if channels_last else x.clone())
         except Exception:  # a view of a channels-last tensor, a normalisation's parameter read elsewhere
             return False
         off = (ours - logits).abs().max()
         return bool(off <= AGREEMENT[logits.dtype] * logits.abs().max())
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    """Images (N, channels, height, width) in that order; what is no image as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
 def _gains_from_channels_last(model: nn.Module) -> bool:
     """On CPUs; CUDA's float32 kernels want channels first."""
-    return any(isinstance(m, nn.Conv2d) and m.weight.device.type == "cpu" for m in model.modules())
+    return any(isinstance(m, nn.Conv1d | nn.Conv2d) and m.weight.device.type == "cpu" for m in model.modules())
 
 
-def _changed(model: nn.Module, pairs: list[tuple[str, str]], *, channels_last: bool) -> nn.Module:
+def _change(model: nn.Module, pairs: list[tuple[str, str]], *, channels_last: bool, traced: bool) -> None:
     for layer, norm in pairs:
         _fold(model, model.get_submodule(layer), model.get_submodule(norm))
-    freeze(model)
-    return model.to(memory_format=torch.channels_last) if channels_last else model
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    freeze(model, channels_last=channels_last, traced=traced)
 
 
 def _fold(model: nn.Module, layer: Any, norm: Any) -> None:
@@ -180,6 +187,8 @@ class _Watch:
         self._outputs: list[tuple[nn.Linear, Tensor]] = []
         self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self._calls: list[nn.Module] = []
+        self._rows: list[tuple[nn.Module, Tensor]] = []
+        self._convolved: list[Tensor] = []
         self.entries = 0
         """Entries of what all layers made."""
 
@@ -192,6 +201,8 @@ class _Watch:
             hooked = _hooked(module)
             if not any(True for _ in module.children()):
                 handles.append(module.register_forward_hook(self._count))
+            if isinstance(module, nn.Conv1d):
+                handles.append(module.register_forward_pre_hook(self._convolve))
             if isinstance(module, nn.Linear) or (type(module) in _FOLDABLE and not hooked):
                 handles.append(module.register_forward_hook(self._after))
             elif type(module) in _NORMS and module.running_mean is not None and not hooked:
@@ -210,7 +221,13 @@ class _Watch:
                 self._outputs.append((layer, output))
 
     def _count(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.entries += output.numel() if isinstance(output, Tensor) else 0
+        if isinstance(output, Tensor):
+            self.entries += output.numel()
+            if output.ndim == 3 and not any(True for _ in module.parameters()):
+                self._rows.append((module, output))
+
+    def _convolve(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._convolved += [x for x in inputs if isinstance(x, Tensor)]
 
     def _before(self, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._calls.append(norm)
@@ -222,6 +239,12 @@ class _Watch:
         """The last linear layer whose output is the logits."""
         heads = [layer for layer, output in self._outputs if output.shape == logits.shape and output.equal(logits)]
         return heads[-1] if heads else None
+
+    def last_in_rows(self) -> list[nn.Module]:
+        """Layers without weights that make signals (N, channels, length) of which no convolution makes others."""
+        if not self._convolved:
+            return []
+        return [layer for layer, output in self._rows if not any(output is x for x in self._convolved)]
 
     def foldable(self) -> list[tuple[nn.Module, nn.Module]]:
         """Layers and the BatchNorm that follows each, both called once."""
@@ -248,6 +271,19 @@ def _settle(norm: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             return above if batched else above.contiguous(memory_format=form)
 
         output.register_hook(settled)
+
+
+def _settle_rows(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    """Let the gradient that comes back lie channels last, as what leaves our convolutions of signals: PyTorch takes ten
+    times as long for an elementwise backward pass of two layouts."""
+    if isinstance(output, Tensor) and output.requires_grad and output.ndim == 3:
+        output.register_hook(_in_rows)
+
+
+def _in_rows(above: Tensor) -> Tensor:
+    if torch._C._functorch.is_batchedtensor(above):
+        return above.mT.contiguous().mT
+    return above.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -33,7 +33,8 @@ class GraphPass(ForwardPass):
 
     def __init__(self, split: Split, x: Tensor) -> None:
         clean, self.finite = replace_unusable(x)
-        self._split, self.differentiable, self._n = split, False, x.shape[0]
+        self._split, self._n = split, x.shape[0]
+        self.differentiable = self._once = False
         self.logits, self.features, self._saved = split(clean)
         self.x = self._leaf = clean
         self._dtype = clean.dtype

@@ -10,13 +10,14 @@ from gradgeo.classifier import Classifier, replace_unusable
 from gradgeo.errors import ModelError, expected
 from gradgeo.geometry.engine import Graph, gradient
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import PRECISIONS, Maps
+from gradgeo.geometry.maps import PRECISIONS, Maps, without
 from gradgeo.geometry.surrogates import soft_sign
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
 SPARE = 8  # gradients of a sample that may exist, or be freed and not given back, beside what is kept of its maps
 COPIES = 4  # of the inputs: without what is not finite, as a leaf, as a clone to be worked on, channels last
 TABLES = 5  # float64 rows of C numbers that exist for each class while its cotangent is made
+FEW = 16  # classes up to which a backward pass less is worth a product of all maps
 MAP_BYTES = 1 << 30  # the maps of one pass stay below this unless a single sample needs more
 
 
@@ -45,12 +46,22 @@ class ForwardPass:
     With another `precision` only the gradients are made in it: logits, and all that is made of the gradients, are in
     the model's own type.
 
+    With `once`, for maps that are asked for once, nothing is kept: as many maps as there are gradients that span them
+    are made by themselves, and those of few classes of one gradient less, for the cotangents of the softmax span no
+    more than the differences of the logits do.
+
     With `differentiable`, logits and maps stay in the graph of `x`, which must require grad: the values are the same,
     and signs get the slope of `surrogates.soft_sign`.
     """
 
     def __init__(
-        self, classifier: Classifier, x: Tensor, *, differentiable: bool = False, precision: str = "float32"
+        self,
+        classifier: Classifier,
+        x: Tensor,
+        *,
+        differentiable: bool = False,
+        precision: str = "float32",
+        once: bool = False,
     ) -> None:
         x = classifier.prepare(x)
         self._classifier, self.differentiable, self._precision = classifier, differentiable, precision
@@ -66,6 +77,7 @@ class ForwardPass:
         self._source, self._weight = with_gradient(output), None
         if made and features is not None and features.shape[1] < output.shape[1] and features.requires_grad:
             self._source, self._weight = features, copy.weight
+        self._once = once and self._source.dtype.itemsize >= 4  # shorter types hold one-hot cotangents, not all others
         if not differentiable:
             self._graph = Graph(copy, self._source, self._leaf)
         if dtype is not None:
@@ -107,19 +119,35 @@ class ForwardPass:
             logits = self._classifier.fast(clean)(clean)[0]
         return torch.where(finite[:, None], logits, torch.nan)
 
-    def pull_back(self, cotangents: Tensor) -> Tensor:
-        """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs min(K, C, F) backward passes."""
+    def pull_back(self, cotangents: Tensor, *, balanced: bool = False) -> Tensor:
+        """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs min(K, C, F) backward passes.
+
+        Args:
+            balanced: whether the entries of each cotangent sum to zero.
+        """
         if self.differentiable:
             rows = cotangents.to(self.logits.dtype).unbind(1)
             return torch.stack([gradient(self.logits, self._leaf, row, create_graph=True) for row in rows], dim=1)
         if self._n == 0:
             return self.x.new_empty(0, cotangents.shape[1], *self.x.shape[1:])
+        if self._once and balanced and self._weight is None and self._rank == cotangents.shape[1] <= FEW:
+            return self._of_differences(cotangents)
         cotangents = self._coefficients(cotangents)
-        if not self._spanned and cotangents.shape[1] < self._rank:
+        if not self._spanned and cotangents.shape[1] < self._rank + self._once:
             return self._rows(cotangents)
+        return self._combined(cotangents, self._basis)
+
+    def _of_differences(self, cotangents: Tensor) -> Tensor:
+        """The same of the gradients by which each logit differs from the predicted one, one fewer than there are."""
+        one_hot = torch.eye(self._rank, device=self.logits.device)
+        others = without(self.predicted, self._rank)
+        rows = self._rows(one_hot[others] - one_hot[self.predicted][:, None])
+        return self._combined(cotangents.gather(2, others[:, None].expand(-1, self._rank, -1)), rows)
+
+    def _combined(self, coefficients: Tensor, rows: Tensor) -> Tensor:
+        """Sums (N, K, *input) of gradients (N, R, *input), weighted by (N, K, R)."""
         exact = torch.promote_types(self.logits.dtype, torch.float32)
-        basis = self._basis.flatten(2).to(exact)
-        maps = cotangents.to(exact) @ basis
+        maps = coefficients.to(exact) @ rows.flatten(2).to(exact)
         return maps.to(self._dtype).view(*maps.shape[:2], *self._leaf.shape[1:])
 
     def squares(self, cotangents: Tensor) -> Tensor:
@@ -175,12 +203,12 @@ class ForwardPass:
     def maps(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
         cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
-        return self.finish(self.pull_back(cotangents), options)
+        return self.finish(self.pull_back(cotangents, balanced=options.loss.balanced), options)
 
     def gradients(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input), at their true size where unsigned."""
         cotangents, scale = options.loss.cotangents(self.logits, options.select(self.logits))
-        maps = self.pull_back(cotangents)
+        maps = self.pull_back(cotangents, balanced=options.loss.balanced)
         if not options.sign:
             maps = maps * scale.view(*scale.shape, *[1] * (maps.ndim - 2)).to(maps.dtype)
         return self.finish(maps, options)
@@ -192,7 +220,7 @@ class ForwardPass:
         one = max(1, self._leaf.numel() * self._dtype.itemsize)
         each = SPARE * one + TABLES * 8 * self.logits.numel()  # for each class of a part
         budget -= self._graph.bytes + classes.shape[1] * self._leaf.numel()
-        if classes.shape[1] >= self._rank and self._rank * one + each <= budget:
+        if classes.shape[1] >= self._rank + self._once and self._rank * one + each <= budget:
             budget -= self._rank * one
             self._basis  # noqa: B018  # made now, it serves every part
         for part in classes.split(max(1, budget // each), dim=1):

@@ -29,6 +29,12 @@ class Loss:
         if self.temperature is not None and not 0 < number(self.temperature) < float("inf"):
             raise expected("temperature", "a positive number or None", self.temperature)
 
+    @property
+    def balanced(self) -> bool:
+        """Whether the entries of every cotangent sum to zero: what the softmax sees does not change where all logits
+        rise alike."""
+        return self.name != "logit" and not self.rescale
+
     def cotangents(self, logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """dL_i/dz for each class i in `classes`, as direction * scale.
 

@@ -74,3 +74,9 @@ def _indices(classes: object) -> Tensor:
     if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool or chosen.ndim not in (1, 2):
         raise expected("classes", rule, classes)
     return chosen
+
+
+def without(position: Tensor, size: int) -> Tensor:
+    """All of `size` positions but the given one: (N,) -> (N, size - 1)."""
+    every = torch.arange(size - 1, device=position.device)
+    return every + (every >= position[:, None]).long()

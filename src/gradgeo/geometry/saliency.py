@@ -48,6 +48,7 @@ def over_passes(
     at_most: int = BATCH,
     memory_budget: int | None = None,
     streamed: bool = False,
+    once: bool = False,
     quiet: bool = False,
 ) -> list[T]:
     """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples unless
@@ -55,7 +56,8 @@ def over_passes(
 
     With `chunk_size` None chunks of `at_most` samples or fewer keep their maps within the memory budget; a budget
     that the caller gave and that is too small for one sample is refused. `streamed`: of many maps the measure keeps
-    their products and no more than one byte an entry, and holds a few maps at once.
+    their products and no more than one byte an entry, and holds a few maps at once. `once`: it asks each pass for maps
+    no more than once.
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
@@ -74,7 +76,7 @@ def over_passes(
                 passes.size = max(1, min(at_most, budget // (ample if ample <= budget else least)))
 
             def run(rows: slice, x: Tensor = x) -> tuple[T, int, bool]:
-                forward = ForwardPass(classifier, x[rows], precision=options.precision)
+                forward = ForwardPass(classifier, x[rows], precision=options.precision, once=once)
                 measured = measure(forward, options.part(rows))
                 return measured, int((~forward.usable).sum()), looks_like_probabilities(forward.logits)
 
@@ -188,4 +190,5 @@ def saliency_maps(
     UAI 2021, section 3.
     """
     options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max, precision)
-    return torch.cat(over_passes(model, [x], options, chunk_size, ForwardPass.gradients, memory_budget=memory_budget))
+    made = over_passes(model, [x], options, chunk_size, ForwardPass.gradients, memory_budget=memory_budget, once=True)
+    return torch.cat(made)

@@ -9,7 +9,7 @@ from gradgeo.classifier import Model
 from gradgeo.errors import expected, public
 from gradgeo.geometry.forward_pass import MAP_BYTES, ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import Classes, Maps
+from gradgeo.geometry.maps import Classes, Maps, without
 from gradgeo.geometry.saliency import MANY, memory_for, over_passes
 
 STATISTICS: tuple[str, ...] = tuple(
@@ -103,7 +103,7 @@ def csm(
         csm_of(forward, options, memory_for(memory_budget, forward.logits.device), out=result[done : done + n])
         done += n
 
-    over_passes(model, [x], options, chunk_size, measure, memory_budget=memory_budget, streamed=True)
+    over_passes(model, [x], options, chunk_size, measure, memory_budget=memory_budget, streamed=True, once=True)
     return result
 
 
@@ -229,12 +229,6 @@ def statistics_of(csm: Tensor, predicted: Tensor) -> Tensor:
     rest = csm.gather(1, others[:, :, None].expand(n, k - 1, k)).gather(2, others[:, None, :].expand(n, k - 1, k - 1))
     first, second = torch.triu_indices(k - 1, k - 1, offset=1, device=csm.device)
     return torch.cat([_moments(rest[:, first, second]), _moments(with_predicted)], dim=1)
-
-
-def without(position: Tensor, size: int) -> Tensor:
-    """All of `size` positions but the given one: (N,) -> (N, size - 1)."""
-    every = torch.arange(size - 1, device=position.device)
-    return every + (every >= position[:, None]).long()
 
 
 GRID = 2.0**40
