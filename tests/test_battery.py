@@ -223,13 +223,13 @@ def mine(tmp_path):
 def test_own_model_data_and_detector_without_labels(mine):
     setting = own_setting(f"{mine}/net.py:load", f"{mine}/id.npz", 50)
     columns = own_columns((f"{mine}/ood.npz",), ("pgd",))
-    methods = {"gradgeo": METHODS["gradgeo"]} | chosen_methods((), (f"{mine}/net.py:Mine",))
+    methods = chosen_methods(("gradgeo", "gradgeo fast", "KNN"), (f"{mine}/net.py:Mine",))
     result = evaluation.evaluate(setting, columns=columns, methods=methods)
     assert result["columns"]["ood.npz"]["count"] == 50
     assert {"PGD", "PGD, small"} <= set(result["columns"])
     assert "FGSM" not in result["columns"]
     assert result["columns"]["misclassified"]["count"] == 0
-    assert f"{mine}/net.py:Mine" in result["cells"]
+    assert set(result["cells"]) == {"gradgeo", "gradgeo fast", "KNN", f"{mine}/net.py:Mine"}
 
 
 def test_data_of_the_same_name_keeps_its_whole_path(mine):

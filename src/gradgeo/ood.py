@@ -7,7 +7,6 @@ from torch import Tensor
 
 from gradgeo.detector import Detector
 from gradgeo.errors import public
-from gradgeo.verdicts import Predictions
 
 
 class OodDetector:
@@ -34,13 +33,15 @@ class OodDetector:
     @public
     def fit(self, data_loader: Any) -> Self:
         """Fit on batches (x, label) of a loader; as in pytorch-ood, inputs with a negative label are left out."""
-        self.detector.fit(*known(data_loader))
+        known = [(x[y >= 0], y[y >= 0]) for x, y in data_loader]
+        self.detector.fit(torch.cat([x for x, _ in known]), torch.cat([y for _, y in known]))
         return self
 
     @public
     def predict(self, x: Tensor) -> Tensor:
         """Outlier scores (N,) of inputs (N, *input), on their device; larger = less trustworthy, NaN as infinity."""
-        return scores_of(self.detector.predict(x)).to(x.device)
+        score = self.detector.predict(x).outlier_score
+        return torch.where(score.isnan(), torch.inf, score).to(x.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`predict`."""
@@ -49,14 +50,3 @@ class OodDetector:
     def to(self, device: Any) -> Self:
         """Nothing to do: the detector works where the model is."""
         return self
-
-
-def known(data_loader: Any) -> tuple[Tensor, Tensor]:
-    """The inputs of batches (x, label) whose label is not negative, and these labels."""
-    parts = [(x[y >= 0], y[y >= 0]) for x, y in data_loader]
-    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
-
-
-def scores_of(predictions: Predictions) -> Tensor:
-    """The outlier scores (N,), NaN as infinity."""
-    return predictions.outlier_score.nan_to_num(torch.inf, torch.inf, -torch.inf)

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from gradgeo.benchmark.cache import CHUNK, cached, content, keep, kept, weights
 from gradgeo.benchmark.cases import Array, Case
 from gradgeo.benchmark.methods import Method
-from gradgeo.ood import known, scores_of
 from gradgeo.panel import Panel
 
 BATCH = 50  # inputs that a method scores at a time
@@ -61,7 +60,8 @@ def scored(group: Group, case: Case, columns: dict[str, Tensor]) -> dict[str, Sc
     column, at most `TIMED`, after a few of them to warm up; it is kept like the scores.
     """
     right = case.right[: case.half]
-    x, y = case.x[: case.half][right], case.y[: case.half][right]
+    # The predicted classes are the labels, also where there are none.
+    x, y = case.x[: case.half][right], case.logits[: case.half][right].argmax(1)
     fitted_on = weights(case.model), content(x), content(y)
     keys = {name: (name, *fitted_on, method.version) for name, method in group.items()}
     pieces = {column: torch.split(inputs, CHUNK) for column, inputs in columns.items()}
@@ -136,13 +136,17 @@ class _Fitted:
     def _fit(self) -> tuple[dict[str, Any], Callable[[Tensor], list[Tensor]]]:
         """The detectors by name, and what gives the scores (n,) of each."""
         detectors = {name: method.make(self._model, self._x[:2]) for name, method in self._group.items()}
-        loader = DataLoader(TensorDataset(self._x, self._y), batch_size=64)
         if len(detectors) > 1:
-            panel = Panel([detector.detector for detector in detectors.values()]).fit(*known(loader))
-            return detectors, lambda x: [scores_of(found) for found in panel.predict(x)]
+            panel = Panel([detector.detector for detector in detectors.values()]).fit(self._x, self._y)
+            return detectors, lambda x: [_judgeable(found.outlier_score) for found in panel.predict(x)]
         (alone,) = detectors.values()
-        alone.fit(loader)
+        alone.fit(DataLoader(TensorDataset(self._x, self._y), batch_size=64))
         return detectors, lambda x: [alone.predict(x)]
+
+
+def _judgeable(score: Tensor) -> Tensor:
+    """NaN as infinity, as `OodDetector` has it."""
+    return torch.where(score.isnan(), torch.inf, score)
 
 
 @contextmanager
