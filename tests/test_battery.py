@@ -12,12 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from gradgeo.benchmark import cache, evaluation
+from gradgeo.benchmark import cache, evaluation, processes
 from gradgeo.benchmark.battery import COLUMNS, Column, Setting, shaped
 from gradgeo.benchmark.cases import Case, Cases, count
+from gradgeo.benchmark.judging import groups, scored
 from gradgeo.benchmark.methods import METHODS, Method
 from gradgeo.benchmark.own import chosen_methods, own_columns, own_setting, shipped_settings
+from gradgeo.detector import Detector
 from gradgeo.errors import ArgumentError, DataError
+from gradgeo.panel import Panel
 
 pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
 QUICK = {name: METHODS[name] for name in ("gradgeo", "MaxSoftmax", "KNN")}
@@ -31,6 +34,10 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def setting():
     return Setting(Cases(Path())["digits"], Cases(Path()), 40)
+
+
+def alone(name: str, setting: Setting, x: torch.Tensor) -> np.ndarray:
+    return scored({name: METHODS[name]}, setting.case, {"a": x})[name].scores["a"]
 
 
 def test_columns_are_made_from_the_second_half_and_stay_within_bounds(setting):
@@ -97,26 +104,80 @@ def test_finished_chunks_are_not_scored_again(setting):
             calls.append(len(x))
             return x.flatten(1).sum(1)
 
-    method = Method(lambda model, x: Counting())
-    first = method.scores("counting", setting.case, {"a": setting.x})
-    assert calls == ["fit", 40]
-    second = method.scores("counting", setting.case, {"a": setting.x})
-    assert calls == ["fit", 40]
+    group = {"counting": Method(lambda model, x: Counting())}
+    first = scored(group, setting.case, {"a": setting.x})["counting"]
+    timed = ["fit", 8, 40]
+    assert calls == [*timed, 40]
+    second = scored(group, setting.case, {"a": setting.x})["counting"]
+    assert calls == [*timed, 40]
     assert np.array_equal(first.scores["a"], second.scores["a"])
-    method.scores("counting", setting.case, {"b": setting.x + 1})
-    assert calls == ["fit", 40, "fit", 40]
+    assert first.ms_per_input == second.ms_per_input > 0
+    scored(group, setting.case, {"a": setting.x, "b": setting.x + 1})
+    assert calls == [*timed, 40, "fit", 40]
+
+
+# Methods that share passes
+
+OURS = {name: METHODS[name] for name in ("gradgeo", "gradgeo fast", "ten statistics")}
+
+
+@pytest.fixture(scope="module")
+def few():
+    """A classifier that is measured in no time."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x = torch.rand(400, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    return Setting(Case("few", model, x, model(x).argmax(1), 250), Cases(Path()), 30)
+
+
+def test_methods_that_share_passes_score_as_by_themselves(few, tmp_path, monkeypatch):
+    together = scored(OURS, few.case, {"a": few.x, "b": few.noise("b", torch.rand)})
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "other")
+    for name, found in together.items():
+        assert np.allclose(found.scores["a"], alone(name, few, few.x), rtol=1e-4), name
+    cost = {name: found.ms_per_input for name, found in together.items()}
+    assert cost["gradgeo"] > max(cost["gradgeo fast"], cost["ten statistics"])  # each by itself
+
+
+def test_only_what_is_not_finished_of_those_that_share_is_done(few, monkeypatch):
+    fitted = []
+    fit = Detector._learn
+    monkeypatch.setattr(Detector, "_learn", lambda self, *found: (fitted.append(self.evidence), fit(self, *found)))
+    alone("gradgeo fast", few, few.x)
+    assert fitted == ["fast"]
+    kept = set(cache.CACHE.iterdir())
+    scored(OURS, few.case, {"a": few.x})
+    assert fitted == ["fast", "full", "paper"]
+    assert kept < set(cache.CACHE.iterdir())
+    scored(OURS, few.case, {"a": few.x})
+    assert len(fitted) == 3
+
+
+def test_where_sharing_fails_each_is_tried_by_itself(few, monkeypatch):
+    monkeypatch.setattr(Panel, "predict", lambda self, x: 1 / 0)
+    result = evaluation.evaluate(few, columns={"constant": COLUMNS["constant"]}, methods=OURS)
+    assert set(result["cells"]) == set(OURS)
+    monkeypatch.setattr(Detector, "_verdicts", lambda self, measured: 1 / 0)
+    result = evaluation.evaluate(few, columns={"noise": COLUMNS["uniform noise"]}, methods=OURS)
+    assert {told["error"] for told in result["methods"].values()} == {"ZeroDivisionError: division by zero"}
+    assert list(result["methods"]) == list(OURS)
+
+
+def test_groups_keep_the_order_in_which_they_are_named():
+    methods = {name: METHODS[name] for name in ("KNN", "ten statistics", "ViM", "gradgeo")}
+    assert list(map(list, groups(methods))) == [["KNN"], ["ten statistics", "gradgeo"], ["ViM"]]
 
 
 def test_peers_are_those_of_pytorch_ood_on_the_same_model(setting):
     from pytorch_ood.detector import EnergyBased
 
-    scores = METHODS["EnergyBased"].scores("EnergyBased", setting.case, {"a": setting.x}).scores["a"]
+    scores = alone("EnergyBased", setting, setting.x)
     assert np.allclose(scores, EnergyBased(setting.case.model).predict(setting.x).double().numpy())
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "gradgeo"])
 def test_every_peer_runs(setting, name):
-    scores = METHODS[name].scores(name, setting.case, {"a": setting.x[:10]}).scores["a"]
+    scores = alone(name, setting, setting.x[:10])
     assert scores.shape == (10,)
     assert np.isfinite(scores).all()
 
@@ -162,13 +223,13 @@ def mine(tmp_path):
 def test_own_model_data_and_detector_without_labels(mine):
     setting = own_setting(f"{mine}/net.py:load", f"{mine}/id.npz", 50)
     columns = own_columns((f"{mine}/ood.npz",), ("pgd",))
-    methods = {"gradgeo": METHODS["gradgeo"]} | chosen_methods((), (f"{mine}/net.py:Mine",))
+    methods = chosen_methods(("gradgeo", "gradgeo fast", "KNN"), (f"{mine}/net.py:Mine",))
     result = evaluation.evaluate(setting, columns=columns, methods=methods)
     assert result["columns"]["ood.npz"]["count"] == 50
     assert {"PGD", "PGD, small"} <= set(result["columns"])
     assert "FGSM" not in result["columns"]
     assert result["columns"]["misclassified"]["count"] == 0
-    assert f"{mine}/net.py:Mine" in result["cells"]
+    assert set(result["cells"]) == {"gradgeo", "gradgeo fast", "KNN", f"{mine}/net.py:Mine"}
 
 
 def test_data_of_the_same_name_keeps_its_whole_path(mine):
@@ -218,6 +279,14 @@ def test_unbounded_data_gets_unbounded_attacks_in_its_own_units(mine):
     assert case.budgets[0] == pytest.approx(40 * 8 / 255, rel=0.1)
 
 
+def test_a_task_that_fails_says_so_and_stops_no_other():
+    said = []
+    run = processes._Run(None, 20, (("MaxSoftmax",), ()), said.append)
+    processes._work(run, lambda run: 1 / 0)
+    processes._work(run, lambda run: run.say("next"))
+    assert said == ["ZeroDivisionError: division by zero; to be tried again", "next"]
+
+
 def test_bad_choices_are_refused_before_any_work(mine):
     with pytest.raises(ArgumentError, match="attacks"):
         own_columns((), ("nonsense",))
@@ -248,7 +317,7 @@ def test_a_model_that_cannot_be_traced_is_attacked_as_it_is():
 
 def test_processes_say_what_they_are_at_and_leave_their_work_in_the_cache(tmp_path, monkeypatch):
     call = "prepare(None, ('digits',), 20, (('MaxSoftmax',), ()), 2, say)"
-    code = "from gradgeo.benchmark.evaluation import prepare\nfrom gradgeo.cli.console import say\n"
+    code = "from gradgeo.benchmark.processes import prepare\nfrom gradgeo.cli.console import say\n"
     code += f"if __name__ == '__main__': {call}"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "gradgeo: digits: scoring with MaxSoftmax" in run.stderr

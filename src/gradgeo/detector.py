@@ -17,10 +17,8 @@ from gradgeo import conformal, detector_file, fingerprint, notebook
 from gradgeo.batches import Data, batches
 from gradgeo.classifier import Classifier, Model
 from gradgeo.errors import (
-    ArgumentError,
     DetectorFileError,
     NotFittedError,
-    UnusableInputWarning,
     choice,
     expected,
     public,
@@ -28,6 +26,7 @@ from gradgeo.errors import (
 )
 from gradgeo.evidence import Evidence, resolve
 from gradgeo.explaining import References, explanations, named
+from gradgeo.fitting import Split, measure_trusted
 from gradgeo.geometry.forward_pass import ForwardPass
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.maps import Classes, Maps
@@ -36,7 +35,7 @@ from gradgeo.geometry.surrogates import SmoothReLU
 from gradgeo.joint import Joint, Surprise
 from gradgeo.measurement import Instrument, Measured
 from gradgeo.one_class import KINDS, Array, OneClass
-from gradgeo.survey import Survey, first_of, rows_of
+from gradgeo.survey import Survey
 from gradgeo.verdicts import Explanation, Judgement, Predictions
 
 _SETTINGS = ("evidence", "alpha", "classes", "loss", "temperature", "calibration", "seed", "batch_size")
@@ -48,7 +47,6 @@ _FITTED = (
 MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes, for each feature of the widest evidence
 MODEST = 10  # features that evidence counts as where their number is the model's
 TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes the temperature
-NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
 class Detector:
@@ -163,60 +161,31 @@ class Detector:
 
     def _fit(self, data: Data, labels: Any) -> None:
         survey = Survey.of(self.model, data, labels, batch_size=self.batch_size)
-        trusted = survey.usable & survey.correct
+        survey.told()
+        split = self._prepare(survey)
+        found = measure_trusted(self.model, data, survey, split, self._instrument, batch_size=self.batch_size)
+        self._learn(survey, split, *found)
+
+    def _prepare(self, survey: Survey) -> Split:
+        """Decide what is measured, but for the radius, and which inputs are learned from."""
         self.input_shape_ = survey.input_shape
         self.num_classes_ = survey.num_classes
-        self.unusable_ = int((~survey.usable).sum())
-        self.misclassified_ = int((survey.usable & ~survey.correct).sum())
+        self.unusable_, self.misclassified_ = survey.unusable, survey.misclassified
         self.loss_ = self._loss_for(self.num_classes_)
         self.classes_ = self.classes
-        if self.unusable_:
-            warn(
-                f"{self.unusable_} of {len(trusted)} inputs have NaN or infinite values or logits and are left out.",
-                UnusableInputWarning,
-            )
-        if self.misclassified_ > trusted.sum():
-            warn(
-                f"{self.misclassified_} of {len(trusted)} inputs count as misclassified: are the labels numbered as "
-                "the model's classes are?"
-            )
         evidence = self._available(survey.first_usable)
         learn = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
-        self._require_enough(trusted, learn, f"{self.misclassified_} are misclassified, {self.unusable_} unusable")
+        split = Split.of(survey, learn, calibration=self.calibration, alpha=self.alpha, seed=self.seed)
+        self.temperature_ = self._temperature_for(survey.margin[split.fit])
+        self._instrument = Instrument(evidence, Maps(Loss(self.loss_, self.temperature_), self.classes_))
+        return split
 
-        order = np.random.default_rng(self.seed).permutation(np.flatnonzero(trusted))
-        size = conformal.calibration_size(len(order), self.calibration, self.alpha, at_most=len(order) - learn)
-        calibration, fit = np.sort(order[:size]), np.sort(order[size:])
-        self.temperature_ = self._temperature_for(survey.margin[fit])
-        maps = Maps(Loss(self.loss_, self.temperature_), self.classes_)
-        self.radius_ = self._radius_for(data, fit[:NEAREST], Instrument(evidence, maps))
-        self._instrument = Instrument(evidence, maps, self.radius_)
-
-        measured = self._measure(rows_of(batches(data, batch_size=self.batch_size, labelled=False), trusted))
-        # Another batch may round differently; more than that is another input.
-        if (
-            len(measured.label) != trusted.sum()
-            or np.mean(np.abs(measured.probability - survey.probability[trusted]) > 1e-3) > 0.01
-        ):
-            raise expected(
-                "data",
-                "the same at both readings",
-                "other predictions at the second",
-                "Use a data set without random augmentation and a model that draws no random numbers.",
-            )
-        row = np.cumsum(trusted) - 1  # of each input in what was measured
-        alive = np.zeros_like(trusted)
-        alive[trusted] = measured.alive
-        dead = f"{int((trusted & ~alive).sum())} have no gradient at all (dead network)"
-        self._require_enough(alive, learn, dead)
-        fit, calibration = fit[alive[fit]], calibration[alive[calibration]]
-        if len(fit) < learn or len(calibration) < conformal.needed(self.alpha):
-            raise ArgumentError(
-                f"expected more inputs with gradients, got {len(fit)} to learn from, {len(calibration)} to calibrate "
-                "on after the dead ones were left out. Give more data or a larger alpha."
-            )
-
-        learnt, kept = measured[row[fit]], measured[row[calibration]]
+    def _learn(self, survey: Survey, split: Split, instrument: Instrument, measured: Measured) -> None:
+        """Learn from what `instrument` measured of the trusted inputs, and calibrate."""
+        self._instrument, self.radius_ = instrument, instrument.radius
+        split = split.alive(survey, measured)
+        learnt, kept = split.parts(survey, measured)
+        evidence = instrument.evidence
         self._joint = Joint.fit(
             [e.one_class for e in evidence],
             [e.question for e in evidence],
@@ -226,9 +195,9 @@ class Detector:
             seed=self.seed,
         )
         scores = self._member_scores(kept)
-        self._reference = References(calibration, kept.label, named(evidence, kept.features)[1], scores.numpy())
+        self._reference = References(split.calibration, kept.label, named(evidence, kept.features)[1], scores.numpy())
         self._calibration = np.sort(self._joint.join(scores).numpy())
-        self.fit_size_, self.calibration_size_ = len(fit), len(calibration)
+        self.fit_size_, self.calibration_size_ = len(split.fit), len(split.calibration)
 
     def _available(self, x: Tensor) -> tuple[Evidence, ...]:
         """The evidence that this model has, told by a pass of one input (or none)."""
@@ -243,23 +212,6 @@ class Detector:
                 "Its logits are not made by a linear layer; leave these out, or use a preset.",
             )
         return tuple(e for e in wanted if e.name not in missing)
-
-    def _radius_for(self, data: Data, rows: NDArray[np.int64], instrument: Instrument) -> float:
-        if not any(e.around for e in instrument.evidence):
-            return 1.0
-        kept = np.zeros(rows[-1] + 1, np.bool_)
-        kept[rows] = True
-        inputs = rows_of(first_of(batches(data, batch_size=self.batch_size, labelled=False), len(kept)), kept)
-        return instrument.typical_radius(self.model, inputs, batch_size=self.batch_size)
-
-    def _require_enough(self, trusted: NDArray[np.bool_], learn: int, lost: str) -> None:
-        calibrate = conformal.needed(self.alpha)
-        if trusted.sum() < calibrate + learn:
-            raise ArgumentError(
-                f"expected at least {calibrate + learn} trusted inputs ({calibrate} to calibrate alpha = {self.alpha}, "
-                f"{learn} to learn from), got {int(trusted.sum())} of {len(trusted)} inputs: {lost}. "
-                "Give more data or a larger alpha."
-            )
 
     def _loss_for(self, num_classes: int) -> str:
         if num_classes > 2 or self.loss == "logit":
@@ -290,6 +242,9 @@ class Detector:
         self._require_fit()
         self._check()
         measured = self._measure(self._inputs(x), keep=keep)
+        return self._verdicts(measured), measured
+
+    def _verdicts(self, measured: Measured) -> Predictions:
         score = self._joint.join(self._member_scores(measured)).numpy()
         p = conformal.p_values(self._calibration, score)
         if conformal.needed(self.alpha) > self.calibration_size_:
@@ -298,7 +253,7 @@ class Detector:
                 f"p-values start at {1 / (self.calibration_size_ + 1):.4f}. Fit again with this alpha."
             )
         columns = (measured.label, measured.probability, score, p, np.greater(p, self.alpha))
-        return Predictions(*map(torch.from_numpy, columns)), measured
+        return Predictions(*map(torch.from_numpy, columns))
 
     def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
         """The outlier score (N,) as a function of `x` (N, *input) that can be differentiated, for attacks.

@@ -1,7 +1,7 @@
 """Measuring evidence over whole sources of inputs: what `fit`, `predict` and `explain` have in common."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,6 +52,12 @@ class Instrument:
     evidence: tuple[Evidence, ...]
     maps: Maps
     radius: float = 1.0
+
+    def only(self, evidence: tuple[Evidence, ...], measured: Measured) -> "tuple[Instrument, Measured]":
+        """The instrument of some of its evidence, and what it would have `measured`."""
+        radius = self.radius if any(e.around for e in evidence) else 1.0
+        features = [measured.features[self.evidence.index(e)] for e in evidence]
+        return replace(self, evidence=evidence, radius=radius), replace(measured, features=features)
 
     def observe(self, forward: ForwardPass) -> Observation:
         """The observation that a forward pass is measured by."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradgeo.batches import Data, batches
 from gradgeo.classifier import Classifier, Model
-from gradgeo.errors import expected
+from gradgeo.errors import UnusableInputWarning, expected, warn
 from gradgeo.one_class import Array
 
 
@@ -26,6 +26,39 @@ class Survey:
     margin: Array
     usable: NDArray[np.bool_]
     correct: NDArray[np.bool_]  # all, where there are no labels
+
+    @property
+    def trusted(self) -> NDArray[np.bool_]:
+        """Which inputs a detector may learn from."""
+        return self.usable & self.correct
+
+    @property
+    def unusable(self) -> int:
+        """How many inputs have NaN or infinite values or logits."""
+        return int((~self.usable).sum())
+
+    @property
+    def misclassified(self) -> int:
+        """How many of the others have another label than is predicted."""
+        return int((self.usable & ~self.correct).sum())
+
+    @property
+    def lost(self) -> str:
+        """Why inputs are not trusted, with the counts."""
+        return f"{self.misclassified} are misclassified, {self.unusable} unusable"
+
+    def told(self) -> None:
+        """Warn of what is left out."""
+        if self.unusable:
+            warn(
+                f"{self.unusable} of {len(self.usable)} inputs have NaN or infinite values or logits and are left out.",
+                UnusableInputWarning,
+            )
+        if self.misclassified > self.trusted.sum():
+            warn(
+                f"{self.misclassified} of {len(self.usable)} inputs count as misclassified: are the labels numbered as "
+                "the model's classes are?"
+            )
 
     @classmethod
     def of(cls, model: Model, data: Data, labels: Any, *, batch_size: int) -> Self:

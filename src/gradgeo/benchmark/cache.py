@@ -23,16 +23,32 @@ CHUNK = 250  # inputs in one piece of cached work
 
 
 def cached(make: Callable[[], dict[str, Any]], *key: object) -> dict[str, Any]:
-    """The arrays that `make` gives, made once for each key; written in one piece, so that none is ever half there."""
-    path = CACHE / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.npz"
-    if path.exists():
-        with np.load(path) as kept:
-            return dict(kept)
-    made = make()
+    """The arrays that `make` gives, made once for each key."""
+    found = kept(*key)
+    if found is None:
+        found = make()
+        keep(found, *key)
+    return found
+
+
+def kept(*key: object) -> dict[str, Any] | None:
+    """The arrays that were kept under a key, if any."""
+    if not (path := _path(key)).exists():
+        return None
+    with np.load(path) as found:
+        return dict(found)
+
+
+def keep(made: dict[str, Any], *key: object) -> None:
+    """Keep arrays under a key; written in one piece, so that none is ever half there."""
+    path = _path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as stream:
         np.savez(stream, **made)
-    return made
+
+
+def _path(key: tuple[object, ...]) -> Path:
+    return CACHE / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.npz"
 
 
 def content(x: Tensor) -> str:

@@ -1,9 +1,6 @@
 """One classifier, every column, every method: the run that fills the benchmark's page."""
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +9,20 @@ from torch import Tensor
 
 from gradgeo.benchmark import comparison
 from gradgeo.benchmark.battery import COLUMNS, Column, Made, Setting
+from gradgeo.benchmark.judging import Scored, attempt, groups
 from gradgeo.benchmark.methods import METHODS, Method
-from gradgeo.benchmark.own import chosen_methods, shipped_settings
 from gradgeo.benchmark.page import made_by
 from gradgeo.errors import GradgeoError
 
 SCHEMA = 1
 
+TRUSTED = "trusted"  # among the columns: the inputs that are to be told from the others
+
 Say = Callable[[str], None]
 
 
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
     """Say nothing."""
-
-
-def prepare(
-    folder: Path | None,
-    names: tuple[str, ...],
-    inputs: int,
-    methods: tuple[tuple[str, ...] | None, tuple[str, ...]],
-    jobs: int,
-    say: Say = _silent,
-) -> None:
-    """Do the work of several classifiers in processes of one thread each; what they find stays in the cache.
-
-    Each process says for itself what it is at by `say`, a function that can be pickled.
-
-    Networks as small as ours gain next to nothing from a second thread: two processes do in an hour what one of two
-    threads does in an hour and a half.
-    """
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(_work, folder, inputs, methods, say), names))
-
-
-def _work(
-    folder: Path | None, inputs: int, methods: tuple[tuple[str, ...] | None, tuple[str, ...]], say: Say, name: str
-) -> None:
-    torch.set_num_threads(1)
-    (setting,) = shipped_settings(folder, (name,), inputs)
-    evaluate(setting, methods=chosen_methods(*methods), say=say)
 
 
 def evaluate(
@@ -59,41 +31,28 @@ def evaluate(
     columns: dict[str, Column] | None = None,
     methods: dict[str, Method] | None = None,
     command: str = "gradgeo bench",
-    say: Say = _silent,
+    say: Say = silent,
 ) -> dict[str, Any]:
     """Scores, figures and differences of `methods` on `columns` for one classifier, as JSON-ready data.
 
     A column that cannot be made and a method that fails keep their place, with the reason.
     """
-    case, trusted = setting.case, setting.x
-    described: dict[str, dict[str, Any]] = {}
-    inputs: dict[str, Tensor] = {}
-    for name, column in (columns or COLUMNS).items():
-        if not column.applies(setting):
-            continue
-        say(f"{case.name}: making {name}")
-        made, error = _made(column, setting)
-        described[name] = {
-            "cause": column.cause,
-            "count": len(made.x),
-            "success_rate": made.success,
-            "note": made.note,
-            "error": error,
-        }
-        if len(made.x):
-            inputs[name] = made.x
+    case, methods = setting.case, methods or METHODS
+    described, inputs = columns_of(setting, columns or COLUMNS, say)
+    found: dict[str, Scored | Exception] = {}
+    for group in groups(methods):
+        say(f"{case.name}: scoring with {', '.join(group)}")
+        found |= attempt(group, case, inputs)
     scores: dict[str, comparison.Scores] = {}
     used: dict[str, dict[str, Any]] = {}
-    for name, method in (methods or METHODS).items():
-        say(f"{case.name}: scoring with {name}")
+    for name, method in methods.items():
         used[name] = {"peer": method.peer, "passes": method.passes, "error": None, "ms_per_input": None}
-        try:
-            scored = method.scores(name, case, {"trusted": trusted, **inputs})
-        except Exception as error:  # a peer may fail in any way; the others still count
-            used[name]["error"] = _portable(f"{type(error).__name__}: {error}")[:300]
+        scored = found[name]
+        if isinstance(scored, Exception):
+            used[name]["error"] = _portable(f"{type(scored).__name__}: {scored}")[:300]
             continue
-        outside = {column: found for column, found in scored.scores.items() if column != "trusted"}
-        scores[name] = comparison.Scores(scored.scores["trusted"], outside)
+        outside = {column: of for column, of in scored.scores.items() if column != TRUSTED}
+        scores[name] = comparison.Scores(scored.scores[TRUSTED], outside)
         used[name]["ms_per_input"] = scored.ms_per_input
     return {
         "schema": SCHEMA,
@@ -103,12 +62,35 @@ def evaluate(
             "classes": case.logits.shape[1],
             "accuracy": float(case.right[case.half :].double().mean()),
             "fitted_on": int(case.right[: case.half].sum()),
-            "trusted": len(trusted),
+            "trusted": len(inputs[TRUSTED]),
         },
         "columns": described,
         "methods": used,
         **_compared(scores, {name for name, facts in used.items() if facts["peer"]}),
     }
+
+
+def columns_of(
+    setting: Setting, columns: dict[str, Column], say: Say = silent
+) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
+    """What is to be said of each column that applies, and its inputs, if it has any; the trusted ones come first."""
+    described: dict[str, dict[str, Any]] = {}
+    inputs = {TRUSTED: setting.x}
+    for name, column in columns.items():
+        if not column.applies(setting):
+            continue
+        say(f"{setting.case.name}: making {name}")
+        found, error = _made(column, setting)
+        described[name] = {
+            "cause": column.cause,
+            "count": len(found.x),
+            "success_rate": found.success,
+            "note": found.note,
+            "error": error,
+        }
+        if len(found.x):
+            inputs[name] = found.x
+    return described, inputs
 
 
 def _compared(scores: dict[str, comparison.Scores], peers: set[str]) -> dict[str, Any]:
@@ -127,10 +109,10 @@ def _compared(scores: dict[str, comparison.Scores], peers: set[str]) -> dict[str
 
 def _made(column: Column, setting: Setting) -> tuple[Made, str | None]:
     try:
-        made = column.make(setting)
+        found = column.make(setting)
     except GradgeoError as error:
         return Made(torch.empty(0)), _portable(str(error))
-    return (made if isinstance(made, Made) else Made(made)), None
+    return (found if isinstance(found, Made) else Made(found)), None
 
 
 def _portable(text: str) -> str:

@@ -15,9 +15,10 @@ from gradgeo.benchmark.cache import CHUNK, cached, code, content, weights
 from gradgeo.benchmark.cases import Array, Case, Cases, judged
 from gradgeo.benchmark.methods import OURS
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import NEAREST, TYPICAL_MARGIN
+from gradgeo.detector import TYPICAL_MARGIN
 from gradgeo.errors import GradgeoError
 from gradgeo.evidence import EVIDENCE, PRESETS
+from gradgeo.fitting import NEAREST
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.maps import Maps
 from gradgeo.joint import Joint

@@ -60,7 +60,7 @@ def bench(
         list[str] | None, typer.Option(help="A further detector, file.py:function of the model; may be repeated.")
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Built-in methods, with commas; default all.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the classifiers in the data folder.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the work on the data folder.")] = 1,
     size: Size = None,
     channels: Channels = None,
     mean: Mean = None,
@@ -97,7 +97,8 @@ def bench(
         settings = custom.shipped_settings(data, ("digits",) if quick else _names(cases), inputs)
         if jobs > 1:
             chosen_by = (_names(methods), tuple(method or ()))
-            battery.prepare(data, tuple(s.case.name for s in settings), inputs, chosen_by, jobs, say)
+            processes = import_module("gradgeo.benchmark.processes")
+            processes.prepare(data, tuple(s.case.name for s in settings), inputs, chosen_by, jobs, say)
     results = [
         battery.evaluate(setting, columns=columns, methods=chosen, command=command, say=say) for setting in settings
     ]
