@@ -174,8 +174,8 @@ def saliency_maps(
         samples with NaN or infinite inputs or logits. The result itself takes N K d entries: for many classes prefer
         `csm`, which never holds the maps of all samples.
 
-    Cost: one forward and min(K, C) backward passes to the input per sample; where a linear layer makes the logits of F
-    features, min(K, F).
+    Cost: one forward and K backward passes to the input per sample; where a linear layer makes the logits of F
+    features, min(K, F). The entries of a softmax's cotangents sum to zero, so all of up to 16 classes take C - 1.
 
     Raises:
         ArgumentError: an option or `x` is not as described, or one sample needs more than `memory_budget`.

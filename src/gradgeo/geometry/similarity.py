@@ -85,8 +85,7 @@ def csm(
         (N, K, K) as in `cosine_similarity_matrix`, on the model's device. NaN for samples with NaN or infinite inputs
         or logits.
 
-    Cost: one forward and min(K, C) backward passes per sample; where a linear layer makes the logits of F features,
-    min(K, F). Memory: within `memory_budget`; a signed map is kept as one byte an entry.
+    Cost: that of `saliency_maps`. Memory: within `memory_budget`; a signed map is kept as one byte an entry.
 
     Raises: as `saliency_maps`.
     """
