@@ -1,7 +1,6 @@
 """What cosine similarity matrices cost: against the authors' function, and against a loop of backward passes."""
 
 import copy
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,8 @@ from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.memory import heights
 from gradgeo.benchmark.page import Page
 from gradgeo.benchmark.screening import screened
+from gradgeo.benchmark.strategies import strategies
+from gradgeo.benchmark.timing import timed
 from gradgeo.geometry.similarity import csm, products_of_signs
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def run(cases: Cases) -> Page:
         page.say("The product of signs alone, C = 1000 maps of d entries, ms:")
         sizes = (3072,) if quick else (3072, 50176, 150_528)
         page.table(["d", "float32 matmul", "ours", "times faster"], [_product(page, d) for d in sizes])
+        strategies(page, cases, _mlp(), quick=quick)
         screened(page, cases, quick=quick)
         heights(page, quick=quick)
     finally:
@@ -114,7 +116,7 @@ def run(cases: Cases) -> Page:
 def _small(cases: Cases, *, quick: bool) -> list[_Timed]:
     generator = torch.Generator().manual_seed(0)
     ten, hundred, beats = (cases[name] for name in ("cifar10", "cifar100", "ecg5000"))
-    mlp = nn.Sequential(nn.Linear(3072, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 100)).eval()
+    mlp = _mlp()
     flat = torch.rand(8, 3072, generator=generator)
     once = 1 if quick else None
     found = [
@@ -133,6 +135,10 @@ def _small(cases: Cases, *, quick: bool) -> list[_Timed]:
         _Timed("MLP 3072-512-512, C 100, N 8", mlp, flat),
         _Timed("1-D CNN, C 5, N 64", beats.model, beats.x[:64]),
     ]
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(3072, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 100)).eval()
 
 
 def _photos() -> Iterable[_Timed]:
@@ -180,18 +186,6 @@ def floor(model: nn.Module, x: Tensor, classes: int) -> None:
     logits = model(leaf.clone())
     for i in range(classes):
         torch.autograd.grad(logits[:, i].sum(), leaf, retain_graph=True)
-
-
-def timed(ways: dict[str, Callable[[], object]], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
-    """Process times in ms, one of each way a round, in turns; a first round is not counted if `warm`."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(0 if warm else 1, rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - start))
-    return times
 
 
 def _rows(page: Page, case: _Timed) -> list[list[str]]:

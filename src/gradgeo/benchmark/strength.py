@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from gradgeo import attacks
 from gradgeo.benchmark.battery import Setting
 from gradgeo.benchmark.cases import Case, Cases
-from gradgeo.benchmark.engine import timed
 from gradgeo.benchmark.page import Page
+from gradgeo.benchmark.timing import timed
 from gradgeo.errors import require
 
 NAMES = ("mnist", "fashion", "cifar10")
