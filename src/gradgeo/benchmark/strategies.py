@@ -76,7 +76,8 @@ def _together(model: nn.Module, x: Tensor, cotangents: Tensor) -> Tensor:
 
 def _replicated(model: nn.Module, x: Tensor, cotangents: Tensor) -> Tensor:
     leaf = x.expand(len(cotangents), *x.shape).flatten(0, 1).clone().requires_grad_()
-    return torch.autograd.grad(model(leaf), leaf, cotangents.flatten(0, 1))[0].unflatten(0, cotangents.shape[:2])
+    pulled = torch.autograd.grad(model(leaf), leaf, cotangents.flatten(0, 1))[0]
+    return pulled.view(*cotangents.shape[:2], *x.shape[1:])
 
 
 def _compiled(model: nn.Module, x: Tensor, cotangents: Tensor) -> Tensor:
