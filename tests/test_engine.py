@@ -213,34 +213,38 @@ def test_maps_of_a_softmax_cost_a_pass_less_than_there_are_classes(
 
 
 class Signals(nn.Module):
-    """Convolutions of signals, with or without a view that channels last does not allow."""
+    """Convolutions of signals, with a view that channels last does not allow, or a function as the last layer."""
 
-    def __init__(self, *, views: bool) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 6, 3), nn.Tanh())
-        self.head, self.views = nn.Linear(6, 3), views
+        self.body = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 6, 3))
+        self.last = nn.Identity() if kind == "function" else nn.Tanh()
+        self.head, self.kind = nn.Linear(6, 3), kind
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.body(x)
-        return self.head(h.view(-1).view_as(h).mean(2) if self.views else h.mean(2))
+        h = self.last(self.body(x))
+        if self.kind == "view":
+            h = h.view(-1).view_as(h)
+        return self.head((torch.tanh(h) if self.kind == "function" else h).mean(2))
 
 
-@pytest.mark.parametrize("views", [False, True])
-def test_signals_lie_channels_last_where_the_model_allows(views: bool) -> None:
+@pytest.mark.parametrize("kind", ["plain", "view", "function"])
+def test_signals_lie_channels_last_where_gradients_do(kind: str) -> None:
     torch.manual_seed(0)
-    model, x = trained(Signals(views=views)), torch.rand(9, 2, 20)
-    layouts: list[tuple[int, ...]] = []
+    model, x = trained(Signals(kind)), torch.rand(9, 2, 20)
     forward_of(model, x)
     fast = Classifier.of(model).fast(x).model
+    layouts: list[tuple[int, ...]] = []
     with traceless(x):
-        made = fast.body(x.requires_grad_())
+        made = fast.last(fast.body(x.clone().requires_grad_()))
         made.register_hook(lambda above: layouts.append(above.stride()))
         fast.head(made.mean(2)).sum().backward()
-    assert (type(fast.body[0]) is nn.Conv1d) == views
-    assert made.stride() == ((96, 16, 1) if views else (96, 1, 6))
+    rows = kind == "plain"
+    assert (type(fast.body[0]) is not nn.Conv1d) == rows
+    assert made.stride() == ((96, 1, 6) if rows else (96, 16, 1))
     assert layouts == [made.stride()]
-    exact = reference.maps(model, x.detach(), "cross_entropy")
-    ours = gradgeo.saliency_maps(model, x.detach(), sign=False)
+    exact = reference.maps(model, x, "cross_entropy")
+    ours = gradgeo.saliency_maps(model, x, sign=False)
     assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 

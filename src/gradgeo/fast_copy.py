@@ -128,12 +128,12 @@ class FastCopy:
             if products:
                 freeze_linear(changed)
             _change(changed, pairs if fold else [], channels_last=last, traced=traced)
-            if self._agrees(changed, x, logits, last):
+            for layer in watch.last_in_rows() if last else ():
+                changed.get_submodule(names[layer]).register_forward_hook(_settle_rows)
+            if self._agrees(changed, x, logits, last) and not (last and _mixes(changed, x)):
                 self.model, self._channels_last = changed, last
                 head = None if self.head is None else changed.get_submodule(names[self.head])
                 self.head = head if isinstance(head, nn.Linear) else None
-                for layer in watch.last_in_rows() if last else ():
-                    changed.get_submodule(names[layer]).register_forward_hook(_settle_rows)
                 return
 
     def _agrees(self, model: nn.Module, x: Tensor, logits: Tensor, channels_last: bool) -> bool:
@@ -278,6 +278,29 @@ def _settle_rows(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None
     times as long for an elementwise backward pass of two layouts."""
     if isinstance(output, Tensor) and output.requires_grad and output.ndim == 3:
         output.register_hook(_in_rows)
+
+
+def _mixes(model: nn.Module, x: Tensor) -> bool:
+    """Whether a convolution of signals gets its gradient in another layout: what is between them then took long."""
+    layouts: list[bool] = []
+
+    def listen(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        output.register_hook(lambda above: layouts.append(above.mT.is_contiguous()))
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv1d)]
+    if not layers:
+        return False
+    handles = [layer.register_forward_hook(listen) for layer in layers]
+    try:
+        with torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            torch.autograd.grad(logits_of(model, leaf.clone()).sum(), leaf)
+    except Exception:  # said where gradients are asked for
+        return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    return not all(layouts)
 
 
 def _in_rows(above: Tensor) -> Tensor:
