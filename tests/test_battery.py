@@ -316,14 +316,14 @@ def test_a_model_that_cannot_be_traced_is_attacked_as_it_is():
 
 
 def test_processes_say_what_they_are_at_and_leave_their_work_in_the_cache(tmp_path, monkeypatch):
-    call = "prepare(None, ('digits',), 20, (('MaxSoftmax',), ()), 2, say)"
+    call = "prepare(None, ('digits',), 5, (('MaxSoftmax',), ()), 2, say)"
     code = "from gradgeo.benchmark.processes import prepare\nfrom gradgeo.cli.console import say\n"
     code += f"if __name__ == '__main__': {call}"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "gradgeo: digits: scoring with MaxSoftmax" in run.stderr
     monkeypatch.setattr(cache, "CACHE", tmp_path / ".cache" / "bench")
     made = set(cache.CACHE.iterdir())
-    (setting,) = shipped_settings(None, ("digits",), 20)
+    (setting,) = shipped_settings(None, ("digits",), 5)
     result = evaluation.evaluate(setting, methods=chosen_methods(("MaxSoftmax",), ()))
     assert set(result["cells"]) == {"MaxSoftmax"}
     assert len(made) > 10
