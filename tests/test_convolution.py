@@ -102,7 +102,7 @@ def test_signals_are_convolved_as_images_of_one_row(
 
 
 def test_what_leaves_a_signals_convolution_lies_channels_last() -> None:
-    """Else every elementwise layer behind it takes ten times as long."""
+    """Else every elementwise layer behind it mixes two layouts, which takes many times as long."""
     for channels in (1, 3):
         net = nn.Conv1d(channels, 4, 3).requires_grad_(False)
         freeze(net, channels_last=True)

@@ -129,8 +129,8 @@ class _Frozen(nn.Conv2d):
 
 
 class _Frozen1d(nn.Conv1d):
-    """The same along one axis, as an image of one row with channels last: twice as fast, for oneDNN need not bring
-    what enters and leaves it into an order of its own."""
+    """The same along one axis, as an image of one row with channels last: oneDNN need not bring what enters and leaves
+    it into an order of its own."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding

@@ -274,8 +274,8 @@ def _settle(norm: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _settle_rows(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    """Let the gradient that comes back lie channels last, as what leaves our convolutions of signals: PyTorch takes ten
-    times as long for an elementwise backward pass of two layouts."""
+    """Let the gradient that comes back lie channels last, as what leaves our convolutions of signals: PyTorch takes
+    many times as long for an elementwise backward pass of two layouts."""
     if isinstance(output, Tensor) and output.requires_grad and output.ndim == 3:
         output.register_hook(_in_rows)
 

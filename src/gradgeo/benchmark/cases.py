@@ -87,7 +87,7 @@ class Case:
     @cached_property
     def folded(self) -> nn.Module:
         """A copy with batch normalisation inside its convolutions, its images channels last, for attacks: the same
-        function up to rounding, in a quarter less time."""
+        function up to rounding, and faster."""
         model = copy.deepcopy(self.model).eval()
         try:
             return fuse(model).to(memory_format=torch.channels_last)
