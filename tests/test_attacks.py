@@ -17,7 +17,7 @@ from gradgeo.attacks.descent import Samples, gradient_of
 from gradgeo.attacks.losses import LOSSES, class_loss
 from gradgeo.attacks.norms import NORMS, ball
 from gradgeo.benchmark import strength
-from gradgeo.classifier import Classifier
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError
 from gradgeo.geometry.surrogates import _BentReLU
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradgeo import convolution
-from gradgeo.convolution import convolved, freeze
+from gradgeo.classifier import conv_kernels as convolution
+from gradgeo.classifier.conv_kernels import convolved, freeze
 
 CASES = {
     "1-D": ((2, 3, 19), (6, 3, 5), (2,), (1,), (2,), 1),

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import gradgeo
-from gradgeo import benchmark, fast_copy
+from gradgeo import benchmark
 from gradgeo.benchmark import reference
-from gradgeo.classifier import Classifier, traceless
+from gradgeo.classifier import optimized as fast_copy
+from gradgeo.classifier.wrapper import Classifier, traceless
 from gradgeo.errors import ArgumentError, GradgeoWarning
 from gradgeo.geometry import engine, similarity
 from gradgeo.geometry.forward_pass import ForwardPass

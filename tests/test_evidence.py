@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import gradgeo
 from gradgeo import Detector, GradgeoError
-from gradgeo.classifier import Classifier, traceless
+from gradgeo.classifier.wrapper import Classifier, traceless
 from gradgeo.evidence import EVIDENCE, PRESETS
 from gradgeo.geometry.forward_pass import ForwardPass
 from gradgeo.geometry.losses import Loss

@@ -18,7 +18,7 @@ import gradgeo
 from gradgeo import Detector, cli, export
 from gradgeo.benchmark import exporting
 from gradgeo.benchmark.cases import Cases
-from gradgeo.classifier import Classifier
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import digits
 from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDependencyError, NotFittedError
 from gradgeo.evidence import EVIDENCE, Evidence

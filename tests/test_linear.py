@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import gradgeo
-from gradgeo import linear
-from gradgeo.classifier import Classifier
+from gradgeo.classifier import linear_kernels as linear
+from gradgeo.classifier.wrapper import Classifier
 
 pytestmark = pytest.mark.skipif(not linear.usable(), reason="this PyTorch has no oneDNN")
 

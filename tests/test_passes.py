@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import gradgeo
 from gradgeo import Detector
+from gradgeo.classifier.microbatch import Passes, out_of_memory
 from gradgeo.errors import GradgeoWarning, ModelError
-from gradgeo.passes import Passes, out_of_memory
 
 X = torch.rand(80, 6, generator=torch.Generator().manual_seed(0)).double()
 

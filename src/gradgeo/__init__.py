@@ -1,13 +1,13 @@
 """gradgeo: whether to trust a single prediction of a PyTorch classifier, by geometric gradient analysis."""
 
 from gradgeo import attacks, export
+from gradgeo.classifier.split import tap
 from gradgeo.detector import Detector
 from gradgeo.errors import GradgeoError, GradgeoWarning
 from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
 from gradgeo.guarded import guard
-from gradgeo.tapping import tap
 from gradgeo.verdicts import Explanation, Judgement, Predictions
 
 __version__ = "0.1.0"

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo import conformal, detector_file, fingerprint, notebook
+from gradgeo import conformal, detector_file, notebook
 from gradgeo.batches import Data, batches
-from gradgeo.classifier import Classifier, Model
+from gradgeo.classifier import fingerprint
+from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.errors import (
     DetectorFileError,
     NotFittedError,

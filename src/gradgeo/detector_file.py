@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from gradgeo._files import replaced
 from gradgeo.errors import DetectorFileError, public
-from gradgeo.files import replaced
 from gradgeo.geometry.losses import LOSSES
 from gradgeo.joint import LEVELS
 from gradgeo.one_class import KINDS, Layout

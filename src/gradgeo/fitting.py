@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gradgeo import conformal
 from gradgeo.batches import Data, batches
-from gradgeo.classifier import Model
+from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import ArgumentError, expected
 from gradgeo.measurement import Instrument, Measured
 from gradgeo.survey import Survey, first_of, rows_of

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradgeo import fingerprint
-from gradgeo.copies import unwrapped
+from gradgeo.classifier import fingerprint
+from gradgeo.classifier.isolated_copy import unwrapped
 from gradgeo.detector import Detector
 from gradgeo.errors import GradgeoError, NotFittedError, expected, public, warn
 from gradgeo.verdicts import Predictions

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.classifier import Model
+from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import UnusableInputWarning, expected, warn
 from gradgeo.evidence import Evidence
 from gradgeo.geometry.forward_pass import ForwardPass

@@ -7,13 +7,13 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from gradgeo.classifier.microbatch import Passes
 from gradgeo.geometry.forward_pass import ForwardPass
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.maps import Maps, without
 from gradgeo.geometry.neighbourhood import Neighbours, slope
 from gradgeo.geometry.saliency import memory_for
 from gradgeo.geometry.similarity import csm_of
-from gradgeo.passes import Passes
 
 RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `Observation.radius`
 DRAWS = 4  # neighbours at each radius

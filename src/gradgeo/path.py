@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradgeo.attacks import pgd
 from gradgeo.attacks.norms import Bounds
-from gradgeo.classifier import Classifier, Model
+from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import Detector
 from gradgeo.errors import ArgumentError, ModelError, expected, public
 from gradgeo.geometry.forward_pass import BATCH

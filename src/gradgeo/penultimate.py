@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier import Classifier, Model, replace_unusable, traceless
+from gradgeo.classifier.wrapper import Classifier, Model, replace_unusable, traceless
 from gradgeo.errors import ModelError, expected
 
 

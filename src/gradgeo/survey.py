@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.batches import Data, batches
-from gradgeo.classifier import Classifier, Model
+from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.errors import UnusableInputWarning, expected, warn
 from gradgeo.one_class import Array
 

@@ -11,7 +11,7 @@ from gradgeo.attacks.gradient import descent
 from gradgeo.attacks.losses import class_loss, pull
 from gradgeo.attacks.norms import Bounds, ball, positive
 from gradgeo.attacks.problem import AttackResult, Problem
-from gradgeo.classifier import Classifier, Model
+from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.errors import expected, public
 from gradgeo.geometry.surrogates import SmoothReLU
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from gradgeo.attacks.descent import Samples, descend, gradient_of
 from gradgeo.attacks.norms import Bounds, ball
 from gradgeo.attacks.problem import AttackResult, Problem, count
-from gradgeo.classifier import Model
+from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import expected, public
 
 STEP = 1e-4  # added to each step's length, so that a step at the boundary still crosses it

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.attacks.norms import Norm
-from gradgeo.classifier import Classifier
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.errors import ModelError
 from gradgeo.geometry.forward_pass import with_gradient
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradgeo.attacks.descent import Samples
 from gradgeo.attacks.norms import Norm
-from gradgeo.classifier import Classifier, Model, traceless
+from gradgeo.classifier.wrapper import Classifier, Model, traceless
 from gradgeo.errors import expected, public, warn
 from gradgeo.geometry.neighbourhood import class_labels
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.page import Page
-from gradgeo.classifier import Classifier
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data.source import one_line
 from gradgeo.errors import GradgeoWarning, require
 from gradgeo.geometry.saliency import saliency_maps

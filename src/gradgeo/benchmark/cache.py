@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor
 
 import gradgeo
-from gradgeo.classifier import Model
-from gradgeo.files import replaced
-from gradgeo.fingerprint import weights_hash
+from gradgeo._files import replaced
+from gradgeo.classifier.fingerprint import weights_hash
+from gradgeo.classifier.wrapper import Model
 
 CACHE = Path(".cache/bench")
 

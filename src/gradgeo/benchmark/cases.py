@@ -15,7 +15,7 @@ from torch.fx.experimental.optimization import fuse
 
 from gradgeo import attacks, demo
 from gradgeo.benchmark.cache import CHUNK, cached, code, content, weights
-from gradgeo.classifier import Classifier
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import Source, digits, open_source
 from gradgeo.data.named import find
 from gradgeo.detector import TYPICAL_MARGIN

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradgeo import attacks, demo
 from gradgeo.benchmark.cases import Case, Cases
 from gradgeo.benchmark.page import Page
-from gradgeo.classifier import Classifier
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.errors import require
 from gradgeo.geometry.neighbourhood import directional_curvature, local_minimum, zeta
 

@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gradgeo._files import replaced
 from gradgeo.benchmark import battery_charts, battery_markdown, battery_run
 from gradgeo.benchmark.battery_charts import HEIGHT, WIDTH
 from gradgeo.benchmark.battery_run import Runs, finite, milliseconds, runs_of, title
 from gradgeo.errors import expected, public, require
-from gradgeo.files import replaced
 from gradgeo.pages import environment
 
 PAPER = "https://arxiv.org/abs/2102.12196"

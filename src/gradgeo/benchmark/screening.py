@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradgeo.benchmark.cache import CHUNK
 from gradgeo.benchmark.cases import Case, Cases, Seen
 from gradgeo.benchmark.page import Page
+from gradgeo.classifier.split import tap
 from gradgeo.geometry.forward_pass import ForwardPass
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.maps import PRECISIONS, Maps
@@ -18,7 +19,6 @@ from gradgeo.geometry.saliency import over_passes, saliency_maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, csm_of, csm_statistics
 from gradgeo.metrics import auroc
 from gradgeo.one_class import ClassConditionalCopula
-from gradgeo.tapping import tap
 
 SIZE = 200  # inputs in a column
 LEARNT = 400  # inputs that the one-class model is fitted on

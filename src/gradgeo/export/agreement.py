@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradgeo.classifier import Classifier, replace_unusable, traceless
+from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
 from gradgeo.detector import Detector
 from gradgeo.errors import ExportError, UnusableInputWarning
 from gradgeo.geometry.forward_pass import ForwardPass

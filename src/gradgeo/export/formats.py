@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier import Classifier
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector import Detector
 from gradgeo.errors import ExportError, NotFittedError, choice, expected, require
 from gradgeo.export.agreement import Agreement, Judged, hold

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier import replace_unusable
+from gradgeo.classifier.wrapper import replace_unusable
 from gradgeo.detector import Detector
 from gradgeo.errors import ExportError, GradgeoError
 from gradgeo.evidence import Evidence

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gradgeo.classifier import Classifier, replace_unusable, traceless
+from gradgeo.classifier.optimized import FastCopy
+from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
 from gradgeo.errors import ExportError
 from gradgeo.export import torch_internals
 from gradgeo.export.rules import backward_rules
-from gradgeo.fast_copy import FastCopy
 from gradgeo.geometry.engine import gradient
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradgeo.convolution import SINGLE
+from gradgeo.classifier.conv_kernels import SINGLE
+from gradgeo.classifier.microbatch import out_of_memory
+from gradgeo.classifier.optimized import FastCopy
 from gradgeo.errors import ModelError, warn
-from gradgeo.fast_copy import FastCopy
-from gradgeo.passes import out_of_memory
 
 LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
 TOGETHER = {"cpu": 32, "cuda": 128}  # samples times cotangents in one backward pass through convolutions

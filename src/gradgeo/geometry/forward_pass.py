@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gradgeo.classifier import Classifier, replace_unusable
+from gradgeo.classifier.wrapper import Classifier, replace_unusable
 from gradgeo.errors import ModelError, expected
 from gradgeo.geometry.engine import Graph, gradient
 from gradgeo.geometry.losses import Loss

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradgeo.classifier import Classifier, Model, traceless
+from gradgeo.classifier.microbatch import Passes
+from gradgeo.classifier.wrapper import Classifier, Model, traceless
 from gradgeo.errors import choice, expected, number, public, warn
 from gradgeo.geometry.forward_pass import BATCH, ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.passes import Passes
 
 KINDS = ("gaussian", "sphere", "sign")
 

@@ -7,13 +7,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from gradgeo.classifier import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
+from gradgeo.classifier.microbatch import Passes
+from gradgeo.classifier.optimized import TRIAL, FastCopy
+from gradgeo.classifier.wrapper import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
 from gradgeo.errors import UnusableInputWarning, expected, public, warn
-from gradgeo.fast_copy import TRIAL, FastCopy
 from gradgeo.geometry.forward_pass import BATCH, COPIES, MAP_BYTES, SPARE, TABLES, ForwardPass
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.maps import Classes, Maps
-from gradgeo.passes import Passes
 
 T = TypeVar("T")
 

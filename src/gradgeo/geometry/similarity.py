@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gradgeo.classifier import Model
+from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import expected, public
 from gradgeo.geometry.forward_pass import MAP_BYTES, ForwardPass
 from gradgeo.geometry.losses import Loss

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gradgeo.convolution import convolved
+from gradgeo.classifier.conv_kernels import convolved
 
 
 def soft_sign(maps: Tensor) -> Tensor:

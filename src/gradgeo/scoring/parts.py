@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from gradgeo._files import replaced
 from gradgeo.errors import DataError
-from gradgeo.files import replaced
 from gradgeo.scoring.formats import FORMATS, Table
 from gradgeo.scoring.summary import Row, Summary
 

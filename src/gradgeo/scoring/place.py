@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gradgeo._files import replaced, sync
 from gradgeo.errors import DataError, expected
-from gradgeo.files import replaced, sync
 from gradgeo.scoring.formats import FORMATS, Table
 from gradgeo.scoring.parts import LEFTOVERS, WORK_STAYS, Parts
 from gradgeo.scoring.run import FORMAT, Run

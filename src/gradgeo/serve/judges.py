@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gradgeo import detector_file
-from gradgeo.classifier import Classifier
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector import Detector
 from gradgeo.errors import DetectorFileError
 from gradgeo.serve.protocol import Column

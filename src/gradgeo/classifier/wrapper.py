@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgeo.copies import Model as Model
-from gradgeo.copies import private_copy, unwrapped
+from gradgeo.classifier.change_detection import ModelState, state_of
+from gradgeo.classifier.isolated_copy import Model as Model
+from gradgeo.classifier.isolated_copy import private_copy, unwrapped
+from gradgeo.classifier.logits import alone, logits_of
+from gradgeo.classifier.microbatch import Passes
+from gradgeo.classifier.optimized import FastCopy
 from gradgeo.errors import expected
-from gradgeo.fast_copy import FastCopy
-from gradgeo.logits import alone, logits_of
-from gradgeo.model_state import ModelState, state_of
-from gradgeo.passes import Passes
 
 
 class Classifier:

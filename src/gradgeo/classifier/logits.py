@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradgeo.copies import Model
+from gradgeo.classifier.isolated_copy import Model
+from gradgeo.classifier.microbatch import out_of_memory
 from gradgeo.errors import ModelError
-from gradgeo.passes import out_of_memory
 
 
 def logits_of(model: Model, x: Tensor) -> Tensor:

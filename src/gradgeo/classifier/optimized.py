@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgeo.convolution import freeze
-from gradgeo.copies import Model, private_copy
-from gradgeo.linear import freeze_linear, wide
-from gradgeo.logits import logits_of
-from gradgeo.model_state import state_of
+from gradgeo.classifier.change_detection import state_of
+from gradgeo.classifier.conv_kernels import freeze
+from gradgeo.classifier.isolated_copy import Model, private_copy
+from gradgeo.classifier.linear_kernels import freeze_linear, wide
+from gradgeo.classifier.logits import logits_of
 
 TRIAL = 8
 """Inputs on which a changed copy must give the logits of the unchanged one."""

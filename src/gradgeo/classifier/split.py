@@ -6,10 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from gradgeo.classifier import Classifier, replace_unusable, traceless
+from gradgeo.classifier.logits import logits_of
+from gradgeo.classifier.optimized import AGREEMENT
+from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
 from gradgeo.errors import ModelError, expected, public
-from gradgeo.fast_copy import AGREEMENT
-from gradgeo.logits import logits_of
 
 _INNER = "model"
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier import Classifier, Model
-from gradgeo.copies import unwrapped
+from gradgeo.classifier.isolated_copy import unwrapped
+from gradgeo.classifier.wrapper import Classifier, Model
 
 
 def of(model: Model, input_shape: tuple[int, ...]) -> dict[str, Any]:
