@@ -19,8 +19,9 @@ from gradgeo.benchmark import reference
 from gradgeo.classifier import optimized as fast_copy
 from gradgeo.classifier.wrapper import Classifier, traceless
 from gradgeo.errors import ArgumentError, GradgeoWarning
-from gradgeo.geometry import engine, similarity
-from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry import similarity
+from gradgeo.geometry import vjp as engine
+from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import LOSSES
 
 

@@ -10,10 +10,10 @@ import gradgeo
 from gradgeo import Detector, GradgeoError
 from gradgeo.classifier.wrapper import Classifier, traceless
 from gradgeo.evidence import EVIDENCE, PRESETS
-from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import Maps
 from gradgeo.geometry.neighbourhood import Neighbours
+from gradgeo.geometry.options import Maps
 from gradgeo.observation import DRAWS, RADII, Observation, margin, shift, shiftable
 from gradgeo.verdicts import CAUSES, likely_cause
 

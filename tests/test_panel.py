@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gradgeo import Detector
 from gradgeo.errors import ArgumentError
-from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.panel import Panel
 
 PRESETS = ("full", "fast", "paper")

@@ -28,9 +28,9 @@ from gradgeo.errors import (
 from gradgeo.evidence import Evidence, resolve
 from gradgeo.explaining import References, explanations, named
 from gradgeo.fitting import Split, measure_trusted
-from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import LOSSES, Loss
-from gradgeo.geometry.maps import Classes, Maps
+from gradgeo.geometry.options import Classes, Maps
 from gradgeo.geometry.saliency import over_passes
 from gradgeo.geometry.surrogates import SmoothReLU
 from gradgeo.joint import Joint, Surprise

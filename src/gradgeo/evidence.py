@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gradgeo.errors import choice, expected
-from gradgeo.geometry.forward_pass import ForwardPass
-from gradgeo.geometry.maps import without
+from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.geometry.options import without
 from gradgeo.geometry.similarity import STATISTICS, statistics_of
 from gradgeo.observation import RADII, Observation, log_root, margin, shiftable
 from gradgeo.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail

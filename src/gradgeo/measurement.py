@@ -11,8 +11,8 @@ from torch import Tensor
 from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import UnusableInputWarning, expected, warn
 from gradgeo.evidence import Evidence
-from gradgeo.geometry.forward_pass import ForwardPass
-from gradgeo.geometry.maps import Maps
+from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import over_passes
 from gradgeo.observation import Observation
 from gradgeo.one_class import Array

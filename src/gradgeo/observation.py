@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gradgeo.classifier.microbatch import Passes
-from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import Maps, without
 from gradgeo.geometry.neighbourhood import Neighbours, slope
+from gradgeo.geometry.options import Maps, without
 from gradgeo.geometry.saliency import memory_for
 from gradgeo.geometry.similarity import csm_of
 

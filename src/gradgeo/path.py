@@ -16,7 +16,7 @@ from gradgeo.attacks.norms import Bounds
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import Detector
 from gradgeo.errors import ArgumentError, ModelError, expected, public
-from gradgeo.geometry.forward_pass import BATCH
+from gradgeo.geometry.jacobian import BATCH
 from gradgeo.geometry.neighbourhood import Directions, zeta
 from gradgeo.geometry.similarity import STATISTICS, csm, csm_statistics
 

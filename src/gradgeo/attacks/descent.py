@@ -9,7 +9,7 @@ from torch import Tensor
 from gradgeo.attacks.norms import Norm
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.errors import ModelError
-from gradgeo.geometry.forward_pass import with_gradient
+from gradgeo.geometry.jacobian import with_gradient
 
 
 @dataclass(frozen=True)

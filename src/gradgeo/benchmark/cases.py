@@ -20,9 +20,9 @@ from gradgeo.data import Source, digits, open_source
 from gradgeo.data.named import find
 from gradgeo.detector import TYPICAL_MARGIN
 from gradgeo.errors import DataError
-from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import Maps
+from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import over_passes
 from gradgeo.geometry.similarity import csm_of, csm_statistics
 from gradgeo.models import load_model

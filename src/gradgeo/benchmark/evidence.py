@@ -20,7 +20,7 @@ from gradgeo.errors import GradgeoError
 from gradgeo.evidence import EVIDENCE, PRESETS
 from gradgeo.fitting import NEAREST
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import Maps
+from gradgeo.geometry.options import Maps
 from gradgeo.joint import Joint
 from gradgeo.measurement import Instrument, Measured
 from gradgeo.metrics import auroc, tnr_at_tpr

@@ -12,9 +12,9 @@ from gradgeo.benchmark.cache import CHUNK
 from gradgeo.benchmark.cases import Case, Cases, Seen
 from gradgeo.benchmark.page import Page
 from gradgeo.classifier.split import tap
-from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import PRECISIONS, Maps
+from gradgeo.geometry.options import PRECISIONS, Maps
 from gradgeo.geometry.saliency import over_passes, saliency_maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, csm_of, csm_statistics
 from gradgeo.metrics import auroc

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
 from gradgeo.detector import Detector
 from gradgeo.errors import ExportError, UnusableInputWarning
-from gradgeo.geometry.forward_pass import ForwardPass
+from gradgeo.geometry.jacobian import ForwardPass
 
 if TYPE_CHECKING:
     from gradgeo.export.split import Split

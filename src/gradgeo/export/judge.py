@@ -19,8 +19,8 @@ from gradgeo.evidence import Evidence
 from gradgeo.export import torch_internals
 from gradgeo.export.plain_forms import PlainForms
 from gradgeo.export.split import Split
-from gradgeo.geometry.forward_pass import ForwardPass
-from gradgeo.geometry.maps import Maps
+from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import MANY
 from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
 from gradgeo.observation import Observation, displacements

@@ -17,7 +17,7 @@ from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
 from gradgeo.errors import ExportError
 from gradgeo.export import torch_internals
 from gradgeo.export.rules import backward_rules
-from gradgeo.geometry.engine import gradient
+from gradgeo.geometry.vjp import gradient
 
 
 class Split(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 from gradgeo.classifier.microbatch import Passes
 from gradgeo.classifier.wrapper import Classifier, Model, traceless
 from gradgeo.errors import choice, expected, number, public, warn
-from gradgeo.geometry.forward_pass import BATCH, ForwardPass
+from gradgeo.geometry.jacobian import BATCH, ForwardPass
 from gradgeo.geometry.losses import Loss
 
 KINDS = ("gaussian", "sphere", "sign")

@@ -11,9 +11,9 @@ from gradgeo.classifier.microbatch import Passes
 from gradgeo.classifier.optimized import TRIAL, FastCopy
 from gradgeo.classifier.wrapper import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
 from gradgeo.errors import UnusableInputWarning, expected, public, warn
-from gradgeo.geometry.forward_pass import BATCH, COPIES, MAP_BYTES, SPARE, TABLES, ForwardPass
+from gradgeo.geometry.jacobian import BATCH, COPIES, MAP_BYTES, SPARE, TABLES, ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import Classes, Maps
+from gradgeo.geometry.options import Classes, Maps
 
 T = TypeVar("T")
 

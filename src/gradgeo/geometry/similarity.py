@@ -7,9 +7,9 @@ from torch import Tensor
 
 from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import expected, public
-from gradgeo.geometry.forward_pass import MAP_BYTES, ForwardPass
+from gradgeo.geometry.jacobian import MAP_BYTES, ForwardPass
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import Classes, Maps, without
+from gradgeo.geometry.options import Classes, Maps, without
 from gradgeo.geometry.saliency import MANY, memory_for, over_passes
 
 STATISTICS: tuple[str, ...] = tuple(

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from gradgeo.classifier.wrapper import Classifier, replace_unusable
 from gradgeo.errors import ModelError, expected
-from gradgeo.geometry.engine import Graph, gradient
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.maps import PRECISIONS, Maps, without
+from gradgeo.geometry.options import PRECISIONS, Maps, without
 from gradgeo.geometry.surrogates import soft_sign
+from gradgeo.geometry.vjp import Graph, gradient
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
 SPARE = 8  # gradients of a sample that may exist, or be freed and not given back, beside what is kept of its maps
