@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import gradgeo
 from gradgeo import demo, plots
 from gradgeo.attacks import pgd
-from gradgeo.conformal import p_values
 from gradgeo.data import digits
+from gradgeo.detector.conformal import p_values
 from gradgeo.plots.figures import blank
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ from gradgeo.benchmark.cases import Case, Cases, count
 from gradgeo.benchmark.judging import groups, scored
 from gradgeo.benchmark.methods import METHODS, Method
 from gradgeo.benchmark.own import chosen_methods, own_columns, own_setting, shipped_settings
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, DataError
 from gradgeo.panel import Panel
 

@@ -137,7 +137,7 @@ def test_options_of_fit_reach_the_detector(room: Path, model: str, tmp_path: Pat
         *("--calibration", 0.4, "--batch-size", 32, "--workers", 2, "--mean", 0.1, "--std", "0.9"),
     )
     assert (code, err) == (0, "")
-    facts = gradgeo.detector_file.inspect(tmp_path / "d.gradgeo")
+    facts = gradgeo.detector.serialization.inspect(tmp_path / "d.gradgeo")
     settings = {"alpha": 0.1, "evidence": ["csm"], "classes": 4, "loss": "logit", "seed": 3, "calibration": 0.4}
     assert {name: facts["settings"][name] for name in settings} == settings
     assert facts["notes"]["preprocess"] == Preprocess(mean=(0.1,), std=(0.9,)).as_dict()
@@ -174,7 +174,7 @@ def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
     code, text, err = run(*fit)
     assert (code, err) == (0, "")
     assert "  crop           [8, 8]" in text
-    inspect = gradgeo.detector_file.inspect
+    inspect = gradgeo.detector.serialization.inspect
     assert Preprocess.from_dict(inspect(tmp_path / "d.gradgeo")["notes"]["preprocess"]) == Preprocess.from_dict(own)
     code, _, err = run(*fit, "--resize", 10, "--crop", "8", "--interpolation", "bilinear", "--order", "rgb")
     assert (code, err) == (0, "")
@@ -256,7 +256,7 @@ def test_ucr_by_name(tmp_path: Path) -> None:
         *("-o", tmp_path / "d.gradgeo", "--loss", "mse"),
     )
     assert (code, err) == (0, "")
-    assert gradgeo.detector_file.inspect(tmp_path / "d.gradgeo")["notes"]["class_names"] == ["1", "2", "3"]
+    assert gradgeo.detector.serialization.inspect(tmp_path / "d.gradgeo")["notes"]["class_names"] == ["1", "2", "3"]
 
 
 # The model that a detector file names
@@ -425,12 +425,12 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gradgeo.detector_file.inspect", interrupted)
+    monkeypatch.setattr("gradgeo.detector.serialization.inspect", interrupted)
     assert run("info", room / "d.gradgeo") == (130, "", "gradgeo: interrupted\n")
 
 
 def test_unforeseen_failures(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
-    monkeypatch.setattr("gradgeo.detector_file.inspect", lambda path: 1 / 0)
+    monkeypatch.setattr("gradgeo.detector.serialization.inspect", lambda path: 1 / 0)
     code, _, err = run("info", room / "d.gradgeo")
     assert (code, err) == (1, "gradgeo: error: ZeroDivisionError: division by zero (--debug says where)\n")
     code, _, err = run("--debug", "info", room / "d.gradgeo")
@@ -443,7 +443,7 @@ def test_only_our_warnings_become_lines(monkeypatch: pytest.MonkeyPatch, room: P
         warnings.warn("two\nlines", GradgeoWarning, stacklevel=1)
         return {"a": 1}
 
-    monkeypatch.setattr("gradgeo.detector_file.inspect", warning)
+    monkeypatch.setattr("gradgeo.detector.serialization.inspect", warning)
     assert run("info", room / "d.gradgeo") == (0, "a  1\n", "gradgeo: warning: two\\nlines\n")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gradgeo import conformal
+from gradgeo.detector import conformal
 
 
 def test_p_values_by_hand() -> None:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 
 import gradgeo
-from gradgeo import Detector, GradgeoError, GradgeoWarning, conformal
+from gradgeo import Detector, GradgeoError, GradgeoWarning
+from gradgeo.detector import conformal
+from gradgeo.detector.evidence import EVIDENCE, Evidence
 from gradgeo.errors import NotFittedError
-from gradgeo.evidence import EVIDENCE, Evidence
 
 
 def network(classes: int = 4, inputs: int = 12) -> nn.Module:

@@ -14,7 +14,8 @@ from safetensors.numpy import save
 from torch import nn
 
 import gradgeo
-from gradgeo import Detector, GradgeoError, GradgeoWarning, detector_file
+from gradgeo import Detector, GradgeoError, GradgeoWarning
+from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DetectorFileError
 
 

@@ -30,9 +30,10 @@ import typer.main
 
 import gradgeo
 import gradgeo.demo
-from gradgeo import cli, detector_file
+from gradgeo import cli
+from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.fusion import LEVELS
 from gradgeo.errors import GradgeoWarning
-from gradgeo.joint import LEVELS
 from gradgeo.scoring import COLUMNS
 
 ROOT = Path(__file__).parent.parent
@@ -259,9 +260,9 @@ WITHOUT_ALL = {  # modules without __all__: all that they define and that has no
         "P",
         "R",
     ),  # for our own code
-    "gradgeo.guarded": (),
+    "gradgeo.detector.guard": (),
     "gradgeo.metrics": (),
-    "gradgeo.ood": (),
+    "gradgeo.detector.pytorch_ood": (),
     "gradgeo.watch": (),
     "gradgeo.path": (),
 }

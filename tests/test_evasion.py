@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import gradgeo
 from gradgeo import Detector, GradgeoError, attacks
-from gradgeo.evidence import EVIDENCE, Evidence
+from gradgeo.detector.evidence import EVIDENCE, Evidence
 
 
 def network(activation: type[nn.Module] = nn.ReLU) -> nn.Module:

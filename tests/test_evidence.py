@@ -9,13 +9,13 @@ from torch import Tensor, nn
 import gradgeo
 from gradgeo import Detector, GradgeoError
 from gradgeo.classifier.wrapper import Classifier, traceless
-from gradgeo.evidence import EVIDENCE, PRESETS
+from gradgeo.detector.evidence import EVIDENCE, PRESETS
+from gradgeo.detector.measurements import DRAWS, RADII, Observation, margin, shift, shiftable
+from gradgeo.detector.results import CAUSES, likely_cause
 from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours
 from gradgeo.geometry.options import Maps
-from gradgeo.observation import DRAWS, RADII, Observation, margin, shift, shiftable
-from gradgeo.verdicts import CAUSES, likely_cause
 
 
 def network(classes: int = 4, seed: int = 0) -> nn.Module:

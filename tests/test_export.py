@@ -20,8 +20,8 @@ from gradgeo.benchmark import exporting
 from gradgeo.benchmark.cases import Cases
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import digits
+from gradgeo.detector.evidence import EVIDENCE, Evidence
 from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDependencyError, NotFittedError
-from gradgeo.evidence import EVIDENCE, Evidence
 from gradgeo.export import agreement, formats, plain_forms
 from gradgeo.export.judge import OUTPUTS, Judge
 from gradgeo.export.split import Split

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import gradgeo
+from gradgeo.detector.guard import Answer, Guarded, UntrustedError, guard
 from gradgeo.errors import ArgumentError, GradgeoWarning, NotFittedError, UnusableInputWarning
-from gradgeo.guarded import Answer, Guarded, UntrustedError, guard
 
 
 class Net(nn.Module):

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 import gradgeo
-from gradgeo import Detector, detector_file
+from gradgeo import Detector
 from gradgeo.data import open_source
+from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, DetectorFileError
 
 PACKAGE = Path(gradgeo.__file__).parent

@@ -9,8 +9,8 @@ from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from gradgeo.joint import BODY, LEVELS, Joint, Surprise
-from gradgeo.one_class import KINDS, ClassConditionalCopula, NearestNeighbours, Residual, UpperTail
+from gradgeo.detector.fusion import BODY, LEVELS, Joint, Surprise
+from gradgeo.detector.one_class import KINDS, ClassConditionalCopula, NearestNeighbours, Residual, UpperTail
 
 RNG = np.random.default_rng(0)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gradgeo
-from gradgeo import notebook
+from gradgeo.detector import html_repr as notebook
 
 
 class Cells(HTMLParser):

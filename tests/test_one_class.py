@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from sklearn.preprocessing import QuantileTransformer
 
-from gradgeo.one_class import ClassConditionalCopula, normal_scores
+from gradgeo.detector.one_class import ClassConditionalCopula, normal_scores
 
 
 @pytest.mark.parametrize("n", [20, 200, 1000])

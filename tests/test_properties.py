@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import gradgeo
-from gradgeo import Detector, conformal
+from gradgeo import Detector
 from gradgeo.benchmark import reference
+from gradgeo.detector import conformal
+from gradgeo.detector.results import Predictions
 from gradgeo.errors import UnusableInputWarning
 from gradgeo.geometry.losses import LOSSES
-from gradgeo.verdicts import Predictions
 
 few = settings(derandomize=True, deadline=None, max_examples=20, database=None)
 """The same examples in every run."""

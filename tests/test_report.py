@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from gradgeo import cli, report
 from gradgeo.benchmark import made_scores
-from gradgeo.conformal import p_values
+from gradgeo.detector.conformal import p_values
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 from gradgeo.report import charts, drift, gallery
 from gradgeo.report.about import About

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from gradgeo.data import Preprocess, open_source
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, DataError, GradgeoWarning, ModelError, NotFittedError
 from gradgeo.scoring import COLUMNS, check_out, replacing, score
 from gradgeo.scoring.formats import SCALARS

@@ -106,7 +106,7 @@ def parts(result: Any) -> Any:
         return str(result.dtype), result.nan_to_num(-7).tolist()
     if isinstance(result, list):
         return [str(each) for each in result]
-    if isinstance(result, gradgeo.verdicts.Judgement):
+    if isinstance(result, gradgeo.detector.results.Judgement):
         tensors = [*vars(result.predictions).values(), result.logits, *result.evidence.values()]
         return [*map(parts, tensors), {row: str(e) for row, e in result.explanations.items()}]
     return [parts(value) for value in vars(result).values()]

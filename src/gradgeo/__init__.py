@@ -2,13 +2,13 @@
 
 from gradgeo import attacks, export
 from gradgeo.classifier.split import tap
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.guard import guard
+from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.errors import GradgeoError, GradgeoWarning
 from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
-from gradgeo.guarded import guard
-from gradgeo.verdicts import Explanation, Judgement, Predictions
 
 __version__ = "0.1.0"
 

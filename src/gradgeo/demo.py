@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from gradgeo.attacks import pgd
 from gradgeo.data import digits
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.results import Predictions
 from gradgeo.errors import MissingDependencyError, require
 from gradgeo.metrics import auroc
 from gradgeo.plots import Panel, csm_heat_maps
-from gradgeo.verdicts import Predictions
 
 EPSILON = 0.3  # of the attack, in pixel values 0..1
 ALPHA = 0.05

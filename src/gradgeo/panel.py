@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from gradgeo.batches import Data
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.evidence import Evidence
+from gradgeo.detector.fitting import measure_trusted
+from gradgeo.detector.inputs import Data
+from gradgeo.detector.results import Predictions
+from gradgeo.detector.survey import Survey
 from gradgeo.errors import expected
-from gradgeo.evidence import Evidence
-from gradgeo.fitting import measure_trusted
-from gradgeo.survey import Survey
-from gradgeo.verdicts import Predictions
 
 
 class Panel:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gradgeo.attacks import pgd
 from gradgeo.attacks.norms import Bounds
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, ModelError, expected, public
 from gradgeo.geometry.jacobian import BATCH
 from gradgeo.geometry.neighbourhood import Directions, zeta

@@ -22,8 +22,9 @@ from safetensors.numpy import save
 from torch import nn
 
 import gradgeo
-from gradgeo import Detector, detector_file
+from gradgeo import Detector
 from gradgeo.data import Item, Source, arrays, files, images, open_source, parquet, tar, times, ucr
+from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import GradgeoError
 from gradgeo.serve import protocol
 

@@ -7,7 +7,7 @@ from gradgeo.attacks.descent import Samples, descend, gradient_of
 from gradgeo.attacks.losses import class_loss
 from gradgeo.attacks.norms import Bounds, ball, positive
 from gradgeo.attacks.problem import AttackResult, Problem, count
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import choice, public
 
 BATCH = 32  # inputs in one pass: the graphs of all their maps are alive at once

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gradgeo.benchmark import reference
 from gradgeo.benchmark.cases import SHIPPED, Case, Cases
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.geometry.losses import LOSSES
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import csm

@@ -18,7 +18,8 @@ from gradgeo.benchmark.cache import CHUNK, cached, code, content, weights
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import Source, digits, open_source
 from gradgeo.data.named import find
-from gradgeo.detector import TYPICAL_MARGIN
+from gradgeo.detector.detector import TYPICAL_MARGIN
+from gradgeo.detector.one_class import ClassConditionalCopula
 from gradgeo.errors import DataError
 from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import Loss
@@ -26,7 +27,6 @@ from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import over_passes
 from gradgeo.geometry.similarity import csm_of, csm_statistics
 from gradgeo.models import load_model
-from gradgeo.one_class import ClassConditionalCopula
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from gradgeo.benchmark.cache import code
 from gradgeo.benchmark.cases import Attack, Cases
 from gradgeo.benchmark.methods import OURS
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 
 EVADE, EVADED = ("mnist", "cifar10"), 30
 LEARNT = 1000  # trusted inputs that the evaded detectors are fitted on

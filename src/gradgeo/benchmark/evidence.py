@@ -15,16 +15,16 @@ from gradgeo.benchmark.cache import CHUNK, cached, code, content, weights
 from gradgeo.benchmark.cases import Array, Case, Cases, judged
 from gradgeo.benchmark.methods import OURS
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import TYPICAL_MARGIN
+from gradgeo.detector.detector import TYPICAL_MARGIN
+from gradgeo.detector.evidence import EVIDENCE, PRESETS
+from gradgeo.detector.extraction import Instrument, Measured
+from gradgeo.detector.fitting import NEAREST
+from gradgeo.detector.fusion import Joint
+from gradgeo.detector.results import CAUSES, likely_cause
 from gradgeo.errors import GradgeoError
-from gradgeo.evidence import EVIDENCE, PRESETS
-from gradgeo.fitting import NEAREST
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
-from gradgeo.joint import Joint
-from gradgeo.measurement import Instrument, Measured
 from gradgeo.metrics import auroc, tnr_at_tpr
-from gradgeo.verdicts import CAUSES, likely_cause
 
 TUNED = ("cifar10", "fashion")  # the classifiers that evidence and joining were chosen on
 LEARNT = 2000  # trusted inputs of the first half that are learned from

@@ -15,7 +15,7 @@ from gradgeo import export
 from gradgeo.benchmark.cases import Cases, smooth_blobs
 from gradgeo.benchmark.page import Page
 from gradgeo.benchmark.timing import timed
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import require
 from gradgeo.export.agreement import SCORES, Agreement, Judged, compare
 

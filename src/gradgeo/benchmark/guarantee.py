@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from scipy import stats
 
-from gradgeo import conformal
 from gradgeo.benchmark.cases import Case, Cases
 from gradgeo.benchmark.evidence import joint_of, measured_by
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import Detector
-from gradgeo.evidence import PRESETS
+from gradgeo.detector import conformal
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.evidence import PRESETS
 
 SPLITS = 200
 ALPHAS = (0.05, 0.01)

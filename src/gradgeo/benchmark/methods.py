@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo.benchmark.cache import code
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.pytorch_ood import OodDetector
 from gradgeo.errors import require
-from gradgeo.ood import OodDetector
 from gradgeo.penultimate import Penultimate
 
 OURS = (

@@ -14,8 +14,8 @@ from sklearn.svm import OneClassSVM
 
 from gradgeo.benchmark.cases import Array, Cases, Seen
 from gradgeo.benchmark.page import Page
+from gradgeo.detector.one_class import ClassConditionalCopula
 from gradgeo.metrics import auroc, tnr_at_tpr
-from gradgeo.one_class import ClassConditionalCopula
 
 SIZE = 500
 
@@ -79,7 +79,7 @@ def run(cases: Cases) -> Page:
     rows.sort(key=lambda row: -page.data[row[0]]["auroc"])
     page.table(["model", *heading, "mean"], rows)
     page.say(
-        "Normal scores with a Gaussian for each predicted class (what `gradgeo.one_class` does) has the best "
+        "Normal scores with a Gaussian for each predicted class (what `gradgeo.detector.one_class` does) has the best "
         "mean, needs "
         "a few matrices to save, and scores in microseconds. With few inputs for a class, shrinkage carries it: "
         "classes "

@@ -21,7 +21,7 @@ from gradgeo.benchmark.cases import Case, Cases
 from gradgeo.benchmark.memory import peak_resident
 from gradgeo.benchmark.page import Page
 from gradgeo.data import Source, open_source
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import require
 from gradgeo.scoring import PART, score
 from gradgeo.scoring.cluster import RayEngine

@@ -12,13 +12,13 @@ from gradgeo.benchmark.cache import CHUNK
 from gradgeo.benchmark.cases import Case, Cases, Seen
 from gradgeo.benchmark.page import Page
 from gradgeo.classifier.split import tap
+from gradgeo.detector.one_class import ClassConditionalCopula
 from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import PRECISIONS, Maps
 from gradgeo.geometry.saliency import over_passes, saliency_maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, csm_of, csm_statistics
 from gradgeo.metrics import auroc
-from gradgeo.one_class import ClassConditionalCopula
 
 SIZE = 200  # inputs in a column
 LEARNT = 400  # inputs that the one-class model is fitted on

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gradgeo.benchmark.cases import Case, Cases
 from gradgeo.benchmark.page import Page
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.models import load_model
 
 CASES = ("digits", "cifar10")

@@ -8,10 +8,10 @@ import torch
 import typer
 from torch import Tensor
 
-from gradgeo import detector_file
 from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import DATA, DataRoot, DetectorPath, SameModel, Weights, load_detector
 from gradgeo.data import Preprocess, open_source
+from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, expected
 from gradgeo.scoring import checked
 

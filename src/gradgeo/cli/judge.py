@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gradgeo import detector_file
 from gradgeo.cli.console import print_pairs, progress
 from gradgeo.cli.options import (
     AsJson,
@@ -36,9 +35,10 @@ from gradgeo.cli.options import (
     preprocess_for,
 )
 from gradgeo.data import Preprocess, Usable, open_source
-from gradgeo.detector import Detector
+from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.evidence import PRESETS
 from gradgeo.errors import DataError, warn
-from gradgeo.evidence import PRESETS
 from gradgeo.models import load_model, own_preprocessing
 from gradgeo.scoring import checked, replacing
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradgeo.data import Item, Preprocess, Source
 from gradgeo.data.source import one_line
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, expected
 from gradgeo.models import is_named, load_model
 

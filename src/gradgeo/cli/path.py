@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradgeo import detector_file, plots
+from gradgeo import plots
 from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     Channels,
@@ -25,6 +25,7 @@ from gradgeo.cli.options import (
     preprocess_for,
 )
 from gradgeo.data import Preprocess, open_source
+from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, expected
 from gradgeo.models import load_model
 from gradgeo.path import ENDINGS as DATA_ENDINGS

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradgeo import detector_file, scoring
+from gradgeo import scoring
 from gradgeo.cli.console import print_pairs, progress, share
 from gradgeo.cli.options import (
     BatchSize,
@@ -32,7 +32,8 @@ from gradgeo.cli.options import (
     preprocess_for,
 )
 from gradgeo.data import Preprocess, Source, open_source
-from gradgeo.detector import Detector
+from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError
 from gradgeo.scoring.cluster import RayEngine
 from gradgeo.scoring.shift import shift

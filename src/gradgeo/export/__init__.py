@@ -11,7 +11,7 @@ from os import PathLike
 
 from torch import Tensor
 
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import public
 from gradgeo.export.agreement import Agreement
 from gradgeo.export.formats import FORMATS, digest_of, write

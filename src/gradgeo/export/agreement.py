@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, UnusableInputWarning
 from gradgeo.geometry.jacobian import ForwardPass
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo.classifier.wrapper import Classifier
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, NotFittedError, choice, expected, require
 from gradgeo.export.agreement import Agreement, Judged, hold
 

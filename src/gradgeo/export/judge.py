@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo.classifier.wrapper import replace_unusable
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.evidence import Evidence
+from gradgeo.detector.measurements import Observation, displacements
 from gradgeo.errors import ExportError, GradgeoError
-from gradgeo.evidence import Evidence
 from gradgeo.export import torch_internals
 from gradgeo.export.plain_forms import PlainForms
 from gradgeo.export.split import Split
@@ -23,7 +24,6 @@ from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import MANY
 from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
-from gradgeo.observation import Observation, displacements
 
 OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
 

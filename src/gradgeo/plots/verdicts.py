@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradgeo import metrics
+from gradgeo.detector.results import Explanation
 from gradgeo.errors import expected, public
 from gradgeo.plots.figures import blank, saved
-from gradgeo.verdicts import Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

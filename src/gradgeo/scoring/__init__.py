@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 
 from gradgeo.data.source import Source
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, NotFittedError, expected, public, require, warn
 from gradgeo.scoring.engine import Engine, Work, local
 from gradgeo.scoring.formats import COLUMNS, Table

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from gradgeo.data.source import Source, Stream, one_line
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, GradgeoError, require
 from gradgeo.scoring.engine import Work, local
 from gradgeo.scoring.parts import WORK_STAYS, Parts

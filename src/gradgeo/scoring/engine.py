@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gradgeo.data.source import Source
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import GradgeoWarning, UnusableInputWarning
 from gradgeo.scoring.parts import Parts
 from gradgeo.scoring.rows import PICTURES, SHOWN, Judge

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gradgeo.data.preprocess import Preprocess
+from gradgeo.detector.results import Explanation
 from gradgeo.errors import MissingDependencyError, require
-from gradgeo.verdicts import Explanation
 
 SIDE = 96  # pixels of the longer side of a thumbnail
 POINTS = 256  # of a signal

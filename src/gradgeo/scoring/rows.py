@@ -8,7 +8,7 @@ import torch
 
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.source import Item, shaped
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 from gradgeo.scoring.formats import COLUMNS
 from gradgeo.scoring.pictures import picture, similarities
 from gradgeo.scoring.summary import Row

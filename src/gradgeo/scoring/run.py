@@ -10,7 +10,7 @@ import numpy as np
 from gradgeo import __version__
 from gradgeo.classifier import fingerprint
 from gradgeo.data.source import Source
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
 
 FORMAT, VERSION = "gradgeo-scores", 1
 LEVELS = 101

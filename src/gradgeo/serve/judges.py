@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradgeo import detector_file
 from gradgeo.classifier.wrapper import Classifier
-from gradgeo.detector import Detector
+from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.detector import Detector
 from gradgeo.errors import DetectorFileError
 from gradgeo.serve.protocol import Column
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.one_class import Array, OneClass, interpolate
+from gradgeo.detector.one_class import Array, OneClass, interpolate
 
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`

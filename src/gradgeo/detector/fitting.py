@@ -6,12 +6,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradgeo import conformal
-from gradgeo.batches import Data, batches
 from gradgeo.classifier.wrapper import Model
+from gradgeo.detector import conformal
+from gradgeo.detector.extraction import Instrument, Measured
+from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.survey import Survey, first_of, rows_of
 from gradgeo.errors import ArgumentError, expected
-from gradgeo.measurement import Instrument, Measured
-from gradgeo.survey import Survey, first_of, rows_of
 
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradgeo.detector.measurements import RADII, Observation, log_root, margin, shiftable
+from gradgeo.detector.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail
 from gradgeo.errors import choice, expected
 from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.options import without
 from gradgeo.geometry.similarity import STATISTICS, statistics_of
-from gradgeo.observation import RADII, Observation, log_root, margin, shiftable
-from gradgeo.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail
 
 
 @dataclass(frozen=True)

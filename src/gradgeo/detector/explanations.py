@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo import conformal
-from gradgeo.evidence import Evidence
-from gradgeo.joint import Joint
-from gradgeo.measurement import Measured
-from gradgeo.one_class import QUANTILES, Array, normal_scores
-from gradgeo.verdicts import Explanation, Predictions, Reference, Statistic, Voice, likely_cause
+from gradgeo.detector import conformal
+from gradgeo.detector.evidence import Evidence
+from gradgeo.detector.extraction import Measured
+from gradgeo.detector.fusion import Joint
+from gradgeo.detector.one_class import QUANTILES, Array, normal_scores
+from gradgeo.detector.results import Explanation, Predictions, Reference, Statistic, Voice, likely_cause
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.classifier.wrapper import Model
+from gradgeo.detector.evidence import Evidence
+from gradgeo.detector.measurements import Observation
+from gradgeo.detector.one_class import Array
 from gradgeo.errors import UnusableInputWarning, expected, warn
-from gradgeo.evidence import Evidence
 from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import over_passes
-from gradgeo.observation import Observation
-from gradgeo.one_class import Array
 
 UNBOUNDED = 1e6  # root mean square per input entry beyond which a boundary counts as not there
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.isolated_copy import unwrapped
-from gradgeo.detector import Detector
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.results import Predictions
 from gradgeo.errors import GradgeoError, NotFittedError, expected, public, warn
-from gradgeo.verdicts import Predictions
 
 POLICIES = ("flag", "raise")
 

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo import notebook
+from gradgeo.detector import html_repr as notebook
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gradgeo._files import replaced
+from gradgeo.detector.fusion import LEVELS
+from gradgeo.detector.one_class import KINDS, Layout
 from gradgeo.errors import DetectorFileError, public
 from gradgeo.geometry.losses import LOSSES
-from gradgeo.joint import LEVELS
-from gradgeo.one_class import KINDS, Layout
 
 SCHEMA = 2
 LARGEST = 1 << 28  # bytes; a detector of 1,000 classes takes a few megabytes

@@ -13,10 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo import conformal, detector_file, notebook
-from gradgeo.batches import Data, batches
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
+from gradgeo.detector import conformal
+from gradgeo.detector import html_repr as notebook
+from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.evidence import Evidence, resolve
+from gradgeo.detector.explanations import References, explanations, named
+from gradgeo.detector.extraction import Instrument, Measured
+from gradgeo.detector.fitting import Split, measure_trusted
+from gradgeo.detector.fusion import Joint, Surprise
+from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.one_class import KINDS, Array, OneClass
+from gradgeo.detector.results import Explanation, Judgement, Predictions
+from gradgeo.detector.survey import Survey
 from gradgeo.errors import (
     DetectorFileError,
     NotFittedError,
@@ -25,19 +35,11 @@ from gradgeo.errors import (
     public,
     warn,
 )
-from gradgeo.evidence import Evidence, resolve
-from gradgeo.explaining import References, explanations, named
-from gradgeo.fitting import Split, measure_trusted
 from gradgeo.geometry.jacobian import ForwardPass
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.options import Classes, Maps
 from gradgeo.geometry.saliency import over_passes
 from gradgeo.geometry.surrogates import SmoothReLU
-from gradgeo.joint import Joint, Surprise
-from gradgeo.measurement import Instrument, Measured
-from gradgeo.one_class import KINDS, Array, OneClass
-from gradgeo.survey import Survey
-from gradgeo.verdicts import Explanation, Judgement, Predictions
 
 _SETTINGS = ("evidence", "alpha", "classes", "loss", "temperature", "calibration", "seed", "batch_size")
 _FITTED = (
@@ -66,7 +68,7 @@ class Detector:
 
     Args:
         model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again.
-        evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
+        evidence: what is measured: a preset or a list of names from `gradgeo.detector.evidence.EVIDENCE`. "full": all of it;
             "fast": what takes at most 3 backward passes; "paper": the ten statistics of the CSM. A preset leaves out
             what the model does not have, penultimate features for instance.
         alpha: the false-alarm rate: the share of trusted inputs that may be called untrustworthy. May be set to
@@ -84,9 +86,9 @@ class Detector:
     Learned by `fit`: `input_shape_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the neighbourhood, in input
     units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were left out).
 
-    Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.conformal`. Deviations: the evidence
-    beside the ten statistics (`gradgeo.evidence`) and how it is joined (`gradgeo.joint`); the temperature, which the
-    paper leaves at 1; the one-class models (`gradgeo.one_class`).
+    Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.conformal`. Deviations: the evidence
+    beside the ten statistics (`gradgeo.detector.evidence`) and how it is joined (`gradgeo.detector.fusion`); the temperature, which the
+    paper leaves at 1; the one-class models (`gradgeo.detector.one_class`).
     """
 
     @public
@@ -492,7 +494,7 @@ def _kind_name(member: OneClass) -> str:
         if type(member) is kind:
             return name
     raise DetectorFileError(
-        f"a one-class model of type {type(member).__name__} cannot be saved: it is not among gradgeo.one_class.KINDS."
+        f"a one-class model of type {type(member).__name__} cannot be saved: it is not among gradgeo.detector.one_class.KINDS."
     )
 
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.batches import Data, batches
 from gradgeo.classifier.wrapper import Classifier, Model
+from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.one_class import Array
 from gradgeo.errors import UnusableInputWarning, expected, warn
-from gradgeo.one_class import Array
 
 
 @dataclass(frozen=True)
