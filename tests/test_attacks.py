@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 import gradgeo
 from gradgeo import attacks
-from gradgeo.attacks import cosine, deepfool, gradient, problem
-from gradgeo.attacks.cosine import SmoothReLU, csa_loss, others
+from gradgeo.attacks import csa as cosine
+from gradgeo.attacks import deepfool
+from gradgeo.attacks import pgd as gradient
+from gradgeo.attacks import runner as problem
+from gradgeo.attacks.csa import SmoothReLU, csa_loss, others
 from gradgeo.attacks.descent import Samples, gradient_of
 from gradgeo.attacks.losses import LOSSES, class_loss
 from gradgeo.attacks.norms import NORMS, ball

@@ -264,7 +264,7 @@ WITHOUT_ALL = {  # modules without __all__: all that they define and that has no
     "gradgeo.metrics": (),
     "gradgeo.detector.pytorch_ood": (),
     "gradgeo.watch": (),
-    "gradgeo.path": (),
+    "gradgeo.attacks.decision_path": (),
 }
 MODULES_SHOWN = {"gradgeo.attacks", "gradgeo.export"}  # pages of their own rather than entries
 

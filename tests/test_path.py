@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 import gradgeo
 from gradgeo import cli
+from gradgeo.attacks.decision_path import DecisionPath, adversary, decision_path
 from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError, NotFittedError
-from gradgeo.path import DecisionPath, adversary, decision_path
 
 
 def linear(*rows: list[float], bias: list[float] | None = None) -> nn.Module:

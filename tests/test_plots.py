@@ -8,9 +8,9 @@ import torch
 from scipy.integrate import trapezoid
 
 from gradgeo import metrics, plots
+from gradgeo.attacks.decision_path import DecisionPath
 from gradgeo.detector.results import Explanation, Statistic
 from gradgeo.errors import ArgumentError, MissingDependencyError
-from gradgeo.path import DecisionPath
 
 POINTS = 21
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradgeo.attacks.descent import Samples, descend, gradient_of
 from gradgeo.attacks.norms import Bounds, ball
-from gradgeo.attacks.problem import AttackResult, Problem, count
+from gradgeo.attacks.runner import AttackResult, Problem, count
 from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import expected, public
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from gradgeo.attacks.descent import Samples, descend, gradient_of
 from gradgeo.attacks.losses import class_loss
 from gradgeo.attacks.norms import Bounds, ball, positive
-from gradgeo.attacks.problem import AttackResult, Problem, count
+from gradgeo.attacks.runner import AttackResult, Problem, count
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import choice, public
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradgeo import attacks
-from gradgeo.attacks.problem import AttackResult
+from gradgeo.attacks.runner import AttackResult
 from gradgeo.benchmark.battery import Setting
 from gradgeo.benchmark.cache import code
 from gradgeo.benchmark.cases import Attack, Cases

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from gradgeo import plots
+from gradgeo.attacks.decision_path import ENDINGS as DATA_ENDINGS
+from gradgeo.attacks.decision_path import adversary, decision_path
 from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     Channels,
@@ -28,8 +30,6 @@ from gradgeo.data import Preprocess, open_source
 from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, expected
 from gradgeo.models import load_model
-from gradgeo.path import ENDINGS as DATA_ENDINGS
-from gradgeo.path import adversary, decision_path
 from gradgeo.scoring import replacing
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradgeo.attacks.decision_path import DecisionPath
 from gradgeo.errors import public
-from gradgeo.path import DecisionPath
 from gradgeo.plots.figures import blank, saved
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def path(path: DecisionPath, file: str | PathLike[str] | None = None, *, names: 
     mark where the label switches.
 
     Args:
-        path: from `gradgeo.path.decision_path`.
+        path: from `gradgeo.attacks.decision_path.decision_path`.
         file: where to write the picture; the ending decides the format (.png, .svg, .pdf).
         names: of the classes; default their numbers.
 

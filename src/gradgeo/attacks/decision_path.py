@@ -102,7 +102,7 @@ def decision_path(
 
     Example:
         >>> import torch
-        >>> from gradgeo.path import decision_path
+        >>> from gradgeo.attacks.decision_path import decision_path
         >>> model = lambda x: torch.stack([x.sum(1), 1 - x.sum(1), 0 * x[:, 0]], dim=1)
         >>> found = decision_path(model, torch.tensor([0.0, 0.0]), torch.tensor([2.0, 0.0]), points=9)
         >>> found.label
@@ -203,7 +203,7 @@ def adversary(
 
     Example:
         >>> import torch
-        >>> from gradgeo.path import adversary
+        >>> from gradgeo.attacks.decision_path import adversary
         >>> model = lambda x: torch.stack([x.sum(1), 1 - x.sum(1)], dim=1)
         >>> adversary(model, torch.tensor([0.2, 0.2]), epsilon=0.2)
         tensor([0.4000, 0.4000])

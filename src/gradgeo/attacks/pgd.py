@@ -6,7 +6,7 @@ from torch import Tensor
 from gradgeo.attacks.descent import Objective, Samples, descend, steepest
 from gradgeo.attacks.losses import class_loss
 from gradgeo.attacks.norms import Bounds, Norm, ball, positive
-from gradgeo.attacks.problem import Attack, AttackResult, Problem, count
+from gradgeo.attacks.runner import Attack, AttackResult, Problem, count
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.errors import public
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from gradgeo.attacks.descent import Samples, Terms, gradient_of
-from gradgeo.attacks.gradient import descent
 from gradgeo.attacks.losses import class_loss, pull
 from gradgeo.attacks.norms import Bounds, ball, positive
-from gradgeo.attacks.problem import AttackResult, Problem
+from gradgeo.attacks.pgd import descent
+from gradgeo.attacks.runner import AttackResult, Problem
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.errors import expected, public
 from gradgeo.geometry.surrogates import SmoothReLU
