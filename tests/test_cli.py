@@ -21,8 +21,8 @@ import gradgeo
 from gradgeo import cli
 from gradgeo.cli import console
 from gradgeo.data import Preprocess
+from gradgeo.data.models import load_model
 from gradgeo.errors import GradgeoWarning
-from gradgeo.models import load_model
 
 NET = """
 import torch

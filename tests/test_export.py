@@ -20,12 +20,12 @@ from gradgeo.benchmark import exporting
 from gradgeo.benchmark.cases import Cases
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import digits
+from gradgeo.data.models import load_model
 from gradgeo.detector.evidence import EVIDENCE, Evidence
 from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDependencyError, NotFittedError
 from gradgeo.export import agreement, formats, plain_forms
 from gradgeo.export.judge import OUTPUTS, Judge
 from gradgeo.export.split import Split
-from gradgeo.models import load_model
 
 pytestmark = pytest.mark.skipif(not callable(torch.export.Dim.DYNAMIC), reason="this torch is too old to export")
 

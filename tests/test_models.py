@@ -8,8 +8,8 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from gradgeo.data import Preprocess
+from gradgeo.data.models import is_named, load_model, own_preprocessing
 from gradgeo.errors import ArgumentError, GradgeoWarning, MissingDependencyError, ModelError
-from gradgeo.models import is_named, load_model, own_preprocessing
 
 NETS = """
 from dataclasses import dataclass

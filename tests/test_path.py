@@ -384,7 +384,7 @@ def test_what_goes_wrong_is_one_line(room: Path, arguments: tuple[object, ...], 
 
 def test_a_misclassified_input_is_refused(room: Path) -> None:
     from gradgeo.data import digits
-    from gradgeo.models import load_model
+    from gradgeo.data.models import load_model
 
     x, y = digits.split()["test"]
     with torch.no_grad():

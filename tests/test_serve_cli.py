@@ -14,7 +14,7 @@ import torch
 
 import gradgeo
 from gradgeo.data import digits
-from gradgeo.models import load_model
+from gradgeo.data.models import load_model
 from serving import until
 from test_cli import NET, run
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from gradgeo.data import Stream, Usable, open_source
-from gradgeo.data.tar import Shards
+from gradgeo.data.webdataset import Shards
 from gradgeo.errors import ArgumentError, DataError
 
 Members = list[tuple[str, bytes]]
@@ -191,7 +191,7 @@ def test_times(tmp_path: Path) -> None:
 
 
 def test_a_member_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradgeo.data.tar.LARGEST", 50)
+    monkeypatch.setattr("gradgeo.data.webdataset.LARGEST", 50)
     [item] = open_source(tar(tmp_path / "a.tar", [("a.png", png(1))]))
     assert item.error == f"a.png has {len(png(1))} bytes; at most 50 are read"
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gradgeo.data import open_source
-from gradgeo.data.times import moment, moments
+from gradgeo.data.timestamps import moment, moments
 from gradgeo.errors import ArgumentError, DataError
 
 NOON = datetime(2024, 5, 1, 12)

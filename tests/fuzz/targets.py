@@ -23,7 +23,9 @@ from torch import nn
 
 import gradgeo
 from gradgeo import Detector
-from gradgeo.data import Item, Source, arrays, files, images, open_source, parquet, tar, times, ucr
+from gradgeo.data import Item, Source, arrays, files, images, open_source, parquet, ucr
+from gradgeo.data import timestamps as times
+from gradgeo.data import webdataset as tar
 from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import GradgeoError
 from gradgeo.serve import protocol

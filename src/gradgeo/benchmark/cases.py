@@ -17,6 +17,7 @@ from gradgeo import attacks, demo
 from gradgeo.benchmark.cache import CHUNK, cached, code, content, weights
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import Source, digits, open_source
+from gradgeo.data.models import load_model
 from gradgeo.data.named import find
 from gradgeo.detector.detector import TYPICAL_MARGIN
 from gradgeo.detector.one_class import ClassConditionalCopula
@@ -26,7 +27,6 @@ from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import over_passes
 from gradgeo.geometry.similarity import csm_of, csm_statistics
-from gradgeo.models import load_model
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from gradgeo.benchmark.battery import COLUMNS, Column, Setting
 from gradgeo.benchmark.cases import SHIPPED, Case, Cases, readable
 from gradgeo.benchmark.methods import METHODS, Method
 from gradgeo.data import Preprocess, open_source
+from gradgeo.data.models import load_model, load_object
 from gradgeo.errors import ArgumentError, DataError, expected
-from gradgeo.models import load_model, load_object
 
 
 def own_case(

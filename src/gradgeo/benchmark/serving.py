@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from gradgeo.benchmark.cases import Case, Cases
 from gradgeo.benchmark.page import Page
+from gradgeo.data.models import load_model
 from gradgeo.detector.detector import Detector
-from gradgeo.models import load_model
 
 CASES = ("digits", "cifar10")
 FITTED = 1000  # inputs that a detector is fitted on

@@ -35,11 +35,11 @@ from gradgeo.cli.options import (
     preprocess_for,
 )
 from gradgeo.data import Preprocess, Usable, open_source
+from gradgeo.data.models import load_model, own_preprocessing
 from gradgeo.detector import serialization as detector_file
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import PRESETS
 from gradgeo.errors import DataError, warn
-from gradgeo.models import load_model, own_preprocessing
 from gradgeo.scoring import checked, replacing
 
 

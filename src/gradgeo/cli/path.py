@@ -27,9 +27,9 @@ from gradgeo.cli.options import (
     preprocess_for,
 )
 from gradgeo.data import Preprocess, open_source
+from gradgeo.data.models import load_model
 from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, expected
-from gradgeo.models import load_model
 from gradgeo.scoring import replacing
 
 

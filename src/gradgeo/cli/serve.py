@@ -78,7 +78,7 @@ def serve(
 
 
 def _load(spec: str, weights: str | None, device: str) -> nn.Module:
-    from gradgeo.models import load_model
+    from gradgeo.data.models import load_model
 
     return on_device(device, load_model(spec, weights))
 

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from gradgeo.data import files, tar
+from gradgeo.data import files
+from gradgeo.data import webdataset as tar
 from gradgeo.data.arrays import open_npy, open_npz
 from gradgeo.data.digits import open_digits
+from gradgeo.data.fit_loader import Usable
 from gradgeo.data.hub import open_hub
 from gradgeo.data.images import ENDINGS, open_folder, open_image
 from gradgeo.data.parquet import Parquet
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.source import Indexed, Item, Reader, Source, Stream, StreamReader
 from gradgeo.data.ucr import open_ucr
-from gradgeo.data.usable import Usable
 from gradgeo.errors import DataError, expected, public
 
 __all__ = ["Indexed", "Item", "Preprocess", "Source", "Stream", "Usable", "open_source"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradgeo.data.files import identity
 from gradgeo.data.source import class_labels
-from gradgeo.data.times import moments
+from gradgeo.data.timestamps import moments
 from gradgeo.errors import DataError, describe
 
 INPUTS = ("x", "images", "data")

@@ -14,7 +14,7 @@ from torch import Tensor
 from gradgeo.data.arrays import as_input
 from gradgeo.data.images import decode
 from gradgeo.data.source import Record, class_labels
-from gradgeo.data.times import moment, moments
+from gradgeo.data.timestamps import moment, moments
 from gradgeo.errors import DataError, require
 
 LABELS = ("label", "fine_label", "labels", "target")

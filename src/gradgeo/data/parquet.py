@@ -15,7 +15,7 @@ from gradgeo.data.arrays import as_input
 from gradgeo.data.files import identity
 from gradgeo.data.images import decode
 from gradgeo.data.source import class_labels
-from gradgeo.data.times import moments
+from gradgeo.data.timestamps import moments
 from gradgeo.errors import DataError, require
 
 INPUTS = ("image", "img", "x", "images", "data")

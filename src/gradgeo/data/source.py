@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.data.ahead import ahead
+from gradgeo.data.prefetch import ahead
 from gradgeo.data.preprocess import Preprocess
-from gradgeo.data.times import Moment, moment
+from gradgeo.data.timestamps import Moment, moment
 from gradgeo.errors import DataError, GradgeoError, describe, expected
 
 LONGEST = 1000

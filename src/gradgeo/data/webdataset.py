@@ -26,7 +26,7 @@ from gradgeo.data.arrays import as_input
 from gradgeo.data.files import identity
 from gradgeo.data.images import decode, is_image
 from gradgeo.data.source import Record
-from gradgeo.data.times import Moment, moment
+from gradgeo.data.timestamps import Moment, moment
 from gradgeo.errors import DataError
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
