@@ -19,12 +19,12 @@ from torch import nn
 from gradgeo import Detector
 from gradgeo.data import Source, open_source
 from gradgeo.errors import DataError
-from gradgeo.scoring import cluster as cluster_module
+from gradgeo.scoring import ray_engine as cluster_module
 from gradgeo.scoring import score
-from gradgeo.scoring.cluster import RayEngine
-from gradgeo.scoring.formats import Table
+from gradgeo.scoring.manifest import run_of
 from gradgeo.scoring.parts import Parts
-from gradgeo.scoring.run import run_of
+from gradgeo.scoring.ray_engine import RayEngine
+from gradgeo.scoring.schema import Table
 
 ray = pytest.importorskip("ray", reason="ray is not installed; it comes with gradgeo[ray]")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own

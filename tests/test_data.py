@@ -743,6 +743,8 @@ def test_preprocess_from_a_hostile_file(settings: object) -> None:
 
 def test_libraries_are_imported_when_used() -> None:
     extras = "{'PIL', 'pyarrow', 'aeon', 'timm', 'torchvision', 'matplotlib', 'typer', 'ray'}"
-    code = f"import sys, gradgeo.data, gradgeo.data.models, gradgeo.scoring.cluster; print({extras} & set(sys.modules))"
+    code = (
+        f"import sys, gradgeo.data, gradgeo.data.models, gradgeo.scoring.ray_engine; print({extras} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -23,10 +23,10 @@ from gradgeo.benchmark import made_scores
 from gradgeo.detector.conformal import p_values
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 from gradgeo.report import charts, drift, gallery
-from gradgeo.report.about import About
 from gradgeo.report.page import wilson
-from gradgeo.report.scores import Scores
 from gradgeo.report.summary import summarise
+from gradgeo.scoring.metadata import About
+from gradgeo.scoring.reader import Scores
 
 HOSTILE = "<script>alert(1)</script> \"'> </title> {{ 7 * 7 }} &amp;"
 
@@ -153,7 +153,7 @@ def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> 
 
 def test_counting_does_not_depend_on_the_size_of_a_batch(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = report.html(whole)
-    monkeypatch.setattr("gradgeo.report.scores.BATCH", 97)
+    monkeypatch.setattr("gradgeo.scoring.reader.BATCH", 97)
     assert report.html(whole) == page
 
 

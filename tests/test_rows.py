@@ -14,7 +14,7 @@ from torch import nn
 from gradgeo import Detector
 from gradgeo.data import Preprocess, open_source
 from gradgeo.scoring import score
-from gradgeo.scoring.pictures import POINTS, SIDE, picture, signal, similarities, thumbnail
+from gradgeo.scoring.previews import POINTS, SIDE, picture, signal, similarities, thumbnail
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from gradgeo.data import Preprocess, open_source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, DataError, GradgeoWarning, ModelError, NotFittedError
 from gradgeo.scoring import COLUMNS, check_out, replacing, score
-from gradgeo.scoring.formats import SCALARS
+from gradgeo.scoring.schema import SCALARS
 
 
 @pytest.fixture(scope="module")

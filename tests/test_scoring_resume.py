@@ -21,8 +21,8 @@ from gradgeo.data import Preprocess, open_source
 from gradgeo.demo import digits_classifier
 from gradgeo.errors import DataError, ModelError
 from gradgeo.scoring import score
+from gradgeo.scoring.output import STATE
 from gradgeo.scoring.parts import Parts
-from gradgeo.scoring.place import STATE
 
 KILLS = 20
 

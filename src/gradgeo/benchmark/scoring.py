@@ -24,7 +24,7 @@ from gradgeo.data import Source, open_source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import require
 from gradgeo.scoring import PART, score
-from gradgeo.scoring.cluster import RayEngine
+from gradgeo.scoring.ray_engine import RayEngine
 
 BATCH = 64
 CASES = ("digits", "cifar10")

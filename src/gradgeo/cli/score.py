@@ -35,7 +35,7 @@ from gradgeo.data import Preprocess, Source, open_source
 from gradgeo.detector import serialization as detector_file
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError
-from gradgeo.scoring.cluster import RayEngine
+from gradgeo.scoring.ray_engine import RayEngine
 from gradgeo.scoring.shift import shift
 
 ENGINES = ("local", "ray")

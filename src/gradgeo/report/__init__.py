@@ -9,9 +9,9 @@ from gradgeo.data.source import one_line
 from gradgeo.errors import DataError, expected, public, warn
 from gradgeo.report.gallery import NAME, card, within
 from gradgeo.report.page import Failure, render
-from gradgeo.report.scores import Scores
 from gradgeo.report.summary import NO_REASON, Summary, summarise
 from gradgeo.scoring import replacing
+from gradgeo.scoring.reader import Scores
 
 __all__ = ["Summary", "html", "write"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradgeo.data.source import one_line
-from gradgeo.report.about import About
+from gradgeo.scoring.metadata import About
 
 LARGEST_SIDE, LARGEST_BYTES = 96, 65_536
 """Of a thumbnail, in pixels and bytes."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradgeo.report.about import QUANTILES, About
 from gradgeo.report.drift import BINS, steps
-from gradgeo.report.scores import Batch, Scores
+from gradgeo.scoring.metadata import QUANTILES, About
+from gradgeo.scoring.reader import Batch, Scores
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]

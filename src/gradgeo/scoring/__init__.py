@@ -7,11 +7,11 @@ from pathlib import Path
 from gradgeo.data.source import Source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, NotFittedError, expected, public, require, warn
-from gradgeo.scoring.engine import Engine, Work, local
-from gradgeo.scoring.formats import COLUMNS, Table
-from gradgeo.scoring.place import Place, check_out, refuse_data, replacing
+from gradgeo.scoring.local_engine import Engine, Work, local
+from gradgeo.scoring.manifest import run_of
+from gradgeo.scoring.output import Place, check_out, refuse_data, replacing
 from gradgeo.scoring.rows import checked
-from gradgeo.scoring.run import run_of
+from gradgeo.scoring.schema import COLUMNS, Table
 from gradgeo.scoring.summary import Summary
 
 __all__ = ["COLUMNS", "PART", "Summary", "check_out", "checked", "local", "replacing", "score"]
@@ -52,7 +52,7 @@ def score(
             folder beside it until it is complete.
         restart: begin anew where parts of another or an unfinished run are found. A finished folder stays until the new
             one is complete.
-        engine: what makes the parts: this process, or `gradgeo.scoring.cluster.RayEngine`.
+        engine: what makes the parts: this process, or `gradgeo.scoring.ray_engine.RayEngine`.
         progress: called with the number of inputs done since its last call.
 
     The columns are index (counted from the beginning of the data), name, label (the predicted class),

@@ -7,7 +7,7 @@ from typing import IO
 
 from gradgeo._files import replaced
 from gradgeo.errors import DataError
-from gradgeo.scoring.formats import FORMATS, Table
+from gradgeo.scoring.schema import FORMATS, Table
 from gradgeo.scoring.summary import Row, Summary
 
 NAME = re.compile(r"part-(\d{5,})")

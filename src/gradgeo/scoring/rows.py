@@ -9,8 +9,8 @@ import torch
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.source import Item, shaped
 from gradgeo.detector.detector import Detector
-from gradgeo.scoring.formats import COLUMNS
-from gradgeo.scoring.pictures import picture, similarities
+from gradgeo.scoring.previews import picture, similarities
+from gradgeo.scoring.schema import COLUMNS
 from gradgeo.scoring.summary import Row
 
 PICTURES = 64

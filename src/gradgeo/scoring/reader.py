@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gradgeo.data.source import one_line
 from gradgeo.errors import DataError, expected, require
-from gradgeo.report.about import About
+from gradgeo.scoring.metadata import About
 
 Array = NDArray[np.float64]
 

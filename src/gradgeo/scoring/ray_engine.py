@@ -17,9 +17,9 @@ from torch import nn
 from gradgeo.data.source import Source, Stream, one_line
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, GradgeoError, require
-from gradgeo.scoring.engine import Work, local
+from gradgeo.scoring.local_engine import Work, local
+from gradgeo.scoring.manifest import run_of
 from gradgeo.scoring.parts import WORK_STAYS, Parts
-from gradgeo.scoring.run import run_of
 from gradgeo.scoring.summary import Summary
 
 BLOCKS = 4096

@@ -11,9 +11,9 @@ from typing import Any
 
 from gradgeo._files import replaced, sync
 from gradgeo.errors import DataError, expected
-from gradgeo.scoring.formats import FORMATS, Table
+from gradgeo.scoring.manifest import FORMAT, Run
 from gradgeo.scoring.parts import LEFTOVERS, WORK_STAYS, Parts
-from gradgeo.scoring.run import FORMAT, Run
+from gradgeo.scoring.schema import FORMATS, Table
 
 STATE = "_gradgeo.json"
 """What a folder of parts belongs to; readers of Parquet data sets pass over names that begin with _."""
