@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gradgeo
-from gradgeo import demo, plots
+from gradgeo import demo
 from gradgeo.attacks import pgd
 from gradgeo.data import digits
 from gradgeo.detector.conformal import p_values
-from gradgeo.plots.figures import blank
+from gradgeo.report import plots
+from gradgeo.report.plots.figures import blank
 
 ROOT = Path(__file__).parent.parent
 DPI = 80

@@ -246,7 +246,7 @@ def test_every_page_of_results_is_shown_with_its_command(site: Path) -> None:
         assert command in index
 
 
-MODULES = ["gradgeo", "gradgeo.attacks", "gradgeo.data", "gradgeo.export", "gradgeo.plots"]
+MODULES = ["gradgeo", "gradgeo.attacks", "gradgeo.data", "gradgeo.export", "gradgeo.report.plots"]
 NAMED = [f"{module}.{name}" for module in MODULES for name in importlib.import_module(module).__all__]
 WITHOUT_ALL = {  # modules without __all__: all that they define and that has no underscore
     "gradgeo.errors": (

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gradgeo.errors import MissingDependencyError
-from gradgeo.pages import TEMPLATES, charts, environment, numbers
 from gradgeo.report import page
+from gradgeo.report.html import TEMPLATES, charts, environment, numbers
 
 
 def rendered(folder: Path, *, toggle: bool) -> str:

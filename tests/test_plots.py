@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy.integrate import trapezoid
 
-from gradgeo import metrics, plots
+from gradgeo import metrics
 from gradgeo.attacks.decision_path import DecisionPath
 from gradgeo.detector.results import Explanation, Statistic
 from gradgeo.errors import ArgumentError, MissingDependencyError
+from gradgeo.report import plots
 
 POINTS = 21
 

@@ -20,7 +20,7 @@ from gradgeo.detector.detector import Detector
 from gradgeo.detector.results import Predictions
 from gradgeo.errors import MissingDependencyError, require
 from gradgeo.metrics import auroc
-from gradgeo.plots import Panel, csm_heat_maps
+from gradgeo.report.plots import Panel, csm_heat_maps
 
 EPSILON = 0.3  # of the attack, in pixel values 0..1
 ALPHA = 0.05

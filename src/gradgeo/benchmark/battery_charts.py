@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradgeo.benchmark.battery_run import Run
-from gradgeo.pages.charts import ROLES, chart, panels, tidy
+from gradgeo.report.html.charts import ROLES, chart, panels, tidy
 
 WIDTH, HEIGHT = 144, 120  # of a chart, in points
 

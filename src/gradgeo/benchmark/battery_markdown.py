@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from gradgeo.benchmark.battery_run import BESIDE, CAUSES, FIGURES, TERMS, Run, title
-from gradgeo.pages.numbers import NONE, number, p_value, percent, points
+from gradgeo.report.html.numbers import NONE, number, p_value, percent, points
 
 
 def page(runs: Sequence[Run]) -> str:

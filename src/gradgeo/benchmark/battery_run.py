@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradgeo.errors import expected
-from gradgeo.pages.numbers import NONE, interval, number, percent
+from gradgeo.report.html.numbers import NONE, interval, number, percent
 
 Results = dict[str, Any]
 Runs = Results | Sequence[Results]

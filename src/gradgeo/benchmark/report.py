@@ -16,7 +16,7 @@ from gradgeo.benchmark import battery_charts, battery_markdown, battery_run
 from gradgeo.benchmark.battery_charts import HEIGHT, WIDTH
 from gradgeo.benchmark.battery_run import Runs, finite, milliseconds, runs_of, title
 from gradgeo.errors import expected, public, require
-from gradgeo.pages import environment
+from gradgeo.report.html import environment
 
 PAPER = "https://arxiv.org/abs/2102.12196"
 

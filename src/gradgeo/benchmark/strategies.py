@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradgeo.benchmark.cases import Cases
 from gradgeo.benchmark.page import Page
 from gradgeo.benchmark.timing import timed
-from gradgeo.pages.numbers import NONE
+from gradgeo.report.html.numbers import NONE
 
 Way = Callable[[], object]
 

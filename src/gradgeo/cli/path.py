@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from gradgeo import plots
 from gradgeo.attacks.decision_path import ENDINGS as DATA_ENDINGS
 from gradgeo.attacks.decision_path import adversary, decision_path
 from gradgeo.cli.console import print_pairs
@@ -30,6 +29,7 @@ from gradgeo.data import Preprocess, open_source
 from gradgeo.data.models import load_model
 from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, expected
+from gradgeo.report import plots
 from gradgeo.scoring import replacing
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gradgeo.pages.charts import ROLES, chart, tidy
+from gradgeo.report.html.charts import ROLES, chart, tidy
 from gradgeo.report.summary import Summary, calibration_shares
 from gradgeo.report.trend import Window, usual_quartiles
 

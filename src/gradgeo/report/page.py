@@ -15,9 +15,9 @@ from scipy import stats
 
 from gradgeo.data.source import one_line
 from gradgeo.errors import require
-from gradgeo.pages import environment
 from gradgeo.report import charts, drift, gallery, sentences
 from gradgeo.report.gallery import CLASS_NAME, NAME, Card
+from gradgeo.report.html import environment
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
 from gradgeo.report.trend import windows
 from gradgeo.scoring.metadata import About

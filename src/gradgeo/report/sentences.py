@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradgeo.pages.numbers import number, percent
 from gradgeo.report.drift import LEVEL, expected_share
+from gradgeo.report.html.numbers import number, percent
 from gradgeo.report.summary import Summary
 from gradgeo.report.trend import Window, usual_quartiles
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradgeo.pages import numbers
+from gradgeo.report.html import numbers
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -24,7 +24,7 @@ def environment(
     Args:
         jinja2: the module.
         folder: of the templates.
-        filters: for the templates, beside those of `gradgeo.pages.numbers`.
+        filters: for the templates, beside those of `gradgeo.report.html.numbers`.
         names: constants for the templates.
         toggle: whether the page has a button that sets `data-theme` of the root element to light or dark.
     """

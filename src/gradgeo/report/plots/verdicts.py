@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from gradgeo import metrics
 from gradgeo.detector.results import Explanation
 from gradgeo.errors import expected, public
-from gradgeo.plots.figures import blank, saved
+from gradgeo.report.plots.figures import blank, saved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gradgeo.errors import expected, public
-from gradgeo.plots.figures import MOST_WRITTEN, blank, name_of, saved, show_input, tick
+from gradgeo.report.plots.figures import MOST_WRITTEN, blank, name_of, saved, show_input, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

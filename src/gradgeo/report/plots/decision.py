@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradgeo.attacks.decision_path import DecisionPath
 from gradgeo.errors import public
-from gradgeo.plots.figures import blank, saved
+from gradgeo.report.plots.figures import blank, saved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
