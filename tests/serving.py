@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradgeo.serve.judges import Facts
+from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.server import Server
 

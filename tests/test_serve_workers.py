@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gradgeo.serve.batching import Batcher
-from gradgeo.serve.judges import Facts
+from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.protocol import Refused
 from gradgeo.serve.workers import JudgingError, Pool, StartError, WorkerLostError

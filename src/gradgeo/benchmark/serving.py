@@ -114,7 +114,7 @@ def _bare(cases: Cases, name: str) -> Iterator[Any]:
 
 @contextmanager
 def _fitted(cases: Cases, name: str, preset: str) -> Iterator[Any]:
-    from gradgeo.serve.judges import DetectorLoader, detector_parameters
+    from gradgeo.serve.inference import DetectorLoader, detector_parameters
 
     case = cases[name]
     rows = torch.nonzero(case.right[: case.half])[:FITTED, 0]
@@ -134,7 +134,7 @@ class BareLoader:
 
     def __call__(self) -> Any:
         """Load it in a worker."""
-        from gradgeo.serve.judges import Facts
+        from gradgeo.serve.inference import Facts
 
         torch.set_num_threads(1)
         return _BareJudge(load_model(self.model), Facts(self.shape, self.classes, False, 0, {}))

@@ -43,7 +43,7 @@ def serve(
     Example: gradgeo serve digits.gradgeo -m digits
     """
     import_module("gradgeo.serve")  # says which extra it needs
-    judges, limits = import_module("gradgeo.serve.judges"), import_module("gradgeo.serve.limits")
+    judges, limits = import_module("gradgeo.serve.inference"), import_module("gradgeo.serve.limits")
     server, logs = import_module("gradgeo.serve.server"), import_module("gradgeo.serve.logs")
     pools = import_module("gradgeo.serve.workers")
     with judges.private_folder() as folder:

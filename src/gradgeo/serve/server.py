@@ -15,9 +15,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gradgeo.errors import GradgeoError, expected
 from gradgeo.serve.app import create_app
-from gradgeo.serve.doorman import EXCESS, TOO_MANY, Doorman
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
+from gradgeo.serve.middleware import EXCESS, TOO_MANY, Doorman
 from gradgeo.serve.service import Service
 from gradgeo.serve.workers import Pool
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gradgeo import __version__
 from gradgeo.serve.batching import Batcher
-from gradgeo.serve.judges import Facts
+from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.metrics import Metrics
 from gradgeo.serve.protocol import Asked, Column, Columns, Refused, metadata

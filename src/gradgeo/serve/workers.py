@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gradgeo.errors import GradgeoError, UnusableInputWarning
-from gradgeo.serve.judges import Facts, Judge
+from gradgeo.serve.inference import Facts, Judge
 from gradgeo.serve.logs import event, to_stderr
 from gradgeo.serve.protocol import Column
 
