@@ -24,7 +24,7 @@ from gradgeo.data.models import load_model
 from gradgeo.detector.evidence import EVIDENCE, Evidence
 from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDependencyError, NotFittedError
 from gradgeo.export import agreement, formats, plain_forms
-from gradgeo.export.judge import OUTPUTS, Judge
+from gradgeo.export.module import OUTPUTS, Judge
 from gradgeo.export.split import Split
 
 pytestmark = pytest.mark.skipif(not callable(torch.export.Dim.DYNAMIC), reason="this torch is too old to export")

@@ -92,7 +92,7 @@ def _require_tools(form: str, detector: Detector) -> None:
 def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -> torch.export.ExportedProgram:
     # Tracing imports much of PyTorch that nothing else here needs.
     from gradgeo.export.agreement import settle
-    from gradgeo.export.judge import Judge, refuse_what_does_not_trace
+    from gradgeo.export.module import Judge, refuse_what_does_not_trace
     from gradgeo.export.split import Split
 
     split = Split(classifier, x[:5])
@@ -142,7 +142,7 @@ def _digest(detector: Detector) -> str:
 
 
 def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged:
-    from gradgeo.export.judge import OUTPUTS
+    from gradgeo.export.module import OUTPUTS
 
     try:
         converted = torch.onnx.export(
