@@ -9,8 +9,8 @@ import typer
 from gradgeo import __version__
 from gradgeo.cli.bench import bench, demo
 from gradgeo.cli.console import Command
+from gradgeo.cli.detector import explain, fit, info
 from gradgeo.cli.export import export
-from gradgeo.cli.judge import explain, fit, info
 from gradgeo.cli.path import path
 from gradgeo.cli.report import report
 from gradgeo.cli.score import score
