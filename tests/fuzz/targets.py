@@ -53,7 +53,7 @@ def run(name: str, data: bytes) -> bool:
         warnings.simplefilter("ignore")
         try:
             TARGETS[name].check(data)
-        except (GradgeoError, protocol.Refused):
+        except (GradgeoError, protocol.ProtocolError):
             return False
     return True
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradgeo.attacks.descent import Samples
 from gradgeo.attacks.norms import Norm
-from gradgeo.classifier.wrapper import Classifier, Model, traceless
+from gradgeo.classifier.wrapper import Classifier, Model, preserve_state
 from gradgeo.errors import expected, public, warn
 from gradgeo.geometry.neighbourhood import class_labels
 
@@ -150,7 +150,7 @@ class Problem:
         if count("restarts", restarts) > 1 and not random_start:
             raise expected("restarts", "1 without random_start", restarts, "Each would end at the same point.")
         device = self._x.device
-        with traceless(self._inputs, recurrent=self.classifier.recurrent):
+        with preserve_state(self._inputs, recurrent=self.classifier.recurrent):
             adversarial = self._given.clone()
             success = torch.zeros_like(self._usable)
             masked = self._usable.clone()

@@ -20,7 +20,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def private_copy(model: nn.Module) -> nn.Module:
+def isolated_copy(model: nn.Module) -> nn.Module:
     """`model` with the same weight memory and its own structure, buffers, mode and `requires_grad`."""
     with torch.inference_mode(False), torch.no_grad():  # a copy made in inference mode could not be differentiated
         try:

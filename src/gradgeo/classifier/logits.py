@@ -15,7 +15,7 @@ from gradgeo.errors import ModelError
 def logits_of(model: Model, x: Tensor) -> Tensor:
     """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
 
-    To be called within `classifier.traceless`, for it seeds the random state that a stochastic model draws from.
+    To be called within `classifier.preserve_state`, for it seeds the random state that a stochastic model draws from.
     """
     _seed(x.device)
     try:

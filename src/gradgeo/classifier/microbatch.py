@@ -1,4 +1,4 @@
-"""Passes over some rows at a time, fewer where the memory of the device does not take as many."""
+"""Work on some rows at a time, fewer where the memory of the device does not take as many."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -10,7 +10,7 @@ from gradgeo.errors import ModelError, warn
 T = TypeVar("T")
 
 
-class Passes:
+class AdaptiveBatch:
     """Runs something on consecutive rows; after each failure for want of memory on half as many, and so from then on.
 
     Args:

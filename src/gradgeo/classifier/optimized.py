@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gradgeo.classifier.change_detection import state_of
 from gradgeo.classifier.conv_kernels import freeze
-from gradgeo.classifier.isolated_copy import Model, private_copy
+from gradgeo.classifier.isolated_copy import Model, isolated_copy
 from gradgeo.classifier.linear_kernels import freeze_linear, wide
 from gradgeo.classifier.logits import logits_of
 
@@ -23,14 +23,14 @@ _FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class FastCopy:
+class OptimizedModel:
     """A model to be differentiated many times.
 
     Args:
         model: a private copy of the caller's module, of which a further copy is changed; or, where there is none, the
             caller's own model, which is used as it is.
         private: whether `model` is such a copy.
-        x: a prepared batch, whose first inputs are the trial. To be called within `classifier.traceless`.
+        x: a prepared batch, whose first inputs are the trial. To be called within `classifier.preserve_state`.
         dtype: what the finished copy computes in, if not in the model's own type; only a private copy can.
         traced: whether it is to be traced: its layers are then PyTorch's own, and channels stay where they are.
 
@@ -107,7 +107,7 @@ class FastCopy:
         self._calls.last = (inputs[0], inputs[0]._version, output) if output.ndim == 2 else None
 
     def _prepare(self, model: nn.Module, x: Tensor, *, traced: bool) -> None:
-        plain = private_copy(model)
+        plain = isolated_copy(model)
         watch = _Watch(plain)
         before = state_of(plain)
         logits = watch.run(x)
@@ -124,7 +124,7 @@ class FastCopy:
         for fold, last in dict.fromkeys([(bool(pairs), channels_last), (bool(pairs), False), (False, channels_last)]):
             if not fold and not last and not products:
                 continue
-            changed = private_copy(model)
+            changed = isolated_copy(model)
             if products:
                 freeze_linear(changed)
             _change(changed, pairs if fold else [], channels_last=last, traced=traced)

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from gradgeo.classifier.logits import logits_of
 from gradgeo.classifier.optimized import AGREEMENT
-from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
+from gradgeo.classifier.wrapper import Classifier, preserve_state, replace_unusable
 from gradgeo.errors import ModelError, expected, public
 
 _INNER = "model"
@@ -62,7 +62,7 @@ def tap(model: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, nn.Module]:
     clean, usable = replace_unusable(x)
     if not bool(usable.any()):
         raise expected("x", "at least one input without NaN or infinity", x)
-    with traceless(x, recurrent=classifier.recurrent), torch.no_grad():
+    with preserve_state(x, recurrent=classifier.recurrent), torch.no_grad():
         front, rest = _cut(whole, layer)
         _compare(classifier(clean[usable].clone()), front, rest, clean[usable], layer)
     return front, rest

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from gradgeo.classifier.change_detection import ModelState, state_of
 from gradgeo.classifier.isolated_copy import Model as Model
-from gradgeo.classifier.isolated_copy import private_copy, unwrapped
+from gradgeo.classifier.isolated_copy import isolated_copy, unwrapped
 from gradgeo.classifier.logits import alone, logits_of
-from gradgeo.classifier.microbatch import Passes
-from gradgeo.classifier.optimized import FastCopy
+from gradgeo.classifier.microbatch import AdaptiveBatch
+from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.errors import expected
 
 
@@ -34,13 +34,13 @@ class Classifier:
         if not callable(model):
             raise expected("model", "a torch.nn.Module or a function x -> logits", model)
         given = unwrapped(model) if isinstance(model, nn.Module) else None
-        copied = None if given is None else private_copy(given)
+        copied = None if given is None else isolated_copy(given)
         if copied is None:
             _refuse_training(model)
         self.module: Model = model if copied is None else copied
         self.private = copied is not given
         """Whether `module` is a copy of the caller's."""
-        self._fast: dict[torch.dtype | None, FastCopy] = {}
+        self._fast: dict[torch.dtype | None, OptimizedModel] = {}
         self._preparing = threading.Lock()
         self._turn = threading.RLock()  # a model may keep in itself what it is doing
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
@@ -58,10 +58,10 @@ class Classifier:
                 return _kept(unwrapped(model), state)
         return cls(model)
 
-    def fast(self, x: Tensor, dtype: torch.dtype | None = None) -> FastCopy:
+    def fast(self, x: Tensor, dtype: torch.dtype | None = None) -> OptimizedModel:
         """The copy to differentiate many times, made at the first prepared batch `x`; its weights are its own.
 
-        To be called within `traceless`.
+        To be called within `preserve_state`.
 
         Args:
             dtype: what it computes in, if not in the model's own type.
@@ -80,13 +80,13 @@ class Classifier:
             self._fast[dtype] = made
         return self._fast[dtype]
 
-    def _made_fast(self, x: Tensor, dtype: torch.dtype | None) -> FastCopy:
+    def _made_fast(self, x: Tensor, dtype: torch.dtype | None) -> OptimizedModel:
         """Where memory does not take the trial of several inputs, one has to do."""
 
-        def made(rows: slice) -> FastCopy:
-            return FastCopy(self.module, private=self.private, x=x[rows], dtype=dtype)
+        def made(rows: slice) -> OptimizedModel:
+            return OptimizedModel(self.module, private=self.private, x=x[rows], dtype=dtype)
 
-        return next(Passes(max(1, len(x)))(len(x), made))
+        return next(AdaptiveBatch(max(1, len(x)))(len(x), made))
 
     def prepare(self, x: Tensor) -> Tensor:
         """`x` checked and brought to the model's device and floating-point type (a copy is not made here)."""
@@ -106,15 +106,15 @@ class Classifier:
     def judge(self, x: Tensor) -> "Judged":
         """Logits of `x` without gradients."""
         x = self.prepare(x)
-        with traceless(x, recurrent=self.recurrent), torch.no_grad():
+        with preserve_state(x, recurrent=self.recurrent), torch.no_grad():
             clean, finite = replace_unusable(x)
-            logits = torch.cat(list(Passes(max(1, len(x)))(len(x), lambda rows: self(clean[rows]))))
+            logits = torch.cat(list(AdaptiveBatch(max(1, len(x)))(len(x), lambda rows: self(clean[rows]))))
         return Judged(logits, finite & logits.isfinite().all(1))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
 
-        To be called within `traceless`, for it seeds the random state that a stochastic model draws from. One thread
+        To be called within `preserve_state`, for it seeds the random state that a stochastic model draws from. One thread
         at a time; those of `fast` run together where the model writes nothing into itself.
         """
         with self._turn:
@@ -182,7 +182,7 @@ _CUDNN = threading.RLock()  # its flags are global
 
 
 @contextmanager
-def traceless(x: Tensor, *, recurrent: bool = False) -> Iterator[None]:
+def preserve_state(x: Tensor, *, recurrent: bool = False) -> Iterator[None]:
     """Gradients on, autocast off, TF32 off, whatever the caller's context; random state the same for every call.
 
     The global random state, seeded at each forward pass, is put back afterwards; with other threads running it is left

@@ -76,12 +76,12 @@ def bench(
             raise typer.BadParameter(f"expected battery or one of {', '.join(PAGES)}, got {name}")
         if data is None:
             raise typer.BadParameter("pass --data, the folder with data/ and models/")
-        benchmark = import_module("gradgeo.benchmark")
+        benchmark = import_module("benchmarks")
         wanted = benchmark.Cases(data, inputs=inputs, only=_names(cases))
         typer.echo(benchmark.run(name, wanted, out, command))
         return
-    battery = import_module("gradgeo.benchmark.evaluation")
-    custom = import_module("gradgeo.benchmark.own")
+    battery = import_module("gradgeo.bench.evaluate")
+    custom = import_module("gradgeo.bench.user_model")
     chosen = custom.chosen_methods(_names(methods), tuple(method or ()))
     columns = None
     if model is not None:
@@ -97,12 +97,12 @@ def bench(
         settings = custom.shipped_settings(data, ("digits",) if quick else _names(cases), inputs)
         if jobs > 1:
             chosen_by = (_names(methods), tuple(method or ()))
-            processes = import_module("gradgeo.benchmark.processes")
+            processes = import_module("benchmarks.processes")
             processes.prepare(data, tuple(s.case.name for s in settings), inputs, chosen_by, jobs, say)
     results = [
         battery.evaluate(setting, columns=columns, methods=chosen, command=command, say=say) for setting in settings
     ]
-    written = import_module("gradgeo.benchmark.report").write(results, out, "quick" if quick else "battery")
+    written = import_module("gradgeo.bench.page.write").write(results, out, "quick" if quick else "battery")
     for file in written:
         typer.echo(file)
 

@@ -47,11 +47,11 @@ def serve(
     server, logs = import_module("gradgeo.serve.server"), import_module("gradgeo.serve.logs")
     pools = import_module("gradgeo.serve.workers")
     with judges.private_folder() as folder:
-        detector = judges.private_copy(file, Path(folder))
+        detector = judges.isolated_copy(file, Path(folder))
         parameters = judges.detector_parameters(detector)
         spec, kept = model_named(judges.notes(detector), model, weights)
         if kept is not None:
-            kept = str(judges.private_copy(Path(kept), Path(folder)))
+            kept = str(judges.isolated_copy(Path(kept), Path(folder)))
         loader = judges.DetectorLoader(detector, partial(_load, spec, kept, device), threads, parameters)
         made = server.Server(
             pools.Pool(loader, size=workers, timeout=2 * timeout),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradgeo.data.prefetch import ahead
 from gradgeo.data.preprocess import Preprocess
-from gradgeo.data.timestamps import Moment, moment
+from gradgeo.data.timestamps import Timestamp, moment
 from gradgeo.errors import DataError, GradgeoError, describe, expected
 
 LONGEST = 1000
@@ -29,7 +29,7 @@ class Item:
     x: Tensor | None
     label: int | None
     error: str | None
-    time: Moment | None = None
+    time: Timestamp | None = None
 
 
 class Reader(Protocol):
@@ -73,7 +73,7 @@ class Record:
     name: str
     load: Callable[[], Tensor]
     label: int | None = None
-    time: Moment | None = None
+    time: Timestamp | None = None
 
 
 @runtime_checkable

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from gradgeo.errors import DataError, describe
 
-Moment = float | datetime
+Timestamp = float | datetime
 """A finite number, or a date and time without a zone: UTC where a zone was given."""
 
 
-def moment(value: object) -> Moment | None:
+def moment(value: object) -> Timestamp | None:
     """`value` as a moment: a number, a datetime of Python or NumPy, or ISO 8601 text; None for anything else.
 
     Example:

@@ -26,7 +26,7 @@ from gradgeo.data.arrays import as_input
 from gradgeo.data.files import identity
 from gradgeo.data.images import decode, is_image
 from gradgeo.data.source import Record
-from gradgeo.data.timestamps import Moment, moment
+from gradgeo.data.timestamps import Timestamp, moment
 from gradgeo.errors import DataError
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -57,7 +57,7 @@ class _Sample:
         )
         if label is None:
             label = next((_integer(about[key]) for key in IN_JSON if key in about), None)
-        taken: Moment | None = None if time is None else moment(about.get(time))
+        taken: Timestamp | None = None if time is None else moment(about.get(time))
         return Record(self.name, partial(_decoded, self), label, taken)
 
 

@@ -20,13 +20,13 @@ from gradgeo.detector import html_repr as notebook
 from gradgeo.detector import serialization as detector_file
 from gradgeo.detector.evidence import Evidence, resolve
 from gradgeo.detector.explanations import References, explanations, named
-from gradgeo.detector.extraction import Instrument, Measured
+from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitting import Split, measure_trusted
-from gradgeo.detector.fusion import Joint, Surprise
+from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
 from gradgeo.detector.inputs import Data, batches
 from gradgeo.detector.one_class import KINDS, Array, OneClass
 from gradgeo.detector.results import Explanation, Judgement, Predictions
-from gradgeo.detector.survey import Survey
+from gradgeo.detector.survey import DataScan
 from gradgeo.errors import (
     DetectorFileError,
     NotFittedError,
@@ -35,10 +35,10 @@ from gradgeo.errors import (
     public,
     warn,
 )
-from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.options import Classes, Maps
-from gradgeo.geometry.saliency import over_passes
+from gradgeo.geometry.saliency import map_chunks
 from gradgeo.geometry.surrogates import SmoothReLU
 
 _SETTINGS = ("evidence", "alpha", "classes", "loss", "temperature", "calibration", "seed", "batch_size")
@@ -163,13 +163,13 @@ class Detector:
         return self
 
     def _fit(self, data: Data, labels: Any) -> None:
-        survey = Survey.of(self.model, data, labels, batch_size=self.batch_size)
+        survey = DataScan.of(self.model, data, labels, batch_size=self.batch_size)
         survey.told()
         split = self._prepare(survey)
         found = measure_trusted(self.model, data, survey, split, self._instrument, batch_size=self.batch_size)
         self._learn(survey, split, *found)
 
-    def _prepare(self, survey: Survey) -> Split:
+    def _prepare(self, survey: DataScan) -> Split:
         """Decide what is measured, but for the radius, and which inputs are learned from."""
         self.input_shape_ = survey.input_shape
         self.num_classes_ = survey.num_classes
@@ -180,16 +180,16 @@ class Detector:
         learn = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
         split = Split.of(survey, learn, calibration=self.calibration, alpha=self.alpha, seed=self.seed)
         self.temperature_ = self._temperature_for(survey.margin[split.fit])
-        self._instrument = Instrument(evidence, Maps(Loss(self.loss_, self.temperature_), self.classes_))
+        self._instrument = EvidenceExtractor(evidence, Maps(Loss(self.loss_, self.temperature_), self.classes_))
         return split
 
-    def _learn(self, survey: Survey, split: Split, instrument: Instrument, measured: Measured) -> None:
+    def _learn(self, survey: DataScan, split: Split, instrument: EvidenceExtractor, measured: EvidenceFeatures) -> None:
         """Learn from what `instrument` measured of the trusted inputs, and calibrate."""
         self._instrument, self.radius_ = instrument, instrument.radius
         split = split.alive(survey, measured)
         learnt, kept = split.parts(survey, measured)
         evidence = instrument.evidence
-        self._joint = Joint.fit(
+        self._joint = EvidenceFusion.fit(
             [e.one_class for e in evidence],
             [e.question for e in evidence],
             learnt.features,
@@ -205,7 +205,7 @@ class Detector:
     def _available(self, x: Tensor) -> tuple[Evidence, ...]:
         """The evidence that this model has, told by a pass of one input (or none)."""
         wanted = resolve(self.evidence)
-        forwards = over_passes(self.model, [x], Maps(), None, lambda forward, maps: forward, quiet=True)
+        forwards = map_chunks(self.model, [x], Maps(), None, lambda forward, maps: forward, quiet=True)
         missing = [e.name for e in wanted if not e.available(forwards[0])]
         if missing and not isinstance(self.evidence, str):
             raise expected(
@@ -230,7 +230,7 @@ class Detector:
             return float(self.temperature)
         return max(float(np.quantile(margins, TYPICAL_MARGIN)), 1e-6)
 
-    def _measure(self, inputs: Iterable[Tensor], *, keep: tuple[str, ...] = ()) -> Measured:
+    def _measure(self, inputs: Iterable[Tensor], *, keep: tuple[str, ...] = ()) -> EvidenceFeatures:
         return self._instrument.measure(self.model, inputs, batch_size=self.batch_size, keep=keep)
 
     def _inputs(self, x: Data) -> Iterator[Tensor]:
@@ -241,13 +241,13 @@ class Detector:
                 raise expected("x", f"of shape (N, {shape}) as in fit", batch)
             yield batch
 
-    def _judge(self, x: Data, *, keep: tuple[str, ...] = ()) -> tuple[Predictions, Measured]:
+    def _judge(self, x: Data, *, keep: tuple[str, ...] = ()) -> tuple[Predictions, EvidenceFeatures]:
         self._require_fit()
         self._check()
         measured = self._measure(self._inputs(x), keep=keep)
         return self._verdicts(measured), measured
 
-    def _verdicts(self, measured: Measured) -> Predictions:
+    def _verdicts(self, measured: EvidenceFeatures) -> Predictions:
         score = self._joint.join(self._member_scores(measured)).numpy()
         p = conformal.p_values(self._calibration, score)
         if conformal.needed(self.alpha) > self.calibration_size_:
@@ -270,11 +270,11 @@ class Detector:
         """
         self._require_fit()
         with nullcontext() if sharpness is None else SmoothReLU(sharpness):
-            seen = self._instrument.observe(ForwardPass(Classifier.of(self.model), x, differentiable=True))
+            seen = self._instrument.observe(InputJacobian(Classifier.of(self.model), x, differentiable=True))
             features = self._instrument.features(seen)
         return self._joint.join(self._joint.scores(features, seen.forward.predicted.cpu()))
 
-    def _member_scores(self, measured: Measured) -> Tensor:
+    def _member_scores(self, measured: EvidenceFeatures) -> Tensor:
         """The score of each evidence (N, M)."""
         if not len(measured.label):
             return torch.empty(0, len(self._instrument.evidence), dtype=torch.float64)
@@ -346,7 +346,7 @@ class Detector:
         if explain and len(rows):
             doubted = measured[rows]
             if not csm_is_free:
-                again = Instrument((), self._instrument.maps).measure(
+                again = EvidenceExtractor((), self._instrument.maps).measure(
                     self.model, self._inputs(x[rows]), batch_size=self.batch_size, keep=("csm", "classes"), quiet=True
                 )
                 doubted = replace(doubted, csm=again.csm, classes=again.classes)
@@ -387,7 +387,7 @@ class Detector:
         self._require_fit()
         return self._instrument.evidence
 
-    def _explanations(self, predictions: Predictions, measured: Measured) -> list[Explanation]:
+    def _explanations(self, predictions: Predictions, measured: EvidenceFeatures) -> list[Explanation]:
         scores = self._member_scores(measured)
         return explanations(predictions, measured, scores, self._evidence, self._joint, self._reference)
 
@@ -462,15 +462,16 @@ class Detector:
         if [e.one_class for e in evidence] != kinds:
             raise DetectorFileError(f"{path} holds evidence of another kind than this version's. Fit again.")
         maps = Maps(Loss(detector.loss_, detector.temperature_), detector.classes_)
-        detector._instrument = Instrument(evidence, maps, detector.radius_)
+        detector._instrument = EvidenceExtractor(evidence, maps, detector.radius_)
         members = tuple(
             kind(**{name: arrays[f"{e.name}/{name}"] for name in kind.LAYOUT})
             for e, kind in zip(evidence, kinds, strict=True)
         )
         alone, together = (
-            Surprise(**{f.name: arrays[prefix + f.name] for f in fields(Surprise)}) for prefix in ("", "question_")
+            TailSurprisal(**{f.name: arrays[prefix + f.name] for f in fields(TailSurprisal)})
+            for prefix in ("", "question_")
         )
-        detector._joint = Joint(members, questions, alone, together)
+        detector._joint = EvidenceFusion(members, questions, alone, together)
         detector._reference = References(**{f.name: arrays[f.name] for f in fields(References)})
         detector._calibration = arrays["calibration"]
         return detector

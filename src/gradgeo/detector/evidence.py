@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradgeo.detector.measurements import RADII, Observation, log_root, margin, shiftable
+from gradgeo.detector.measurements import RADII, EvidenceContext, log_root, margin, shiftable
 from gradgeo.detector.one_class import ClassConditionalCopula, NearestNeighbours, OneClass, Residual, UpperTail
 from gradgeo.errors import choice, expected
-from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import without
 from gradgeo.geometry.similarity import STATISTICS, statistics_of
 
@@ -27,14 +27,14 @@ class Evidence:
 
     name: str
     features: tuple[str, ...]
-    measure: Callable[[Observation], Tensor]
+    measure: Callable[[EvidenceContext], Tensor]
     one_class: type[OneClass] = ClassConditionalCopula
     question: str = "geometry"  # evidence that answers the same one is joined first
-    available: Callable[[ForwardPass], bool] = lambda forward: True
+    available: Callable[[InputJacobian], bool] = lambda forward: True
     around: str = ""  # what it takes of the neighbourhood: nothing, "values" or "gradients"
 
 
-def _csm(seen: Observation) -> Tensor:
+def _csm(seen: EvidenceContext) -> Tensor:
     """The ten statistics of the signed CSM (Schwinn et al. 2021).
 
     Blind to small perturbations, which hardly turn the maps, and to near-OOD inputs that the network sees as it sees
@@ -43,7 +43,7 @@ def _csm(seen: Observation) -> Tensor:
     return statistics_of(seen.csm, seen.position)
 
 
-def _confidence(seen: Observation) -> Tensor:
+def _confidence(seen: EvidenceContext) -> Tensor:
     """Minus the log odds of the predicted class: the order of the maximum softmax probability (Hendrycks and Gimpel,
     ICLR 2017), without its rounding to 1.
 
@@ -53,7 +53,7 @@ def _confidence(seen: Observation) -> Tensor:
     return logits.scatter(1, own, -torch.inf).logsumexp(1, keepdim=True) - logits.gather(1, own)
 
 
-def _features(seen: Observation) -> Tensor:
+def _features(seen: EvidenceContext) -> Tensor:
     """The penultimate features, for models of how far they are from trusted ones.
 
     Good at other data and strong attacks. Blind to small attacks, which end beside features of the other class.
@@ -64,7 +64,7 @@ def _features(seen: Observation) -> Tensor:
     return features.double()
 
 
-def _boundary(seen: Observation) -> Tensor:
+def _boundary(seen: EvidenceContext) -> Tensor:
     """First-order distances to the decision boundaries, lengths of the loss gradients, and the logits' shape, jointly.
 
     An attack leaves an input confident beside a steep slope, noise leaves it unsure on a flat one: either alone is
@@ -92,7 +92,7 @@ _BOUNDARY = (
 )
 
 
-def _nearest_boundary(seen: Observation) -> Tensor:
+def _nearest_boundary(seen: EvidenceContext) -> Tensor:
     """What `boundary` sees of the nearest boundary alone: its distance, how steep it is, and the logits' shape.
 
     Two backward passes instead of one for each class; blind to what `boundary` is blind to, and to more of it.
@@ -115,7 +115,7 @@ def _nearest_boundary(seen: Observation) -> Tensor:
 _NEAREST = ("distance", "steepness", "logit_margin", "energy", "entropy", "logit_mean", "logit_std")
 
 
-def _neighbourhood(seen: Observation) -> Tensor:
+def _neighbourhood(seen: EvidenceContext) -> Tensor:
     """Theorem 1 at work: by how much the margin falls, how far the gradient turns and where it points, around x.
 
     The evidence of small attacks: they end just beyond a boundary, in a spot that no trusted input sits in. Says
@@ -125,13 +125,13 @@ def _neighbourhood(seen: Observation) -> Tensor:
     return torch.cat([around.drop.mean(2), around.turn.mean(2), around.zeta.mean(2)], dim=1)
 
 
-def _turn(seen: Observation) -> Tensor:
+def _turn(seen: EvidenceContext) -> Tensor:
     """How far the gradient turns around x, by itself: the evidence of noise and of single large steps (FGSM), which
     leave an input where the network's linear pieces are small."""
     return seen.neighbourhood.turn.mean(2)
 
 
-def _curvature(seen: Observation) -> Tensor:
+def _curvature(seen: EvidenceContext) -> Tensor:
     """The loss's curvature along random ways from x (Lemma 2): its mean and its largest at each radius.
 
     Piecewise linear networks bend only at their kinks, so at the smallest radius this is mostly rounding.
@@ -140,7 +140,7 @@ def _curvature(seen: Observation) -> Tensor:
     return torch.cat([curvature.mean(2), curvature.amax(2)], dim=1)
 
 
-def _flips(seen: Observation) -> Tensor:
+def _flips(seen: EvidenceContext) -> Tensor:
     """The share of neighbours that are predicted otherwise, at each radius.
 
     What an attack at a boundary shows; coarse, with so few neighbours: the fall of the margin says more.
@@ -148,7 +148,7 @@ def _flips(seen: Observation) -> Tensor:
     return seen.neighbourhood.flip.mean(2)
 
 
-def _raw_csm(seen: Observation) -> Tensor:
+def _raw_csm(seen: EvidenceContext) -> Tensor:
     """The ten statistics of the CSM of the gradients themselves, whose large entries the sign does away with.
 
     Blind where the signed CSM is; large gradients in a few entries outvote the rest.
@@ -156,7 +156,7 @@ def _raw_csm(seen: Observation) -> Tensor:
     return statistics_of(seen.raw_csm, seen.position)
 
 
-def _magnitude(seen: Observation) -> Tensor:
+def _magnitude(seen: EvidenceContext) -> Tensor:
     """Minus the log of the penultimate features' sum of magnitudes: inputs that excite few of them (Huang et al.,
     NeurIPS 2021; Park et al., ICCV 2023).
 
@@ -165,7 +165,7 @@ def _magnitude(seen: Observation) -> Tensor:
     return -_features(seen).abs().sum(1, keepdim=True).clamp_min(1e-30).log()
 
 
-def _stability(seen: Observation) -> Tensor:
+def _stability(seen: EvidenceContext) -> Tensor:
     """By how much the margin falls around x: of small attacks the loudest evidence, when asked whether it is large.
 
     Found by forward passes alone. Blind to everything else.
@@ -173,7 +173,7 @@ def _stability(seen: Observation) -> Tensor:
     return seen.drop.mean(2)
 
 
-def _shifts(seen: Observation) -> Tensor:
+def _shifts(seen: EvidenceContext) -> Tensor:
     """By how much the margin falls where the input is shifted by one entry (Tian, Yang and Cai, AAAI 2018), as the mean
     of the smaller half of the falls, lest an axis whose neighbours have nothing in common outvote the others.
 
@@ -184,11 +184,11 @@ def _shifts(seen: Observation) -> Tensor:
     return drop[:, : drop.shape[1] // 2].mean(1, keepdim=True)
 
 
-def _has_head(forward: ForwardPass) -> bool:
+def _has_head(forward: InputJacobian) -> bool:
     return forward.features is not None
 
 
-def _has_axes(forward: ForwardPass) -> bool:
+def _has_axes(forward: InputJacobian) -> bool:
     return bool(shiftable(forward.x))
 
 

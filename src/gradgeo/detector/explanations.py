@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gradgeo.detector import conformal
 from gradgeo.detector.evidence import Evidence
-from gradgeo.detector.extraction import Measured
-from gradgeo.detector.fusion import Joint
+from gradgeo.detector.extraction import EvidenceFeatures
+from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.one_class import QUANTILES, Array, normal_scores
-from gradgeo.detector.results import Explanation, Predictions, Reference, Statistic, Voice, likely_cause
+from gradgeo.detector.results import EvidenceScore, Explanation, Predictions, Reference, Statistic, likely_cause
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def named(evidence: Sequence[Evidence], features: Sequence[Array]) -> tuple[list
 
 def explanations(
     predictions: Predictions,
-    measured: Measured,
+    measured: EvidenceFeatures,
     scores: Tensor,
     evidence: Sequence[Evidence],
-    joint: Joint,
+    joint: EvidenceFusion,
     references: References,
 ) -> list[Explanation]:
     """An explanation of each row of `predictions`, from what was measured of it, its CSM included, and the score
@@ -91,7 +91,7 @@ def explanations(
     answers = joint.answers(scores).tolist()
     made = []
     for i in range(len(predictions)):
-        voices = [(e.name, Voice(float(p[i, m]), float(surprise[i, m]))) for m, e in enumerate(evidence)]
+        voices = [(e.name, EvidenceScore(float(p[i, m]), float(surprise[i, m]))) for m, e in enumerate(evidence)]
         questions = dict(sorted(zip(joint.asked, answers[i], strict=True), key=lambda pair: -pair[1]))
         trusted = bool(predictions.trusted[i])
         made.append(

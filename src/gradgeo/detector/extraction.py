@@ -10,18 +10,18 @@ from torch import Tensor
 
 from gradgeo.classifier.wrapper import Model
 from gradgeo.detector.evidence import Evidence
-from gradgeo.detector.measurements import Observation
+from gradgeo.detector.measurements import EvidenceContext
 from gradgeo.detector.one_class import Array
 from gradgeo.errors import UnusableInputWarning, expected, warn
-from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
-from gradgeo.geometry.saliency import over_passes
+from gradgeo.geometry.saliency import map_chunks
 
 UNBOUNDED = 1e6  # root mean square per input entry beyond which a boundary counts as not there
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvidenceFeatures:
     """What was measured of some inputs; NaN features where they cannot be judged."""
 
     features: list[Array]  # (N, F) of each evidence
@@ -31,10 +31,12 @@ class Measured:
     csm: Tensor | None = None  # (N, K, K)
     classes: Tensor | None = None  # (N, K), of the CSM
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> "Measured":
+    def __getitem__(self, rows: NDArray[np.int64]) -> "EvidenceFeatures":
         """Some of the inputs."""
         kept = (None if table is None else table[rows] for table in (self.logits, self.csm, self.classes))
-        return Measured([table[rows] for table in self.features], self.label[rows], self.probability[rows], *kept)
+        return EvidenceFeatures(
+            [table[rows] for table in self.features], self.label[rows], self.probability[rows], *kept
+        )
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -46,26 +48,28 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Instrument:
+class EvidenceExtractor:
     """Which evidence is measured, from which maps, and how large its neighbourhood is."""
 
     evidence: tuple[Evidence, ...]
     maps: Maps
     radius: float = 1.0
 
-    def only(self, evidence: tuple[Evidence, ...], measured: Measured) -> "tuple[Instrument, Measured]":
+    def only(
+        self, evidence: tuple[Evidence, ...], measured: EvidenceFeatures
+    ) -> "tuple[EvidenceExtractor, EvidenceFeatures]":
         """The instrument of some of its evidence, and what it would have `measured`."""
         radius = self.radius if any(e.around for e in evidence) else 1.0
         features = [measured.features[self.evidence.index(e)] for e in evidence]
         return replace(self, evidence=evidence, radius=radius), replace(measured, features=features)
 
-    def observe(self, forward: ForwardPass) -> Observation:
+    def observe(self, forward: InputJacobian) -> EvidenceContext:
         """The observation that a forward pass is measured by."""
-        return Observation(
+        return EvidenceContext(
             forward, self.maps, self.radius, gradients=any(e.around == "gradients" for e in self.evidence)
         )
 
-    def features(self, seen: Observation) -> list[Tensor]:
+    def features(self, seen: EvidenceContext) -> list[Tensor]:
         """The features (N, F) of each evidence, float64 on the CPU; NaN for unusable samples."""
         usable = seen.forward.usable[:, None]
         # Around comes last: by then the gradients that span all maps may be there, and serve at the input itself.
@@ -80,12 +84,12 @@ class Instrument:
         another.
         """
 
-        def distances(forward: ForwardPass, maps: Maps) -> Tensor:
+        def distances(forward: InputJacobian, maps: Maps) -> Tensor:
             entries = max(1, forward.x[:1].numel())
             nearest: Tensor = self.observe(forward).boundary_distances[:, 0].exp() / entries**0.5
             return nearest.cpu()
 
-        near = over_passes(model, inputs, self.maps, None, distances, at_most=batch_size, quiet=True)
+        near = map_chunks(model, inputs, self.maps, None, distances, at_most=batch_size, quiet=True)
         if not near:
             raise expected("data", "the same at both readings", "no input at the second")
         found = torch.cat(near)
@@ -100,11 +104,11 @@ class Instrument:
         batch_size: int,
         keep: tuple[str, ...] = (),
         quiet: bool = False,
-    ) -> Measured:
+    ) -> EvidenceFeatures:
         """Features, labels and probabilities of `inputs`, and which of "logits", "csm" and "classes" to `keep`; warns
         about inputs without, unless `quiet`."""
 
-        def observed(forward: ForwardPass, maps: Maps) -> tuple[Tensor, ...]:
+        def observed(forward: InputJacobian, maps: Maps) -> tuple[Tensor, ...]:
             seen = self.observe(forward)
             features = self.features(seen)  # first, so that a CSM that is kept changes no rounding
             probability = forward.logits.double().softmax(1).amax(1)
@@ -115,12 +119,14 @@ class Instrument:
             )
             return (*(column.cpu() for column in columns), *features)
 
-        rows = over_passes(model, inputs, self.maps, None, observed, at_most=batch_size, quiet=quiet)
+        rows = map_chunks(model, inputs, self.maps, None, observed, at_most=batch_size, quiet=quiet)
         if not rows:
-            return Measured([np.empty((0, len(e.features))) for e in self.evidence], np.empty(0, np.int64), np.empty(0))
+            return EvidenceFeatures(
+                [np.empty((0, len(e.features))) for e in self.evidence], np.empty(0, np.int64), np.empty(0)
+            )
         label, probability, *others = (torch.cat(column) for column in zip(*rows, strict=True))
         kept, tables = dict(zip(keep, others, strict=False)), others[len(keep) :]
-        measured = Measured([table.numpy() for table in tables], label.numpy(), probability.numpy(), **kept)
+        measured = EvidenceFeatures([table.numpy() for table in tables], label.numpy(), probability.numpy(), **kept)
         if not quiet and (dead := int((~measured.alive & (measured.label >= 0)).sum())):
             warn(
                 f"{dead} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.",

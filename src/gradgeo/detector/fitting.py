@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from gradgeo.classifier.wrapper import Model
 from gradgeo.detector import conformal
-from gradgeo.detector.extraction import Instrument, Measured
+from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.inputs import Data, batches
-from gradgeo.detector.survey import Survey, first_of, rows_of
+from gradgeo.detector.survey import DataScan, first_of, rows_of
 from gradgeo.errors import ArgumentError, expected
 
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
@@ -26,14 +26,14 @@ class Split:
     alpha: float
 
     @classmethod
-    def of(cls, survey: Survey, learn: int, *, calibration: float, alpha: float, seed: int) -> Self:
+    def of(cls, survey: DataScan, learn: int, *, calibration: float, alpha: float, seed: int) -> Self:
         """A share of the trusted inputs to calibrate on, drawn by `seed`, and at least `learn` others."""
         _require_enough(survey.trusted, learn, alpha, survey.lost)
         order = np.random.default_rng(seed).permutation(np.flatnonzero(survey.trusted))
         size = conformal.calibration_size(len(order), calibration, alpha, at_most=len(order) - learn)
         return cls(np.sort(order[size:]), np.sort(order[:size]), learn, alpha)
 
-    def alive(self, survey: Survey, measured: Measured) -> Self:
+    def alive(self, survey: DataScan, measured: EvidenceFeatures) -> Self:
         """The split without the inputs of which something could not be `measured`."""
         trusted = survey.trusted
         alive = np.zeros_like(trusted)
@@ -48,7 +48,7 @@ class Split:
             )
         return replace(self, fit=fit, calibration=calibration)
 
-    def parts(self, survey: Survey, measured: Measured) -> tuple[Measured, Measured]:
+    def parts(self, survey: DataScan, measured: EvidenceFeatures) -> tuple[EvidenceFeatures, EvidenceFeatures]:
         """What was measured of the inputs to learn from, and of those to calibrate on."""
         row = np.cumsum(survey.trusted) - 1  # of each input in what was measured
         return measured[row[self.fit]], measured[row[self.calibration]]
@@ -65,8 +65,8 @@ def _require_enough(trusted: NDArray[np.bool_], learn: int, alpha: float, lost: 
 
 
 def measure_trusted(
-    model: Model, data: Data, survey: Survey, split: Split, instrument: Instrument, *, batch_size: int
-) -> tuple[Instrument, Measured]:
+    model: Model, data: Data, survey: DataScan, split: Split, instrument: EvidenceExtractor, *, batch_size: int
+) -> tuple[EvidenceExtractor, EvidenceFeatures]:
     """The second reading: `instrument` with the radius of this classifier, and what it measures of trusted inputs."""
     if any(e.around for e in instrument.evidence):
         near = split.fit[:NEAREST]

@@ -28,7 +28,7 @@ BODY = 0.9  # beyond this quantile the tail is taken to be exponential
 
 
 @dataclass(frozen=True)
-class Surprise:
+class TailSurprisal:
     """-log P(score >= s) of each member over trusted inputs: its quantiles, then an exponential tail.
 
     The tail is extrapolated by its mean excess, so an input beyond all that was ever seen counts by how far beyond.
@@ -38,7 +38,7 @@ class Surprise:
     excess: Array  # (M,) mean excess over the last quantile
 
     @classmethod
-    def fit(cls, scores: Array) -> "Surprise":
+    def fit(cls, scores: Array) -> "TailSurprisal":
         """Learn from scores (n, M) of trusted inputs that the members were not fitted on."""
         quantiles = np.quantile(scores, np.linspace(0, BODY, LEVELS), axis=0).T
         beyond = np.clip(scores - quantiles[:, -1], 0, None)
@@ -47,7 +47,7 @@ class Surprise:
         return cls(np.ascontiguousarray(quantiles), np.maximum(beyond.sum(0) / count, 1e-9 * body))
 
     def of(self, scores: Tensor) -> Tensor:
-        """Surprise (N, M), 0 or more, of scores (N, M), differentiable."""
+        """TailSurprisal (N, M), 0 or more, of scores (N, M), differentiable."""
         knots = torch.from_numpy(self.quantiles)
         levels = -torch.log1p(-torch.linspace(0, BODY, LEVELS, dtype=knots.dtype)).expand_as(knots).contiguous()
         rows = scores.T.contiguous()
@@ -58,13 +58,13 @@ class Surprise:
 
 
 @dataclass(frozen=True)
-class Joint:
+class EvidenceFusion:
     """A one-class model for each evidence, how surprising each of its scores is, and which question it answers."""
 
     members: tuple[OneClass, ...]
     questions: tuple[str, ...]  # of each member
-    surprise: Surprise  # of each member's score
-    together: Surprise  # of each question's sum, in the order of `asked`
+    surprise: TailSurprisal  # of each member's score
+    together: TailSurprisal  # of each question's sum, in the order of `asked`
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ class Joint:
         num_classes: int,
         *,
         seed: int,
-    ) -> "Joint":
+    ) -> "EvidenceFusion":
         """Fit a model of each kind on its features (n, F_m); surprise is learned on folds that were left out."""
         n = len(predicted)
         folds = min(FOLDS, n)
@@ -94,9 +94,9 @@ class Joint:
                 scored = model.score(torch.from_numpy(table[out]), torch.from_numpy(predicted[out]))
                 scores[out, m] = scored.numpy()
         members = tuple(kind.fit(t, predicted, num_classes) for kind, t in zip(kinds, features, strict=True))
-        alone = Surprise.fit(scores)
+        alone = TailSurprisal.fit(scores)
         sums = _sums(alone.of(torch.from_numpy(scores)), questions)
-        return cls(members, tuple(questions), alone, Surprise.fit(sums.numpy()))
+        return cls(members, tuple(questions), alone, TailSurprisal.fit(sums.numpy()))
 
     def scores(self, features: Sequence[Tensor], predicted: Tensor) -> Tensor:
         """The score of each member (N, M) from its features (N, F_m)."""

@@ -7,19 +7,19 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from gradgeo.classifier.microbatch import Passes
-from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.classifier.microbatch import AdaptiveBatch
+from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours, slope
 from gradgeo.geometry.options import Maps, without
 from gradgeo.geometry.saliency import memory_for
 from gradgeo.geometry.similarity import csm_of
 
-RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `Observation.radius`
+RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `EvidenceContext.radius`
 DRAWS = 4  # neighbours at each radius
 
 
-class Observation:
+class EvidenceContext:
     """What is known of a batch: its forward pass and what derives from it, each computed once when asked.
 
     Args:
@@ -33,7 +33,7 @@ class Observation:
 
     def __init__(
         self,
-        forward: ForwardPass,
+        forward: InputJacobian,
         maps: Maps,
         radius: float = 1.0,
         *,
@@ -179,7 +179,7 @@ class Observation:
 
         for pair in self.forward.in_passes(torch.arange(n * ways, device=x.device)):
             if isinstance(n, int) and n == 1:  # a pass of several inputs is halved as a whole where memory is short
-                found += Passes(len(pair))(len(pair), partial(there, pair))
+                found += AdaptiveBatch(len(pair))(len(pair), partial(there, pair))
             else:
                 found.append(there(pair, slice(None)))
         if not found:

@@ -40,7 +40,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Voice:
+class EvidenceScore:
     """What one evidence says of one input."""
 
     p_value: float  # split-conformal, of this evidence alone
@@ -99,7 +99,7 @@ class Explanation:
     trusted: bool
     cause: str | None  # of `CAUSES`; None for a trusted input, and where the evidence cannot tell
     questions: dict[str, float]  # surprise by question, the loudest first
-    evidence: dict[str, Voice]  # by name, the loudest first
+    evidence: dict[str, EvidenceScore]  # by name, the loudest first
     statistics: dict[str, Statistic]  # by feature name, the most unusual first
     classes: tuple[int, ...]  # the classes of the rows and columns of the CSM
     csm: Tensor  # (K, K)

@@ -16,7 +16,7 @@ from gradgeo.errors import UnusableInputWarning, expected, warn
 
 
 @dataclass(frozen=True)
-class Survey:
+class DataScan:
     """What one forward pass over the data tells of each input (N,), and of all."""
 
     input_shape: tuple[int, ...]

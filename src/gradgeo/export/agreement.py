@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
+from gradgeo.classifier.wrapper import Classifier, preserve_state, replace_unusable
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, UnusableInputWarning
-from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.geometry.jacobian import InputJacobian
 
 if TYPE_CHECKING:
     from gradgeo.export.split import Split
@@ -91,13 +91,13 @@ def settle(split: "Split", classifier: Classifier, x: Tensor) -> None:
 
 
 def _same_gradients(split: "Split", classifier: Classifier, x: Tensor) -> bool:
-    with traceless(x, recurrent=classifier.recurrent):
-        known = ForwardPass(classifier, x)._basis.flatten(2)
+    with preserve_state(x, recurrent=classifier.recurrent):
+        known = InputJacobian(classifier, x)._basis.flatten(2)
     with torch.no_grad():
         _, _, saved = split(replace_unusable(x)[0])
         cotangents = torch.eye(split.rank, dtype=x.dtype)[:, None].expand(-1, len(x), -1)
         try:
-            found = split.pull_back(saved, cotangents).transpose(0, 1).flatten(2)
+            found = split.vjp(saved, cotangents).transpose(0, 1).flatten(2)
         except (RuntimeError, ValueError):  # shapes that do not fit further rows
             return False
     if known.shape != found.shape:

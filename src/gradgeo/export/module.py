@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from gradgeo.classifier.wrapper import replace_unusable
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import Evidence
-from gradgeo.detector.measurements import Observation, displacements
+from gradgeo.detector.measurements import EvidenceContext, displacements
 from gradgeo.errors import ExportError, GradgeoError
 from gradgeo.export import torch_internals
 from gradgeo.export.plain_forms import PlainForms
 from gradgeo.export.split import Split
-from gradgeo.geometry.jacobian import ForwardPass
+from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import MANY
 from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
@@ -28,7 +28,7 @@ from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
 OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
 
 
-class GraphPass(ForwardPass):
+class GraphPass(InputJacobian):
     """A forward pass made by the graphs of a split classifier instead of the classifier and autograd."""
 
     def __init__(self, split: Split, x: Tensor) -> None:
@@ -48,7 +48,7 @@ class GraphPass(ForwardPass):
 
     def _rows(self, cotangents: Tensor) -> Tensor:
         cotangents = cotangents.transpose(0, 1).to(self._dtype)
-        rows = self._split.pull_back(self._saved, cotangents).transpose(0, 1)
+        rows = self._split.vjp(self._saved, cotangents).transpose(0, 1)
         self.alive = self.alive | rows.flatten(1).any(1)
         return rows
 
@@ -71,7 +71,7 @@ class GraphPass(ForwardPass):
         return torch.where(finite[:, None], self._split(clean)[0], torch.nan)
 
 
-class GraphObservation(Observation):
+class GraphObservation(EvidenceContext):
     """An observation whose matrices are made for all inputs together instead of one after another."""
 
     def _compared(self, *, sign: bool) -> Tensor:
@@ -136,7 +136,7 @@ class Judge(nn.Module):
         )
         return dict(zip(OUTPUTS, columns, strict=True))
 
-    def observe(self, forward: GraphPass) -> Observation:
+    def observe(self, forward: GraphPass) -> EvidenceContext:
         """The observation that the evidence measures."""
         gradients = any(e.around == "gradients" for e in self.evidence)
         instrument = self._instrument

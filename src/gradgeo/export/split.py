@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gradgeo.classifier.optimized import FastCopy
-from gradgeo.classifier.wrapper import Classifier, replace_unusable, traceless
+from gradgeo.classifier.optimized import OptimizedModel
+from gradgeo.classifier.wrapper import Classifier, preserve_state, replace_unusable
 from gradgeo.errors import ExportError
 from gradgeo.export import torch_internals
 from gradgeo.export.rules import backward_rules
@@ -34,8 +34,8 @@ class Split(nn.Module):
     def __init__(self, classifier: Classifier, x: Tensor) -> None:
         super().__init__()
         x = replace_unusable(x)[0]
-        with traceless(x, recurrent=classifier.recurrent):
-            copy = FastCopy(classifier.module, private=classifier.private, x=x, traced=True)
+        with preserve_state(x, recurrent=classifier.recurrent):
+            copy = OptimizedModel(classifier.module, private=classifier.private, x=x, traced=True)
             leaf = x.clone().requires_grad_()
             logits, features, made = copy(leaf.clone())
             spans = made and features is not None and features.shape[1] < logits.shape[1] and features.requires_grad
@@ -54,7 +54,7 @@ class Split(nn.Module):
         logits, *rest = self.forward_graph(x)
         return logits, rest.pop(0) if self.features else None, rest
 
-    def pull_back(self, saved: list[Tensor], cotangents: Tensor) -> Tensor:
+    def vjp(self, saved: list[Tensor], cotangents: Tensor) -> Tensor:
         """J^T v for each of the cotangents (K, N, R), (K, N, *input)."""
         k, n, _ = cotangents.shape
         if not self.tiles:
@@ -77,7 +77,7 @@ def _scaled(rows: Tensor, factor: Tensor, axis: int) -> Tensor:
     return scaled.flatten(axis, axis + 1)
 
 
-def _traced(copy: FastCopy, x: Tensor, rank: int, *, spans: bool, features: bool) -> torch_internals.Trace:
+def _traced(copy: OptimizedModel, x: Tensor, rank: int, *, spans: bool, features: bool) -> torch_internals.Trace:
     def joint(x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         leaf = x.detach().requires_grad_()
         logits, entered, _ = copy(leaf.clone())

@@ -31,7 +31,7 @@ def with_gradient(output: Tensor) -> Tensor:
     return output
 
 
-class ForwardPass:
+class InputJacobian:
     """One forward pass of a batch, and from it any number of gradients with respect to the input.
 
     Samples with NaN or infinite inputs are replaced by zeros for the pass, so that they cannot disturb the others;
@@ -108,9 +108,9 @@ class ForwardPass:
         parts: Sequence[Tensor] = rows.split(self.affordable)
         return parts
 
-    def again(self, x: Tensor) -> "ForwardPass":
+    def again(self, x: Tensor) -> "InputJacobian":
         """Another pass of the same classifier, for other inputs."""
-        return ForwardPass(self._classifier, x, differentiable=self.differentiable, precision=self._precision)
+        return InputJacobian(self._classifier, x, differentiable=self.differentiable, precision=self._precision)
 
     def logits_at(self, x: Tensor) -> Tensor:
         """The logits (N, C) of other inputs, NaN where these are not finite; no gradients unless differentiable."""
@@ -119,7 +119,7 @@ class ForwardPass:
             logits = self._classifier.fast(clean)(clean)[0]
         return torch.where(finite[:, None], logits, torch.nan)
 
-    def pull_back(self, cotangents: Tensor, *, balanced: bool = False) -> Tensor:
+    def vjp(self, cotangents: Tensor, *, balanced: bool = False) -> Tensor:
         """J^T v for each cotangent v: (N, K, C) -> (N, K, *input). Costs min(K, C, F) backward passes.
 
         Args:
@@ -157,7 +157,7 @@ class ForwardPass:
             coefficients = self._coefficients(cotangents).double()
             if self._spanned or coefficients.shape[1] >= self._rank:
                 return ((coefficients @ self._products) * coefficients).sum(2).clamp_min(0)
-        return self.pull_back(cotangents).flatten(2).double().square().sum(2)
+        return self.vjp(cotangents).flatten(2).double().square().sum(2)
 
     @property
     def _spanned(self) -> bool:
@@ -182,7 +182,7 @@ class ForwardPass:
     def _rows(self, cotangents: Tensor) -> Tensor:
         cotangents = cotangents.transpose(0, 1).to(self._source.dtype)
         rows, done = torch.empty(0), 0
-        for part in self._graph.pull_back(cotangents):
+        for part in self._graph.vjp(cotangents):
             if len(part) == len(cotangents):
                 rows = part.to(self._dtype)
             else:  # filled as they come: gathering them at the end would take the memory twice
@@ -203,12 +203,12 @@ class ForwardPass:
     def maps(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
         cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
-        return self.finish(self.pull_back(cotangents, balanced=options.loss.balanced), options)
+        return self.finish(self.vjp(cotangents, balanced=options.loss.balanced), options)
 
     def gradients(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input), at their true size where unsigned."""
         cotangents, scale = options.loss.cotangents(self.logits, options.select(self.logits))
-        maps = self.pull_back(cotangents, balanced=options.loss.balanced)
+        maps = self.vjp(cotangents, balanced=options.loss.balanced)
         if not options.sign:
             maps = maps * scale.view(*scale.shape, *[1] * (maps.ndim - 2)).to(maps.dtype)
         return self.finish(maps, options)
@@ -224,7 +224,7 @@ class ForwardPass:
             budget -= self._rank * one
             self._basis  # noqa: B018  # made now, it serves every part
         for part in classes.split(max(1, budget // each), dim=1):
-            yield self._reduced(self.pull_back(options.loss.cotangents(self.logits, part)[0]), options)
+            yield self._reduced(self.vjp(options.loss.cotangents(self.logits, part)[0]), options)
 
     def grams(self, options: Maps) -> Iterator[Tensor] | None:
         """The inner products (K, K), float64, of the unsigned maps of each sample in turn: of what spans them, if no

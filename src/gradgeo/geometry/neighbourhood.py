@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradgeo.classifier.microbatch import Passes
-from gradgeo.classifier.wrapper import Classifier, Model, traceless
+from gradgeo.classifier.microbatch import AdaptiveBatch
+from gradgeo.classifier.wrapper import Classifier, Model, preserve_state
 from gradgeo.errors import choice, expected, number, public, warn
-from gradgeo.geometry.jacobian import BATCH, ForwardPass
+from gradgeo.geometry.jacobian import BATCH, InputJacobian
 from gradgeo.geometry.losses import Loss
 
 KINDS = ("gaussian", "sphere", "sign")
@@ -287,12 +287,12 @@ def _survey(
     x = classifier.prepare(x)
     moves = around.displacements(x)  # (D, *input)
     n, d = len(x), len(moves)
-    passes, around_them = Passes(size), Passes(size)
+    passes, around_them = AdaptiveBatch(size), AdaptiveBatch(size)
 
     def survey(rows: slice) -> None:
         nonlocal labels
         centre = x[rows]
-        here = ForwardPass(classifier, centre)
+        here = InputJacobian(classifier, centre)
         if labels is not None and rows.start == 0:
             labels = class_labels(labels, n, here.logits.shape[1]).to(x.device)
         classes = here.predicted if labels is None else labels[rows]
@@ -306,7 +306,7 @@ def _survey(
             # The displacement that rounding left, so that zeta is exact for the point it is taken at.
             moved = (points - centre[sample]).flatten(1).double()
             distance = moved.norm(dim=1)
-            there, there_length = slope(ForwardPass(classifier, points), classes[sample], loss)
+            there, there_length = slope(InputJacobian(classifier, points), classes[sample], loss)
             along = (there * moved).sum(1) / distance
             before = (unit[sample] * moved).sum(1) / distance
             cosines[rows.start + sample, direction] = along.clamp(-1, 1)
@@ -314,7 +314,7 @@ def _survey(
 
         deque(around_them(len(centre) * d, measure), maxlen=0)
 
-    with traceless(x, recurrent=classifier.recurrent):
+    with preserve_state(x, recurrent=classifier.recurrent):
         cosines = x.new_full((n, d), torch.nan, dtype=torch.float64)
         curvature, norms = cosines.clone(), cosines.new_full((n,), torch.nan)
         if n:
@@ -323,10 +323,10 @@ def _survey(
     return _Survey(cosines, curvature, norms, torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
-def slope(forward: ForwardPass, classes: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+def slope(forward: InputJacobian, classes: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     """Each loss's gradient: unit vector (n, d), zero where it vanishes, and length (n,); NaN if unusable."""
     cotangents, scale = loss.cotangents(forward.logits, classes[:, None])
-    gradient = forward.pull_back(cotangents)[:, 0].flatten(1).double()
+    gradient = forward.vjp(cotangents)[:, 0].flatten(1).double()
     # Dividing by the largest entry first keeps the squares of tiny gradients from underflowing.
     largest = gradient.abs().amax(1)
     gradient = gradient / torch.where(largest == 0, 1.0, largest)[:, None]

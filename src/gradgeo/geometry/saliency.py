@@ -7,11 +7,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from gradgeo.classifier.microbatch import Passes
-from gradgeo.classifier.optimized import TRIAL, FastCopy
-from gradgeo.classifier.wrapper import Classifier, Model, looks_like_probabilities, replace_unusable, traceless
+from gradgeo.classifier.microbatch import AdaptiveBatch
+from gradgeo.classifier.optimized import TRIAL, OptimizedModel
+from gradgeo.classifier.wrapper import Classifier, Model, looks_like_probabilities, preserve_state, replace_unusable
 from gradgeo.errors import UnusableInputWarning, expected, public, warn
-from gradgeo.geometry.jacobian import BATCH, COPIES, MAP_BYTES, SPARE, TABLES, ForwardPass
+from gradgeo.geometry.jacobian import BATCH, COPIES, MAP_BYTES, SPARE, TABLES, InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Classes, Maps
 
@@ -38,12 +38,12 @@ def _free(device: torch.device) -> int:
         return 4 * MAP_BYTES
 
 
-def over_passes(
+def map_chunks(
     model: Model,
     inputs: Iterable[Tensor],
     options: Maps,
     chunk_size: int | None,
-    measure: Callable[[ForwardPass, Maps], T],
+    measure: Callable[[InputJacobian, Maps], T],
     *,
     at_most: int = BATCH,
     memory_budget: int | None = None,
@@ -62,10 +62,10 @@ def over_passes(
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
     classifier, results = Classifier.of(model), []
-    unusable, total, probabilities, passes = 0, 0, True, Passes(chunk_size or at_most)
+    unusable, total, probabilities, passes = 0, 0, True, AdaptiveBatch(chunk_size or at_most)
     for x in inputs:
         x = classifier.prepare(x)
-        with traceless(x, recurrent=classifier.recurrent):
+        with preserve_state(x, recurrent=classifier.recurrent):
             if chunk_size is None and (len(x) > 1 or (memory_budget is not None and len(x))):
                 budget, trial = memory_for(memory_budget, x.device), replace_unusable(x[:TRIAL])[0]
                 fixed, least, ample = _bytes(classifier.fast(trial), trial, options, streamed=streamed)
@@ -76,7 +76,7 @@ def over_passes(
                 passes.size = max(1, min(at_most, budget // (ample if ample <= budget else least)))
 
             def run(rows: slice, x: Tensor = x) -> tuple[T, int, bool]:
-                forward = ForwardPass(classifier, x[rows], precision=options.precision, once=once)
+                forward = InputJacobian(classifier, x[rows], precision=options.precision, once=once)
                 measured = measure(forward, options.part(rows))
                 return measured, int((~forward.usable).sum()), looks_like_probabilities(forward.logits)
 
@@ -105,7 +105,7 @@ def over_passes(
     return results
 
 
-def _bytes(copy: FastCopy, x: Tensor, options: Maps, *, streamed: bool) -> tuple[int, int, int]:
+def _bytes(copy: OptimizedModel, x: Tensor, options: Maps, *, streamed: bool) -> tuple[int, int, int]:
     """What a pass takes, and each of its samples at least and amply: inputs, graph, what is kept of maps, cotangents,
     and gradients while they are made: a few, or amply all that span the maps, for then no map needs a backward pass of
     its own."""
@@ -190,5 +190,5 @@ def saliency_maps(
     UAI 2021, section 3.
     """
     options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max, precision)
-    made = over_passes(model, [x], options, chunk_size, ForwardPass.gradients, memory_budget=memory_budget, once=True)
+    made = map_chunks(model, [x], options, chunk_size, InputJacobian.gradients, memory_budget=memory_budget, once=True)
     return torch.cat(made)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import expected, public
-from gradgeo.geometry.jacobian import MAP_BYTES, ForwardPass
+from gradgeo.geometry.jacobian import MAP_BYTES, InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Classes, Maps, without
-from gradgeo.geometry.saliency import MANY, memory_for, over_passes
+from gradgeo.geometry.saliency import MANY, map_chunks, memory_for
 
 STATISTICS: tuple[str, ...] = tuple(
     f"{group}_{name}" for group in ("s1", "s2") for name in ("mean", "max", "min", "std", "energy")
@@ -94,7 +94,7 @@ def csm(
     result = torch.empty(0)
     done = 0
 
-    def measure(forward: ForwardPass, options: Maps) -> None:
+    def measure(forward: InputJacobian, options: Maps) -> None:
         nonlocal result, done
         n, k = len(forward.logits), options.count(forward.logits.shape[1])
         if done == 0:  # all samples' at once: gathering them would take the result's memory twice
@@ -102,7 +102,7 @@ def csm(
         csm_of(forward, options, memory_for(memory_budget, forward.logits.device), out=result[done : done + n])
         done += n
 
-    over_passes(model, [x], options, chunk_size, measure, memory_budget=memory_budget, streamed=True, once=True)
+    map_chunks(model, [x], options, chunk_size, measure, memory_budget=memory_budget, streamed=True, once=True)
     return result
 
 
@@ -110,7 +110,7 @@ BLOCK = 256
 """Rows of a product at a time: below the diagonal it is the mirror of what is above."""
 
 
-def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES, *, out: Tensor | None = None) -> Tensor:
+def csm_of(forward: InputJacobian, options: Maps, budget: int = MAP_BYTES, *, out: Tensor | None = None) -> Tensor:
     """The cosine similarity matrix (N, K, K) of the maps of a pass, which are not all held at once where there are
     many of them; what is made in between takes about `budget` bytes. NaN for samples that are not usable."""
     k = options.count(forward.logits.shape[1])
@@ -130,13 +130,13 @@ def csm_of(forward: ForwardPass, options: Maps, budget: int = MAP_BYTES, *, out:
     return out
 
 
-def _matrices(n: int, k: int, forward: ForwardPass) -> Tensor:
+def _matrices(n: int, k: int, forward: InputJacobian) -> Tensor:
     """Room for (n, k, k) cosines."""
     dtype = torch.promote_types(forward.logits.dtype, torch.float32)
     return forward.logits.new_empty(n, k, k, dtype=dtype)
 
 
-def _signs(forward: ForwardPass, options: Maps, budget: int) -> Tensor:
+def _signs(forward: InputJacobian, options: Maps, budget: int) -> Tensor:
     """The signed maps (N, K, d) as int8."""
     start, k = 0, options.count(forward.logits.shape[1])
     signs = torch.empty(0)

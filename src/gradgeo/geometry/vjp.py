@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradgeo.classifier.conv_kernels import SINGLE
 from gradgeo.classifier.microbatch import out_of_memory
-from gradgeo.classifier.optimized import FastCopy
+from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.errors import ModelError, warn
 
 LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
@@ -32,14 +32,14 @@ _LISTENING = threading.Lock()
 class Graph:
     """One forward pass from `leaf` to `source` (N, R), to be differentiated any number of times."""
 
-    def __init__(self, copy: FastCopy, source: Tensor, leaf: Tensor) -> None:
+    def __init__(self, copy: OptimizedModel, source: Tensor, leaf: Tensor) -> None:
         self._copy, self._source, self._leaf = copy, source, leaf
         shape = leaf.shape[1:]
         if shape not in copy.widest:
             copy.widest[shape] = _widest_convolution(source)
         self._widest = copy.widest[shape]
 
-    def pull_back(self, cotangents: Tensor) -> Iterator[Tensor]:
+    def vjp(self, cotangents: Tensor) -> Iterator[Tensor]:
         """J^T v for each cotangent v: (K, N, R) -> parts (k, N, *input), in order."""
         for part in cotangents.split(self.chunk):
             yield self._together(part) if self.chunk > 1 else self._one_by_one(part)

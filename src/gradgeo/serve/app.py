@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from gradgeo import __version__
 from gradgeo.serve import protocol
-from gradgeo.serve.protocol import Refused
+from gradgeo.serve.protocol import ProtocolError
 from gradgeo.serve.schemas import (
     Error,
     InferRequest,
@@ -43,7 +43,7 @@ def create_app(service: Callable[[], Service], lifespan: Lifespan | None = None)
     app = FastAPI(
         title="gradgeo", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False
     )
-    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(ProtocolError, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
@@ -161,7 +161,7 @@ async def _infer(service: Service, request: Request) -> Response:
 async def _asked(service: Service, request: Request) -> protocol.Asked:
     """What a request asks, within the limits on all bodies together, on its own, and on time."""
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise Refused(415, "expected a body that is not compressed")
+        raise ProtocolError(415, "expected a body that is not compressed")
     held = _length(request, service.longest_body)
     service.hold(held)
     try:
@@ -188,7 +188,7 @@ def _length(request: Request, longest: int) -> int:
     said = request.headers.get("content-length", "")
     length = int(said) if said.isascii() and said.isdigit() and len(said) < 16 else longest
     if length > longest:
-        raise Refused(413, f"expected a body of at most {longest} bytes")
+        raise ProtocolError(413, f"expected a body of at most {longest} bytes")
     return length
 
 
@@ -200,12 +200,12 @@ async def _body(request: Request, longest: int, patience: float) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > longest:
-                    raise Refused(413, f"expected a body of at most {longest} bytes")
+                    raise ProtocolError(413, f"expected a body of at most {longest} bytes")
                 parts.append(chunk)
     except ClientDisconnect:
-        raise Refused(499, GONE) from None
+        raise ProtocolError(499, GONE) from None
     except TimeoutError:
-        raise Refused(408, f"expected the whole body within {patience:g} s", {"Connection": "close"}) from None
+        raise ProtocolError(408, f"expected the whole body within {patience:g} s", {"Connection": "close"}) from None
     return b"".join(parts)
 
 
@@ -215,7 +215,7 @@ async def _unless_gone(request: Request, answer: Coroutine[Any, Any, dict[str, A
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Refused(499, GONE)
+            raise ProtocolError(499, GONE)
         return working.result()
     finally:
         for task in (working, gone):
@@ -233,7 +233,7 @@ def _error(status: int, message: str, headers: Any = None) -> JSONResponse:
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
+    assert isinstance(error, ProtocolError)
     return _error(error.status, error.message, error.headers)
 
 

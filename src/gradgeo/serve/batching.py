@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
-from gradgeo.serve.protocol import Column, Refused, part
+from gradgeo.serve.protocol import Column, ProtocolError, part
 from gradgeo.serve.workers import JudgingError, WorkerLostError
 
-GOING_DOWN = Refused(503, "the server is going down")
+GOING_DOWN = ProtocolError(503, "the server is going down")
 
 Run = Callable[[NDArray[Any], bool], Awaitable[dict[str, Column]]]
 
@@ -67,11 +67,11 @@ class Batcher:
     async def submit(self, x: NDArray[Any], explain: bool) -> dict[str, Column]:
         """The columns for the rows of `x`.
 
-        Raises: Refused, with 429 for a full queue, 504 for an answer that did not come in time, 503 where workers are
+        Raises: ProtocolError, with 429 for a full queue, 504 for an answer that did not come in time, 503 where workers are
         lost again and again, 500 where the model fails on these inputs.
         """
         if self.rows + len(x) > self._limits.queue:
-            raise Refused(429, f"{self.rows} inputs are waiting already. Try again later.", {"Retry-After": "1"})
+            raise ProtocolError(429, f"{self.rows} inputs are waiting already. Try again later.", {"Retry-After": "1"})
         waiting = _Waiting(x, explain, asyncio.get_running_loop().time())
         self._waiting.append(waiting)
         self.rows += len(x)
@@ -81,7 +81,7 @@ class Batcher:
             async with asyncio.timeout(self._limits.timeout):
                 return await waiting.answer
         except TimeoutError:
-            raise Refused(504, f"no answer within {self._limits.timeout:g} s") from None
+            raise ProtocolError(504, f"no answer within {self._limits.timeout:g} s") from None
         finally:
             waiting.answer.cancel()  # nothing where it is there
             if waiting in self._waiting:
@@ -148,7 +148,7 @@ class Batcher:
         except Exception as error:  # a fault of ours must not end the lane
             event("batch failed", logging.ERROR, exc_info=error)
             for waiting in batch:
-                _fail(waiting, Refused(500, "the batch could not be judged"))
+                _fail(waiting, ProtocolError(500, "the batch could not be judged"))
         else:
             self._judged(columns)
             start = 0
@@ -174,12 +174,12 @@ class Batcher:
                 waiting.answer.set_result(columns)
 
 
-def _fail(waiting: _Waiting, error: Refused) -> None:
+def _fail(waiting: _Waiting, error: ProtocolError) -> None:
     if not waiting.answer.done():
         waiting.answer.set_exception(error)
 
 
-def _refusal(error: Exception) -> Refused:
+def _refusal(error: Exception) -> ProtocolError:
     if isinstance(error, WorkerLostError):
-        return Refused(503, "the worker was lost twice while it judged these inputs", {"Retry-After": "5"})
-    return Refused(500, str(error))
+        return ProtocolError(503, "the worker was lost twice while it judged these inputs", {"Retry-After": "5"})
+    return ProtocolError(500, str(error))

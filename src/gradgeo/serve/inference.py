@@ -89,7 +89,7 @@ class DetectorLoader:
         return judge
 
 
-def private_copy(path: Path, folder: Path) -> Path:
+def isolated_copy(path: Path, folder: Path) -> Path:
     """A copy of a file in a private folder, which stays what it is when the file is replaced."""
     copied = folder / path.name
     try:

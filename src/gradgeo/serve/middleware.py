@@ -27,7 +27,7 @@ QUIET = (*OPEN, "/metrics")
 """Asked every few seconds, and logged only where they fail."""
 
 
-class Doorman:
+class RequestMiddleware:
     """The ASGI application around the routes.
 
     Args:

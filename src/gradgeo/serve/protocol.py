@@ -43,7 +43,7 @@ Columns = Mapping[str, Column]
 """Outputs by name, of some rows."""
 
 
-class Refused(Exception):  # noqa: N818
+class ProtocolError(Exception):
     """A request that is answered with an error of its own making."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -70,13 +70,13 @@ def read(
 ) -> Asked:
     """The request in `body`, for a model with inputs of `shape` and `dtype`.
 
-    Raises: Refused with 400, or 413 for more than `most_rows`; its message holds no value of an input.
+    Raises: ProtocolError with 400, or 413 for more than `most_rows`; its message holds no value of an input.
     """
     text, binary = _split(body, header_length)
     try:
         request = InferRequest.model_validate_json(text)
     except ValidationError as error:
-        raise Refused(400, _first_fault(error)) from None
+        raise ProtocolError(400, _first_fault(error)) from None
     given = request.inputs[0]
     rows = _rows(given, shape, most_rows)
     wanted = _wanted(request)
@@ -92,7 +92,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
         int(header_length) if header_length.isascii() and header_length.isdigit() and len(header_length) < 16 else -1
     )
     if not 0 <= length <= len(body):
-        raise Refused(400, "expected Inference-Header-Content-Length to be a length within the body")
+        raise ProtocolError(400, "expected Inference-Header-Content-Length to be a length within the body")
     return body[:length], body[length:]
 
 
@@ -109,12 +109,12 @@ _FIELDS = {*InferRequest.model_fields, *RequestInput.model_fields}
 
 def _rows(given: RequestInput, shape: tuple[int, ...], most_rows: int) -> int:
     if given.name != INPUT:
-        raise Refused(400, f"expected the name of the input to be {INPUT!r}")
+        raise ProtocolError(400, f"expected the name of the input to be {INPUT!r}")
     wanted = ", ".join(["rows", *map(str, shape)])
     if len(given.shape) != len(shape) + 1 or tuple(given.shape[1:]) != shape or given.shape[0] < 1:
-        raise Refused(400, f"expected the shape of the input to be [{wanted}] with rows from 1 to {most_rows}")
+        raise ProtocolError(400, f"expected the shape of the input to be [{wanted}] with rows from 1 to {most_rows}")
     if given.shape[0] > most_rows:
-        raise Refused(413, f"expected at most {most_rows} rows in a request. Send several requests.")
+        raise ProtocolError(413, f"expected at most {most_rows} rows in a request. Send several requests.")
     return given.shape[0]
 
 
@@ -124,20 +124,24 @@ def _values(given: RequestInput, binary: bytes, shape: tuple[int, ...]) -> NDArr
     size = (given.parameters or {}).get(BINARY)
     if size is not None:
         if given.data is not None:
-            raise Refused(400, f"expected data or {BINARY}, got both")
+            raise ProtocolError(400, f"expected data or {BINARY}, got both")
         if isinstance(size, bool) or size != entries * dtype.itemsize or size != len(binary):
-            raise Refused(400, f"expected {BINARY} and the bytes behind the JSON to be {entries * dtype.itemsize}")
+            raise ProtocolError(
+                400, f"expected {BINARY} and the bytes behind the JSON to be {entries * dtype.itemsize}"
+            )
         return np.frombuffer(binary, dtype).reshape(shape)
     if binary:
-        raise Refused(400, f"expected nothing behind the JSON without {BINARY}")
+        raise ProtocolError(400, f"expected nothing behind the JSON without {BINARY}")
     if given.data is None:
-        raise Refused(400, f"expected data or {BINARY} for the input. Shared memory is not supported.")
+        raise ProtocolError(400, f"expected data or {BINARY} for the input. Shared memory is not supported.")
     try:
         values = np.array(given.data, dtype=np.float64)
     except (ValueError, OverflowError):
-        raise Refused(400, "expected data to be numbers, flat or nested evenly") from None
+        raise ProtocolError(400, "expected data to be numbers, flat or nested evenly") from None
     if values.shape not in (shape, (entries,)):
-        raise Refused(400, f"expected data to be flat with {entries} numbers, or nested in the shape of the input")
+        raise ProtocolError(
+            400, f"expected data to be flat with {entries} numbers, or nested in the shape of the input"
+        )
     return values.reshape(shape)
 
 
@@ -147,12 +151,14 @@ def _wanted(request: InferRequest) -> tuple[tuple[str, bool], ...]:
         return tuple((name, binary) for name in DEFAULT)
     names = [output.name for output in request.outputs]
     if not set(names) <= set(OUTPUTS) or len(set(names)) < len(names):
-        raise Refused(400, f"expected outputs among {', '.join(OUTPUTS)}, each once")
+        raise ProtocolError(400, f"expected outputs among {', '.join(OUTPUTS)}, each once")
     wanted = []
     for output in request.outputs:
         own = output.parameters or {}
         if "classification" in own or any(name.startswith("shared_memory") for name in own):
-            raise Refused(400, "expected outputs without classification and shared memory, which are not supported")
+            raise ProtocolError(
+                400, "expected outputs without classification and shared memory, which are not supported"
+            )
         wanted.append((output.name, own.get("binary_data", binary) is True))
     return tuple(wanted)
 

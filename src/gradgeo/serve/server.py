@@ -17,7 +17,7 @@ from gradgeo.errors import GradgeoError, expected
 from gradgeo.serve.app import create_app
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
-from gradgeo.serve.middleware import EXCESS, TOO_MANY, Doorman
+from gradgeo.serve.middleware import EXCESS, TOO_MANY, RequestMiddleware
 from gradgeo.serve.service import Service
 from gradgeo.serve.workers import Pool
 
@@ -120,7 +120,7 @@ class Server(uvicorn.Server):
         self._service: Service | None = None
         self.failure: GradgeoError | None = None
         routes = create_app(self.service, self._lifespan)
-        app = Doorman(routes, self.service, token=token)
+        app = RequestMiddleware(routes, self.service, token=token)
 
         class Protocol(PatientProtocol):
             most = self._limits.connections

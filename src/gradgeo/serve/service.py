@@ -8,7 +8,7 @@ from gradgeo.serve.batching import Batcher
 from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.metrics import Metrics
-from gradgeo.serve.protocol import Asked, Column, Columns, Refused, metadata
+from gradgeo.serve.protocol import Asked, Column, Columns, ProtocolError, metadata
 from gradgeo.serve.workers import Pool
 from gradgeo.watch import Watch
 
@@ -75,14 +75,14 @@ class Service:
         }
 
     def find(self, name: str, version: str | None) -> None:
-        """Raises: Refused for another model or version than this."""
+        """Raises: ProtocolError for another model or version than this."""
         if name != self.name or version not in (None, self.version):
-            raise Refused(404, f"no such model or version; here is {self.name}, version {self.version}")
+            raise ProtocolError(404, f"no such model or version; here is {self.name}, version {self.version}")
 
     def hold(self, size: int) -> None:
-        """Take `size` bytes for a body out of what all bodies may take. Raises: Refused where too little is left."""
+        """Take `size` bytes for a body out of what all bodies may take. Raises: ProtocolError where too little is left."""
         if size > self._bodies_left:
-            raise Refused(429, "too much is being read already. Try again later.", {"Retry-After": "1"})
+            raise ProtocolError(429, "too much is being read already. Try again later.", {"Retry-After": "1"})
         self._bodies_left -= size
 
     def release(self, size: int) -> None:
@@ -92,7 +92,7 @@ class Service:
     async def answer(self, asked: Asked) -> dict[str, Column]:
         """The columns for a request. While a worker is started anew it waits; where that fails it is refused."""
         if self.pool.failing:
-            raise Refused(503, "no worker can be started at the moment", {"Retry-After": "5"})
+            raise ProtocolError(503, "no worker can be started at the moment", {"Retry-After": "5"})
         return await self.batcher.submit(asked.x, asked.explain)
 
     def measured(self) -> bytes:

@@ -1,0 +1,1 @@
+"""`python -m benchmarks NAME`: a long measurement, whose page and data it writes under results/."""

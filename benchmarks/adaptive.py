@@ -1,0 +1,122 @@
+"""The paper's adaptive attacks (its Table 2): how many inputs each flips, and how many the ten statistics catch."""
+
+from typing import Any
+
+from benchmarks.page import Page
+from gradgeo import attacks
+from gradgeo.bench.case import Attack, Cases
+from gradgeo.bench.scenarios import Setting
+from gradgeo.metrics import auroc, tnr_at_tpr
+
+CHOICES, COMPARED = "cifar10", 32  # the classifier and the inputs of the smaller tables
+FEW = 250  # inputs of the attack that knows the detector's temperature, which is not in the paper's table
+WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
+
+BUDGETS = {"mnist": 0.3, "ecg5000": 0.1, "cifar10": 8 / 255, "cifar100": 8 / 255}
+
+
+def run(cases: Cases) -> Page:
+    """Successes and detection for PGD, targeted PGD with two losses, and CSA at five weights."""
+    page = Page("Adaptive attacks against the ten statistics (the paper's Table 2)")
+    page.say(
+        f"Up to {cases.inputs} correctly classified inputs of the second half of the test split for each cell, 100 "
+        "steps of epsilon/4, L-inf, random start, random targets. A targeted attack succeeds when the input is "
+        "given the target; flipped counts every other class too. S1: mean cosine between the maps of the classes "
+        "not predicted (signed, temperature 1) over flipped inputs, which CSA raises; in the heading, that of "
+        "trusted inputs. AUROC and TNR at 95 % TPR in % over flipped inputs, with 95 % intervals, for the ten "
+        "statistics fitted on the first half at the detector's own temperature and at the paper's temperature 1. "
+        "CSA: loss - weight * mean cosine of S1, two maps a step."
+    )
+    tables(page, cases, "##")
+    _choices(page, cases)
+    return page
+
+
+def tables(page: Page, cases: Cases, level: str) -> None:
+    """Table 2 of each classifier, under headings of that level, and what it says of the paper's finding."""
+    names = cases.wanted(BUDGETS)
+    for name in names:
+        _measure(page, cases, name, BUDGETS[name], level)
+    page.say(_finding(page, names))
+
+
+def _measure(page: Page, cases: Cases, name: str, epsilon: float, level: str) -> None:
+    case = cases[name]
+    own, trusted_x = case.temperature, Setting(case, cases).x
+    judges = {t: (cases.fitted(case, t), cases.seen(case, trusted_x, t)) for t in (own, 1.0)}
+    setting = Setting(case, cases, cases.inputs)
+    x, y = setting.x, setting.y
+    rows, cells = [], page.data.setdefault(name, {})
+    for label, (attack, options) in _attacks(own).items():
+        n = min(len(x), FEW) if "temperature" in options else len(x)
+        made = cases.attacked(case, x[:n], y[:n], attack, epsilon=epsilon, **options)
+        flipped = made.flipped.numpy()
+        cell: dict[str, Any] = {"inputs": n, "success": int(made.success.sum()), "flipped": int(flipped.sum())}
+        figures = []
+        for temperature, (model, trusted) in judges.items():
+            seen = cases.seen(case, made.adversarial, temperature)[flipped]
+            if temperature == 1.0:
+                cell["s1"] = float(seen.features[:, 0].mean()) if len(seen.label) else float("nan")
+            if len(seen.label) < 2:
+                figures += ["", ""]
+                continue
+            scores = seen.score(model)
+            estimates = auroc(trusted.score(model), scores), tnr_at_tpr(trusted.score(model), scores)
+            figures += map(str, estimates)
+            found = {k: (e.value, e.low, e.high) for k, e in zip(("auroc", "tnr95"), estimates, strict=True)}
+            cell["at temperature 1" if temperature == 1.0 else "at own temperature"] = found
+        cells[label] = cell
+        rows.append([label, *(str(cell[k]) for k in ("inputs", "success", "flipped")), f"{cell['s1']:.3f}", *figures])
+    s1 = float(judges[1.0][1].features[:, 0].mean())
+    page.say(f"{level} {name}, epsilon {epsilon:.4g}, own temperature {own:.3g}, S1 of trusted inputs {s1:.3f}")
+    heading = [f"{figure}, {t}" for t in ("own temperature", "temperature 1") for figure in ("AUROC", "TNR95")]
+    page.table(["attack", "inputs", "success", "flipped", "S1", *heading], rows)
+
+
+def _attacks(own: float) -> dict[str, tuple[Attack, dict[str, Any]]]:
+    """By label: the attack and its options."""
+    targeted: tuple[Attack, dict[str, Any]] = (attacks.pgd, {"targeted": True})
+    return {
+        "PGD, untargeted": (attacks.pgd, {}),
+        "PGD, targeted, cross-entropy": targeted,
+        "PGD, targeted, mean squared error": (attacks.pgd, {"targeted": True, "loss": "mse"}),
+        **{f"CSA, weight {weight:g}": (attacks.csa, {"weight": weight}) if weight else targeted for weight in WEIGHTS},
+        "CSA, weight 1, own temperature": (attacks.csa, {"weight": 1.0, "temperature": round(own, 6)}),
+    }
+
+
+def _choices(page: Page, cases: Cases) -> None:
+    """What two maps a step and smooth ReLUs do to CSA, which its docstring rests on."""
+    case = cases[CHOICES]
+    setting = Setting(case, cases, min(cases.inputs, COMPARED))
+    rows = []
+    choices: dict[str, dict[str, Any]] = {
+        "targeted PGD": {"weight": 0.0},
+        "two maps a step": {},
+        "all maps": {"maps": None},
+        "two maps, ReLUs as they are": {"sharpness": None},
+    }
+    for label, choice in choices.items():
+        options = {"weight": 1.0, **choice}
+        made = cases.attacked(case, setting.x, setting.y, attacks.csa, epsilon=case.budgets[0], **options)
+        seen = cases.seen(case, made.adversarial, 1.0)[made.flipped.numpy()]
+        s1, flipped = float(seen.features[:, 0].mean()), int(made.flipped.sum())
+        page.data.setdefault("choices", {})[label] = {"inputs": len(setting.x), "flipped": flipped, "s1": s1}
+        rows.append([label, str(len(setting.x)), str(flipped), f"{s1:.3f}"])
+    page.say(f"## What makes CSA align: {CHOICES}, weight 1")
+    page.table(["attack", "inputs", "flipped", "S1"], rows)
+
+
+def _finding(page: Page, names: list[str]) -> str:
+    parts, left = [], []
+    for name in names:
+        cells = page.data[name]
+        counts = [cells[f"CSA, weight {weight:g}"]["flipped"] for weight in WEIGHTS]
+        word = "falls" if counts[-1] < counts[0] else "does not fall"
+        parts.append(f"on {name} the number flipped {word} with the weight ({', '.join(map(str, counts))})")
+        left.append(f"{counts[-1] / max(1, counts[0]):.0%}")
+    return (
+        f"The paper finds fewer misclassifications the heavier the cosine term. Here {'; '.join(parts)}. At weight "
+        f"{WEIGHTS[-1]:g} it still flips {', '.join(left)} of what targeted PGD does; the paper counts 561 / 1354 / "
+        "857 of 10,000 (MNIST / CIFAR-10 / CIFAR-100) against 10,000 by PGD."
+    )

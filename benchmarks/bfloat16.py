@@ -1,0 +1,135 @@
+"""What cheaper gradients change: in bfloat16 signs, similarities, and what the ten statistics detect; the latter also
+where the gradient is taken at an inner feature map."""
+
+import time
+from importlib import import_module
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.page import Page
+from gradgeo.bench.cache import CHUNK
+from gradgeo.bench.case import Case, Cases, Seen
+from gradgeo.classifier.split import tap
+from gradgeo.detector.one_class import ClassConditionalCopula
+from gradgeo.geometry.jacobian import InputJacobian
+from gradgeo.geometry.losses import Loss
+from gradgeo.geometry.options import PRECISIONS, Maps
+from gradgeo.geometry.saliency import map_chunks, saliency_maps
+from gradgeo.geometry.similarity import cosine_similarity_matrix, csm_of, csm_statistics
+from gradgeo.metrics import auroc
+
+SIZE = 200  # inputs in a column
+LEARNT = 400  # inputs that the one-class model is fitted on
+
+
+def screened(page: Page, cases: Cases, *, quick: bool) -> None:
+    """Add both tables to `page`, if `quick` a part of the first."""
+    ten, hundred, beats = (cases[name] for name in ("cifar10", "cifar100", "ecg5000"))
+    judged: dict[str, tuple[nn.Module, Tensor, int | None]] = {
+        "ResNet-20, C 10": (ten.model, ten.x[:8], None),
+        "1-D CNN, C 5": (beats.model, beats.x[:8], None),
+    }
+    if not quick:
+        photo = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        resnet: nn.Module = import_module("torchvision").models.resnet18(weights=None)
+        judged["ResNet-20, C 100"] = (hundred.model, hundred.x[:2], None)
+        judged["ResNet-18 224, random weights, 8 classes"] = (resnet.eval(), photo, 8)
+    page.say(
+        '`precision="bfloat16"`: gradients in bfloat16, all else in float32. Signs that differ from float32 and what '
+        "that does to the cosines of signed maps:"
+    )
+    page.table(
+        ["model", "signs that differ, %", "cosines apart, mean", "most"],
+        [_apart(page, name, *which) for name, which in judged.items()],
+    )
+    if not quick:
+        _detection(page, cases)
+
+
+def _apart(page: Page, name: str, model: nn.Module, x: Tensor, classes: int | None) -> list[str]:
+    chosen = None if classes is None else torch.arange(classes)
+    exact, rounded = (saliency_maps(model, x, classes=chosen, precision=precision) for precision in PRECISIONS)
+    apart = (cosine_similarity_matrix(exact) - cosine_similarity_matrix(rounded)).abs()
+    found = {"flips": float((exact != rounded).float().mean()), "mean": float(apart.mean()), "most": float(apart.max())}
+    page.data.setdefault("screening", {})[name] = found
+    return [name, f"{100 * found['flips']:.2f}", f"{found['mean']:.4f}", f"{found['most']:.3f}"]
+
+
+def _detection(page: Page, cases: Cases) -> None:
+    case = cases["cifar10"]
+    columns = _columns(cases, case)
+    temperatures = (case.temperature, 1.0)
+    rows: dict[str, dict[str, float]] = {column: {} for column in list(columns)[2:]}
+    for precision in PRECISIONS:
+        seen = {column: _seen(case.model, x, temperatures, precision) for column, x in columns.items()}
+        for i, name in enumerate((f"{case.temperature:.1f}", "1")):
+            for column, area in _areas({c: found[i] for c, found in seen.items()}, case).items():
+                rows[column][f"{name}, {precision}"] = area
+    page.data["screening_auroc"] = rows
+    page.say(
+        f"AUROC in % of the ten statistics alone on CIFAR-10 (fitted on {LEARNT} trusted inputs; {SIZE} of each, "
+        "attacked by way of the float32 model), at the detector's temperature and at 1:"
+    )
+    headings = list(next(iter(rows.values())))
+    page.table(["inputs", *headings], [[column, *(f"{row[h]:.1f}" for h in headings)] for column, row in rows.items()])
+    _tapped(page, case, columns)
+
+
+def _columns(cases: Cases, case: Case) -> dict[str, Tensor]:
+    """What a one-class model is fitted on, other trusted inputs, and three columns to be told from them."""
+    right = case.right.numpy()
+    fit = np.flatnonzero(right[: case.half])[:LEARNT]
+    clean = case.half + np.flatnonzero(right[case.half :])[:CHUNK]
+    return {
+        "learnt": case.x[fit],
+        "trusted": case.x[clean[:SIZE]],
+        "PGD 2/255": cases.pgd(case, case.x[clean], case.y[clean], 2 / 255)[:SIZE],
+        "CIFAR-100": cases.read("cifar100", SIZE)[0],
+        "uniform noise": torch.rand(SIZE, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+    }
+
+
+def _areas(seen: dict[str, Seen], case: Case) -> dict[str, float]:
+    """AUROC in % of each column, by a model of what was learnt."""
+    learnt = seen["learnt"]
+    model = ClassConditionalCopula.fit(learnt.features, learnt.label, case.logits.shape[1])
+    scores = {column: found.score(model) for column, found in seen.items() if column != "learnt"}
+    trusted = scores.pop("trusted")
+    return {column: 100 * auroc(trusted, score).value for column, score in scores.items()}
+
+
+def _tapped(page: Page, case: Case, columns: dict[str, Tensor]) -> None:
+    """The ten statistics of gradients at the input and at the outputs of the residual stages, each with its cost."""
+    rows, base = [], 0.0
+    for layer in (None, "net.layer1", "net.layer2", "net.layer3"):
+        front, model = (nn.Identity(), case.model) if layer is None else tap(case.model, layer, case.x[:2])
+        given = {column: torch.cat([front(part) for part in x.split(CHUNK)]) for column, x in columns.items()}
+        where = "the input" if layer is None else f"the output of {layer.removeprefix('net.')}"
+        began = time.process_time()
+        seen = {column: _seen(model, x, (case.temperature,), "float32")[0] for column, x in given.items()}
+        took = time.process_time() - began
+        base = base or took
+        areas = _areas(seen, case)
+        page.data.setdefault("tap", {})[where] = {"auroc": areas, "cost": took / base}
+        rows.append([where, *(f"{area:.1f}" for area in areas.values()), f"{took / base:.2f}"])
+    page.say(
+        "`tap`: gradients at an inner feature map instead of the input, the same ten statistics: AUROC in %, and the "
+        "cost as a share of that at the input, the way to the feature map left out:"
+    )
+    page.table(["gradient at", *list(columns)[2:], "cost"], rows)
+
+
+def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precision: str) -> list[Seen]:
+    """The ten statistics and predicted classes of `x`, at each temperature."""
+    options = [Maps(Loss("cross_entropy", temperature)) for temperature in temperatures]
+
+    def measure(forward: InputJacobian, _: Maps) -> list[Tensor]:
+        return [csm_statistics(csm_of(forward, maps), forward.predicted).double() for maps in options] + [
+            forward.predicted
+        ]
+
+    parts = map_chunks(model, [x], Maps(precision=precision), None, measure)
+    *features, label = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return [Seen(table, label) for table in features]

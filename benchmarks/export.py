@@ -1,0 +1,150 @@
+"""Exported detectors: how nearly a file says what the detector says, and what a verdict costs in it."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.page import Page
+from benchmarks.timing import timed
+from gradgeo import export
+from gradgeo.bench.case import Cases, smooth_blobs
+from gradgeo.detector.detector import Detector
+from gradgeo.errors import require
+from gradgeo.export.agreement import SCORES, Agreement, Judged, compare
+
+ROUNDS = 7
+BATCH = 32
+SIZES = (1, 16)
+
+TRAINED = (("mnist", "full"), ("fashion", "full"), ("cifar10", "full"), ("cifar100", "fast"), ("ecg5000", "full"))
+"""Classifiers and the evidence that their detectors are exported with."""
+
+UNTRAINED = ("mobilenet_v3_small", "resnet18", "vit")
+"""Architectures of torchvision with random weights, on 64 x 64 images of smooth noise, evidence "fast"."""
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A detector and the inputs that it is compared on."""
+
+    name: str
+    evidence: str
+    detector: Detector
+    x: Tensor
+
+
+def run(cases: Cases) -> Page:
+    """ONNX in onnxruntime and pt2 in PyTorch against `Detector`, in one run with one thread."""
+    page = Page("Exported detectors")
+    page.say(
+        "Each detector is written by `gradgeo.export.onnx` and `.pt2` and compared with itself on inputs of the half "
+        f"of the data that it was not fitted on, {BATCH} at a time. Logits and scores: difference relative to the "
+        f'larger of 1 and their size. "Flipped": scores more than {SCORES} apart, as where a gradient entry within '
+        "rounding of zero has the other sign in the other runtime."
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = [_rows(page, made(), Path(folder)) for made in _wanted(cases)]
+    finally:
+        torch.set_num_threads(threads)
+    page.table(
+        ["classifier", "evidence", "inputs", "logits", "scores, median", "largest", "flipped", "verdicts that differ"],
+        [agreement for agreement, _, _ in rows],
+    )
+    page.say(
+        "What a batch costs, ms: medians of process times of interleaved calls with one thread, so that ratios within "
+        "a row hold on a busy machine."
+    )
+    page.table(
+        ["classifier", "evidence", "N", "`Detector.predict`", "pt2", "ONNX", "predict / ONNX"],
+        [row for _, latency, _ in rows for row in latency],
+    )
+    page.say("What it takes to write the files:")
+    page.table(["classifier", "evidence", "ONNX bytes", "pt2 bytes"], [sizes for _, _, sizes in rows])
+    return page
+
+
+def _wanted(cases: Cases) -> list[Callable[[], _Exported]]:
+    trained = [partial(_trained, cases, name, evidence) for name, evidence in TRAINED if cases.wanted([name])]
+    return [*trained, *(partial(_untrained, name, cases.inputs) for name in cases.wanted(UNTRAINED))]
+
+
+def _trained(cases: Cases, name: str, evidence: str) -> _Exported:
+    case = cases[name]
+    fit = slice(0, min(case.half, 2000))
+    detector = Detector(case.model, evidence=evidence).fit(case.x[fit], case.y[fit])
+    return _Exported(name, evidence, detector, case.x[case.half : case.half + cases.inputs])
+
+
+def _untrained(name: str, inputs: int) -> _Exported:
+    vision: Any = require("torchvision", "torchvision").models
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = (
+            vision.VisionTransformer(64, 16, 4, 4, 64, 128, num_classes=10)
+            if name == "vit"
+            else getattr(vision, name)(num_classes=10)
+        ).eval()
+        for head in (m for m in model.modules() if isinstance(m, nn.Linear)):  # some begin with zeros
+            nn.init.normal_(head.weight, std=head.in_features**-0.5)
+    with torch.no_grad():
+        detector = Detector(model, evidence="fast").fit(smooth_blobs(200, 64, generator))
+    return _Exported(name, "fast", detector, smooth_blobs(min(inputs, 200), 64, generator))
+
+
+def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], list[list[str]], list[str]]:
+    detector, x, name = exported.detector, exported.x, (exported.name, exported.evidence)
+    files = {form: folder / f"{'-'.join(name)}.{form}" for form in ("onnx", "pt2")}
+    for form, file in files.items():
+        getattr(export, form)(detector, x[:16], file)
+    judges: dict[str, Judged] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
+    parts = [compare(detector, judges["onnx"], part) for part in x.split(BATCH)]
+    whole = Agreement(max(p.logits for p in parts), *(torch.cat([getattr(p, f) for p in parts]) for f in FIELDS))
+    flipped, differ = int((whole.scores > SCORES).sum()), int((~whole.verdicts).sum())
+    data: dict[str, Any] = {
+        "inputs": len(x), "logits": whole.logits, "median": float(whole.scores.median()), "flipped": flipped,
+        "largest": float(whole.scores.max()), "verdicts_differ": differ, "ms": {},
+        "bytes": {form: file.stat().st_size for form, file in files.items()},
+    }  # fmt: skip
+    latency = []
+    for n in SIZES:
+        ways: dict[str, Callable[[], object]] = {
+            "predict": partial(detector.predict, x[:n]),
+            "pt2": partial(judges["pt2"], x[:n]),
+            "onnx": partial(judges["onnx"], x[:n]),
+        }
+        with torch.no_grad():
+            times = timed(ways, ROUNDS)
+        ms = data["ms"][n] = {way: median(found) for way, found in times.items()}
+        ratio = median(p / o for p, o in zip(times["predict"], times["onnx"], strict=True))
+        latency.append([*name, str(n), *(f"{ms[way]:.1f}" for way in ways), f"{ratio:.2f}"])
+    page.data.setdefault("classifiers", {})["/".join(name)] = data
+    agreement = [f"{data[key]:.1e}" for key in ("logits", "median", "largest")]
+    return (
+        [*name, str(len(x)), *agreement, str(flipped), str(differ)],
+        latency,
+        [*name, *(f"{data['bytes'][form]:,}" for form in ("onnx", "pt2"))],
+    )
+
+
+FIELDS = ("scores", "verdicts")
+
+
+def opened(file: Path) -> Judged:
+    """An ONNX file in onnxruntime, on one thread of the CPU."""
+    runtime: Any = require("onnxruntime", "export")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda x: dict(zip(names, map(torch.from_numpy, session.run(None, {"input": x.numpy()})), strict=True))

@@ -1,0 +1,1 @@
+"""Compare detectors on the user's own classifier, on all that it should not trust."""

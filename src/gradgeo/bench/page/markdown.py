@@ -1,0 +1,105 @@
+"""The page of a battery run as Markdown, for a repository."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from gradgeo.bench.page.results import BESIDE, CAUSES, FIGURES, TERMS, Run, title
+from gradgeo.report.html.numbers import NONE, number, p_value, percent, points
+
+
+def page(runs: Sequence[Run]) -> str:
+    """All of it: an overview where there are several models, then each."""
+    blocks = [f"# {_plain(title(runs))}"]
+    if not runs:
+        blocks.append("No model was measured.")
+    if len(runs) > 1:
+        heading = ["model", "method", *FIGURES.values(), "worst column", "won / tied / lost", "shortfall"]
+        rows = [
+            [run.model["name"], *(line[key] for key in ("name", "auroc", "tnr95", "worst", "tally", "shortfall"))]
+            for run in runs
+            for line in map(run.line, run.ranked())
+        ]
+        blocks += [
+            "## Overview",
+            *(f"**{_plain(run.model['name'])}**: {_plain(run.headline)}" for run in runs),
+            _table(heading, rows),
+        ]
+    for run in runs:
+        blocks += _markdown_of(run, alone=len(runs) == 1)
+    if runs:
+        blocks.append("AUROC and TNR95 are in %. " + " ".join(f"{term}: {meaning}" for term, meaning in TERMS.items()))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_of(run: Run, *, alone: bool) -> list[str]:
+    """The blocks of one model."""
+    told = run.model
+    blocks = [] if alone else [f"## {_plain(told['name'])}"]
+    blocks.append(f"**{_plain(run.headline)}**")
+    blocks.append(
+        f"{number(told['classes'])} classes, accuracy {percent(told['accuracy'])} %, fitted on "
+        f"{number(told['fitted_on'])} trusted inputs, compared with {number(told['trusted'])} others."
+    )
+    if run.columns:
+        rows = [[name, *(_both(run, name, column) for column in run.ordered)] for name in run.ranked()]
+        blocks += ["### AUROC / TNR95", _table(["method", *run.ordered], rows)]
+    if run.differences:
+        rows = [
+            [
+                column,
+                f"{entry['ours']} − {entry['peer']}",
+                f"{points(entry['difference'])} [{points(entry['low'])}, {points(entry['high'])}]",
+                p_value(entry["p"]),
+                entry["verdict"],
+            ]
+            for column, entry in run.differences.items()
+        ]
+        blocks += [
+            "### Differences in AUROC",
+            BESIDE,
+            _table(["column", "between", "points", "Holm p", "verdict"], rows),
+        ]
+    keys = {
+        "method": "name",
+        "AUROC": "auroc",
+        "TNR95": "tnr95",
+        "worst column": "worst",
+        "best in": "best_in",
+        "shortfall": "shortfall",
+        "ms per input": "cost",
+        "passes": "passes",
+    }
+    lines = [run.line(name) for name in run.ranked()]
+    rows = [[*(line[key] for key in keys.values()), line["error"] or line["note"]] for line in lines]
+    blocks += ["### Methods", _table([*keys, "notes"], rows)]
+    rows = [
+        [
+            name,
+            CAUSES[run.columns[name]["cause"]],
+            number(run.columns[name]["count"]),
+            percent(run.columns[name]["success_rate"]),
+            run.notes(name),
+        ]
+        for name in run.ordered
+    ]
+    blocks += ["### Columns", _table(["column", "cause", "inputs", "attack success", "notes"], rows)]
+    blocks.append("; ".join(f"{key} {_plain(value)}" for key, value in run.footer) + ".")
+    return blocks
+
+
+def _both(run: Run, method: str, column: str) -> str:
+    if cell := run.cell(method, column):
+        return " / ".join(percent(cell[figure][0]) for figure in FIGURES)
+    return "failed" if run.methods[method]["error"] else "missing" if run.columns[column]["error"] else NONE
+
+
+def _table(heading: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    names = list(heading)
+    lines = [[*map(_plain, names)], ["---"] * len(names), *([*map(_plain, row)] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """`text` so that Markdown shows it as it is, on one line."""
+    escaped = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", " ".join(str(text).split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

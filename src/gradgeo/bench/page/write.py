@@ -1,0 +1,88 @@
+"""The page of a battery run: Markdown for a repository, one HTML file that needs no network for people.
+
+Both show the same figures in %: AUROC, and TNR at 95 % TPR (TNR95), larger is better. `results` is the dict of one
+battery run (schema 1), or a sequence of them, one for each model, which adds an overview of them all.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gradgeo._files import replaced
+from gradgeo.bench.page import charts as battery_charts
+from gradgeo.bench.page import markdown as battery_markdown
+from gradgeo.bench.page import results as battery_run
+from gradgeo.bench.page.charts import HEIGHT, WIDTH
+from gradgeo.bench.page.results import Runs, finite, milliseconds, runs_of, title
+from gradgeo.errors import expected, public, require
+from gradgeo.report.html import environment
+
+PAPER = "https://arxiv.org/abs/2102.12196"
+
+
+@public
+def markdown(results: Runs) -> str:
+    """The page as Markdown.
+
+    Args:
+        results: of a battery run, or several.
+
+    Example:
+        >>> markdown([])
+        '# gradgeo bench\\n\\nNo model was measured.\\n'
+    """
+    return battery_markdown.page(runs_of(results))
+
+
+@public
+def html(results: Runs) -> str:
+    """The page as one HTML file: no script, nothing loaded, light and dark, readable on a phone and on paper.
+
+    The same results give the same bytes with the same versions of matplotlib and Jinja.
+
+    Args:
+        results: of a battery run, or several.
+
+    Raises:
+        MissingDependencyError: without Jinja or matplotlib, which the extra `bench` brings.
+    """
+    runs = runs_of(results)
+    page = _templates(require("jinja2", "bench")).get_template("page.html.j2").render(runs=runs, title=title(runs))
+    return re.sub(r"\n\s*\n+", "\n", page)
+
+
+@public
+def write(results: Runs, folder: Path, name: str) -> list[Path]:
+    """Write NAME.json, NAME.md and NAME.html into `folder`, each whole or not at all; returns their paths.
+
+    The JSON comes first: without Jinja or matplotlib the page fails and the figures are kept. What is not a finite
+    number is null in it.
+    """
+    if name != Path(name).name or name in ("", ".", ".."):
+        raise expected("name", "a file name without folders and without ending", name)
+    runs_of(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts: dict[str, Callable[[], str]] = {
+        "json": lambda: json.dumps(finite(results), allow_nan=False) + "\n",
+        "md": lambda: markdown(results),
+        "html": lambda: html(results),
+    }
+    paths = []
+    for ending, text in texts.items():
+        path = folder / f"{name}.{ending}"
+        with replaced(path) as stream:
+            stream.write(text().encode())
+        paths.append(path)
+    return paths
+
+
+@cache
+def _templates(jinja2: Any) -> Any:
+    names = ("BESIDE", "CAUSES", "FEW", "FIGURES", "FLAGGED", "STEPS", "TERMS")
+    shown = {name: getattr(battery_run, name) for name in names} | {"HEIGHT": HEIGHT, "PAPER": PAPER, "WIDTH": WIDTH}
+    drawn = {"roc_curves": battery_charts.roc, "score_charts": battery_charts.scores}
+    folder = Path(__file__).parent / "templates"
+    return environment(jinja2, folder, filters={"cost": milliseconds}, names=shown | drawn)

@@ -1,0 +1,185 @@
+"""The comparison of detectors on scores whose answer is known, and the coverage of what it states."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_curve
+
+from benchmarks import coverage
+from gradgeo import GradgeoError
+from gradgeo.bench import comparison
+from gradgeo.bench.comparison import Scores, compare, differences, holm
+from gradgeo.metrics import auroc, auroc_difference, tnr_at_tpr
+
+
+def scores(seed: int, shifts: dict[str, float], size: int = 300) -> Scores:
+    rng = np.random.default_rng(seed)
+    return Scores(rng.standard_normal(400), {name: rng.standard_normal(size) + shift for name, shift in shifts.items()})
+
+
+METHODS = {
+    "full": scores(0, {"ood": 2, "attack": 2, "mistake": 1}),
+    "paper": scores(1, {"ood": 1, "attack": 1}),
+    "knn": scores(2, {"ood": 0.5, "attack": 3, "mistake": 1}),
+    "msp": scores(3, {"ood": 1, "attack": 0.2, "mistake": 1}),
+}
+RESULT = compare(METHODS, ours="full", peers=["knn", "msp"])
+
+
+def test_cells_are_the_metrics() -> None:
+    assert RESULT["cells"].keys() == METHODS.keys()
+    cell, own = RESULT["cells"]["knn"]["attack"], METHODS["knn"]
+    area, caught = auroc(own.trusted, own.columns["attack"]), tnr_at_tpr(own.trusted, own.columns["attack"])
+    assert cell == {"auroc": [area.value, area.low, area.high], "tnr95": [caught.value, caught.low, caught.high]}
+    assert "mistake" not in RESULT["cells"]["paper"]
+
+
+def test_summary() -> None:
+    area = {method: {c: cell["auroc"][0] for c, cell in row.items()} for method, row in RESULT["cells"].items()}
+    summary = RESULT["summary"]
+    assert summary["full"]["auroc"] == pytest.approx(np.mean(list(area["full"].values())))
+    assert summary["full"]["worst"] == ["mistake", area["full"]["mistake"]]
+    mean = {method: np.mean(list(row.values())) for method, row in area.items()}
+    assert summary["full"]["shortfall"] == pytest.approx((1 - mean["full"]) / (1 - max(mean["knn"], mean["msp"])))
+    # Over its own two columns, where the best peer by the mean of the same two is another figure.
+    best = max(np.mean([area[peer][c] for c in ("ood", "attack")]) for peer in ("knn", "msp"))
+    assert summary["paper"]["shortfall"] == pytest.approx((1 - mean["paper"]) / (1 - best))
+    assert summary["knn"]["shortfall"] is summary["msp"]["shortfall"] is None
+    bars = {c: max(row[c]["auroc"] for row in RESULT["cells"].values() if c in row)[1] for c in area["full"]}
+    for method, row in area.items():
+        assert summary[method]["best_in"] == sum(value >= bars[c] for c, value in row.items())
+    assert [summary[method]["best_in"] for method in METHODS] == [2, 0, 1, 1]
+
+
+def test_no_shortfall_without_a_peer_to_fall_short_of() -> None:
+    cells = {"full": {"ood": cell(0.9)}, "perfect": {"ood": cell(1)}, "elsewhere": {"noise": cell(0.5)}}
+    assert comparison.summary(cells, ["perfect", "elsewhere"])["full"]["shortfall"] is None
+    assert comparison.summary(cells, ["elsewhere"])["full"]["shortfall"] is None
+
+
+def cell(area: float) -> dict[str, list[float]]:
+    return {"auroc": [area, area, area], "tnr95": [area, area, area]}
+
+
+def test_verdicts_and_the_best_peer() -> None:
+    found = RESULT["differences"]
+    assert {column: (row["peer"], row["verdict"]) for column, row in found.items()} == {
+        "ood": ("msp", "win"),
+        "attack": ("knn", "loss"),
+        "mistake": (max("knn", "msp", key=lambda m: RESULT["cells"][m]["mistake"]["auroc"][0]), "tie"),
+    }
+    own, peer = METHODS["full"], METHODS["msp"]
+    pair = auroc_difference(own.trusted, own.columns["ood"], peer.trusted, peer.columns["ood"])
+    assert [found["ood"][k] for k in ("difference", "low", "high")] == [pair.value, pair.low, pair.high]
+    assert found["ood"]["p"] > pair.p  # corrected
+
+
+def test_to_win_is_to_beat_every_peer() -> None:
+    near = Scores(METHODS["full"].trusted, {"ood": METHODS["full"].columns["ood"] - 0.001})
+    found = differences({**METHODS, "near": near}, ours="full", peers=["knn", "msp", "near"])
+    assert (found["ood"]["peer"], found["ood"]["verdict"]) == ("near", "tie")
+    assert found["attack"]["verdict"] == "loss"
+
+
+def test_holm_is_the_naive_procedure() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 10, 50):
+        p = (rng.random(size) ** 4).round(2)  # with ties
+        corrected = holm(p)
+        for alpha in (0.011, 0.053, 0.307):
+            rejected = set()
+            for step, i in enumerate(sorted(range(size), key=p.__getitem__)):
+                if p[i] > alpha / (size - step):
+                    break
+                rejected.add(i)
+            assert {i for i in range(size) if corrected[i] <= alpha} == rejected
+    assert holm([]) == []
+
+
+def test_columns_with_too_few_scores_have_no_cell() -> None:
+    few = {"none": np.empty(0), "one": np.ones(1), "two": np.array([1.0, 2.0])}
+    methods = {"full": Scores(np.arange(10.0), few), "peer": Scores(np.arange(10.0), few)}
+    result = compare(methods, ours="full", peers=["peer"])
+    for part in ("cells", "curves"):
+        assert result[part]["full"].keys() == {"two"}
+    assert result["histograms"]["full"]["columns"].keys() == {"two"}
+    assert result["differences"].keys() == {"two"}
+    low, high = result["cells"]["full"]["two"]["auroc"][1:]
+    assert high - low > 0.5
+    nothing = compare({"full": Scores(np.ones(1), few), "peer": methods["peer"]}, ours="full", peers=["peer"])
+    assert nothing["cells"]["full"] == nothing["differences"] == {}
+    assert nothing["summary"].keys() == {"peer"}
+
+
+def test_scores_that_are_no_numbers_and_methods_that_are_missing() -> None:
+    odd = np.array([np.nan, np.inf, -np.inf, 1e308, -1e308, 0.0])
+    methods = {
+        "full": Scores(odd, {"ood": odd[::-1], "flat": np.zeros(5), "lost": np.full(3, np.nan)}),
+        "flat": Scores(np.zeros(6), {"ood": np.zeros(6), "flat": np.zeros(5)}),
+        "lost": Scores(np.full(6, np.nan), {"ood": np.full(6, np.nan)}),
+    }
+    result = compare(methods, ours="full", peers=["flat", "lost", "never ran"])
+    json.dumps(result, allow_nan=False)
+    assert result["cells"]["full"]["ood"]["auroc"][0] == 0.5
+    assert result["differences"]["ood"]["verdict"] == "tie"
+    assert "lost" not in result["differences"]
+    for method in methods:
+        row = result["histograms"][method]
+        assert np.all(np.diff(row["edges"]) > 0)
+        for shares in (row["trusted"], *row["columns"].values()):
+            assert len(shares) == 30
+            assert sum(shares) == pytest.approx(1, abs=0.002)
+    assert result["histograms"]["full"]["columns"]["lost"][-1] == 1
+
+
+def test_curves_are_scikit_learns() -> None:
+    own = METHODS["knn"]
+    curve = RESULT["curves"]["knn"]["ood"]
+    labels = np.r_[np.zeros(400), np.ones(300)]
+    false_alarms, caught, _ = roc_curve(labels, np.r_[own.trusted, own.columns["ood"]], drop_intermediate=False)
+    assert curve["fpr"] == pytest.approx(np.arange(101) / 100)
+    for fpr, tpr in zip(curve["fpr"], curve["tpr"], strict=True):  # 400 trusted inputs: each rate is met exactly
+        assert tpr == pytest.approx(caught[false_alarms <= fpr].max(), abs=1e-4)
+    assert curve["tpr"][5] == pytest.approx(RESULT["cells"]["knn"]["ood"]["tnr95"][0], abs=1e-4)
+
+
+def test_histograms_are_shares_between_robust_edges() -> None:
+    row = RESULT["histograms"]["full"]
+    own = METHODS["full"]
+    pooled = np.concatenate([own.trusted, *own.columns.values()])
+    edges = np.array(row["edges"])
+    assert [edges[0], edges[-1]] == pytest.approx(np.quantile(pooled, [0.005, 0.995]), abs=0.05)
+    inside = np.histogram(np.clip(own.trusted, edges[0], edges[-1]), edges)[0] / len(own.trusted)
+    assert row["trusted"] == pytest.approx(inside, abs=1e-4)
+
+
+def test_ours_is_a_method_and_no_peer() -> None:
+    with pytest.raises(GradgeoError, match="expected ours to be one of the methods full, paper, knn, msp"):
+        compare(METHODS, ours="absent", peers=["knn"])
+    with pytest.raises(GradgeoError, match="and not a peer, got 'knn'"):
+        compare(METHODS, ours="knn", peers=["knn"])
+
+
+@pytest.mark.parametrize("name", coverage.DISTRIBUTIONS)
+def test_truths_are_those_of_a_huge_sample(name: str) -> None:
+    distribution, rng = coverage.DISTRIBUTIONS[name], np.random.default_rng(0)
+    for area in coverage.AREAS:
+        trusted = distribution.trusted(rng.standard_normal(200_000))
+        untrustworthy = distribution.untrustworthy(rng.standard_normal(200_000), area)
+        found = auroc(trusted, untrustworthy).value, tnr_at_tpr(trusted, untrustworthy, resamples=1).value
+        assert found == pytest.approx(distribution.truth(area), abs=0.008)
+
+
+@pytest.mark.parametrize("area", [0.6, 0.99])
+@pytest.mark.parametrize("name", coverage.DISTRIBUTIONS)
+def test_intervals_cover_as_stated(name: str, area: float) -> None:
+    held = coverage.coverage(coverage.DISTRIBUTIONS[name], area, 100, 100, simulations=300, resamples=200)
+    # At a coverage of 93 % the share of 300 simulations lies above 0.89 99.6 % of the time; never exactly 1.
+    for figure, share in held.items():
+        assert 0.89 < share < 1, figure
+
+
+def test_false_verdicts_are_rare() -> None:
+    share, _ = coverage.false_verdicts(40, peers=4, columns=8, trusted=100)
+    assert share <= 0.15  # 40 batteries at 5 %: above 0.15 once in 300 times

@@ -1,0 +1,471 @@
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import warnings
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+import gradgeo
+from gradgeo import cli
+from gradgeo.cli import console
+from gradgeo.data import Preprocess
+from gradgeo.data.models import load_model
+from gradgeo.errors import GradgeoWarning
+from helpers.commands import NET, run
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, net.py:net, and its detector, d.gradgeo, fitted by the command line."""
+    room = tmp_path_factory.mktemp("room")
+    (room / "net.py").write_text(NET)
+    code, out, err = run(
+        "fit", "-m", f"{room}/net.py:net", "-d", "digits/fit", "-o", room / "d.gradgeo", "--limit", 300
+    )
+    assert (code, err) == (0, "")
+    assert "written to" in out
+    return room
+
+
+@pytest.fixture
+def model(room: Path) -> str:
+    return f"{room}/net.py:net"
+
+
+def test_help_of_every_command_shows_an_example() -> None:
+    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    assert {"demo", "fit", "score", "explain", "info"} <= set(names)
+    for name in names:
+        code, out, _ = run(name, "--help")
+        assert code == 0
+        assert f"Example: gradgeo {name}" in out
+
+
+def test_version() -> None:
+    assert run("--version") == (0, f"gradgeo {gradgeo.__version__}\n", "")
+
+
+def test_demo_runs_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    demo, called = ModuleType("gradgeo.demo"), []
+    demo.run = called.append
+    monkeypatch.setitem(sys.modules, "gradgeo.demo", demo)
+    assert run("demo", "--out", tmp_path)[0] == 0
+    assert called == [tmp_path]
+
+
+# Each command
+
+
+def test_fit_score_explain_info(room: Path, model: str, tmp_path: Path) -> None:
+    out = tmp_path / "v.parquet"
+    code, text, err = run("score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "-o", out)
+    assert (code, err) == (0, "")
+    rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 397
+    trusted = sum(row["trusted"] for row in rows)
+    assert f"({trusted} of 397)" in text
+    correct = sum(row["label"] == row["true_label"] for row in rows)
+    assert f"({correct} of 397)" in text
+
+    explain = ("explain", room / "d.gradgeo", "-m", model, "-d", "digits/test", "-i", 7, "-i", 20)
+    code, text, err = run(*explain, "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(text)
+    assert [entry["index"] for entry in told] == [7, 20]
+    for entry in told:
+        assert entry["p_value"] == pytest.approx(rows[entry["index"]]["p_value"])
+        assert entry["true_label"] == rows[entry["index"]]["true_label"]
+        assert len(entry["csm"]) == 10
+    code, text, _ = run(*explain)
+    assert code == 0
+    assert "20 (index 20)\nclass " in text
+    assert "confidence" in text
+
+    code, text, _ = run("info", room / "d.gradgeo", "--json")
+    facts = json.loads(text)
+    assert facts["notes"]["model"] == model
+    assert facts["notes"]["preprocess"] == Preprocess().as_dict()
+    assert facts["fitted"]["input_shape"] == [1, 8, 8]
+    code, text, _ = run("info", room / "d.gradgeo")
+    assert code == 0
+    assert f"  model        {model}"[:80] in text
+    assert max(map(len, text.splitlines())) < 120
+
+
+def test_explain_takes_the_first_few(room: Path, model: str) -> None:
+    _, text, _ = run(
+        "explain", room / "d.gradgeo", "-m", model, "-d", "digits/test", "--start", 5, "--limit", 2, "--json"
+    )
+    assert [entry["index"] for entry in json.loads(text)] == [5, 6]
+
+
+def test_options_of_fit_reach_the_detector(room: Path, model: str, tmp_path: Path) -> None:
+    code, _, err = run(
+        *("fit", "-m", model, "-d", "digits", "-o", tmp_path / "d.gradgeo", "--start", 700, "--limit", 300),
+        *("--alpha", 0.1, "--evidence", "csm", "--classes", 4, "--loss", "logit", "--seed", 3),
+        *("--calibration", 0.4, "--batch-size", 32, "--workers", 2, "--mean", 0.1, "--std", "0.9"),
+    )
+    assert (code, err) == (0, "")
+    facts = gradgeo.detector.serialization.inspect(tmp_path / "d.gradgeo")
+    settings = {"alpha": 0.1, "evidence": ["csm"], "classes": 4, "loss": "logit", "seed": 3, "calibration": 0.4}
+    assert {name: facts["settings"][name] for name in settings} == settings
+    assert facts["notes"]["preprocess"] == Preprocess(mean=(0.1,), std=(0.9,)).as_dict()
+
+
+def test_preprocessing_of_fit_is_used_again_unless_overridden(model: str, tmp_path: Path) -> None:
+    x = np.repeat(np.random.RandomState(0).randint(0, 255, (60, 8, 10, 1), np.uint8), 3, 3)
+    np.savez(tmp_path / "rgb.npz", x=x)
+    np.savez(tmp_path / "grey.npz", x=x[:, :, 1:9, 0])
+    fit = ("fit", "-m", model, "-d", tmp_path / "rgb.npz", "-o", tmp_path / "d.gradgeo")
+    code, _, err = run(*fit, "--size", "8x8", "--channels", 1)
+    assert (code, err) == (0, "")
+    verdicts = {}
+    for name in ("rgb", "grey"):
+        out = tmp_path / f"{name}.parquet"
+        code, _, err = run("score", tmp_path / "d.gradgeo", "-m", model, "-d", tmp_path / f"{name}.npz", "-o", out)
+        assert (code, err) == (0, "")
+        verdicts[name] = pq.read_table(out)["p_value"].to_pylist()
+    assert verdicts["rgb"] == pytest.approx(verdicts["grey"], abs=0.1)
+    code, _, err = run(
+        *("score", tmp_path / "d.gradgeo", "-m", model, "-d", tmp_path / "rgb.npz", "-o", tmp_path / "o.csv"),
+        *("--size", "4"),
+    )
+    assert code == 1
+    assert "none of the 60 inputs can be judged; the first: 0: expected shape (1, 8, 8), got (1, 4, 4)" in err
+
+
+def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
+    monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path
+) -> None:
+    own = {"resize": 9, "crop": [8, 8], "channels": 1, "mean": [0.1], "std": [0.9], "interpolation": "bicubic"}
+    monkeypatch.setattr("gradgeo.cli.detector.own_preprocessing", lambda spec: own)
+    fit = ("fit", "-m", model, "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 300, "--evidence", "csm")
+    code, text, err = run(*fit)
+    assert (code, err) == (0, "")
+    assert "  crop           [8, 8]" in text
+    inspect = gradgeo.detector.serialization.inspect
+    assert Preprocess.from_dict(inspect(tmp_path / "d.gradgeo")["notes"]["preprocess"]) == Preprocess.from_dict(own)
+    code, _, err = run(*fit, "--resize", 10, "--crop", "8", "--interpolation", "bilinear", "--order", "rgb")
+    assert (code, err) == (0, "")
+    preprocess = Preprocess(resize=10, crop=(8, 8))
+    assert inspect(tmp_path / "d.gradgeo")["notes"]["preprocess"] == preprocess.as_dict()
+    code, _, err = run("explain", tmp_path / "d.gradgeo", "-m", model, "-d", "digits/test", "--size", 8)
+    assert (code, err) == (0, "")  # --size takes the place of --resize and --crop
+
+
+def test_score_into_a_folder_goes_on_and_says_so(room: Path, model: str, tmp_path: Path) -> None:
+    score = ("score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "-o", tmp_path / "v", "--part-size", 100)
+    code, text, err = run(*score)
+    assert (code, err) == (0, "")
+    assert "model at work" in text
+    assert "found done" not in text
+    assert len(pq.read_table(tmp_path / "v")) == 397
+    code, text, err = run(*score)
+    assert (code, err) == (0, "")
+    assert "found done               397" in text
+    code, _, err = run(*score, "--limit", 50)
+    assert code == 1
+    assert "with another limit. Pass restart=True (--restart) to begin anew, or another out." in err
+    code, text, err = run(*score, "--limit", 50, "--restart")
+    assert (code, err) == (0, "")
+    assert len(pq.read_table(tmp_path / "v")) == 50
+    code, _, err = run(*score, "--engine", "abacus")
+    assert code == 2
+    assert "--engine is local or ray, got abacus" in " ".join(err.replace("│", " ").split())
+
+
+def test_streams_and_times(room: Path, model: str, tmp_path: Path) -> None:
+    members = [(f"{i}.npy", np.random.RandomState(i).rand(1, 8, 8)) for i in range(20)]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, x in members:
+            np.save(tmp_path / name, x)
+            tar.add(tmp_path / name, name)
+            (tmp_path / name.replace("npy", "json")).write_text(json.dumps({"taken": 5}))
+            tar.add(tmp_path / name.replace("npy", "json"), name.replace("npy", "json"))
+    arguments = (room / "d.gradgeo", "-m", model, "-d", tmp_path / "a.tar")
+    code, text, err = run("score", *arguments, "-o", tmp_path / "v.parquet", "--time", "taken", "--start", 3)
+    assert (code, err) == (0, "")
+    rows = pq.read_table(tmp_path / "v.parquet").to_pylist()
+    assert [row["index"] for row in rows] == list(range(3, 20))
+    assert {row["time"] for row in rows} == {5.0}
+    code, text, err = run("explain", *arguments, "-i", 7, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(text)[0]["p_value"] == pytest.approx(rows[4]["p_value"])
+    code, text, err = run("explain", *arguments, "-i", 20)
+    assert (code, text) == (1, "")
+    assert "expected index to be one that the data has, got 20" in err
+    code, _, err = run("fit", "-m", model, "-d", tmp_path / "a.tar", "-o", tmp_path / "d.gradgeo", "--evidence", "csm")
+    assert code == 1
+    assert "trusted inputs" in err
+    code, _, err = run("score", *arguments, "-o", tmp_path / "w.parquet", "--stream")
+    assert code == 1
+    assert "expected streaming to be False for data other than hf:" in err
+
+
+BEATS = """
+import torch
+from torch import nn
+
+net = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+with torch.no_grad():  # the nearest of the means 1, 2, 3
+    net[1].weight.copy_(torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 6))
+    net[1].bias.copy_(-3 * torch.tensor([1.0, 4.0, 9.0]))
+"""
+
+
+def test_ucr_by_name(tmp_path: Path) -> None:
+    random = np.random.RandomState(0)
+    (tmp_path / "Beats").mkdir()
+    for part in ("TRAIN", "TEST"):
+        lines = ["\t".join(map(str, [label, *random.randn(6) / 2 + label])) for label in (1, 2, 3) * 30]
+        (tmp_path / "Beats" / f"Beats_{part}.tsv").write_text("\n".join(lines))
+    (tmp_path / "net.py").write_text(BEATS)
+    code, _, err = run(
+        *("fit", "-m", f"{tmp_path}/net.py:net", "-d", "ucr:Beats/test", "--data-root", tmp_path),
+        *("-o", tmp_path / "d.gradgeo", "--loss", "mse"),
+    )
+    assert (code, err) == (0, "")
+    assert gradgeo.detector.serialization.inspect(tmp_path / "d.gradgeo")["notes"]["class_names"] == ["1", "2", "3"]
+
+
+# The model that a detector file names
+
+
+def test_code_that_a_detector_file_names_is_never_run(room: Path, model: str, tmp_path: Path) -> None:
+    for name in ("score", "explain"):
+        out = ("-o", tmp_path / "o.csv") if name == "score" else ()
+        code, _, err = run(name, room / "d.gradgeo", "-d", "digits/test", *out)
+        assert code == 1
+        assert err == f"gradgeo: error: pass --model; the detector was fitted with {model}\n"
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        ({"model": "os:abort"}, "pass --model; the detector was fitted with os:abort"),
+        ({"model": "timm:../net.py:net"}, "expected model to be a classifier in timm"),
+        ({"model": ["digits"]}, "pass --model; the detector was fitted with ['digits']"),
+        ({}, "pass --model; the detector was fitted with None"),
+        ({"model": "digits", "weights": "w\x1b[2J"}, "pass --weights; the detector was fitted with w\\x1b[2J"),
+        ({"model": "digits", "preprocess": {"size": [10**9, 1]}}, "expected size to be a height and a width"),
+        ({"model": "digits", "preprocess": "rm"}, "expected preprocess to be a mapping"),
+    ],
+)
+def test_notes_of_a_hostile_file(room: Path, model: str, tmp_path: Path, notes: dict, message: str) -> None:
+    detector = gradgeo.Detector.load(room / "d.gradgeo", load_model(model))
+    detector.save(tmp_path / "d.gradgeo", notes=notes)
+    code, _, err = run("explain", tmp_path / "d.gradgeo", "-d", "digits/test")
+    assert code == 1
+    assert message in err
+    assert "\x1b" not in err
+
+
+def test_the_model_of_the_demo_needs_no_naming(monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path) -> None:
+    demo, net = ModuleType("gradgeo.demo"), load_model(model)
+    demo.digits_classifier = lambda: net
+    monkeypatch.setitem(sys.modules, "gradgeo.demo", demo)
+    assert run("fit", "-m", "digits", "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 200)[0] == 0
+    assert run("explain", tmp_path / "d.gradgeo", "-d", "digits/test")[0] == 0
+
+
+def test_another_model_is_refused(room: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    code, _, err = run(
+        "score", room / "d.gradgeo", "-m", f"{tmp_path}/other.py:net", "-d", "digits/test", "-o", tmp_path / "o.csv"
+    )
+    assert code == 1
+    assert err.startswith("gradgeo: error: Detector.load: ")
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_weights(room: Path, model: str, tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    save_file(load_model(model).state_dict(), tmp_path / "w.safetensors")
+    arguments = ("-m", f"{tmp_path}/bare.py:net", "--weights", tmp_path / "w.safetensors", "-d", "digits/test")
+    code, _, err = run("score", room / "d.gradgeo", *arguments, "-o", tmp_path / "o.csv")
+    assert (code, err) == (0, "")
+    torch.save({}, tmp_path / "w.pt")
+    code, _, err = run("fit", "-m", model, "--weights", tmp_path / "w.pt", "-d", "digits", "-o", tmp_path / "d.gradgeo")
+    assert code == 1
+    assert "pickles, which execute code" in err
+
+
+# Where things go wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--out", "{tmp}/nowhere/d.gradgeo"], 1, "error: cannot write {tmp}/nowhere/d.gradgeo: No such file"),
+        (["--data", "{tmp}/a.parquet"], 1, "error: open_source: {tmp}/a.parquet cannot be read as Parquet"),
+        (["--data", "{tmp}/a.npz"], 1, "error: open_source: {tmp}/a.npz holds Python objects, which are pickles"),
+        (["--data", "{tmp}/empty"], 1, "error: open_source: no images in {tmp}/empty"),
+        (["--data", "nowhere"], 1, "error: open_source: nowhere is not here"),
+        (["--model", "resnet18"], 1, "error: load_model: expected model to be file.py:function"),
+        (["--start", "5000"], 1, "expected start to be below the number of items in digits/fit, 700, got 5000"),
+        (["--alpha", "2"], 1, "error: Detector: expected alpha to be a number between 0 and 1"),
+        (["--evidence", "tea"], 1, "expected evidence to be one of 'confidence'"),
+        (["--limit", "30"], 1, "error: Detector.fit: expected at least 51 trusted inputs"),
+        (["--device", "abacus"], 1, "expected device to be one that this machine has, got 'abacus'"),
+        (["--size", "4"], 1, "error: Detector.fit: the model failed on inputs of shape (N, 1, 4, 4)"),
+        (["--size", "big"], 2, "--size has something that is not a number: big"),
+        (["--alpha", "much"], 2, "Invalid value for '--alpha'"),
+        (["--flag"], 2, "No such option"),
+    ],
+)
+def test_a_failure_is_one_line(model: str, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.parquet").write_bytes(b"PK not parquet")
+    np.savez(tmp_path / "a.npz", x=np.array([{}, {}]))
+    out = tmp_path / "d.gradgeo"
+    found, text, err = run(
+        *("fit", "-m", model, "-d", "digits/fit", "-o", out),
+        *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments),
+    )
+    assert found == code
+    assert text == ""
+    message = message.replace("{tmp}", str(tmp_path))
+    if code == 1:
+        assert message in err
+        assert err.count("\n") == 1
+        assert err.startswith("gradgeo: error: ")
+    else:
+        assert message in " ".join(err.replace("│", " ").split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.parquet", "empty"]
+
+
+def test_out_is_checked_before_the_model_is_built(room: Path, tmp_path: Path) -> None:
+    code, _, err = run(
+        "score", room / "d.gradgeo", "-m", "nowhere.py:net", "-d", "nowhere", "-o", tmp_path / "nowhere" / "o.csv"
+    )
+    assert code == 1
+    assert "cannot write" in err
+
+
+def test_the_data_is_never_overwritten(room: Path, model: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((60, 1, 8, 8)))
+    before = (tmp_path / "a.npz").read_bytes()
+    code, _, err = run("fit", "-m", model, "-d", tmp_path / "a.npz", "-o", tmp_path / "a.npz")
+    assert code == 1
+    assert "expected out to be another file than the data" in err
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
+def test_not_a_detector(tmp_path: Path) -> None:
+    (tmp_path / "d.gradgeo").write_bytes(b"junk")
+    for name in ("d.gradgeo", "nowhere.gradgeo"):
+        code, text, err = run("info", tmp_path / name)
+        assert (code, text) == (1, "")
+        assert err.startswith("gradgeo: error: ")
+        assert err.count("\n") == 1
+
+
+def test_data_without_labels_and_with_bad_items(model: str, tmp_path: Path) -> None:
+    x = np.random.RandomState(0).rand(60, 1, 8, 8)
+    rows = [row.tolist() for row in x]
+    rows[3] = None
+    rows[5] = [[[1.0, 2.0]]]
+    pq.write_table(pa.table({"x": rows}), tmp_path / "a.parquet")
+    code, text, err = run("fit", "-m", model, "-d", tmp_path / "a.parquet", "-o", tmp_path / "d.gradgeo")
+    assert code == 0
+    assert "left out, unusable       2" in text
+    assert err == (
+        "gradgeo: warning: 2 of 60 items cannot be read and were left out; "
+        "the first: 3: no data in the row (a file that its path names is not read)\n"
+    )
+    code, text, err = run(
+        "score", tmp_path / "d.gradgeo", "-m", model, "-d", tmp_path / "a.parquet", "-o", tmp_path / "o.csv"
+    )
+    assert code == 0
+    assert "accuracy" not in text
+    assert err.startswith("gradgeo: warning: 2 of 60 inputs have no verdict; ")
+    code, text, err = run(
+        "explain", tmp_path / "d.gradgeo", "-m", model, "-d", tmp_path / "a.parquet", "-i", 3, "-i", 4, "--json"
+    )
+    assert code == 0
+    assert [entry["error"] is None for entry in json.loads(text)] == [False, True]
+    assert "3 (index 3) cannot be judged" in err
+    code, text, err = run("explain", tmp_path / "d.gradgeo", "-m", model, "-d", tmp_path / "a.parquet", "-i", 60)
+    assert (code, text) == (1, "")
+    assert "expected index to be within 0..59, got 60" in err
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradgeo.detector.serialization.inspect", interrupted)
+    assert run("info", room / "d.gradgeo") == (130, "", "gradgeo: interrupted\n")
+
+
+def test_unforeseen_failures(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
+    monkeypatch.setattr("gradgeo.detector.serialization.inspect", lambda path: 1 / 0)
+    code, _, err = run("info", room / "d.gradgeo")
+    assert (code, err) == (1, "gradgeo: error: ZeroDivisionError: division by zero (--debug says where)\n")
+    code, _, err = run("--debug", "info", room / "d.gradgeo")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_only_our_warnings_become_lines(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
+    def warning(path: Path) -> dict:
+        warnings.warn("two\nlines", GradgeoWarning, stacklevel=1)
+        return {"a": 1}
+
+    monkeypatch.setattr("gradgeo.detector.serialization.inspect", warning)
+    assert run("info", room / "d.gradgeo") == (0, "a  1\n", "gradgeo: warning: two\\nlines\n")
+
+
+def test_the_bar_shows_rate_and_time_left_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal in (True, False):
+        stream = StringIO()
+        monkeypatch.setattr(
+            console, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
+        )  # fmt: skip
+        with console.progress("scoring", 10) as advance:
+            advance(4)
+            advance(4)
+        assert bool(stream.getvalue()) == terminal
+    bar = console._Rate()
+    task = type("Task", (), {"speed": 12.3})
+    assert str(bar.render(task)) == "12/s"
+
+
+def test_a_reader_that_goes_away(room: Path) -> None:
+    """`gradgeo info d.gradgeo | head -0`, with --debug at the end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", "from gradgeo.cli import main; main()", "info", str(room / "d.gradgeo"), "--debug"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, gradgeo.cli as cli\n"
+        "def end(*args, **options): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import gradgeo.scoring.rows as rows; rows.Judge.rows = end\n"
+        "cli.main()"
+    )
+    out = tmp_path / "v.csv"
+    command = [sys.executable, "-c", code, "score", str(room / "d.gradgeo"), "-m", model, "-d", "digits/test"]
+    done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + 15, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "gradgeo", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"gradgeo {gradgeo.__version__}\n"

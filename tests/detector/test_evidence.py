@@ -1,0 +1,255 @@
+"""Each evidence against what it should be: closed forms of linear models, autograd, and the theory's own functions."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradgeo
+from gradgeo import Detector, GradgeoError
+from gradgeo.classifier.wrapper import Classifier, preserve_state
+from gradgeo.detector.evidence import EVIDENCE, PRESETS
+from gradgeo.detector.measurements import DRAWS, RADII, EvidenceContext, margin, shift, shiftable
+from gradgeo.detector.results import CAUSES, likely_cause
+from gradgeo.geometry.jacobian import InputJacobian
+from gradgeo.geometry.losses import Loss
+from gradgeo.geometry.neighbourhood import Neighbours
+from gradgeo.geometry.options import Maps
+
+
+def network(classes: int = 4, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, classes)).double()
+
+
+def inputs(n: int, seed: int = 1) -> Tensor:
+    return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def seen(
+    model: nn.Module, x: Tensor, *, classes: int | None = None, temperature: float = 2.0, **options
+) -> EvidenceContext:
+    classifier = Classifier.of(model)
+    with preserve_state(x):
+        maps = Maps(Loss("cross_entropy", temperature), classes)
+        return EvidenceContext(InputJacobian(classifier, x), maps, **options)
+
+
+def test_boundary_distances_of_a_linear_model_are_exact() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 5).double()
+    x = inputs(6)
+    z, w = layer(x.flatten(1)).detach(), layer.weight.detach()
+    k = z.argmax(1)
+    expected = []
+    for i in range(6):
+        others = [j for j in range(5) if j != k[i]]
+        expected.append(sorted(float((z[i, k[i]] - z[i, j]) / (w[k[i]] - w[j]).norm()) for j in others))
+    found = seen(nn.Sequential(nn.Flatten(), layer), x).boundary_distances.exp()
+    assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9)
+
+
+def test_map_norms_are_those_of_the_loss_without_its_confidence_factor() -> None:
+    model, x, temperature = network(), inputs(3), 2.0
+    norms = seen(model, x, temperature=temperature).map_norms.exp()
+    for i in range(3):
+        for label in range(4):
+            leaf = x[i : i + 1].clone().requires_grad_()
+            z = model(leaf) / temperature
+            (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(z, torch.tensor([label])), leaf)
+            rest = 1 - z.detach().softmax(1)[0, label]
+            assert float(norms[i, label]) == pytest.approx(float(gradient.norm() * temperature / rest), rel=1e-6)
+
+
+def test_confidence_is_minus_the_log_odds() -> None:
+    model, x = network(), inputs(5)
+    p = model(x).softmax(1).amax(1).detach()
+    assert torch.allclose(EVIDENCE["confidence"].measure(seen(model, x))[:, 0], -(p / (1 - p)).log())
+
+
+def test_the_neighbourhood_is_zetas() -> None:
+    """At the same displacements, Theorem 1's own function gives the same cosines."""
+    model, x, radius = network(), inputs(4), 0.02
+    around = seen(model, x, radius=radius).neighbourhood
+    for i, multiple in enumerate(RADII):
+        moves = Neighbours(multiple * radius, DRAWS, generator=torch.Generator().manual_seed(i)).displacements(x)
+        zetas = []
+        for move in moves:  # of any length: `zeta` stretches directions to its radius
+            length = float(move.square().mean().sqrt())
+            zetas.append(gradgeo.zeta(model, x, radius=length, directions=move[None], temperature=2.0)[:, 0])
+        assert torch.allclose(around.zeta[:, i], torch.stack(zetas, 1), atol=1e-9)
+        after = torch.stack([margin(model(x + move).detach(), model(x).argmax(1)) for move in moves], 1)
+        drop = margin(model(x).detach(), model(x).argmax(1))[:, None] - after
+        assert torch.allclose(around.drop[:, i], drop, atol=1e-9)
+
+
+def test_a_linear_model_does_not_turn() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).double()
+    assert torch.allclose(
+        seen(model, inputs(3), radius=0.5).neighbourhood.turn, torch.ones(3, len(RADII), DRAWS).double()
+    )
+
+
+def test_values_alone_are_the_same_values() -> None:
+    model, x = network(), inputs(7)
+    cheap = seen(model, x, radius=0.05, gradients=False)
+    assert torch.allclose(cheap.drop, seen(model, x, radius=0.05).drop, atol=1e-12)
+    assert "neighbourhood" not in vars(cheap)
+
+
+def test_shifts_lose_what_leaves_and_repeat_the_edge() -> None:
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    assert torch.equal(shift(x, 3, 1)[0, 0, 1], torch.tensor([4.0, 4, 5, 6]))
+    assert torch.equal(shift(x, 3, -1)[0, 0, 1], torch.tensor([5.0, 6, 7, 7]))
+    assert torch.equal(shift(x, 2, 1)[0, 0, :, 1], torch.tensor([1.0, 1, 5]))
+    assert torch.equal(shift(x, 2, -1)[0, 0, :, 1], torch.tensor([5.0, 9, 9]))
+
+
+def test_the_fall_of_the_margin_under_shifts() -> None:
+    """Of each input and way it is what shifted inputs by themselves say; an axis of one entry is none."""
+    model, x = network(), inputs(5)
+    before = margin(model(x).detach(), model(x).argmax(1))
+    falls = [
+        before - margin(model(shift(x, axis, step)).detach(), model(x).argmax(1)) for axis in (2, 3) for step in (1, -1)
+    ]
+    assert torch.allclose(seen(model, x).shift_drop, torch.stack(falls, 1), atol=1e-9)
+    least = torch.stack(falls, 1).sort(1).values[:, :2].mean(1)
+    assert torch.allclose(EVIDENCE["shifts"].measure(seen(model, x))[:, 0], least, atol=1e-9)
+    assert shiftable(torch.zeros(1, 3, 1, 8)) == [3]
+    assert shiftable(torch.zeros(1, 30)) == []
+
+
+def test_an_axis_without_neighbours_does_not_outvote_the_others() -> None:
+    """A model that takes the mean over time, of inputs (N, time, embedding): along the embedding a shift is nonsense."""
+    torch.manual_seed(0)
+    head = nn.Linear(8, 3)
+
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return head(x.mean((1, 2)))
+
+    x = torch.randn(4, 1, 6, 1, generator=torch.Generator().manual_seed(0)) / 10 + torch.randn(4, 1, 1, 8)
+    observed = seen(Mean(), x)
+    time = observed.shift_drop[:, :2].mean(1)
+    assert (observed.shift_drop[:, 2:].abs().amax(1) > 10 * time.abs()).all()
+    assert (EVIDENCE["shifts"].measure(observed)[:, 0] <= time + 1e-6).all()
+
+
+def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    detector = Detector(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))).fit(x)
+    assert "shifts" not in detector.evidence_
+    assert "stability" in detector.evidence_
+
+
+def test_no_sample_depends_on_its_batch() -> None:
+    model, x = network(), inputs(6)
+    every = seen(model, x, radius=0.05)
+    for i in range(6):
+        single = seen(model, x[i : i + 1], radius=0.05)
+        for name, evidence in EVIDENCE.items():
+            assert torch.allclose(evidence.measure(single)[0], evidence.measure(every)[i], atol=1e-6), name
+
+
+def test_every_evidence_has_as_many_features_as_names_and_is_documented() -> None:
+    observation = seen(network(), inputs(4), radius=0.05)
+    for name, evidence in EVIDENCE.items():
+        measured = evidence.measure(observation)
+        assert name == evidence.name
+        assert measured.shape == (4, len(evidence.features) or 24), name
+        assert measured.isfinite().all(), name
+        assert (evidence.measure.__doc__ or "").strip(), name
+
+
+@pytest.mark.parametrize("classes", [2, 3, None])
+def test_fewer_maps(classes: int | None) -> None:
+    observation = seen(network(), inputs(4), classes=classes, radius=0.05)
+    assert observation.boundary_distances.shape == (4, (classes or 4) - 1)
+    assert all(EVIDENCE[name].measure(observation).isfinite().all() for name in PRESETS["full"])
+
+
+def test_the_fast_preset_costs_a_backward_pass_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    vjp = InputJacobian.vjp
+
+    def counted(self: InputJacobian, cotangents: Tensor) -> Tensor:
+        rows.append(cotangents.shape[1])
+        return vjp(self, cotangents)
+
+    monkeypatch.setattr(InputJacobian, "vjp", counted)
+    detector = Detector(network(), evidence="fast").fit(inputs(120))
+    rows.clear()
+    detector.predict(inputs(5, seed=2))
+    assert sum(rows) <= 3
+
+
+class Scaled(nn.Module):
+    def __init__(self, net: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.net, self.scale = net, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x / self.scale)
+
+
+@pytest.mark.parametrize("evidence", ["full", "fast"])
+def test_the_unit_of_the_inputs_does_not_matter(evidence: str) -> None:
+    """Radii are the classifier's own, so pixels in [0, 1] and in [0, 255] are judged alike."""
+    plain, scaled = network(), Scaled(network(), 255.0)
+    a = Detector(plain, evidence=evidence).fit(inputs(160))
+    b = Detector(scaled, evidence=evidence).fit(inputs(160) * 255)
+    assert b.radius_ == pytest.approx(255 * a.radius_, rel=1e-6)
+    x = inputs(40, seed=3)
+    assert torch.allclose(a.outlier_score(x), b.outlier_score(x * 255), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_without_a_linear_head() -> None:
+    model = nn.Sequential(network(), nn.Tanh())  # no linear layer makes the logits
+    detector = Detector(model).fit(inputs(120))
+    names = [e.name for e in detector._instrument.evidence]
+    assert "neighbours" not in names
+    assert "boundary" in names
+    assert detector.predict(inputs(5, seed=2)).outlier_score.isfinite().all()
+    with pytest.raises(GradgeoError, match=r"expected evidence to be what this model has, got 'neighbours'"):
+        Detector(model, evidence=["csm", "neighbours"]).fit(inputs(120))
+
+
+def test_two_classes() -> None:
+    with pytest.warns(gradgeo.GradgeoWarning, match="with two classes"):
+        detector = Detector(network(2)).fit(inputs(160))
+    assert detector.predict(inputs(9, seed=2)).outlier_score.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("doubt", "features", "unstable", "cause"),
+    [
+        (3.0, 1.0, 0.1, "ambiguous"),
+        (3.0, 6.0, 0.1, "ood-like"),
+        (3.0, 4.0, 6.0, "attack-like"),
+        (0.1, 5.0, 1.0, "attack-like"),  # surer than most trusted inputs, and far from them
+    ],
+)
+def test_likely_causes(doubt: float, features: float, unstable: float, cause: str) -> None:
+    assert cause in CAUSES
+    surprise = {"confidence": doubt, "features": features, "stability": unstable, "geometry": 4.0}
+    assert likely_cause(surprise) == cause
+    assert likely_cause({"geometry": 4.0}) is None
+
+
+def test_explanations_name_evidence_and_cause() -> None:
+    detector = Detector(network(), alpha=0.2).fit(inputs(200))
+    odd = inputs(30, seed=5) * 4
+    for why in detector.explain(odd):
+        assert set(why.evidence) == set(PRESETS["full"])
+        assert set(why.questions) == {"confidence", "features", "stability", "geometry"}
+        assert (why.cause is None) == why.trusted
+        assert why.cause in (*CAUSES, None)
+        loud = [voice.surprise for voice in why.evidence.values()]
+        assert loud == sorted(loud, reverse=True)
+        assert all(0 < voice.p_value <= 1 for voice in why.evidence.values())
+        assert why.outlier_score == pytest.approx(sum(q**1.5 for q in why.questions.values()))
+        assert why.as_dict()["cause"] == why.cause
+        assert all(math.isfinite(q) for q in why.as_dict()["questions"].values())

@@ -1,0 +1,449 @@
+"""Exported detectors say what the detector says; what cannot be exported is named before the work begins."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import gradgeo
+from benchmarks import export as exporting
+from gradgeo import Detector, cli, export
+from gradgeo.bench.case import Cases
+from gradgeo.classifier.wrapper import Classifier
+from gradgeo.data import digits
+from gradgeo.data.models import load_model
+from gradgeo.detector.evidence import EVIDENCE, Evidence
+from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDependencyError, NotFittedError
+from gradgeo.export import agreement, formats, plain_forms
+from gradgeo.export.module import OUTPUTS, Judge
+from gradgeo.export.split import Split
+
+pytestmark = pytest.mark.skipif(not callable(torch.export.Dim.DYNAMIC), reason="this torch is too old to export")
+
+
+def flat(*layers: nn.Module, features: int, classes: int = 3) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, classes))
+
+
+class Slices(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :, 1::2, ::3], x[:, :, :3, 2:5], x[:, :, -4:-1, :3]], 3) * 2 + x[:, :, 2:5, 3, None]
+
+
+class Last(nn.Module):
+    """The state of a recurrent layer after the last step, (N, steps, width) -> (N, hidden)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0][:, -1]
+
+
+class Merged(nn.Module):
+    """Steps first and merged with the batch, so that rows of one input do not lie together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.transpose(0, 1)
+        h = torch.tanh(self.layer(steps.flatten(0, 1)))
+        return (h * h).view(steps.shape).mean(0)
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "convolutions": (
+        lambda: flat(
+            nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.ReLU(), nn.Conv2d(4, 6, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(6), nn.Hardswish(), nn.Conv2d(6, 4, 3, dilation=2, padding=3), nn.ELU(), features=168,
+        ),
+        (2, 9, 8),
+    ),
+    "transposed": (lambda: flat(nn.ConvTranspose2d(2, 3, 3, 2, 1, 1), nn.SiLU(), features=300), (2, 5, 5)),
+    "max pools": (
+        lambda: flat(nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True), features=8), (2, 11, 13),
+    ),
+    "average pools": (
+        lambda: flat(nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),
+                     nn.AdaptiveAvgPool2d((3, 2)), features=12), (2, 11, 13),
+    ),
+    "volumes": (lambda: flat(nn.Conv3d(1, 2, 3), nn.GELU(), nn.MaxPool3d(2), features=16), (1, 6, 7, 6)),
+    "signal": (
+        lambda: flat(nn.Conv1d(2, 4, 5, 2), nn.Softplus(), nn.AvgPool1d(2), nn.AdaptiveAvgPool1d(3), features=12), (2, 21)
+    ),
+    "norms": (
+        lambda: flat(nn.GroupNorm(2, 4), nn.Tanh(), nn.InstanceNorm2d(4), nn.PReLU(), nn.LayerNorm(5), features=100),
+        (4, 5, 5),
+    ),
+    "slices and pads": (
+        lambda: flat(Slices(), nn.ReflectionPad2d(1), nn.Upsample(scale_factor=2, mode="bilinear"), features=440), (2, 6, 7)
+    ),
+    "attention": (lambda: flat(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), features=40), (5, 8)),
+    "recurrent": (lambda: nn.Sequential(Last(), nn.Linear(5, 3)), (6, 4)),
+    "many classes of few features": (lambda: nn.Sequential(nn.Linear(7, 4), nn.Tanh(), nn.Linear(4, 9)), (7,)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:the model's classes are differentiated one by one")
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_of_the_graphs_are_those_of_autograd(name: str) -> None:
+    make, shape = LAYERS[name]
+    torch.manual_seed(0)
+    classifier, x = Classifier(make().eval()), torch.randn(4, *shape)
+    split = Split(classifier, x)
+    agreement.settle(split, classifier, torch.randn(6, *shape))
+    assert split.tiles
+
+
+def test_rows_that_do_not_lie_together_go_one_by_one() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(nn.Sequential(Merged(), nn.Linear(4, 3)))
+    split = Split(classifier, torch.randn(3, 5, 4))
+    agreement.settle(split, classifier, torch.randn(6, 5, 4))
+    assert not split.tiles
+
+
+@pytest.mark.parametrize(
+    ("func", "arguments"),
+    [
+        (torch.special.ndtri, (torch.tensor([0, 1e-300, 1e-20, 1e-9, 0.1, 0.4, 0.5, 0.7, 0.99, 1, 2]).double(),)),
+        (torch.median, (torch.tensor([[3.0, 1.0, 2.0, 2.0], [1.0, torch.nan, 0.0, 2.0]]), 1)),
+        (torch.diagonal_scatter, (torch.rand(2, 3, 3), torch.ones(2, 3), 0, 1, 2)),
+        (torch.searchsorted, (torch.tensor([[0.0, 1.0, 1.0, 2.0]]), torch.tensor([[-1.0, 0.0, 1.0, 1.5, 3.0]]))),
+    ],
+)
+def test_plain_forms_are_the_functions_themselves(func: Callable[..., Tensor], arguments: tuple[object, ...]) -> None:
+    known = func(*arguments)
+    with plain_forms.PlainForms():
+        found = func(*arguments)
+    if func is torch.median:
+        known, found = known.values, found.values
+    assert torch.allclose(found, known, rtol=1e-14, equal_nan=True)
+
+
+def network(classes: int = 4, width: int = 24) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.Tanh(), nn.Linear(width, classes))
+
+
+def inputs(n: int, seed: int = 1) -> Tensor:
+    return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def fitted(model: nn.Module, **options: object) -> Detector:
+    return Detector(model, **options).fit(inputs(300))
+
+
+EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips"]
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (network, {}),
+        (network, {"evidence": "fast"}),
+        (network, {"evidence": "paper", "loss": "mse"}),
+        (network, {"classes": 3}),
+        (network, {"classes": torch.tensor([0, 2, 3])}),
+        (network, {"evidence": [e for e in EVERY if e in EVIDENCE]}),
+        (lambda: network(2), {"loss": "logit"}),
+        (lambda: network(40, 6), {"evidence": ["csm", "raw_csm", "boundary"]}),
+        (lambda: network().double(), {"evidence": "paper"}),
+        (lambda: nn.Sequential(network(), nn.Hardtanh(-9, 9)), {}),
+    ],
+    ids=["full", "fast", "mse", "top", "chosen", "others", "two classes", "many classes", "float64", "no head"],
+)
+def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], options: dict[str, object]) -> None:
+    detector = fitted(model(), **options)
+    classifier, x = Classifier.of(detector.model), inputs(40, 2)
+    judge = Judge(detector, Split(classifier, classifier.prepare(x[:3])), x)
+    with torch.no_grad():
+        found = agreement.hold(detector, lambda x: judge(classifier.prepare(x)), x, "the module")
+    assert found.scores.median() < 1e-5
+    assert found.verdicts.all()
+
+
+MOST = ["confidence", "neighbours", "stability", "csm", "residual", "boundary"]
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    """A small convolutional classifier's, with most evidence; all of it is exported where there is more time."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 6, 2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4))
+    found = Detector(nn.Sequential(*layers), evidence=MOST, alpha=0.1).fit(inputs(300))
+    found.notes = {"class_names": ["a", "b", "c", "d"]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def onnx_file(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "d.onnx"
+    assert "verdicts the same on 16" in repr(gradgeo.export.onnx(detector, inputs(16, 3), path))
+    return path
+
+
+RUN = """
+import json, sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+x = np.load(sys.argv[2])
+found = {n: dict(zip(names, (a.tolist() for a in session.run(None, {"input": x[:n]})))) for n in (1, len(x))}
+facts = {"metadata": session.get_modelmeta().custom_metadata_map, "torch": "torch" in sys.modules}
+print(json.dumps({"found": found, "shape": session.get_inputs()[0].shape, **facts}))
+"""
+
+
+def test_onnx_runs_without_torch_and_says_what_the_detector_says(
+    detector: Detector, onnx_file: Path, tmp_path: Path
+) -> None:
+    x = inputs(9, 5)
+    x[4, 0, 0, 0], x[7, 1, 1, 1] = torch.nan, torch.inf
+    np.save(tmp_path / "x.npy", x.numpy())
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN, str(onnx_file), str(tmp_path / "x.npy")], capture_output=True, text=True, check=True
+    )
+    told = json.loads(ran.stdout)
+    assert not told["torch"]
+    assert told["shape"][1:] == [3, 2, 2]
+    assert told["metadata"] == {
+        "gradgeo_version": gradgeo.__version__, "alpha": "0.1", "class_names": '["a", "b", "c", "d"]',
+        "input_shape": "[3, 2, 2]", "evidence": json.dumps(MOST),
+        "detector_sha256": formats._digest(detector),
+    }  # fmt: skip
+    with pytest.warns(GradgeoWarning, match="2 of 9"):
+        known = detector.judge(x)
+    for n in (1, 9):
+        found = told["found"][str(n)]
+        assert tuple(found) == OUTPUTS
+        score, p = torch.tensor(found["outlier_score"]), torch.tensor(found["p_value"])
+        assert torch.allclose(score.double(), known.predictions.outlier_score[:n], rtol=1e-3, equal_nan=True)
+        assert torch.allclose(p.double(), known.predictions.p_value[:n], atol=1e-6, equal_nan=True)
+        assert found["trusted"] == known.predictions.trusted[:n].tolist()
+    logits, usable = torch.tensor(found["logits"]), torch.tensor([i not in (4, 7) for i in range(9)])
+    assert torch.allclose(logits[usable], known.logits[usable], atol=1e-5)
+    assert score.isnan().tolist() == (~usable).tolist()
+    assert logits[~usable].isnan().all()
+
+
+def test_pt2_runs_by_itself_carries_its_metadata_and_leaves_no_trace(tmp_path: Path) -> None:
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    detector, x = fitted(model, evidence="paper"), inputs(5, 2)
+    score, state = detector.outlier_score(x), torch.get_rng_state()
+    gradgeo.export.pt2(detector, x, tmp_path / "d.pt2")
+    files = {"gradgeo.json": ""}
+    found = torch.export.load(tmp_path / "d.pt2", extra_files=files).module()(x[:1])
+    assert json.loads(files["gradgeo.json"])["alpha"] == "0.05"
+    assert torch.allclose(found["outlier_score"], score[:1], rtol=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["d.pt2"]
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(detector.outlier_score(x), score)
+
+
+@pytest.mark.data
+def test_aoti_is_compiled_and_says_the_same(gradgeo_data: Path, tmp_path: Path) -> None:
+    """Marked `data` for its minute of compiling."""
+    detector, x = fitted(network(), evidence="paper"), inputs(5, 2)
+    assert gradgeo.export.aoti(detector, x, tmp_path / "d.pt2").verdicts.all()
+    loaded = torch._inductor.aoti_load_package(str(tmp_path / "d.pt2"))
+    assert loaded.get_metadata()["alpha"] == "0.05"
+    assert torch.allclose(loaded(x)["outlier_score"], detector.outlier_score(x), rtol=1e-4)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "shape", "evidence"), [("mnist_cnn", (1, 28, 28), "full"), ("cifar10_resnet20", (3, 32, 32), "paper")]
+)
+def test_shipped_classifiers_export(
+    nets: object, tmp_path: Path, name: str, shape: tuple[int, ...], evidence: str
+) -> None:
+    x = torch.rand(150, *shape, generator=torch.Generator().manual_seed(0))
+    detector = Detector(nets.load(name), evidence=evidence).fit(x[:120])
+    assert gradgeo.export.onnx(detector, x[120:], tmp_path / "d.onnx").verdicts.all()
+
+
+class Chooses(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) if x.sum() > 0 else self.net(-x)
+
+
+class Fixes(Chooses):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.reshape(len(x), 12))
+
+
+class Gammas(Chooses):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.lgamma(self.net(x).square() + 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Chooses, "decides by the values of its tensors.*torch.where"),
+        (Fixes, r"fixes the batch size.*x.shape\[0\]"),
+        (Gammas, r"needs prims\.digamma.*pt2 or aoti"),
+    ],
+)
+def test_models_that_cannot_be_exported_are_refused(
+    model: Callable[[], nn.Module], message: str, tmp_path: Path
+) -> None:
+    detector = fitted(model(), evidence="paper")
+    with pytest.raises(ExportError, match=f"onnx: .*{message}"):
+        gradgeo.export.onnx(detector, inputs(4), tmp_path / "d.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.fixture
+def own_evidence() -> Iterator[None]:
+    def counted(seen: object) -> Tensor:
+        logits = seen.forward.logits
+        return torch.tensor([[float(row.max().item())] for row in logits])
+
+    EVIDENCE["mine"] = Evidence("mine", ("largest",), counted)
+    yield
+    del EVIDENCE["mine"]
+
+
+@pytest.mark.usefixtures("own_evidence")
+def test_evidence_that_reads_values_is_refused_by_name(tmp_path: Path) -> None:
+    detector = fitted(network(), evidence=["csm", "mine"])
+    with pytest.raises(ExportError, match=r"evidence 'mine' cannot be exported.*without it"):
+        gradgeo.export.pt2(detector, inputs(4), tmp_path / "d.pt2")
+
+
+@pytest.fixture(scope="module")
+def simple() -> Detector:
+    return fitted(network(), evidence="paper")
+
+
+def test_arguments_are_refused_before_the_work(
+    simple: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "_program", None)
+    path, x = tmp_path / "d.onnx", inputs(4)
+    with pytest.raises(NotFittedError, match="not fitted"):
+        gradgeo.export.onnx(Detector(network()), x, path)
+    with pytest.raises(ArgumentError, match=r"example to be .*\(N, 3, 2, 2\)"):
+        gradgeo.export.onnx(simple, x[:, :1], path)
+    with pytest.raises(ArgumentError, match="at least one input, finite"):
+        gradgeo.export.onnx(simple, torch.full((2, 3, 2, 2), torch.nan), path)
+    with pytest.raises(ArgumentError, match=r"path to be a file ending in \.onnx"):
+        gradgeo.export.onnx(simple, x, tmp_path / "d.pt2")
+    with pytest.raises(ArgumentError, match="form to be one of 'onnx'"):
+        export.write(simple, x, path, "torchscript")
+    with pytest.raises(ExportError, match="cannot write"):
+        gradgeo.export.onnx(simple, x, tmp_path / "nowhere" / "d.onnx")
+    with pytest.raises(ArgumentError, match=r"float32 or float64.*\.float"):
+        gradgeo.export.onnx(fitted(network().bfloat16(), evidence="paper"), x, path)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingDependencyError, match=r"onnxscript .*gradgeo\[export\]"):
+        gradgeo.export.onnx(simple, x, path)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ExportError, match=r"C\+\+ compiler"):
+        gradgeo.export.aoti(simple, x, tmp_path / "d.pt2")
+    monkeypatch.setattr(formats, "LARGEST", 10)
+    monkeypatch.delitem(sys.modules, "onnxscript")
+    with pytest.raises(ExportError, match=r"one ONNX file holds 2 GB\. Use the format pt2"):
+        gradgeo.export.onnx(simple, x, path)
+    monkeypatch.setattr(torch.export.Dim, "DYNAMIC", None)  # torch 2.6 has one that takes no bounds
+    with pytest.raises(ExportError, match="too old to trace a detector"):
+        gradgeo.export.pt2(simple, x, tmp_path / "d.pt2")
+
+
+def test_a_file_with_other_answers_does_not_appear(
+    simple: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d.pt2"
+    path.write_text("the old one")
+
+    def wrong(program: None, metadata: dict[str, str], path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+        path.write_text("half written")
+        return lambda x: replace_in(said(simple, x), "outlier_score", torch.zeros(len(x)).double())
+
+    monkeypatch.setattr(formats, "_program", lambda *arguments: None)
+    monkeypatch.setattr(formats, "WRITERS", {"pt2": wrong})
+    with pytest.raises(
+        ExportError, match=r"gives other answers than the detector in batches of 1.*Nothing was written"
+    ):
+        gradgeo.export.pt2(simple, inputs(8), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["d.pt2"]
+    assert path.read_text() == "the old one"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: replace_in(found, "logits", found["logits"] * 1.01),
+        lambda found: replace_in(found, "outlier_score", found["outlier_score"].nan_to_num(0.0)),
+        lambda found: replace_in(found, "outlier_score", found["outlier_score"] + 1),
+    ],
+    ids=["logits", "a score where there is none", "scores"],
+)
+def test_wrong_answers_are_seen(simple: Detector, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    with pytest.raises(ExportError, match="other answers"):
+        agreement.hold(simple, lambda x: change(said(simple, x)), inputs(8, 4), "it")
+
+
+def said(detector: Detector, x: Tensor) -> dict[str, Tensor]:
+    """What the detector says, as an exported graph would."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GradgeoWarning)
+        known = detector.judge(x)
+    p = known.predictions
+    return dict(zip(OUTPUTS, (known.logits, p.outlier_score, p.p_value, p.trusted), strict=True))
+
+
+def replace_in(found: dict[str, Tensor], name: str, value: Tensor) -> dict[str, Tensor]:
+    return {**found, name: value}
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    detector = Detector(load_model(f"{net}:net"), evidence="paper").fit(digits.split()["fit"][0][:200])
+    detector.save(tmp_path / "d.gradgeo", notes={"class_names": [*"0123456789"]})
+    arguments = ["export", f"{tmp_path}/d.gradgeo", "-m", f"{net}:net", "-f", "pt2", "-o"]
+    ran = CliRunner().invoke(cli.app, [*arguments, f"{tmp_path}/d.pt2", "-d", "digits/test"])
+    assert (ran.exit_code, ran.stderr) == (0, "")
+    assert "32 of 32" in ran.stdout
+    files = {"gradgeo.json": ""}
+    torch.export.load(tmp_path / "d.pt2", extra_files=files)
+    digest = hashlib.sha256((tmp_path / "d.gradgeo").read_bytes()).hexdigest()
+    assert json.loads(files["gradgeo.json"])["detector_sha256"] == digest
+    ran = CliRunner().invoke(cli.app, [*arguments, f"{tmp_path}/d.gradgeo"])
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "another file than the detector" in ran.stderr
+
+
+@pytest.mark.data
+def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "TRAINED", (("mnist", "paper"),))
+    monkeypatch.setattr(exporting, "ROUNDS", 1)
+    page = exporting.run(Cases(gradgeo_data, inputs=40, only=("mnist",)))
+    (found,) = page.data["classifiers"].values()
+    assert (found["inputs"], found["verdicts_differ"]) == (40, 0)
+    assert found["logits"] < 1e-4
+    assert all(ms > 0 for of in found["ms"].values() for ms in of.values())
+    assert "| mnist | paper | 40 |" in "\n".join(page.blocks)

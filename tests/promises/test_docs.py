@@ -1,0 +1,293 @@
+"""The site builds strictly and is whole, and its pages do what they say.
+
+Python blocks of a page are run one after the other in one namespace; a block of text below one is what it prints.
+Numbers may differ between machines, since classifiers are trained anew: they count as the same within `RELATIVE` of
+their value, or within `SHARE` where they have decimals and 1 where they have none, whichever is more; everything else
+must be the same, letter by letter.
+A block that cannot be run here says why in a comment above it: `<!-- not run: ... -->`. Commands in shell blocks are
+parsed, options and all, and not run.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer.main
+
+import gradgeo
+import gradgeo.demo
+from gradgeo import cli
+from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.fusion import LEVELS
+from gradgeo.errors import GradgeoWarning
+from gradgeo.scoring import COLUMNS
+from helpers import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+RELATIVE = 0.05
+SHARE = 0.05
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+    excuse: str | None  # why it is not run
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    found = re.finditer(r"(?:<!-- not run: (.*?) -->\n+)?^```(\w+)[^\n]*\n(.*?)^```", text, re.M | re.S)
+    return [Block(match[2], match[3], text[: match.start(2)].count("\n") + 1, match[1]) for match in found]
+
+
+def different(printed: str, said: str) -> str | None:
+    """How what was printed differs from what a page says."""
+    if NUMBER.sub("#", printed).split() != NUMBER.sub("#", said).split():
+        return "the words differ"
+    for found, expected in zip(NUMBER.findall(printed), NUMBER.findall(said), strict=True):
+        least = SHARE if "." in expected else 1
+        if abs(float(found) - float(expected)) > max(RELATIVE * abs(float(expected)), least) + 1e-9:
+            return f"{found} is not {expected}"
+    return None
+
+
+def test_what_counts_as_the_same() -> None:
+    assert different("AUROC 96.8, 12 of 397", "AUROC  96.1, 12 of 400\n") is None
+    assert different("0.93", "0.96") is None
+    assert different("0.83", "0.96") == "0.83 is not 0.96"
+    assert different("12 trusted", "14 trusted") == "12 is not 14"
+    assert different("12 trusted", "12 flagged") == "the words differ"
+
+
+trained_once = cache(gradgeo.demo.digits_classifier)  # pages train the same classifier, always to the same weights
+
+
+def ran(page: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
+    """Run the Python blocks of a page in `folder`; how many there were."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(gradgeo.demo, "digits_classifier", trained_once)
+    names: dict[str, object] = {"__name__": "__main__"}
+    count, all_blocks = 0, blocks(page)
+    for block, after in zip(all_blocks, [*all_blocks[1:], None], strict=True):
+        if block.language != "python" or block.excuse:
+            continue
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), warnings.catch_warnings():
+            warnings.simplefilter("ignore", GradgeoWarning)  # pages show some
+            exec(compile(block.text, f"{page.name}:{block.line}", "exec"), names)
+        said = after.text if after is not None and after.language == "text" else ""
+        assert (wrong := different(out.getvalue(), said)) is None, (
+            f"{page.name}:{block.line}: {wrong}\n{out.getvalue()}"
+        )
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if any(b.language == "python" for b in blocks(DOCS / name))])
+def test_code_prints_what_stands_below_it(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if "onnxruntime" in (DOCS / name).read_text():
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    for excuse in (block.excuse for block in blocks(DOCS / name) if block.excuse):
+        assert len(excuse) > 8
+    expected = sum(block.language == "python" and not block.excuse for block in blocks(DOCS / name))
+    assert ran(DOCS / name, monkeypatch, tmp_path) == expected
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    for block in blocks(page):
+        if block.language in ("sh", "bash"):
+            for line in block.text.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["gradgeo"]:
+                    yield words[1:]
+
+
+@pytest.mark.parametrize("name", [*PAGES, "../README.md"])
+def test_commands_have_options_that_exist(name: str) -> None:
+    app = typer.main.get_command(cli.app)
+    for name_of, *options in commands(DOCS / name):
+        assert name_of in app.commands, name_of
+        command = app.commands[name_of]
+        command.make_context(
+            name_of, list(options), parent=typer.Context(app, info_name="gradgeo")
+        )  # parses, runs nothing
+
+
+def test_a_wrong_option_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```sh\ngradgeo fit --modell x \\\n  --data y  # a comment\n```\n")
+    assert list(commands(page)) == [["fit", "--modell", "x", "--data", "y"]]
+    command = typer.main.get_command(cli.app).commands["fit"]
+    with pytest.raises(Exception, match=r"No such option.*--modell|Missing option|--modell"):
+        command.make_context("fit", ["--modell", "x", "--data", "y", "--out", "z"])
+
+
+def test_the_pictures_of_the_theory_are_drawn_by_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
+    figures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    monkeypatch.setattr(gradgeo.demo, "digits_classifier", trained_once)
+    figures.draw(tmp_path)
+    shown = set(re.findall(r"\]\(figures/([\w-]+\.png)\)", (DOCS / "theory.md").read_text()))
+    assert shown
+    assert {path.name for path in tmp_path.iterdir()} == shown == {path.name for path in (DOCS / "figures").iterdir()}
+
+
+def test_the_formats_are_those_of_the_code() -> None:
+    page = (DOCS / "formats.md").read_text()
+    named = set(re.findall(r"`([\w]+)`", page))
+    assert set(detector_file._CALIBRATION) <= named
+    assert set(COLUMNS) <= named
+    assert f"`schema` ({detector_file.SCHEMA})" in page
+    assert f"(M, {LEVELS})" in page
+
+
+def test_pictures_are_small() -> None:
+    for picture in [*DOCS.rglob("*.png"), *DOCS.rglob("*.svg")]:
+        assert picture.stat().st_size < 150_000, picture
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[docs]'")
+    pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: pip install '.[docs]'")
+    pytest.importorskip("material", reason="mkdocs-material is not installed: pip install '.[docs]'")
+    filelock = pytest.importorskip("filelock", reason="filelock, which PyTorch brings, is not installed")
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared  # one build for all processes
+    out, log = shared / "site", shared / "site.log"
+    with filelock.FileLock(shared / "site.lock"):
+        if not log.exists():
+            command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+            done = subprocess.run(
+                [*command, "-f", str(ROOT / "mkdocs.yml"), "-d", str(out)], capture_output=True, text=True
+            )
+            log.write_text("" if done.returncode == 0 else done.stdout + done.stderr + " ")
+    assert log.read_text() == ""
+    return out
+
+
+class Reads(HTMLParser):
+    """What a page loads, and the names of its anchors."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = {name: value or "" for name, value in attrs}
+        self.anchors.add(named.get("id", ""))
+        if tag == "a":
+            self.links.append(named.get("href", ""))
+        elif tag == "link" and named.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loads.append(named.get("href", ""))
+        elif tag in ("script", "img", "source", "iframe"):
+            self.loads.append(named.get("src", ""))
+
+
+@pytest.fixture(scope="session")
+def read(site: Path) -> dict[str, Reads]:
+    return {
+        str(path.relative_to(site)): Reads(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"
+    }
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path, read: dict[str, Reads]) -> None:
+    for name, page in read.items():
+        for target in page.loads:
+            assert not re.match(r"(https?:)?//", target), (name, target)
+            if target and not target.startswith("data:"):
+                assert (site / name).parent.joinpath(target.split("#")[0].split("?")[0]).exists(), (name, target)
+    styles = [path.read_text() for path in site.rglob("*.css")]
+    assert not any(re.search(r"url\([\"']?https?:|@import", style) for style in styles)
+
+
+def test_links_within_the_site_lead_somewhere(site: Path, read: dict[str, Reads]) -> None:
+    """Also those of pages that MkDocs does not look into, and of the generated ones."""
+    for name, page in read.items():
+        for link in page.links:
+            if not link or re.match(r"\w+:|//", link):
+                continue
+            target, _, anchor = link.partition("#")
+            path = (site / name).parent / target if target else site / name
+            assert path.exists(), (name, link)
+            known = read.get(str(path.resolve().relative_to(site.resolve())))
+            assert not anchor or known is None or anchor in known.anchors, (name, link)
+
+
+def test_every_page_of_results_is_shown_with_its_command(site: Path) -> None:
+    index = (site / "results" / "index.html").read_text()
+    for page in (ROOT / "results").glob("*.md"):
+        assert (site / "results" / f"{page.stem}.html").exists(), page
+        told = json.loads(page.with_suffix(".json").read_text())
+        command = (told[0] if isinstance(told, list) else told)["made"]["command"]
+        assert f'href="{page.stem}.html"' in index
+        assert command in index
+
+
+MODULES = ["gradgeo", "gradgeo.attacks", "gradgeo.data", "gradgeo.export", "gradgeo.report.plots"]
+NAMED = [f"{module}.{name}" for module in MODULES for name in importlib.import_module(module).__all__]
+WITHOUT_ALL = {  # modules without __all__: all that they define and that has no underscore
+    "gradgeo.errors": (
+        "describe",
+        "public",
+        "warn",
+        "choice",
+        "number",
+        "require",
+        "expected",
+        "P",
+        "R",
+    ),  # for our own code
+    "gradgeo.detector.guard": (),
+    "gradgeo.metrics": (),
+    "gradgeo.detector.pytorch_ood": (),
+    "gradgeo.watch": (),
+    "gradgeo.attacks.decision_path": (),
+}
+MODULES_SHOWN = {"gradgeo.attacks", "gradgeo.export"}  # pages of their own rather than entries
+
+
+def defined(module: str) -> Iterator[str]:
+    for name, value in vars(importlib.import_module(module)).items():
+        if not name.startswith("_") and getattr(value, "__module__", None) == module:
+            yield f"{module}.{name}"
+
+
+def test_every_public_name_is_in_the_reference(site: Path, read: dict[str, Reads]) -> None:
+    anchors = {anchor for name, page in read.items() if name.startswith("reference/") for anchor in page.anchors}
+    wanted = {name for name in NAMED if name not in MODULES_SHOWN}
+    for module, inner in WITHOUT_ALL.items():
+        elsewhere = (*inner, *gradgeo.__all__)  # what users import from gradgeo stands there
+        wanted |= {name for name in defined(module) if name.rpartition(".")[2] not in elsewhere}
+    assert len(wanted) > 70
+    assert sorted(wanted - anchors) == []
+
+
+def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
+    text = (site / "reference" / "cli.html").read_text()
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        assert f'id="gradgeo-{name}"' in text
+        for option in (option for parameter in command.params for option in parameter.opts if option.startswith("--")):
+            assert option in text, (name, option)
