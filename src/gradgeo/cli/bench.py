@@ -10,7 +10,6 @@ import typer
 
 from gradgeo.cli.console import say
 from gradgeo.cli.options import DATA, MODELS, Channels, Mean, Size, Std, Weights, numbers, preprocess_for
-from gradgeo.data import Preprocess
 
 PAGES = (
     *(
@@ -87,6 +86,8 @@ def bench(
     if model is not None:
         if own is None:
             raise typer.BadParameter("pass --id, the data that your classifier should trust")
+        from gradgeo.data import Preprocess
+
         preprocess = preprocess_for(Preprocess(), size, channels, mean, std)
         budgets = None if epsilon is None else numbers("--epsilon", epsilon, ",", float)
         kinds = () if attacks == "none" else _names(attacks)

@@ -4,13 +4,15 @@ import os
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from torch import nn
 
 from gradgeo.cli.options import DetectorPath, Device, SameModel, Weights, model_named, on_device
 from gradgeo.errors import DataError, expected
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TOKEN = "GRADGEO_TOKEN"
 
@@ -77,7 +79,7 @@ def serve(
         server.run(made)
 
 
-def _load(spec: str, weights: str | None, device: str) -> nn.Module:
+def _load(spec: str, weights: str | None, device: str) -> "nn.Module":
     from gradgeo.data.models import load_model
 
     return on_device(device, load_model(spec, weights))
