@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gradgeo._files import atomic_path, refuse_source
 from gradgeo.cli.console import print_pairs, progress
 from gradgeo.cli.options import (
     AsJson,
@@ -72,14 +73,14 @@ def fit(
     from gradgeo.data.models import load_model, own_preprocessing
     from gradgeo.detector import Detector
     from gradgeo.detector.evidence import PRESETS
-    from gradgeo.scoring import replacing
 
     preprocess = preprocess_for(
         Preprocess(), size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
     )
     if preprocess == Preprocess():  # nothing is declared: what the model was trained to see, where its library says so
         preprocess = Preprocess.from_dict(own_preprocessing(model))
-    with replacing(out, data) as temporary:
+    refuse_source(out, data)
+    with atomic_path(out) as temporary:
         source = open_source(
             data, preprocess=preprocess, start=start, limit=limit, data_root=data_root, streaming=stream
         )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gradgeo._files import atomic_path, refuse_source
 from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     Channels,
@@ -55,7 +56,6 @@ def path(
     from gradgeo.data.models import load_model
     from gradgeo.detector import serialization
     from gradgeo.report import plots
-    from gradgeo.scoring import replacing
 
     endings = (*plots.ENDINGS, *ENDINGS)
     for file in out:
@@ -66,7 +66,9 @@ def path(
     source = open_source(data, preprocess=preprocess, data_root=data_root)
     item = item_at(source, index)
     with ExitStack() as stack:
-        files = [stack.enter_context(replacing(file, data)) for file in out]
+        for file in out:
+            refuse_source(file, data)
+        files = [stack.enter_context(atomic_path(file)) for file in out]
         if detector:
             fitted = load_detector(detector, notes, model, weights, device)
             classifier = fitted.model

@@ -64,9 +64,7 @@ def score(
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
-    part_size: Annotated[
-        int, typer.Option(min=1, help="Inputs in a part, which is what a kill loses at most.")
-    ] = PART,
+    part_size: Annotated[int, typer.Option(min=1, help="Inputs in a part, which is what a kill loses at most.")] = PART,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew where parts of a run are found.")] = False,
     engine: Annotated[str, typer.Option(help="local, or ray for several processes and machines.")] = "local",
     jobs: Annotated[int | None, typer.Option(min=1, help="Detectors side by side with ray; default all.")] = None,
