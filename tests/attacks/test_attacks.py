@@ -14,13 +14,13 @@ import gradgeo
 from benchmarks.attacks import speed
 from gradgeo import attacks
 from gradgeo.attacks import deepfool
-from gradgeo.attacks.csa import SmoothReLU, alignment, csa_loss
+from gradgeo.attacks.csa import alignment, csa_loss, draw_classes
 from gradgeo.attacks.descent import AttackBatch, gradient_of
 from gradgeo.attacks.losses import LOSSES, class_loss
 from gradgeo.attacks.norms import NORMS, ball
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError
-from gradgeo.geometry.surrogates import _BentReLU
+from gradgeo.geometry.surrogates import SmoothReLU, _BentReLU
 
 
 @pytest.fixture(autouse=True)
