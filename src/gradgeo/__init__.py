@@ -13,7 +13,6 @@ Names and submodules are imported when they are first used, so `import gradgeo` 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -130,13 +129,16 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *_SUBMODULES, "__doc__", "__version__"})
 
 
-class _MovedModules(MetaPathFinder, Loader):
-    """Lets `import gradgeo.plots` give the very module that `gradgeo.report.plots` is, not a copy of it."""
+class _MovedModules:
+    """Lets `import gradgeo.plots` give the very module that `gradgeo.report.plots` is, not a copy of it.
+
+    A finder and a loader by their methods; the base classes in importlib.abc would double the time of `import gradgeo`.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in _MOVED else None
+        return ModuleSpec(fullname, self) if fullname in _MOVED else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(_MOVED[spec.name])
@@ -148,7 +150,8 @@ class _MovedModules(MetaPathFinder, Loader):
         assert alias is not None
         module.__spec__ = alias.loader_state
         for former, name in _RENAMED.get(alias.name, {}).items():
-            setattr(module, former, getattr(module, name))
+            if not hasattr(module, former):
+                setattr(module, former, getattr(module, name))
 
 
 sys.meta_path.append(_MovedModules())

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import gradgeo
 from gradgeo import cli
-from gradgeo.cli import console
+from gradgeo.cli import progress
 from gradgeo.data import Preprocess
 from gradgeo.data.models import load_model
 from gradgeo.errors import GradgeoWarning
@@ -428,13 +428,13 @@ def test_the_bar_shows_rate_and_time_left_on_a_terminal_only(monkeypatch: pytest
     for terminal in (True, False):
         stream = StringIO()
         monkeypatch.setattr(
-            console, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
+            progress, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
         )  # fmt: skip
-        with console.progress("scoring", 10) as advance:
+        with progress.progress("scoring", 10) as advance:
             advance(4)
             advance(4)
         assert bool(stream.getvalue()) == terminal
-    bar = console._Rate()
+    bar = progress._Rate()
     task = type("Task", (), {"speed": 12.3})
     assert str(bar.render(task)) == "12/s"
 

@@ -33,7 +33,7 @@ PAGES = (
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what it writes.")] = Path("demo-output"),
 ) -> None:
-    """Train a small classifier on scikit-learn's digits, fit its detector and show what that catches.
+    """Show what a detector of a digits classifier catches. Prints a table and draws a picture, in seconds.
 
     Example: gradgeo demo
     """
@@ -65,7 +65,7 @@ def bench(
     mean: Mean = None,
     std: Std = None,
 ) -> None:
-    """Compare detectors on everything a classifier should not trust, or repeat another committed measurement.
+    """Compare detectors on what a classifier should not trust. Writes Markdown, JSON and an HTML page.
 
     Example: gradgeo bench --model net.py:load --id photos --ood other-photos --attacks pgd
     """

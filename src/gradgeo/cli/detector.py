@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradgeo._files import atomic_path, refuse_source
-from gradgeo.cli.console import print_pairs, progress
+from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     AsJson,
     BatchSize,
@@ -65,10 +65,11 @@ def fit(
     batch_size: BatchSize = 64,
     workers: Workers = 1,
 ) -> None:
-    """Fit a detector on trusted inputs that the model was not trained on.
+    """Fit a detector on trusted inputs. The model must not have been trained on them.
 
     Example: gradgeo fit -m digits -d digits/fit -o digits.gradgeo
     """
+    from gradgeo.cli.progress import progress
     from gradgeo.data import Preprocess, Usable, open_source
     from gradgeo.data.models import load_model, own_preprocessing
     from gradgeo.detector import Detector
@@ -142,7 +143,7 @@ def explain(
     stream: Streaming = False,
     device: Device = "cpu",
 ) -> None:
-    """Say which statistics make inputs trustworthy or not: those of --index, or else the first few.
+    """Say why single inputs are trusted or not. Takes those of --index, or else the first few.
 
     Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
     """
@@ -177,7 +178,7 @@ def explain(
 
 
 def info(file: DetectorPath, as_json: AsJson = False) -> None:
-    """Print what a detector file holds; its model is not needed.
+    """Print what a detector file holds. Its model is not needed.
 
     Example: gradgeo info digits.gradgeo
     """

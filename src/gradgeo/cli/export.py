@@ -27,7 +27,7 @@ def export(
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Write a detector and its model as one graph: input -> logits, outlier_score, p_value, trusted.
+    """Write a detector and its model as one graph for other runtimes. Input -> logits, outlier_score, p_value, trusted.
 
     Example: gradgeo export digits.gradgeo -m digits -d digits/test -o digits.onnx
     """

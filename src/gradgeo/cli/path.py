@@ -47,7 +47,7 @@ def path(
     data_root: DataRoot = None,
     device: Device = "cpu",
 ) -> None:
-    """Draw how decision and geometry change on the line from an input to its adversarial example, found by PGD.
+    """Draw the decision on the way from an input to an attacked one. PGD searches the adversarial example.
 
     Example: gradgeo path -m digits -d digits/test -i 7 --epsilon 0.3 -o path.png
     """

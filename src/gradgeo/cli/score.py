@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradgeo.cli.console import print_pairs, progress, share
+from gradgeo.cli.console import print_pairs, share
 from gradgeo.cli.options import (
     BatchSize,
     Channels,
@@ -69,11 +69,12 @@ def score(
     engine: Annotated[str, typer.Option(help="local, or ray for several processes and machines.")] = "local",
     jobs: Annotated[int | None, typer.Option(min=1, help="Detectors side by side with ray; default all.")] = None,
 ) -> None:
-    """Judge every item of some data and write one row per item; killed and started again, it goes on.
+    """Judge every item of some data, one row for each. A run that was killed goes on when it is started again.
 
     Example: gradgeo score digits.gradgeo -m digits -d digits/test -o verdicts.csv
     """
     from gradgeo import scoring
+    from gradgeo.cli.progress import progress
     from gradgeo.data import Preprocess
     from gradgeo.detector import serialization
     from gradgeo.scoring.ray_engine import RayEngine

@@ -40,7 +40,7 @@ def serve(
     rate: Annotated[float, typer.Option(help="Chance, over all time, that the watch alarms for nothing.")] = 1e-3,
     token_file: Annotated[Path | None, typer.Option(help=f"Holds the bearer token; or set {TOKEN}.")] = None,
 ) -> None:
-    """Serve a detector by the Open Inference Protocol (v2, REST), with metrics at /metrics.
+    """Serve a detector over HTTP. Speaks the Open Inference Protocol (v2, REST), with metrics at /metrics.
 
     Example: gradgeo serve digits.gradgeo -m digits
     """
