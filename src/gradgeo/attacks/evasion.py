@@ -124,7 +124,7 @@ def evasion(
             return region.direction(torch.where(rows, _without(along, away), _without(away, along))).mul_(-length)
 
         final, _ = descend(problem.classifier, samples, start, move=move, norm=region, steps=steps)
-        keep(final, samples.reached(problem.classifier.judge(final).logits))
+        keep(final, samples.reached(problem.classifier.logits(final).logits))
         found = lowest.isfinite().to(final.device).view(-1, *[1] * (final.ndim - 1))
         return torch.where(found, best, final), ~followed
 

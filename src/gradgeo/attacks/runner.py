@@ -98,14 +98,14 @@ class Problem:
         targets = None if targets is None else _normal(targets)
         self._x, self._norm = x, norm
         self.classifier = Classifier(model)
-        self._inputs = self.classifier.prepare(x).detach()
+        self._inputs = self.classifier.prepare(x).x.detach()
         self._given = x.detach().to(self._inputs.device)
         finite = torch.isfinite(self._given).flatten(1).all(1)
         self._check_space(self._given[finite])
         n = len(self._inputs)
         shown = self._inputs if n else self._inputs.new_zeros(1, *x.shape[1:])  # many models refuse an empty batch
         parts = torch.split(shown, self._batch_size)
-        logits = torch.cat([self.classifier.judge(part).logits for part in parts])[:n]
+        logits = torch.cat([self.classifier.logits(part).logits for part in parts])[:n]
         num_classes = logits.shape[1]
         if num_classes < min_classes:
             raise expected("model", f"a classifier of at least {min_classes} classes", num_classes)
@@ -164,7 +164,7 @@ class Problem:
                     point, dead = attack(samples, start[rows])
                     adversarial[rows] = self._norm.settle(point.detach(), self._given[rows])
                     masked[rows] &= dead
-                    judged = self.classifier.judge(adversarial[rows])
+                    judged = self.classifier.logits(adversarial[rows])
                     success[rows] = samples.reached(judged.logits) & judged.usable
                 left = left[~success[left]]
         distance = self._norm.length((adversarial.double() - self._given.double()).nan_to_num_(0.0))
