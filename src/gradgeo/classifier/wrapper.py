@@ -20,7 +20,6 @@ from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.classifier.prepared import PreparedBatch, clean
 from gradgeo.errors import choice, expected
 
-
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 """What backward passes compute in: None for the model's own type."""
 

@@ -45,6 +45,7 @@ class GraphJacobian(InputJacobian):
 
     @cached_property
     def gram(self) -> Tensor:
+        """(N, R, R), of all inputs together: a graph has no loop over a varying batch."""
         rows = self.basis.flatten(2).double()  # (N, R, d)
         return rows @ rows.mT
 
@@ -53,9 +54,11 @@ class GraphJacobian(InputJacobian):
         return (rows,)
 
     def again(self, x: Tensor) -> "GraphJacobian":
+        """Another pass, for other inputs."""
         return GraphJacobian(self._split, x)
 
     def logits_at(self, x: Tensor) -> Tensor:
+        """The logits (N, C) of other inputs, NaN where these are not finite."""
         batch = clean(x, traced=True)
         return torch.where(batch.usable[:, None], self._split(batch.x)[0], torch.nan)
 

@@ -63,17 +63,21 @@ class AutogradJacobian(InputJacobian):
         return rows
 
     def again(self, x: Tensor) -> "AutogradJacobian":
+        """Another pass, for other inputs."""
         return AutogradJacobian(self._model, clean(x))
 
     def logits_at(self, x: Tensor) -> Tensor:
+        """The logits (N, C) of other inputs, NaN where these are not finite."""
         with torch.no_grad():
             return _logits_at(self._model.exact or self._model, x)
 
     def affordable_parts(self, rows: Tensor) -> Sequence[Tensor]:
+        """`rows` (M,) in parts of as many inputs as another pass may take."""
         return _affordable_parts(self._model, self.x, rows)
 
     @property
     def graph_bytes(self) -> int:
+        """About what the graph holds."""
         return self._graph.bytes
 
 
@@ -97,12 +101,15 @@ class DifferentiableJacobian(InputJacobian):
         return torch.stack([gradient(self.logits, self.x, row, create_graph=True) for row in rows], dim=1)
 
     def again(self, x: Tensor) -> "DifferentiableJacobian":
+        """Another pass, for other inputs."""
         return DifferentiableJacobian(self._model, clean(x))
 
     def logits_at(self, x: Tensor) -> Tensor:
+        """The logits (N, C) of other inputs, NaN where these are not finite."""
         return _logits_at(self._model, x)
 
     def affordable_parts(self, rows: Tensor) -> Sequence[Tensor]:
+        """`rows` (M,) in parts of as many inputs as another pass may take."""
         return _affordable_parts(self._model, self.x, rows)
 
     def _sign(self, maps: Tensor) -> Tensor:
