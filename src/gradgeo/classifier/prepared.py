@@ -35,13 +35,18 @@ def clean(x: Tensor, *, traced: bool = False) -> PreparedBatch:
         traced: read no value, as a graph for other runtimes demands; this always copies.
     """
     if traced:
-        usable = torch.isfinite(x).flatten(1).all(1)  # (N,)
+        usable = _finite_rows(x)
         return PreparedBatch(_replaced(x, usable), usable)
-    usable = torch.cat([torch.isfinite(part).flatten(1).all(1) for part in x.split(_ROWS)])  # (N,)
-    if not bool(usable.all()):
-        return PreparedBatch(_replaced(x, usable), usable)
-    # A tensor made in inference mode cannot be differentiated; its copy can.
-    return PreparedBatch(x.clone() if x.is_inference() else x, usable)
+    with torch.inference_mode(False):  # a tensor made in it cannot be differentiated; a copy can
+        usable = torch.cat([_finite_rows(part) for part in x.split(_ROWS)])
+        if not bool(usable.all()):
+            return PreparedBatch(_replaced(x, usable), usable)
+        return PreparedBatch(x.clone() if x.is_inference() else x, usable)
+
+
+def _finite_rows(x: Tensor) -> Tensor:
+    """(N,) bool."""
+    return torch.isfinite(x).flatten(1).all(1)
 
 
 def _replaced(x: Tensor, usable: Tensor) -> Tensor:

@@ -124,8 +124,8 @@ class Classifier:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
 
-        To be called within `preserve_state`, for it seeds the random state that a stochastic model draws from. One thread
-        at a time; those of `optimized` run together where the model writes nothing into itself.
+        To be called within `preserve_state`, for it seeds the random state that a stochastic model draws from. One
+        thread at a time; those of `optimized` run together where the model writes nothing into itself.
         """
         with self._turn:
             return logits_of(self.module, x)

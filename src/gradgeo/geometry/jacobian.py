@@ -18,9 +18,7 @@ from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps, without
 
 BATCH = 64  # samples in one forward pass unless `chunk_size` says otherwise
-SPARE = (
-    8  # gradients of a sample that may exist, or be freed and not given back, in addition to what is kept of its maps
-)
+SPARE = 8  # gradients of a sample that may exist, or be freed and not given back, besides what is kept of its maps
 COPIES = 4  # of the inputs: without what is not finite, as a leaf, as a clone to be worked on, channels last
 TABLES = 5  # float64 rows of C numbers that exist for each class while its cotangent is computed
 FEW = 16  # classes up to which a backward pass less is worth a product of all maps

@@ -297,8 +297,8 @@ def _survey(
             moved = (points - centre[sample]).flatten(1).double()
             distance = moved.norm(dim=1)
             there, there_length = slope(here.again(points), classes[sample], loss)
-            before = (unit[sample] * moved).sum(1) / distance  # NaN for unusable samples
-            along = torch.where(before.isnan(), torch.nan, (there * moved).sum(1) / distance)
+            before = (unit[sample] * moved).sum(1) / distance
+            along = torch.where(here.finite[sample], (there * moved).sum(1) / distance, torch.nan)
             cosines[rows.start + sample, direction] = along.clamp(-1, 1)
             curvature[rows.start + sample, direction] = (there_length * along - length[sample] * before) / distance
 
