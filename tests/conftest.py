@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["helpers.cost", "helpers.cpu_time"]
+
 torch.set_num_threads(1)  # the networks are small, and a busy machine makes threads wait for each other
 
 
