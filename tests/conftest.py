@@ -13,6 +13,12 @@ pytest_plugins = ["helpers.cost", "helpers.cpu_time"]
 torch.set_num_threads(1)  # the networks are small, and a busy machine makes threads wait for each other
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def gradgeo_data() -> Path:
     """The folder that holds data/ and models/. Set and missing is a failure: those tests must not vanish silently."""

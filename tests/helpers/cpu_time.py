@@ -30,7 +30,6 @@ def pytest_runtest_makereport(
     return report
 
 
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> None:
     item.config.stash[STARTED] = cpu_seconds()
