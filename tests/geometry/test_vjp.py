@@ -73,6 +73,7 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     return trained(make()), torch.rand(9, *shape)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("scaling", [{}, {"temperature": 10.0}, {"rescale": True}], ids=["", "temperature", "rescale"])
 @pytest.mark.parametrize("classes", [None, 3])
@@ -463,6 +464,7 @@ print((most[0] - before - result.numel() * 4) / budget)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory that Linux reports")
 @pytest.mark.parametrize("kind", ["signed", "unsigned"])
 @pytest.mark.parametrize(("n", "classes", "budget"), [(2, None, 256), (48, None, 256), (48, 10, 64)])

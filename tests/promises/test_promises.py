@@ -154,6 +154,7 @@ OPTIONAL = [
 ]
 
 
+@pytest.mark.witness
 @pytest.mark.process
 def test_importing_us_imports_no_optional_library() -> None:
     code = f"import sys, gradgeo; dir(gradgeo); gradgeo.Detector; print([m for m in {OPTIONAL} if m in sys.modules])"
@@ -169,6 +170,7 @@ def test_what_needs_optional_libraries_can_be_imported_without() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "gradgeo.")])
 def test_examples_in_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
