@@ -120,6 +120,7 @@ while True:
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
 def test_a_save_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "d.gradgeo"
