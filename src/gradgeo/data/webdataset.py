@@ -139,7 +139,7 @@ def _samples(file: Path, skip: int) -> Generator[_Sample]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """Raises: ReadError for a broken header, which tarfile takes for the end; a true end is a block of zeros or none."""
+    """Raises: ReadError for a broken header, which tarfile takes for the end; the end is a block of zeros or none."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
