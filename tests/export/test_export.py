@@ -162,9 +162,9 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
 def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], options: dict[str, object]) -> None:
     detector = fitted(model(), **options)
     classifier, x = Classifier.of(detector.model), inputs(40, 2)
-    judge = Judge(detector, Split(classifier, classifier.prepare(x[:3])), x)
+    judge = Judge(detector, Split(classifier, classifier.prepare(x[:3]).x), x)
     with torch.no_grad():
-        found = agreement.hold(detector, lambda x: judge(classifier.prepare(x)), x, "the module")
+        found = agreement.hold(detector, lambda x: judge(x.to(classifier.dtype)), x, "the module")
     assert found.scores.median() < 1e-5
     assert found.verdicts.all()
 
