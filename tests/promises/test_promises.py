@@ -19,7 +19,6 @@ from helpers import ROOT
 PACKAGE = Path(gradgeo.__file__).parent
 
 LAYERS = (
-    ("__main__",),
     ("cli",),
     ("bench", "demo"),
     ("report",),
@@ -27,11 +26,12 @@ LAYERS = (
     ("detector", "data", "metrics", "watch"),
     ("geometry",),
     ("classifier",),
-    ("errors", "_files", "_typing", "_version"),
+    ("_files",),
+    ("errors", "_typing", "_version"),
 )
 """From top to ground: a folder or module of the package may import what stands in lower rows, of any depth."""
 
-GROUND = LAYERS[-1]
+GROUND = {name for layer in LAYERS[-2:] for name in layer}
 BESIDE = {"data": {"classifier"}, "metrics": {"classifier"}, "watch": {"classifier"}}
 """What stands at the side of the detector may import less than its row allows: the ground, and these."""
 
@@ -43,8 +43,9 @@ def modules() -> list[Path]:
 
 
 def box(path: Path) -> str:
-    """The folder or module of the package's root that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """The folder or module of the package's root that a file belongs to; `python -m gradgeo` is the command line's."""
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "cli" if name == "__main__" else name
 
 
 @cache
