@@ -16,15 +16,15 @@ from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours
 from gradgeo.geometry.options import Maps
+from helpers import nets
 
 
-def network(classes: int = 4, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, classes)).double()
+def network(classes: int = 4) -> nn.Module:
+    return nets.network(classes, width=24).double()
 
 
 def inputs(n: int, seed: int = 1) -> Tensor:
-    return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return nets.inputs(n, seed, dtype=torch.float64)
 
 
 def seen(

@@ -26,6 +26,7 @@ from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDe
 from gradgeo.export import agreement, formats, plain_forms
 from gradgeo.export.module import OUTPUTS, Judge
 from gradgeo.export.split import Split
+from helpers.nets import inputs, network
 
 pytestmark = pytest.mark.skipif(not callable(torch.export.Dim.DYNAMIC), reason="this torch is too old to export")
 
@@ -131,15 +132,6 @@ def test_plain_forms_are_the_functions_themselves(func: Callable[..., Tensor], a
     if func is torch.median:
         known, found = known.values, found.values
     assert torch.allclose(found, known, rtol=1e-14, equal_nan=True)
-
-
-def network(classes: int = 4, width: int = 24) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.Tanh(), nn.Linear(width, classes))
-
-
-def inputs(n: int, seed: int = 1) -> Tensor:
-    return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
 
 
 def fitted(model: nn.Module, **options: object) -> Detector:

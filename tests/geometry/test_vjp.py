@@ -23,6 +23,7 @@ from gradgeo.geometry import similarity
 from gradgeo.geometry import vjp as engine
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import LOSSES
+from helpers.nets import OneByOne
 
 
 class Residual(nn.Module):
@@ -319,7 +320,7 @@ class Tokens(nn.Module):
         self.mix, self.head, self.one_by_one = nn.LayerNorm(3), nn.Linear(3, 4), one_by_one
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(torch.tanh(Rounded.apply(x) if self.one_by_one else x)).flatten(2).transpose(1, 2)
+        h = self.norm(torch.tanh(OneByOne.apply(x) if self.one_by_one else x)).flatten(2).transpose(1, 2)
         weight = torch.linspace(0, 1, h.shape[1], dtype=h.dtype)[:, None]
         return self.head((torch.tanh(self.mix(h)) * weight).sum(1))
 
@@ -334,25 +335,13 @@ def test_a_batch_of_one_before_tokens(shape: tuple[int, ...], one_by_one: bool) 
     twice = gradgeo.saliency_maps(model, x.expand(2, *shape), sign=False)[:1]
     once = gradgeo.saliency_maps(model, x, sign=False)
     assert (once - twice).abs().max() <= 1e-5 * twice.abs().max()
-    factor = 2 if one_by_one else 1  # of `Rounded`
+    factor = 2 if one_by_one else 1  # of `OneByOne`
     step = 1e-4 * torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
     deep, wide = copy.deepcopy(model).double().requires_grad_(False), x.double()
     for i in range(4):
         up, down = (nn.functional.cross_entropy(deep(wide + sign * step), torch.tensor([i])) for sign in (1, -1))
         rise = (once[0, i].double() * step).sum()
         assert abs(float(rise - factor * (up - down) / 2)) <= 1e-2 * abs(float(rise)) + 1e-7
-
-
-class Rounded(torch.autograd.Function):
-    """Its backward pass reads a value out, which cannot be done for several cotangents at once."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, above: Tensor) -> Tensor:
-        return above * (2.0 if float(above.abs().max()) > 0 else 1.0)
 
 
 def test_what_cannot_be_batched_falls_back_and_says_so_once() -> None:
@@ -362,7 +351,7 @@ def test_what_cannot_be_batched_falls_back_and_says_so_once() -> None:
             self.net = nn.Sequential(nn.Linear(9, 20), nn.Tanh(), nn.Linear(20, 7))
 
         def forward(self, x: Tensor) -> Tensor:
-            return Rounded.apply(self.net(x))
+            return OneByOne.apply(self.net(x))
 
     torch.manual_seed(0)
     model, x = Custom(), torch.rand(3, 9)
