@@ -481,6 +481,7 @@ def test_ucr_from_aeon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("ucr:Beats")
 
 
+@pytest.mark.witness
 @pytest.mark.data
 def test_shared_data(gradgeo_data: Path) -> None:
     ecg = open_source("ucr:ECG5000/test", data_root=gradgeo_data / "data" / "UCR")
@@ -741,6 +742,7 @@ def test_preprocess_from_a_hostile_file(settings: object) -> None:
         Preprocess.from_dict(settings)
 
 
+@pytest.mark.process
 def test_libraries_are_imported_when_used() -> None:
     extras = "{'PIL', 'pyarrow', 'aeon', 'timm', 'torchvision', 'matplotlib', 'typer', 'ray'}"
     code = (

@@ -563,6 +563,7 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("hf:a/b:test")
 
 
+@pytest.mark.process
 def test_the_library_is_imported_when_used() -> None:
     code = "import sys, gradgeo, benchmarks.named; print({'datasets', 'huggingface_hub', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

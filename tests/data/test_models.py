@@ -194,6 +194,7 @@ def test_weights_file_missing_or_broken(nets: Path) -> None:
 # Zoos
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("spec", ["torchvision:squeezenet1_1", "timm:test_resnet"])
 def test_zoo_takes_the_number_of_classes_from_the_weights(spec: str, tmp_path: Path) -> None:
     with pytest.warns(GradgeoWarning, match=f"{spec} has random weights"):
@@ -233,6 +234,8 @@ def test_zoo_not_installed(zoo: str, monkeypatch: pytest.MonkeyPatch) -> None:
         load_model(f"{zoo}:resnet18")
 
 
+@pytest.mark.zoo
+@pytest.mark.witness
 @pytest.mark.parametrize(
     ("spec", "resize", "crop", "interpolation"),
     [

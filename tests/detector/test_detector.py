@@ -142,6 +142,7 @@ def test_batch_size_hardly_matters(fitted: Detector) -> None:
     assert ((together - singles).abs() <= 1e-4 * together.clamp_min(1)).double().mean() >= 0.99
 
 
+@pytest.mark.simulation
 def test_false_alarm_rate_over_splits() -> None:
     """Exactly alpha in expectation, since alpha (n + 1) is an integer and there are no ties."""
     model = network()

@@ -12,6 +12,7 @@ from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.measurements import DRAWS, RADII, EvidenceContext, margin, shift, shiftable
 from gradgeo.detector.results import CAUSES, likely_cause
+from gradgeo.geometry.autograd import AutogradJacobian
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours
@@ -33,7 +34,8 @@ def seen(
     classifier = Classifier.of(model)
     with preserve_state(x):
         maps = Maps(Loss("cross_entropy", temperature), classes)
-        return EvidenceContext(InputJacobian(classifier, x), maps, **options)
+        batch = classifier.prepare(x)
+        return EvidenceContext(AutogradJacobian(classifier.optimized(batch), batch), maps, **options)
 
 
 def test_boundary_distances_of_a_linear_model_are_exact() -> None:

@@ -141,6 +141,8 @@ def fitted(model: nn.Module, **options: object) -> Detector:
 EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips"]
 
 
+@pytest.mark.export
+@pytest.mark.rounding
 @pytest.mark.parametrize(
     ("model", "options"),
     [
@@ -160,9 +162,9 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
 def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], options: dict[str, object]) -> None:
     detector = fitted(model(), **options)
     classifier, x = Classifier.of(detector.model), inputs(40, 2)
-    judge = Judge(detector, Split(classifier, classifier.prepare(x[:3])), x)
+    judge = Judge(detector, Split(classifier, classifier.prepare(x[:3]).x), x)
     with torch.no_grad():
-        found = agreement.hold(detector, lambda x: judge(classifier.prepare(x)), x, "the module")
+        found = agreement.hold(detector, lambda x: judge(x.to(classifier.dtype)), x, "the module")
     assert found.scores.median() < 1e-5
     assert found.verdicts.all()
 
@@ -199,6 +201,8 @@ print(json.dumps({"found": found, "shape": session.get_inputs()[0].shape, **fact
 """
 
 
+@pytest.mark.export
+@pytest.mark.rounding
 def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     detector: Detector, onnx_file: Path, tmp_path: Path
 ) -> None:
@@ -231,6 +235,8 @@ def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     assert logits[~usable].isnan().all()
 
 
+@pytest.mark.export
+@pytest.mark.witness
 def test_pt2_runs_by_itself_carries_its_metadata_and_leaves_no_trace(tmp_path: Path) -> None:
     model = network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -249,6 +255,7 @@ def test_pt2_runs_by_itself_carries_its_metadata_and_leaves_no_trace(tmp_path: P
     assert torch.equal(detector.outlier_score(x), score)
 
 
+@pytest.mark.export
 @pytest.mark.data
 def test_aoti_is_compiled_and_says_the_same(gradgeo_data: Path, tmp_path: Path) -> None:
     """Marked `data` for its minute of compiling."""
@@ -259,6 +266,8 @@ def test_aoti_is_compiled_and_says_the_same(gradgeo_data: Path, tmp_path: Path) 
     assert torch.allclose(loaded(x)["outlier_score"], detector.outlier_score(x), rtol=1e-4)
 
 
+@pytest.mark.export
+@pytest.mark.rounding
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "shape", "evidence"), [("mnist_cnn", (1, 28, 28), "full"), ("cifar10_resnet20", (3, 32, 32), "paper")]
@@ -290,6 +299,7 @@ class Gammas(Chooses):
         return torch.lgamma(self.net(x).square() + 1)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -318,6 +328,7 @@ def own_evidence() -> Iterator[None]:
     del EVIDENCE["mine"]
 
 
+@pytest.mark.export
 @pytest.mark.usefixtures("own_evidence")
 def test_evidence_that_reads_values_is_refused_by_name(tmp_path: Path) -> None:
     detector = fitted(network(), evidence=["csm", "mine"])
@@ -411,6 +422,7 @@ def replace_in(found: dict[str, Tensor], name: str, value: Tensor) -> dict[str, 
     return {**found, name: value}
 
 
+@pytest.mark.export
 def test_on_the_command_line(tmp_path: Path) -> None:
     net = tmp_path / "net.py"
     net.write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
@@ -429,6 +441,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert "another file than the detector" in ran.stderr
 
 
+@pytest.mark.export
 @pytest.mark.data
 def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "TRAINED", (("mnist", "paper"),))

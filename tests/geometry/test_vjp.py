@@ -16,11 +16,13 @@ from torch import Tensor, nn
 import benchmarks
 import gradgeo
 from benchmarks import reference
-from gradgeo.classifier import optimized as fast_copy
+from gradgeo.classifier import optimized as optimized_module
+from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.errors import ArgumentError, GradgeoWarning
 from gradgeo.geometry import similarity
 from gradgeo.geometry import vjp as engine
+from gradgeo.geometry.autograd import AutogradJacobian
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import LOSSES
 from helpers.nets import OneByOne
@@ -73,6 +75,7 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     return trained(make()), torch.rand(9, *shape)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("scaling", [{}, {"temperature": 10.0}, {"rescale": True}], ids=["", "temperature", "rescale"])
 @pytest.mark.parametrize("classes", [None, 3])
@@ -91,7 +94,7 @@ def test_every_way_equals_the_float64_reference(
     batched = way == "batched"
     together = dict.fromkeys(engine.TOGETHER, 64 if batched else 1)
     if way == "unfolded":
-        monkeypatch.setattr(fast_copy, "AGREEMENT", {})
+        monkeypatch.setattr(optimized_module, "AGREEMENT", {})
     monkeypatch.setattr(engine, "TOGETHER", together)
     monkeypatch.setattr(engine, "LARGE_BATCH", 64)
     monkeypatch.setattr(engine, "BYTES", engine.BYTES if batched else 1)
@@ -110,14 +113,20 @@ def test_every_way_equals_the_float64_reference(
 
 def forward_of(model: nn.Module, x: Tensor) -> InputJacobian:
     classifier = Classifier.of(model)
+    batch = classifier.prepare(x)
     with preserve_state(x):
-        return InputJacobian(classifier, x)
+        return AutogradJacobian(classifier.optimized(batch), batch)
+
+
+def optimized(model: nn.Module, x: Tensor) -> OptimizedModel:
+    classifier = Classifier.of(model)
+    return classifier.optimized(classifier.prepare(x))
 
 
 def test_batchnorm_is_folded_and_the_logits_stay(case: tuple[nn.Module, Tensor]) -> None:
     model, x = case
     forward = forward_of(model, x)
-    fast = Classifier.of(model).fast(x).model
+    fast = optimized(model, x).model
     assert isinstance(fast, nn.Module)
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in fast.modules())
     assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
@@ -174,7 +183,7 @@ def test_features_and_head_make_the_logits(case: tuple[nn.Module, Tensor]) -> No
     model, x = case
     forward = forward_of(model, x)
     assert forward.features is not None
-    head = Classifier.of(model).fast(x).head
+    head = optimized(model, x).head
     assert head is not None
     assert torch.equal(head(forward.features), forward.logits)
     assert not forward.features.requires_grad
@@ -236,7 +245,7 @@ def test_signals_lie_channels_last_where_gradients_do(kind: str) -> None:
     torch.manual_seed(0)
     model, x = trained(Signals(kind)), torch.rand(9, 2, 20)
     forward_of(model, x)
-    fast = Classifier.of(model).fast(x).model
+    fast = optimized(model, x).model
     layouts: list[tuple[int, ...]] = []
     with preserve_state(x):
         made = fast.last(fast.body(x.clone().requires_grad_()))
@@ -463,6 +472,7 @@ print((most[0] - before - result.numel() * 4) / budget)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory that Linux reports")
 @pytest.mark.parametrize("kind", ["signed", "unsigned"])
 @pytest.mark.parametrize(("n", "classes", "budget"), [(2, None, 256), (48, None, 256), (48, 10, 64)])
@@ -511,7 +521,9 @@ def test_screening_keeps_the_logits_and_the_types_of_the_model(case: tuple[nn.Mo
     passes = []
     for precision in ("float32", "bfloat16"):
         with preserve_state(x):
-            passes.append(InputJacobian(Classifier.of(model), x, precision=precision))
+            classifier = Classifier.of(model)
+            batch = classifier.prepare(x)
+            passes.append(AutogradJacobian(classifier.optimized(batch, precision), batch))
     for name in ("logits", "features", "x"):
         assert torch.equal(*(getattr(forward, name) for forward in passes)), name
     assert gradgeo.csm(model.double(), x, precision="bfloat16").dtype == torch.float64

@@ -100,6 +100,8 @@ def ran(page: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
     return count
 
 
+@pytest.mark.site
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", [name for name in PAGES if any(b.language == "python" for b in blocks(DOCS / name))])
 def test_code_prints_what_stands_below_it(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if "onnxruntime" in (DOCS / name).read_text():
@@ -139,6 +141,7 @@ def test_a_wrong_option_is_noticed(tmp_path: Path) -> None:
         command.make_context("fit", ["--modell", "x", "--data", "y", "--out", "z"])
 
 
+@pytest.mark.site
 def test_the_pictures_of_the_theory_are_drawn_by_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
@@ -213,6 +216,7 @@ def read(site: Path) -> dict[str, Reads]:
     }
 
 
+@pytest.mark.site
 def test_nothing_is_loaded_from_elsewhere(site: Path, read: dict[str, Reads]) -> None:
     for name, page in read.items():
         for target in page.loads:
@@ -223,6 +227,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, read: dict[str, Reads]) ->
     assert not any(re.search(r"url\([\"']?https?:|@import", style) for style in styles)
 
 
+@pytest.mark.site
 def test_links_within_the_site_lead_somewhere(site: Path, read: dict[str, Reads]) -> None:
     """Also those of pages that MkDocs does not look into, and of the generated ones."""
     for name, page in read.items():
@@ -236,6 +241,7 @@ def test_links_within_the_site_lead_somewhere(site: Path, read: dict[str, Reads]
             assert not anchor or known is None or anchor in known.anchors, (name, link)
 
 
+@pytest.mark.site
 def test_every_page_of_results_is_shown_with_its_command(site: Path) -> None:
     index = (site / "results" / "index.html").read_text()
     for page in (ROOT / "results").glob("*.md"):
@@ -275,6 +281,7 @@ def defined(module: str) -> Iterator[str]:
             yield f"{module}.{name}"
 
 
+@pytest.mark.site
 def test_every_public_name_is_in_the_reference(site: Path, read: dict[str, Reads]) -> None:
     anchors = {anchor for name, page in read.items() if name.startswith("reference/") for anchor in page.anchors}
     wanted = {name for name in NAMED if name not in MODULES_SHOWN}
@@ -285,6 +292,7 @@ def test_every_public_name_is_in_the_reference(site: Path, read: dict[str, Reads
     assert sorted(wanted - anchors) == []
 
 
+@pytest.mark.site
 def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
     text = (site / "reference" / "cli.html").read_text()
     for name, command in typer.main.get_command(cli.app).commands.items():

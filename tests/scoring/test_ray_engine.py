@@ -27,7 +27,7 @@ from gradgeo.scoring.ray_engine import RayEngine, _PartWorker
 from helpers.nets import inputs, network
 
 ray = pytest.importorskip("ray", reason="ray is not installed; it comes with gradgeo[ray]")
-pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
+pytestmark = [pytest.mark.process, pytest.mark.filterwarnings("default")]  # Ray gives warnings of its own
 
 
 @pytest.fixture(scope="module")

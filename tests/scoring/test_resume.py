@@ -87,6 +87,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return room
 
 
+@pytest.mark.process
 def test_killed_twenty_times_and_no_row_lost_or_twice(room: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLER, str(room), str(KILLS)],

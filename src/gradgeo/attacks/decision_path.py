@@ -146,7 +146,7 @@ def decision_path(
     line = _line(_one("start", start, shape), _one("end", end, shape), points)  # (P, *input)
 
     predictions = None if detector is None else detector.predict(line)
-    results = [classifier.judge(part) for part in line.split(BATCH)]
+    results = [classifier.logits(part) for part in line.split(BATCH)]
     logits, usable = torch.cat([r.logits for r in results]), torch.cat([r.usable for r in results])  # (P, C), (P,)
     predicted = logits.argmax(1)
     if detector is not None:
@@ -225,7 +225,7 @@ def adversary(
     """
     classifier = Classifier(model)
     batch = _one("x", x, _input_shape(classifier, "x", x))
-    predicted = int(classifier.judge(batch).logits.argmax(1))
+    predicted = int(classifier.logits(batch).logits.argmax(1))
     if label is None:
         label = predicted
     if label != predicted:
@@ -263,7 +263,7 @@ def _input_shape(classifier: Classifier, argument: str, x: Tensor) -> tuple[int,
         raise expected(argument, "one input, a floating-point tensor (*input) or (1, *input)", x)
     if x.ndim > 1 and len(x) == 1:
         try:
-            classifier.judge(x)
+            classifier.logits(x)
         except ModelError:
             return tuple(x.shape)
         return tuple(x.shape[1:])

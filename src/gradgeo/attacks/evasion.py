@@ -123,7 +123,7 @@ def evasion(
             return region.direction(step).mul_(-length)
 
         final, _ = descend(runner.classifier, batch, start, step_fn=step_fn, norm=region, steps=steps)
-        update_best(final, batch.succeeded(runner.classifier.judge(final).logits))
+        update_best(final, batch.succeeded(runner.classifier.logits(final).logits))
         evaded = lowest.isfinite().to(final.device).view(-1, *[1] * (final.ndim - 1))
         return torch.where(evaded, best, final), ~has_gradient
 

@@ -103,7 +103,7 @@ class AttackRunner:
         targets = None if targets is None else _differentiable(targets)
         self._x, self._norm = x, norm
         self.classifier = Classifier(model)
-        self._inputs = self.classifier.prepare(x).detach()  # (N, *input), the dtype and device of the model
+        self._inputs = self.classifier.prepare(x).x.detach()  # (N, *input), the dtype and device of the model
         self._original = x.detach().to(self._inputs.device)  # the same in the dtype of the caller, which may be finer
         finite = torch.isfinite(self._original).flatten(1).all(1)
         self._check_space(self._original[finite])
@@ -154,7 +154,7 @@ class AttackRunner:
                     adversarial[rows] = self._norm.round_into_ball(point.detach(), self._original[rows])
                     masked[rows] &= zero_gradient
                     # Rounding may undo a success, so the point that is returned is classified, not the attack's own.
-                    outcome = self.classifier.judge(adversarial[rows])
+                    outcome = self.classifier.logits(adversarial[rows])
                     success[rows] = batch.succeeded(outcome.logits) & outcome.usable
                 remaining = remaining[~success[remaining]]
         distance = self._norm.length((adversarial.double() - self._original.double()).nan_to_num_(0.0))
@@ -172,7 +172,7 @@ class AttackRunner:
         n = len(self._inputs)
         # Many models refuse an empty batch; one input of zeros still tells the number of classes.
         x = self._inputs if n else self._inputs.new_zeros(1, *self._x.shape[1:])
-        return torch.cat([self.classifier.judge(part).logits for part in torch.split(x, self._batch_size)])[:n]
+        return torch.cat([self.classifier.logits(part).logits for part in torch.split(x, self._batch_size)])[:n]
 
     def _check_space(self, x: Tensor) -> None:
         """Raises: ArgumentError for finite inputs outside the bounds, or a budget wider than the bounds."""

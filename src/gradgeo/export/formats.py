@@ -63,8 +63,8 @@ def _rows(detector: Detector, classifier: Classifier, example: Tensor) -> Tensor
         raise expected("the model", "of float32 or float64", str(classifier.dtype), "Call .float() on it.")
     if classifier.device is not None and classifier.device.type != "cpu":
         raise expected("the model", "on the CPU", str(classifier.device), "Load the detector for model.cpu().")
-    x = classifier.prepare(example[:CHECKED].detach())
-    x = x[x.flatten(1).isfinite().all(1)]
+    batch = classifier.prepare(example[:CHECKED].detach())
+    x = batch.x[batch.usable]
     if not len(x):
         raise expected("example", "at least one input, finite", example)
     while len(x) < 4:  # weaker copies, so that there are batches of several sizes
