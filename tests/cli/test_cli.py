@@ -150,7 +150,7 @@ def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
     monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path
 ) -> None:
     own = {"resize": 9, "crop": [8, 8], "channels": 1, "mean": [0.1], "std": [0.9], "interpolation": "bicubic"}
-    monkeypatch.setattr("gradgeo.cli.detector.own_preprocessing", lambda spec: own)
+    monkeypatch.setattr("gradgeo.cli.detector.pretrained_preprocessing", lambda spec: own)
     fit = ("fit", "-m", model, "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 300, "--evidence", "csm")
     code, text, err = run(*fit)
     assert (code, err) == (0, "")

@@ -244,6 +244,6 @@ def test_labels_are_matched_by_class_name(tmp_path: Path) -> None:
     for name in ("3", "7", "other"):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "a.png")
-    source = open_source(tmp_path, numbering=tuple("0123456789"))
+    source = open_source(tmp_path, class_order=tuple("0123456789"))
     assert [source[i].label for i in range(3)] == [3, 7, None]
     assert [open_source(tmp_path)[i].label for i in range(3)] == [0, 1, 2]

@@ -91,7 +91,7 @@ def score(
     if out.suffix != ".csv":
         require("pyarrow", "parquet")
     manifest = Manifest.of(detector, source, part_size)
-    schema = VerdictSchema(source.labelled, source.dated, manifest.metadata)
+    schema = VerdictSchema(source.labelled, source.is_datetime, manifest.metadata)
     target = OutputTarget(out, manifest, schema, restart=restart)
     feed = _WatchFeed(target.parts, watch)
     if target.rows is not None and (summary := _merged(target.parts.counts().values())).rows == target.rows:
