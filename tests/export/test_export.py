@@ -141,7 +141,6 @@ def fitted(model: nn.Module, **options: object) -> Detector:
 EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips"]
 
 
-@pytest.mark.export
 @pytest.mark.rounding
 @pytest.mark.parametrize(
     ("model", "options"),
@@ -236,7 +235,6 @@ def test_onnx_runs_without_torch_and_says_what_the_detector_says(
 
 
 @pytest.mark.export
-@pytest.mark.witness
 def test_pt2_runs_by_itself_carries_its_metadata_and_leaves_no_trace(tmp_path: Path) -> None:
     model = network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -299,7 +297,6 @@ class Gammas(Chooses):
         return torch.lgamma(self.net(x).square() + 1)
 
 
-@pytest.mark.export
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -328,7 +325,6 @@ def own_evidence() -> Iterator[None]:
     del EVIDENCE["mine"]
 
 
-@pytest.mark.export
 @pytest.mark.usefixtures("own_evidence")
 def test_evidence_that_reads_values_is_refused_by_name(tmp_path: Path) -> None:
     detector = fitted(network(), evidence=["csm", "mine"])
@@ -422,6 +418,7 @@ def replace_in(found: dict[str, Tensor], name: str, value: Tensor) -> dict[str, 
     return {**found, name: value}
 
 
+@pytest.mark.witness
 @pytest.mark.export
 def test_on_the_command_line(tmp_path: Path) -> None:
     net = tmp_path / "net.py"

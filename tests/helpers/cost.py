@@ -38,8 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--quick"):
-        return
+    if config.getoption("--quick"):
+        leave_out(config, items)
+    # Files with costly tests first: whole files go to the processes of a run, and a long one at the end keeps the others idle.
+    costly = {item.path for item in items if kinds(item)}
+    items.sort(key=lambda item: item.path not in costly)
+
+
+def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     whole = config.args == config.getini("testpaths")
     witnessed = {kind for item in items if item.get_closest_marker("witness") for kind in kinds(item)}
     if whole and (missing := [kind for kind in COSTLY if kind not in witnessed]):
