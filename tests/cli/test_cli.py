@@ -456,7 +456,7 @@ def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tm
     code = (
         "import os, signal, gradgeo.cli as cli\n"
         "def end(*args, **options): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "import gradgeo.scoring.rows as rows; rows.Judge.rows = end\n"
+        "import gradgeo.scoring.verdicts as verdicts; verdicts.BatchScorer.add = end\n"
         "cli.main()"
     )
     out = tmp_path / "v.csv"

@@ -21,7 +21,7 @@ from PIL import Image
 from gradgeo.data import Indexed, Preprocess, ReadableItems, digits, open_source
 from gradgeo.data.images import MOST_PIXELS, decode
 from gradgeo.data.source import encode_labels
-from gradgeo.errors import ArgumentError, DataError, MissingDependencyError, one_line
+from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 
 
 def png(array: np.ndarray, form: str = "PNG") -> bytes:
@@ -165,11 +165,6 @@ def test_names_cannot_break_lines_or_speak_to_the_terminal(tmp_path: Path) -> No
     (tmp_path / "a\n\x1b[31mred.png").write_bytes(png(grey(1)))
     [item] = open_source(tmp_path)
     assert item.name == "a\\n\\x1b[31mred.png"
-
-
-def test_one_line_escapes_surrogates_and_ends() -> None:
-    assert one_line("ä\udc80") == "ä\\udc80"
-    assert len(one_line("x" * 10_000)) < 1100
 
 
 # Parquet

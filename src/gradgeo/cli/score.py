@@ -78,7 +78,7 @@ def score(
     from gradgeo.data import Preprocess
     from gradgeo.detector import serialization
     from gradgeo.scoring.ray_engine import RayEngine
-    from gradgeo.scoring.shift import shift
+    from gradgeo.watch import Watch
 
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
@@ -105,6 +105,7 @@ def score(
         },
     )
     detector, source = job()
+    watch = Watch(detector.calibration_size_)
     with progress("scoring", source.size) as advance:
         summary = scoring.score(
             detector,
@@ -116,6 +117,7 @@ def score(
             restart=restart,
             engine=scoring.local if engine == "local" else RayEngine(job, jobs=jobs),
             progress=advance,
+            watch=watch,
         )
     if not summary.scored:
         raise DataError(f"none of the {summary.rows} inputs can be judged; the first: {summary.first_error}")
@@ -128,7 +130,7 @@ def score(
             "trusted": share(summary.trusted, summary.scored),
             "accuracy": share(summary.correct, summary.labelled),
             "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
-            "shift alarm": str(shift(out.expanduser(), detector.calibration_size_)),
+            "shift alarm": str(watch.state),
             "model at work": None if busy is None else f"{busy:.1%} of {summary.seconds:.1f} s",
             "written to": out,
         }
