@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gradgeo.bench.case import Case, Cases, count
 from torch import nn
 
 from benchmarks import processes
 from gradgeo.bench import cache
 from gradgeo.bench import evaluate as evaluation
-from gradgeo.bench.case import Case, Cases, count
 from gradgeo.bench.methods import METHODS, Method
 from gradgeo.bench.scenarios import COLUMNS, Column, Setting, shaped
 from gradgeo.bench.scores import groups, scored

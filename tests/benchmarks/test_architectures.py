@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from gradgeo.bench.case import Cases
 from torch import Tensor, nn
 
 import gradgeo
 from benchmarks import architectures, reference
 from gradgeo import Detector
-from gradgeo.bench.case import Cases
 from helpers import ROOT
 
 CHEAP = (

@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from gradgeo.bench.case import Cases
 
 from benchmarks import scoring
 from benchmarks.page import Page
 from gradgeo import demo
-from gradgeo.bench.case import Cases
 from gradgeo.data import open_source
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gradgeo.bench.case import Cases
 
 from benchmarks import serving
 from benchmarks import watch as watching
-from gradgeo.bench.case import Cases
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.workers import WorkerLostError
 from helpers.serving import SHAPE, LocalPool, judge, served

@@ -3,10 +3,10 @@
 import math
 
 import pytest
+from gradgeo.bench.case import SHARES, Cases
 
 from benchmarks import adaptive, evasion, paper
 from gradgeo.bench import cache
-from gradgeo.bench.case import SHARES, Cases
 
 pytestmark = pytest.mark.data
 WEIGHTS = [f"CSA, weight {weight:g}" for weight in adaptive.WEIGHTS]

@@ -7,8 +7,9 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("matplotlib")
 
-from benchmarks import reporting
 from gradgeo.bench.case import Cases
+
+from benchmarks import reporting
 
 
 def test_each_length_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

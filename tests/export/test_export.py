@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gradgeo.bench.case import Cases
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import gradgeo
 from benchmarks import export as exporting
 from gradgeo import Detector, cli, export
-from gradgeo.bench.case import Cases
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import digits
 from gradgeo.data.models import load_model

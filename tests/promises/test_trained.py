@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from gradgeo.bench.case import Case, Cases
 
 import gradgeo
 from gradgeo import Detector, attacks
-from gradgeo.bench.case import Case, Cases
 from gradgeo.metrics import auroc
 
 pytestmark = pytest.mark.data
