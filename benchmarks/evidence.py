@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.page import Page
 from benchmarks.scenarios import shipped_scenarios
 from benchmarks.shipped import Suite
+from gradgeo._typing import Array, IntArray
 from gradgeo.bench.cache import CHUNK, DETECTOR_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest, logits_of
 from gradgeo.bench.evaluate import generate
@@ -25,7 +25,7 @@ from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.results import CAUSES, likely_cause
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
-from gradgeo.metrics import Array, auroc, tnr_at_tpr
+from gradgeo.metrics import auroc, tnr_at_tpr
 
 TUNED = ("cifar10", "fashion")  # the classifiers that evidence and joining were chosen on
 FIT = 2000
@@ -42,8 +42,8 @@ def run(suite: Suite) -> Page:
     """Ablations on the classifiers that the evidence was chosen on."""
     page = Page("Evidence: what each is worth, alone and joined")
     page.say(
-        f"Mean over the battery's scenarios, up to {suite.inputs} inputs each, of AUROC / TNR at 95 % TPR in %, and the "
-        f"worst scenario's AUROC. Fitted on {FIT} trusted inputs of the first half of the test split, reported on "
+        f"Mean over the battery's scenarios, up to {suite.inputs} inputs each, of AUROC / TNR at 95 % TPR in %, and "
+        f"the worst scenario's AUROC. Fitted on {FIT} trusted inputs of the first half of the test split, reported on "
         "the second. These two classifiers are the ones that evidence and joining were chosen on: results/battery.md "
         "has all five."
     )
@@ -125,7 +125,7 @@ def _joint(sets: Sets, names: tuple[str, ...]) -> tuple[EvidenceFusion, dict[str
 
 
 def joint_of(
-    names: tuple[str, ...], features: list[Array], predicted: NDArray[np.int64], num_classes: int, *, seed: int
+    names: tuple[str, ...], features: list[Array], predicted: IntArray, num_classes: int, *, seed: int
 ) -> EvidenceFusion:
     """The joint model of some evidence, as a detector would fit it."""
     kinds, questions = [EVIDENCE[n].one_class for n in names], [EVIDENCE[n].question for n in names]

@@ -12,8 +12,7 @@ from torch import Tensor
 from benchmarks.page import Page
 from benchmarks.shipped import Suite, pgd_examples
 from gradgeo import attacks, demo
-from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.classifier.wrapper import Classifier
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest, logits_of
 from gradgeo.errors import require
 from gradgeo.geometry.neighbourhood import directional_curvature, local_minimum, zeta
 
@@ -147,8 +146,7 @@ def _around(classifier: ClassifierUnderTest, x: Tensor, directions: Tensor, radi
 def _losses(classifier: ClassifierUnderTest, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """A rising function of the cross-entropy of `label`, or else of the predicted class, that does not saturate:
     log(sum of the others' exponentials) minus the label's logit."""
-    classifier = Classifier(classifier.model)
-    logits = torch.cat([classifier.judge(part).logits for part in x.split(250)]).double()
+    logits = logits_of(classifier.model, x).double()
     label = logits.argmax(1) if label is None else label
     others = logits.scatter(1, label[:, None], -torch.inf).logsumexp(1)
     return others - logits.gather(1, label[:, None])[:, 0], label

@@ -12,13 +12,14 @@ from benchmarks.scenarios import shipped_scenarios
 from benchmarks.shipped import Suite
 from benchmarks.ten_statistics import SHARES, TenStatistics, fit_ten_statistics, number_of_maps, ten_statistics
 from gradgeo import attacks
+from gradgeo._typing import Array
 from gradgeo.bench.attacked import attacked
 from gradgeo.bench.cache import cached, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.evaluate import generate
 from gradgeo.bench.scenarios import Task
 from gradgeo.geometry.similarity import STATISTICS, csm
-from gradgeo.metrics import Array, Estimate, auroc, tnr_at_tpr
+from gradgeo.metrics import Estimate, auroc, tnr_at_tpr
 
 NAMES = ("mnist", "cifar10", "cifar100", "ecg5000")
 FEWER = ("cifar10", "cifar100")

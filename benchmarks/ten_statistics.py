@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.bench.cache import CHUNK, GEOMETRY_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.detector.one_class import ClassConditionalCopula
@@ -17,7 +17,6 @@ from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import map_chunks
 from gradgeo.geometry.similarity import csm_of, csm_statistics
-from gradgeo.metrics import Array
 
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.05)
 """Shares of the classes whose maps are used (the paper's Table 3)."""
@@ -29,10 +28,10 @@ class TenStatistics:
 
     features: Array
     """(N, 10)."""
-    label: NDArray[np.int64]
+    label: IntArray
     """(N,)."""
 
-    def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "TenStatistics":
+    def __getitem__(self, rows: IntArray | BoolArray) -> "TenStatistics":
         return TenStatistics(self.features[rows], self.label[rows])
 
     def score(self, model: ClassConditionalCopula) -> Array:

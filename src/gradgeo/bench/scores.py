@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gradgeo._typing import Array
 from gradgeo.bench.cache import CHUNK, cached, load, store, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import Method
 from gradgeo.bench.shared_passes import DetectorGroup
-from gradgeo.metrics import Array
 
 BATCH = 50
 """Inputs that a method scores at a time."""

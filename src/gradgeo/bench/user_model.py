@@ -56,6 +56,11 @@ def digits_classifier() -> ClassifierUnderTest:
     return ClassifierUnderTest("digits", load_model("digits"), x, y, len(parts["fit"][0]), DIGITS_BUDGETS)
 
 
+def digits_task(size: int) -> Task:
+    """The task of the demo's classifier."""
+    return Task(digits_classifier(), size)
+
+
 def read_inputs(source: Source) -> tuple[Tensor, Tensor]:
     """The inputs of a source that can be read and have the shape of the first, and their labels, -1 where unknown."""
     items = [item for batch in source.batches(CHUNK) for item in batch if item.x is not None]

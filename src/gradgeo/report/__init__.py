@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gradgeo.data.source import one_line
-from gradgeo.errors import DataError, expected, public, warn
+from gradgeo.errors import DataError, expected, one_line, public, warn
 from gradgeo.report.gallery import NAME, card, within
 from gradgeo.report.page import Failure, render
 from gradgeo.report.summary import NO_REASON, Summary, summarise
