@@ -14,11 +14,13 @@ from benchmarks.ten_statistics import TenStatistics
 from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.classifier.split import tap
+from gradgeo.classifier.wrapper import PRECISIONS
 from gradgeo.detector.one_class import ClassConditionalCopula
+from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.options import PRECISIONS, Maps
-from gradgeo.geometry.saliency import map_chunks, saliency_maps
+from gradgeo.geometry.options import Maps
+from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, csm_of, csm_statistics
 from gradgeo.metrics import auroc
 
@@ -129,11 +131,11 @@ def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precisio
     """The ten statistics and predicted classes of `x`, at each temperature."""
     options = [Maps(Loss("cross_entropy", temperature)) for temperature in temperatures]
 
-    def measure(forward: InputJacobian, _: Maps) -> list[Tensor]:
+    def measure(forward: InputJacobian, rows: slice) -> list[Tensor]:
         return [csm_statistics(csm_of(forward, maps), forward.predicted).double() for maps in options] + [
             forward.predicted
         ]
 
-    parts = map_chunks(model, [x], Maps(precision=precision), None, measure)
+    parts = map_chunks(model, [x], Maps(), measure, precision=precision)
     *features, label = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return [TenStatistics(table, label) for table in features]

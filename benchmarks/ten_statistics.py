@@ -1,6 +1,6 @@
 """The ten statistics of many inputs, computed once and cached, and the one-class model of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,10 @@ from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.bench.cache import CHUNK, GEOMETRY_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.detector.one_class import ClassConditionalCopula
+from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
-from gradgeo.geometry.saliency import map_chunks
 from gradgeo.geometry.similarity import csm_of, csm_statistics
 
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.05)
@@ -55,11 +55,10 @@ def ten_statistics(
         temperatures = (temperature,)
 
     def compute(x: Tensor) -> dict[str, Any]:
-        def measure(jacobian: InputJacobian, maps: Maps) -> tuple[Tensor, Tensor]:
-            losses = [Loss("cross_entropy", t) for t in temperatures]
-            return _statistics(jacobian, [replace(maps, loss=loss) for loss in losses]), jacobian.predicted
+        def measure(jacobian: InputJacobian, rows: slice) -> tuple[Tensor, Tensor]:
+            return _statistics(jacobian, [Maps(Loss("cross_entropy", t)) for t in temperatures]), jacobian.predicted
 
-        parts = map_chunks(classifier.model, [x], Maps(), None, measure, streamed=True)
+        parts = map_chunks(classifier.model, [x], Maps(), measure, streamed=True)
         features, label = (torch.cat([part[i] for part in parts]).numpy() for i in (0, 1))
         return {"features": features, "label": label}
 

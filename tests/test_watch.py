@@ -2,13 +2,11 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gradgeo.errors import ArgumentError
-from gradgeo.scoring.shift import shift
 from gradgeo.watch import Watch
 
 
@@ -32,16 +30,19 @@ def alarms(streams: int, length: int, n: int, *, ties: int | None = None, **opti
 CHANCE = 3 * math.sqrt(0.1 * 0.9 / 300)  # three standard deviations of the share of 300 streams
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("n", "ties"), [(19, None), (199, None), (199, 0)])
 def test_false_alarms_stay_below_the_rate(n: int, ties: int | None) -> None:
     assert alarms(300, 200, n, ties=ties) <= 0.1 + CHANCE
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("ties", [None, 0])
 def test_false_alarms_stay_below_the_rate_with_a_baseline(ties: int | None) -> None:
     assert alarms(300, 150, 49, ties=ties, baseline=50) <= 0.1 + CHANCE
 
 
+@pytest.mark.simulation
 def test_a_test_that_takes_p_values_for_uniform_does_cry_wolf() -> None:
     """What the urn is for: one calibration set decides about the whole of a long stream."""
     rng, alarmed = np.random.default_rng(0), 0
@@ -175,28 +176,3 @@ def test_what_is_no_p_value_of_this_detector_is_refused_and_does_not_count(bad: 
 def test_a_damaged_state_is_refused(damage: dict) -> None:
     with pytest.raises(ArgumentError, match=r"Watch.from_dict: expected state to be what Watch.as_dict gave"):
         Watch.from_dict(Watch(9).as_dict() | damage)
-
-
-@pytest.mark.parametrize("name", ["verdicts.csv", "verdicts.parquet", "verdicts"])
-def test_a_file_of_verdicts_is_watched_in_the_order_of_its_rows(name: str, tmp_path: Path) -> None:
-    ranks = [*np.random.default_rng(0).integers(1, 101, 300).tolist(), *[3] * 60]
-    p_values: list[float | None] = [rank / 100 for rank in ranks]
-    p_values[7] = None
-    out = tmp_path / name
-    if name.endswith(".csv"):
-        out.write_text("index,p_value\n" + "".join(f"{i},{'' if p is None else p}\n" for i, p in enumerate(p_values)))
-    else:
-        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-        parts = [(out, p_values)]
-        if name == "verdicts":
-            out.mkdir()
-            parts = [(out / "part-00000.parquet", p_values[:200]), (out / "part-00001.parquet", p_values[200:])]
-            (out / "_gradgeo.json").write_text("{}")
-        for file, part in parts:
-            parquet.write_table(arrow.table({"index": list(range(len(part))), "p_value": part}), file)
-    state = shift(out, 99)
-    whole = Watch(99)
-    assert state == whole.update([np.nan if p is None else p for p in p_values])
-    assert state.alarm
-    assert state.unjudgeable == 1
-    assert 299 < state.alarm_at < 360

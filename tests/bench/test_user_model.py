@@ -51,6 +51,7 @@ def test_data_of_the_same_name_keeps_its_whole_path(mine: Path) -> None:
     assert "elsewhere/PGD" in user_scenarios(("elsewhere/PGD",), None)
 
 
+@pytest.mark.process
 def test_killed_at_any_moment_it_resumes_where_it_was(mine: Path) -> None:
     """The same figures as an undisturbed run, and nothing that was finished is done again."""
     command = [

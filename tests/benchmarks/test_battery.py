@@ -68,6 +68,7 @@ def test_a_step_that_fails_says_so_and_stops_no_other() -> None:
     assert said == ["ZeroDivisionError: division by zero; to be tried again", "next"]
 
 
+@pytest.mark.process
 def test_processes_say_what_they_are_at_and_leave_their_work_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

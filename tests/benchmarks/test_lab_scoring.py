@@ -1,6 +1,5 @@
 """The measurement of scoring, on few inputs: its figures are right, its data is what it says."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,12 +7,10 @@ import pytest
 from benchmarks import scoring
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
-from gradgeo import demo
 from gradgeo.data import open_source
 
 
 def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "digits_classifier", partial(demo.digits_classifier, epochs=4))
     monkeypatch.setattr(scoring, "FIT", 250)
     monkeypatch.setattr(scoring, "EVIDENCE", ("fast",))
     monkeypatch.setattr(scoring, "LENGTHS", (1000, 2000))
@@ -43,15 +40,16 @@ def test_data_that_memory_is_measured_on(tmp_path: Path, kind: str) -> None:
         assert (items[i].x[0] * 255).round().tolist() == expected[i].tolist()
 
 
+@pytest.mark.process
 def test_peak_of_a_process_of_its_own(tmp_path: Path) -> None:
     before, peak = scoring._peak(scoring.KINDS["npy"](tmp_path / "data", 300), tmp_path / "out")
     assert 50 < before <= peak < 5000
     assert (tmp_path / "out" / "part-00000.parquet").exists()
 
 
+@pytest.mark.process
 def test_ray_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What workers open is the case's own data and detector; the engine's own test runs it on Ray."""
-    monkeypatch.setattr(demo, "digits_classifier", partial(demo.digits_classifier, epochs=1))
     monkeypatch.setattr(scoring, "RayEngine", lambda opened, jobs: scoring_here(opened))
     suite = Suite(tmp_path, inputs=20)
     classifier = suite["digits"]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import gradgeo
 from gradgeo import cli
-from gradgeo.cli import console
+from gradgeo.cli import progress
 from gradgeo.data import Preprocess
 from gradgeo.data.models import load_model
 from gradgeo.errors import GradgeoWarning
@@ -145,11 +145,12 @@ def test_preprocessing_of_fit_is_used_again_unless_overridden(model: str, tmp_pa
     assert "none of the 60 inputs can be judged; the first: 0: expected shape (1, 8, 8), got (1, 4, 4)" in err
 
 
+@pytest.mark.zoo
 def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
     monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path
 ) -> None:
     own = {"resize": 9, "crop": [8, 8], "channels": 1, "mean": [0.1], "std": [0.9], "interpolation": "bicubic"}
-    monkeypatch.setattr("gradgeo.cli.detector.own_preprocessing", lambda spec: own)
+    monkeypatch.setattr("gradgeo.data.models.pretrained_preprocessing", lambda spec: own)
     fit = ("fit", "-m", model, "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 300, "--evidence", "csm")
     code, text, err = run(*fit)
     assert (code, err) == (0, "")
@@ -271,10 +272,7 @@ def test_notes_of_a_hostile_file(room: Path, model: str, tmp_path: Path, notes: 
     assert "\x1b" not in err
 
 
-def test_the_model_of_the_demo_needs_no_naming(monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path) -> None:
-    demo, net = ModuleType("gradgeo.demo"), load_model(model)
-    demo.digits_classifier = lambda: net
-    monkeypatch.setitem(sys.modules, "gradgeo.demo", demo)
+def test_the_model_of_the_digits_needs_no_naming(tmp_path: Path) -> None:
     assert run("fit", "-m", "digits", "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 200)[0] == 0
     assert run("explain", tmp_path / "d.gradgeo", "-d", "digits/test")[0] == 0
 
@@ -431,17 +429,18 @@ def test_the_bar_shows_rate_and_time_left_on_a_terminal_only(monkeypatch: pytest
     for terminal in (True, False):
         stream = StringIO()
         monkeypatch.setattr(
-            console, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
+            progress, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
         )  # fmt: skip
-        with console.progress("scoring", 10) as advance:
+        with progress.progress("scoring", 10) as advance:
             advance(4)
             advance(4)
         assert bool(stream.getvalue()) == terminal
-    bar = console._Rate()
+    bar = progress._Rate()
     task = type("Task", (), {"speed": 12.3})
     assert str(bar.render(task)) == "12/s"
 
 
+@pytest.mark.process
 def test_a_reader_that_goes_away(room: Path) -> None:
     """`gradgeo info d.gradgeo | head -0`, with --debug at the end."""
     reader, writer = os.pipe()
@@ -452,11 +451,12 @@ def test_a_reader_that_goes_away(room: Path) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.process
 def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tmp_path: Path) -> None:
     code = (
         "import os, signal, gradgeo.cli as cli\n"
         "def end(*args, **options): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "import gradgeo.scoring.rows as rows; rows.Judge.rows = end\n"
+        "import gradgeo.scoring.verdicts as verdicts; verdicts.BatchScorer.add = end\n"
         "cli.main()"
     )
     out = tmp_path / "v.csv"
@@ -466,6 +466,7 @@ def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "gradgeo", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"gradgeo {gradgeo.__version__}\n"

@@ -26,6 +26,7 @@ from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDe
 from gradgeo.export import agreement, formats, plain_forms
 from gradgeo.export.module import OUTPUTS, Judge
 from gradgeo.export.split import Split
+from helpers.nets import inputs, network
 
 pytestmark = pytest.mark.skipif(not callable(torch.export.Dim.DYNAMIC), reason="this torch is too old to export")
 
@@ -133,15 +134,6 @@ def test_plain_forms_are_the_functions_themselves(func: Callable[..., Tensor], a
     assert torch.allclose(found, known, rtol=1e-14, equal_nan=True)
 
 
-def network(classes: int = 4, width: int = 24) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.Tanh(), nn.Linear(width, classes))
-
-
-def inputs(n: int, seed: int = 1) -> Tensor:
-    return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
-
-
 def fitted(model: nn.Module, **options: object) -> Detector:
     return Detector(model, **options).fit(inputs(300))
 
@@ -149,6 +141,7 @@ def fitted(model: nn.Module, **options: object) -> Detector:
 EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips"]
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize(
     ("model", "options"),
     [
@@ -168,9 +161,9 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
 def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], options: dict[str, object]) -> None:
     detector = fitted(model(), **options)
     classifier, x = Classifier.of(detector.model), inputs(40, 2)
-    judge = Judge(detector, Split(classifier, classifier.prepare(x[:3])), x)
+    judge = Judge(detector, Split(classifier, classifier.prepare(x[:3]).x), x)
     with torch.no_grad():
-        found = agreement.hold(detector, lambda x: judge(classifier.prepare(x)), x, "the module")
+        found = agreement.hold(detector, lambda x: judge(x.to(classifier.dtype)), x, "the module")
     assert found.scores.median() < 1e-5
     assert found.verdicts.all()
 
@@ -207,6 +200,8 @@ print(json.dumps({"found": found, "shape": session.get_inputs()[0].shape, **fact
 """
 
 
+@pytest.mark.export
+@pytest.mark.rounding
 def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     detector: Detector, onnx_file: Path, tmp_path: Path
 ) -> None:
@@ -239,6 +234,7 @@ def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     assert logits[~usable].isnan().all()
 
 
+@pytest.mark.export
 def test_pt2_runs_by_itself_carries_its_metadata_and_leaves_no_trace(tmp_path: Path) -> None:
     model = network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -257,6 +253,7 @@ def test_pt2_runs_by_itself_carries_its_metadata_and_leaves_no_trace(tmp_path: P
     assert torch.equal(detector.outlier_score(x), score)
 
 
+@pytest.mark.export
 @pytest.mark.data
 def test_aoti_is_compiled_and_says_the_same(gradgeo_data: Path, tmp_path: Path) -> None:
     """Marked `data` for its minute of compiling."""
@@ -267,6 +264,8 @@ def test_aoti_is_compiled_and_says_the_same(gradgeo_data: Path, tmp_path: Path) 
     assert torch.allclose(loaded(x)["outlier_score"], detector.outlier_score(x), rtol=1e-4)
 
 
+@pytest.mark.export
+@pytest.mark.rounding
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "shape", "evidence"), [("mnist_cnn", (1, 28, 28), "full"), ("cifar10_resnet20", (3, 32, 32), "paper")]
@@ -419,6 +418,8 @@ def replace_in(found: dict[str, Tensor], name: str, value: Tensor) -> dict[str, 
     return {**found, name: value}
 
 
+@pytest.mark.witness
+@pytest.mark.export
 def test_on_the_command_line(tmp_path: Path) -> None:
     net = tmp_path / "net.py"
     net.write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
@@ -437,6 +438,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert "another file than the detector" in ran.stderr
 
 
+@pytest.mark.export
 @pytest.mark.data
 def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "TRAINED", (("mnist", "paper"),))

@@ -5,7 +5,6 @@ import re
 import struct
 import sys
 import time
-import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 from gradgeo.report import charts, drift, gallery
 from gradgeo.report.page import wilson
 from gradgeo.report.summary import summarise
-from gradgeo.scoring.metadata import About
+from gradgeo.scoring import COLUMNS
+from gradgeo.scoring.metadata import Metadata
 from gradgeo.scoring.reader import Scores
 
 HOSTILE = "<script>alert(1)</script> \"'> </title> {{ 7 * 7 }} &amp;"
@@ -117,21 +117,6 @@ def test_parts_in_a_folder_are_one_file(tmp_path: Path, whole: Path) -> None:
         report.html(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("state", "unfinished"), [('{"complete": false}', True), ('{"complete": true}', False), ("[", False), ("[]", False)]
-)
-def test_a_run_that_goes_on_is_told(tmp_path: Path, state: str, unfinished: bool) -> None:
-    made_scores.write(tmp_path / "part-00000.parquet", 300)
-    (tmp_path / "_gradgeo.json").write_text(state)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        words = Text(report.html(tmp_path)).words
-    assert [str(one.message) for one in caught] == [
-        f"the run that writes {tmp_path} has not ended: the page shows the rows so far."
-    ] * unfinished
-    assert ("has not ended" in words) == unfinished
-
-
 def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> None:
     made = made_scores.columns(1000, time=False)
     for name in ("cause", "evidence", "thumbnail", "csm", "csm_classes", "true_label"):
@@ -141,7 +126,7 @@ def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> 
     pq.write_table(table, tmp_path / "a.parquet")
     pa_csv.write_csv(table, tmp_path / "a.csv")
     one, two = (summarise(Scores(tmp_path / f"a.{ending}")) for ending in ("parquet", "csv"))
-    assert one.about == two.about == About()
+    assert one.metadata == two.metadata == Metadata()
     assert (one.rows, one.judged, one.trusted, one.errors) == (two.rows, two.judged, two.trusted, two.errors)
     assert one.outlying.tolist() == two.outlying.tolist()
     assert [row["name"] for row in Scores(tmp_path / "a.csv").take(np.array([3, 4]))] == ['two\nlines, "quoted"', "NaN"]
@@ -159,7 +144,7 @@ def test_counting_does_not_depend_on_the_size_of_a_batch(whole: Path, monkeypatc
 
 def changed(name: str) -> dict[str, Any]:
     made = made_scores.columns(600, odd=0.2)
-    none = pa.nulls(600, made_scores.TYPES[name]) if name in made_scores.TYPES else None
+    none = pa.nulls(600, made_scores.SCHEMA.arrow_type(name)) if name in COLUMNS else None
     if name == "none flagged":
         made["trusted"] = np.ones(600, bool)
     elif name == "all flagged":
@@ -259,8 +244,8 @@ def test_signals_are_lines_with_gaps() -> None:
 
 
 def test_pictures_end_where_the_budget_does() -> None:
-    row = dict.fromkeys(made_scores.TYPES) | {"index": 1, "thumbnail": made_scores.png()}
-    cards = [gallery.card(row, About(), largest=True)] * 3
+    row = dict.fromkeys(COLUMNS) | {"index": 1, "thumbnail": made_scores.png()}
+    cards = [gallery.card(row, Metadata(), largest=True)] * 3
     size = len(cards[0].thumbnail or "")
     kept = gallery.within(cards, 2 * size)
     assert [card.thumbnail is None for card in kept] == [False, False, True]
@@ -320,8 +305,7 @@ def test_files_that_are_no_scores_are_refused(tmp_path: Path) -> None:
         report.html(tmp_path / "e.csv")
 
 
-def no_space(path: Path, text: str, **options: str) -> None:
-    path.write_bytes(text[:9].encode())
+def no_space(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -339,7 +323,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, whole: Path, monkeypatch: pyt
     with pytest.raises(DataError, match=r"^write: cannot write .*No such file"):
         report.write(whole, tmp_path / "no" / "report.html")
     with monkeypatch.context() as full:
-        full.setattr(Path, "write_text", no_space)
+        full.setattr("os.fsync", no_space)
         with pytest.raises(DataError, match=r"^write: cannot write .*report.html: No space left on device"):
             report.write(whole, out)
     monkeypatch.setitem(sys.modules, "jinja2", None)
@@ -385,6 +369,7 @@ def alarms(shift: float, *, size: int = 499, count: int = 2000, tries: int = 300
     return float(first), float(second)
 
 
+@pytest.mark.simulation
 def test_tests_of_drift_keep_their_level_with_more_traffic_than_calibration() -> None:
     for rate in alarms(0.0):
         assert stats.binomtest(round(300 * rate), 300, 0.05, alternative="greater").pvalue > 0.001
@@ -453,7 +438,7 @@ def test_times_below_an_axis_are_short(times: list[str], short: list[str]) -> No
 
 
 def test_the_metadata_of_the_file_are_the_agreed_ones(whole: Path) -> None:
-    about = Scores(whole).about
+    about = Scores(whole).metadata
     told = json.loads(made_scores.metadata()[b"gradgeo"])
     assert about.evidence == made_scores.EVIDENCE
     assert about.calibration_scores is not None

@@ -13,16 +13,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
-from gradgeo import Detector, scoring
+from gradgeo import Detector
 from gradgeo.data import Preprocess, open_source
-from gradgeo.demo import digits_classifier
+from gradgeo.data.digits import digits_classifier
 from gradgeo.errors import DataError, ModelError
 from gradgeo.scoring import score
-from gradgeo.scoring.output import STATE
+from gradgeo.scoring.formats import VerdictSchema
+from gradgeo.scoring.metadata import Metadata
+from gradgeo.scoring.output import OutputTarget
 from gradgeo.scoring.parts import Parts
+from gradgeo.scoring.schema import STATE_FILE, RunState
+from gradgeo.scoring.verdicts import no_rows
+from helpers.nets import inputs, network
 
 KILLS = 20
 
@@ -31,15 +34,13 @@ import os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from safetensors.torch import load_file
 from gradgeo import Detector
 from gradgeo.data import open_source
-from gradgeo.demo import digits_classifier
+from gradgeo.data.digits import digits_classifier
 from gradgeo.scoring import score
 
 room, kills = Path(sys.argv[1]), int(sys.argv[2])
-model = digits_classifier(epochs=0)
-model.load_state_dict(load_file(room / "w.safetensors"))
+model = digits_classifier()
 detector = Detector.load(room / "d.gradgeo", model)
 source = open_source("digits/test", limit=160)
 
@@ -78,15 +79,15 @@ print(killed, finished)
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the weights of a small classifier of the digits and its detector."""
+    """A folder with a detector of the digits classifier."""
     room = tmp_path_factory.mktemp("room")
-    model = digits_classifier(epochs=2)
+    model = digits_classifier()
     x = torch.stack([item.x for item in open_source("digits/fit", limit=240)])
     Detector(model, evidence="fast").fit(x).save(room / "d.gradgeo")
-    save_file(model.state_dict(), room / "w.safetensors")
     return room
 
 
+@pytest.mark.process
 def test_killed_twenty_times_and_no_row_lost_or_twice(room: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLER, str(room), str(KILLS)],
@@ -112,10 +113,7 @@ def test_killed_twenty_times_and_no_row_lost_or_twice(room: Path) -> None:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4)).eval()
-    x = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    return Detector(model, evidence="fast").fit(x)
+    return Detector(network(inputs=16, width=12).eval(), evidence="fast").fit(inputs(300, shape=(1, 4, 4)))
 
 
 @pytest.fixture
@@ -234,11 +232,11 @@ def test_killed_while_the_folders_change_places(
 ) -> None:
     out = tmp_path / "v"
     score(detector, open_source(data, limit=30), out, part_size=10)
-    exchange = scoring.Place._finish_exchange
-    monkeypatch.setattr(scoring.Place, "_finish_exchange", lambda self: None)  # as if it never came to that
+    exchange = OutputTarget._finish_exchange
+    monkeypatch.setattr(OutputTarget, "_finish_exchange", lambda self: None)  # as if it never came to that
     score(detector, open_source(data), out, part_size=10, restart=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".v.old", ".v.parts", "a.npy"]
-    monkeypatch.setattr(scoring.Place, "_finish_exchange", exchange)
+    monkeypatch.setattr(OutputTarget, "_finish_exchange", exchange)
     assert score(detector, open_source(data), out, part_size=10).resumed == 50
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "v"]
 
@@ -262,7 +260,7 @@ def test_killed_while_the_parts_of_a_file_are_removed(
         score(detector, open_source(data, start=1), out, part_size=10)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".v.csv.old", "a.npy", "v.csv"]
     hidden = (tmp_path / ".v.csv.old").rename(tmp_path / ".v.csv.parts")
-    (hidden / STATE).unlink()  # what is left says nothing of its settings and is not taken for this run's
+    (hidden / STATE_FILE).unlink()  # what is left says nothing of its settings and is not taken for this run's
     (tmp_path / ".v.csv.old").mkdir()
     assert score(detector, open_source(data), out, part_size=10).resumed == 0
     assert out.read_text().splitlines()[1].startswith("0,0,")
@@ -349,8 +347,9 @@ def test_what_every_file_says(detector: Detector, data: Path, tmp_path: Path) ->
     assert said[0]["calibration_scores"] == sorted(said[0]["calibration_scores"])
     assert said[0]["calibration_size"] == detector.calibration_size_
     assert len(said[0]["detector"]) == 64
-    state = json.loads((tmp_path / "v" / STATE).read_text())
-    assert state["rows"] == 50
+    state = RunState.read(tmp_path / "v")
+    assert state is not None
+    assert state.rows == 50
 
 
 def test_the_hash_of_a_detector_is_that_of_its_file(detector: Detector, tmp_path: Path) -> None:
@@ -362,9 +361,9 @@ def test_the_hash_of_a_detector_is_that_of_its_file(detector: Detector, tmp_path
 
 
 def test_parts_are_sorted_by_number_beyond_five_digits(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, ".csv", scoring.Table(False, None, {}))
+    parts = Parts(tmp_path, ".csv", VerdictSchema(False, None, Metadata()))
     for number in (100_000, 99_999, 7):
-        parts.write(number, [dict.fromkeys(scoring.COLUMNS) | {"index": number}])
+        parts.write(number, {name: [None] for name in no_rows()} | {"index": [number]})
     assert parts.numbers() == [7, 99_999, 100_000]
     stream = BytesIO()
     parts.join(stream)

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 import gradgeo
-from gradgeo._files import replaced
+from gradgeo._files import atomic_stream
 from gradgeo.classifier.fingerprint import weights_hash
 from gradgeo.classifier.wrapper import Model
 
@@ -50,7 +50,7 @@ def store(arrays: dict[str, Any], *key: object) -> None:
     """Store arrays under a key; the file is replaced whole, so that a killed run leaves no half of one."""
     path = _path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as stream:
+    with atomic_stream(path) as stream:
         np.savez(stream, **arrays)
 
 

@@ -72,7 +72,7 @@ class ClassifierUnderTest:
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (N, C)."""
     classifier = Classifier(model)
-    return torch.cat([classifier.judge(part).logits for part in torch.split(x, CHUNK)])
+    return torch.cat([classifier.logits(part).logits for part in torch.split(x, CHUNK)])
 
 
 def predicted_classes(model: nn.Module, x: Tensor) -> Tensor:

@@ -10,13 +10,12 @@ import typer
 
 from gradgeo.cli.console import say
 from gradgeo.cli.options import DATA, MODELS, Channels, Mean, Size, Std, Weights, numbers, preprocess_for
-from gradgeo.data import Preprocess
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what it writes.")] = Path("demo-output"),
 ) -> None:
-    """Train a small classifier on scikit-learn's digits, fit its detector and show what that catches.
+    """Show what a detector of a digits classifier catches. Prints a table and draws a picture, in seconds.
 
     Example: gradgeo demo
     """
@@ -42,7 +41,7 @@ def bench(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("results"),
     quick: Annotated[bool, typer.Option("--quick", help="The digits and 100 inputs: a check in a minute.")] = False,
 ) -> None:
-    """Compare detectors on your own classifier, on everything that it should not trust.
+    """Compare detectors on your own classifier, on what it should not trust. Writes Markdown, JSON and an HTML page.
 
     Example: gradgeo bench --model net.py:load --id photos --ood other-photos --attacks pgd
     """
@@ -55,6 +54,8 @@ def bench(
     else:
         if data is None:
             raise typer.BadParameter("pass --id, the data that your classifier should trust")
+        from gradgeo.data import Preprocess
+
         preprocess = preprocess_for(Preprocess(), size, channels, mean, std)
         budgets = None if epsilon is None else numbers("--epsilon", epsilon, ",", float)
         kinds = () if attacks == "none" else _names(attacks)

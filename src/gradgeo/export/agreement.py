@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradgeo.classifier.wrapper import Classifier, preserve_state, replace_unusable
+from gradgeo.classifier.prepared import clean
+from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, UnusableInputWarning
-from gradgeo.geometry.jacobian import InputJacobian
+from gradgeo.geometry.autograd import AutogradJacobian
 
 if TYPE_CHECKING:
     from gradgeo.export.split import Split
@@ -91,10 +92,11 @@ def settle(split: "Split", classifier: Classifier, x: Tensor) -> None:
 
 
 def _same_gradients(split: "Split", classifier: Classifier, x: Tensor) -> bool:
+    batch = clean(x)
     with preserve_state(x, recurrent=classifier.recurrent):
-        known = InputJacobian(classifier, x)._basis.flatten(2)
+        known = AutogradJacobian(classifier.optimized(batch), batch).basis.flatten(2)
     with torch.no_grad():
-        _, _, saved = split(replace_unusable(x)[0])
+        _, _, saved = split(batch.x)
         cotangents = torch.eye(split.rank, dtype=x.dtype)[:, None].expand(-1, len(x), -1)
         try:
             found = split.vjp(saved, cotangents).transpose(0, 1).flatten(2)

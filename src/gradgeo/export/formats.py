@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import tempfile
 import warnings
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradgeo._files import atomic_path
+from gradgeo._version import __version__
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, NotFittedError, choice, expected, require
@@ -46,7 +47,7 @@ def write(
     classifier = Classifier.of(detector.model)
     x = _rows(detector, classifier, example)
     _require_tools(form, detector)
-    with _replacing(path) as temporary:
+    with atomic_path(path, ExportError) as temporary:
         metadata = _metadata(detector, digest or _digest(detector))
         with _quiet():
             program = _program(detector, classifier, x, form)
@@ -63,8 +64,8 @@ def _rows(detector: Detector, classifier: Classifier, example: Tensor) -> Tensor
         raise expected("the model", "of float32 or float64", str(classifier.dtype), "Call .float() on it.")
     if classifier.device is not None and classifier.device.type != "cpu":
         raise expected("the model", "on the CPU", str(classifier.device), "Load the detector for model.cpu().")
-    x = classifier.prepare(example[:CHECKED].detach())
-    x = x[x.flatten(1).isfinite().all(1)]
+    batch = classifier.prepare(example[:CHECKED].detach())
+    x = batch.x[batch.usable]
     if not len(x):
         raise expected("example", "at least one input, finite", example)
     while len(x) < 4:  # weaker copies, so that there are batches of several sizes
@@ -116,8 +117,6 @@ def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -
 
 
 def _metadata(detector: Detector, digest: str) -> dict[str, str]:
-    from gradgeo import __version__
-
     return {
         "gradgeo_version": __version__,
         "alpha": repr(float(detector.alpha)),
@@ -203,19 +202,3 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that becomes `path` if the block ends well and disappears if not."""
-    path = path.resolve()
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror} ({path.parent}).") from error
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

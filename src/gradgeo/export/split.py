@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from gradgeo.classifier.optimized import OptimizedModel
-from gradgeo.classifier.wrapper import Classifier, preserve_state, replace_unusable
+from gradgeo.classifier.prepared import clean
+from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.errors import ExportError
 from gradgeo.export import torch_internals
 from gradgeo.export.rules import backward_rules
@@ -33,7 +34,7 @@ class Split(nn.Module):
 
     def __init__(self, classifier: Classifier, x: Tensor) -> None:
         super().__init__()
-        x = replace_unusable(x)[0]
+        x = clean(x).x
         with preserve_state(x, recurrent=classifier.recurrent):
             copy = OptimizedModel(classifier.module, private=classifier.private, x=x, traced=True)
             leaf = x.clone().requires_grad_()

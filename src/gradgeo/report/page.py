@@ -19,7 +19,7 @@ from gradgeo.report.gallery import CLASS_NAME, NAME, Card
 from gradgeo.report.html import environment
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
 from gradgeo.report.trend import windows
-from gradgeo.scoring.metadata import About
+from gradgeo.scoring.metadata import Metadata
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -71,7 +71,7 @@ def classes(summary: Summary) -> list[Share]:
     lows, highs = wilson(counts[:, 1], counts[:, 0])
     named = zip(summary.by_class.items(), lows.tolist(), highs.tolist(), strict=True)
     found = [
-        Share(one_line(summary.about.class_name(label))[:CLASS_NAME], judged, flagged, low, high)
+        Share(one_line(summary.metadata.class_name(label))[:CLASS_NAME], judged, flagged, low, high)
         for (label, (judged, flagged)), low, high in named
     ]
     return sorted(found, key=lambda entry: (-entry.low, -entry.judged, entry.name))
@@ -97,26 +97,26 @@ def render(
         failures: the first rows without a verdict.
         unfinished: whether the file will have more rows.
     """
-    about, found = summary.about, windows(summary)
+    metadata, found = summary.metadata, windows(summary)
     ranked = classes(summary)
     script = _compact((TEMPLATES / "report.js").read_text(encoding="utf-8").strip())
     told = {
-        "title": f"gradgeo report: {one_line(about.data or name)}",
-        "heading": one_line(about.data or name),
+        "title": f"gradgeo report: {one_line(metadata.data or name)}",
+        "heading": one_line(metadata.data or name),
         "summary": summary,
-        "about": about,
+        "metadata": metadata,
         "say": sentences,
         "unfinished": unfinished,
         "windows": found,
         "classes": ranked,
         "reach": max((entry.high for entry in ranked), default=1.0) or 1.0,
         "causes": [(cause and one_line(cause)[:NAME], count) for cause, count in summary.causes.most_common()],
-        "evidence": sorted(about.evidence, key=lambda kind: -summary.spoke[kind]) if summary.spoke else [],
+        "evidence": sorted(metadata.evidence, key=lambda kind: -summary.spoke[kind]) if summary.spoke else [],
         "errors": [(one_line(reason)[:NAME], count) for reason, count in summary.errors.most_common()],
         "cards": cards,
         "failures": failures,
         "calibration": _calibration(summary),
-        "made": _made(name, about, summary),
+        "made": _made(name, metadata, summary),
         "script": require("markupsafe", "report").Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
@@ -130,22 +130,22 @@ def _compact(text: str) -> str:
 
 
 def _calibration(summary: Summary) -> list[float]:
-    quantiles = summary.about.calibration_scores
+    quantiles = summary.metadata.calibration_scores
     return [] if quantiles is None else calibration_shares(summary.score_edges, quantiles).tolist()
 
 
-def _made(name: str, about: About, summary: Summary) -> list[tuple[str, str]]:
+def _made(name: str, metadata: Metadata, summary: Summary) -> list[tuple[str, str]]:
     """What the file states of its making."""
     told = {
         "scores": name,
-        "data": about.data,
-        "model": about.model,
-        "detector": about.detector and about.detector[:16],
-        "alpha": None if about.alpha is None else f"{about.alpha:g}",
-        "calibration inputs": None if about.calibration_size is None else f"{about.calibration_size:,}",
-        "evidence": ", ".join(about.evidence) or None,
-        "input shape": " x ".join(map(str, about.input_shape)) or None,
-        "scored by gradgeo": about.gradgeo,
+        "data": metadata.data,
+        "model": metadata.model,
+        "detector": metadata.detector and metadata.detector[:16],
+        "alpha": None if metadata.alpha is None else f"{metadata.alpha:g}",
+        "calibration inputs": None if metadata.calibration_size is None else f"{metadata.calibration_size:,}",
+        "evidence": ", ".join(metadata.evidence) or None,
+        "input shape": " x ".join(map(str, metadata.input_shape)) or None,
+        "scored by gradgeo": metadata.gradgeo,
         "rows": f"{summary.rows:,}",
     }
     return [(key, one_line(value)) for key, value in told.items() if value]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.report.drift import BINS, steps
-from gradgeo.scoring.metadata import QUANTILES, About
+from gradgeo.scoring.metadata import QUANTILES, Metadata
 from gradgeo.scoring.reader import Batch, Scores
 
 SCORE_BINS, P_BINS = 48, 20
@@ -35,7 +35,7 @@ OTHERS = "other"
 class Windows:
     """Judged inputs in order, cut into windows of about the same number."""
 
-    by: str  # "index", "time" or "date" (microseconds since 1970), see `Scores.timed`
+    by: str  # "index", "time" or "date" (microseconds since 1970), see `Scores.ordered_by`
     borders: Array  # (W + 1,)
     judged: IntArray  # (W,)
     flagged: IntArray  # (W,)
@@ -71,7 +71,7 @@ class Summary:
         outlying, drawn: positions of flagged rows to look at.
     """
 
-    about: About
+    metadata: Metadata
     windows: Windows
     score_edges: Array
     rows: int = 0
@@ -107,12 +107,12 @@ class Summary:
 def summarise(scores: Scores) -> Summary:
     """Count a file. Two passes: one over scores and times, which decides the bins, one over all but the pictures."""
     seen, at = _sampled(scores)
-    windows = _windows(scores.timed, at)
-    summary = Summary(scores.about, windows, _edges(seen, scores.about.calibration_scores))
+    windows = _windows(scores.ordered_by, at)
+    summary = Summary(scores.metadata, windows, _edges(seen, scores.metadata.calibration_scores))
     outlying, drawn = _Pool(OUTLYING), _Pool(OUTLYING + DRAWN)
     rng = np.random.default_rng(0)
     wanted = ["label", "outlier_score", "p_value", "trusted", "error", "true_label", "cause", "evidence"]
-    wanted.append("index" if scores.timed == "index" else "time")
+    wanted.append("index" if scores.ordered_by == "index" else "time")
     for batch in scores.batches(wanted, pictured=True):
         flagged, score = _count(summary, batch, scores)
         where = summary.rows + np.flatnonzero(flagged)
@@ -155,7 +155,7 @@ def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, A
         summary.correct += int(right.sum())
         summary.trusted_labelled += int((known & trusted).sum())
         summary.trusted_correct += int((right & trusted).sum())
-    at = batch.numbers("index", -1) if scores.timed == "index" else _times(batch, scores.timed)
+    at = batch.numbers("index", -1) if scores.ordered_by == "index" else _times(batch, scores.ordered_by)
     summary.windows.add(at[judged].astype(np.float64), p[judged], trusted[judged])
     _count_reasons(summary, batch, scores, flagged)
     if not judged.all():
@@ -168,21 +168,21 @@ def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, A
 
 def _count_reasons(summary: Summary, batch: Batch, scores: Scores, flagged: BoolArray) -> None:
     """Why rows are flagged."""
-    about = summary.about
+    metadata = summary.metadata
     if not flagged.any():
         return
     if "cause" in scores.columns:
         _add(summary.causes, batch.counts("cause", flagged))
     else:
         summary.causes[None] += int(flagged.sum())
-    if "evidence" not in scores.columns or not about.evidence or about.alpha is None:
+    if "evidence" not in scores.columns or not metadata.evidence or metadata.alpha is None:
         return
-    p = batch.table("evidence", len(about.evidence), flagged)
+    p = batch.table("evidence", len(metadata.evidence), flagged)
     p = p[np.isfinite(p).all(1)]
-    loud = p <= about.alpha + 1e-7  # they are float32
+    loud = p <= metadata.alpha + 1e-7  # they are float32
     summary.silent += int((~loud.any(1)).sum())
     least = np.bincount(p.argmin(1), minlength=p.shape[1]) if len(p) else np.zeros(p.shape[1])
-    for name, spoke, most in zip(about.evidence, loud.sum(0).tolist(), least.tolist(), strict=True):
+    for name, spoke, most in zip(metadata.evidence, loud.sum(0).tolist(), least.tolist(), strict=True):
         summary.spoke[name] += spoke
         summary.loudest[name] += int(most)
 
@@ -202,14 +202,14 @@ def _times(batch: Batch, timed: str) -> Array:
 def _sampled(scores: Scores) -> tuple[Array, Array]:
     """Outlier scores and times (or indices) of about `SAMPLE` rows, evenly."""
     stride = max(1, scores.rows // SAMPLE)
-    name = "index" if scores.timed == "index" else "time"
+    name = "index" if scores.ordered_by == "index" else "time"
     seen: list[Array] = [np.empty(0)]
     at: list[Array] = [np.empty(0)]
     start = 0
     for batch in scores.batches(["outlier_score", name]):
         kept = slice(-start % stride, None, stride)
         seen.append(batch.numbers("outlier_score", np.nan)[kept])
-        times = batch.numbers("index", -1) if name == "index" else _times(batch, scores.timed)
+        times = batch.numbers("index", -1) if name == "index" else _times(batch, scores.ordered_by)
         at.append(times[kept].astype(np.float64))
         start += len(batch)
     return tuple(part[np.isfinite(part)].clip(-FAR, FAR) for part in (np.concatenate(seen), np.concatenate(at)))  # type: ignore[return-value]

@@ -44,10 +44,10 @@ class Window:
 
 def windows(summary: Summary) -> list[Window]:
     """Those with judged inputs, in order."""
-    found, about = summary.windows, summary.about
+    found, metadata = summary.windows, summary.metadata
     kept = np.flatnonzero(found.judged)
-    tested = about.alpha is not None and about.calibration_size is not None
-    alpha, size = about.alpha or 0.0, about.calibration_size or 0
+    tested = metadata.alpha is not None and metadata.calibration_size is not None
+    alpha, size = metadata.alpha or 0.0, metadata.calibration_size or 0
     shifts = [shift(found.steps[i], alpha, size) if tested else None for i in kept]
     corrected = iter(holm([s.p for s in shifts if s is not None]))
     made = []
