@@ -24,6 +24,7 @@ from gradgeo.scoring.formats import VerdictSchema
 from gradgeo.scoring.manifest import Manifest
 from gradgeo.scoring.parts import Parts
 from gradgeo.scoring.ray_engine import RayEngine, _PartWorker
+from helpers import ROOT, TESTS
 from helpers.nets import inputs, network
 
 ray = pytest.importorskip("ray", reason="ray is not installed; it comes with gradgeo[ray]")
@@ -35,7 +36,7 @@ def cluster() -> Iterator[None]:
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         found = os.environ.get("PYTHONPATH")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *([found] if found else [])]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(TESTS), *([found] if found else [])]))
         ray.init(
             num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=10**8
         )

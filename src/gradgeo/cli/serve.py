@@ -4,13 +4,15 @@ import os
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from torch import nn
 
 from gradgeo.cli.options import DetectorPath, Device, SameModel, Weights, model_named, on_device
 from gradgeo.errors import DataError, expected
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TOKEN = "GRADGEO_TOKEN"
 
@@ -38,7 +40,7 @@ def serve(
     rate: Annotated[float, typer.Option(help="Chance, over all time, that the watch alarms for nothing.")] = 1e-3,
     token_file: Annotated[Path | None, typer.Option(help=f"Holds the bearer token; or set {TOKEN}.")] = None,
 ) -> None:
-    """Serve a detector by the Open Inference Protocol (v2, REST), with metrics at /metrics.
+    """Serve a detector over HTTP. Speaks the Open Inference Protocol (v2, REST), with metrics at /metrics.
 
     Example: gradgeo serve digits.gradgeo -m digits
     """
@@ -77,7 +79,7 @@ def serve(
         server.run(made)
 
 
-def _load(spec: str, weights: str | None, device: str) -> nn.Module:
+def _load(spec: str, weights: str | None, device: str) -> "nn.Module":
     from gradgeo.data.models import load_model
 
     return on_device(device, load_model(spec, weights))

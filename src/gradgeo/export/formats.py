@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo._files import atomic_path
+from gradgeo._version import __version__
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, NotFittedError, choice, expected, require
@@ -116,8 +117,6 @@ def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -
 
 
 def _metadata(detector: Detector, digest: str) -> dict[str, str]:
-    from gradgeo import __version__
-
     return {
         "gradgeo_version": __version__,
         "alpha": repr(float(detector.alpha)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradgeo import __version__
+from gradgeo._version import __version__
 from gradgeo.classifier import fingerprint
 from gradgeo.data.source import Source
 from gradgeo.detector.detector import Detector

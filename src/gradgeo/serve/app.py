@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from gradgeo import __version__
+from gradgeo._version import __version__
 from gradgeo.serve import protocol
 from gradgeo.serve.protocol import ProtocolError
 from gradgeo.serve.schemas import (

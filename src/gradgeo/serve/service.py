@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradgeo import __version__
+from gradgeo._version import __version__
 from gradgeo.serve.batching import Batcher
 from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
