@@ -90,15 +90,6 @@ def test_evidence_without_a_gradient_can_be_probed() -> None:
         del EVIDENCE["rounded"]
 
 
-def test_nothing_of_the_caller_changes(fitted: Detector) -> None:
-    x = inputs(4, 5)
-    before, state = x.clone(), torch.get_rng_state()
-    attacks.evasion(fitted, x, fitted.model(x).argmax(1), epsilon=0.1, steps=2)
-    assert torch.equal(x, before)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(p.grad is None or p.requires_grad for p in fitted.model.parameters())
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -21,7 +21,7 @@ from PIL import Image
 from gradgeo.data import Indexed, Preprocess, ReadableItems, digits, open_source
 from gradgeo.data.images import MOST_PIXELS, decode
 from gradgeo.data.source import encode_labels
-from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
+from gradgeo.errors import ArgumentError, DataError
 
 
 def png(array: np.ndarray, form: str = "PNG") -> bytes:
@@ -577,17 +577,6 @@ def test_missing_and_unknown(tmp_path: Path) -> None:
         open_source(tmp_path / "a.xyz")
     with pytest.raises(DataError, match=r"no images in .*looked there and in 0 sub-folders"):
         open_source(tmp_path)
-
-
-def test_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.png").touch()
-    monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(MissingDependencyError, match=r"gradgeo\[images\]"):
-        open_source(tmp_path)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (tmp_path / "a.parquet").touch()
-    with pytest.raises(MissingDependencyError, match=r"gradgeo\[parquet\]"):
-        open_source(tmp_path / "a.parquet")
 
 
 def test_readable_items_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Detectors that differ in their evidence alone, fitted and judging by one set of passes over the inputs."""
+"""Detectors that differ in their evidence alone, fitted and run by one set of passes over the inputs."""
 
 import copy
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from gradgeo.detector.survey import DataScan
 from gradgeo.errors import expected
 
 
-class Panel:
-    """Each detector learns and judges as it would alone; what several of them look at is measured once.
+class DetectorGroup:
+    """Detectors with the results they would have alone; evidence that several of them use is measured once.
 
     Args:
-        detectors: of the same model, with the same settings but for `evidence`; fitted where the panel is.
+        detectors: of the same model, with the same settings but for `evidence`; fitted in place by `fit`.
     """
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
