@@ -53,7 +53,7 @@ class ClassConditionalCopula:
     and skewed, and plain distances see little but their longest tail. Then each predicted class with at least
     `PER_CLASS` samples per feature gets a Gaussian of its own, and the other classes share one fitted on all.
     Covariances are shrunk (Ledoit and Wolf 2004, J. Multivariate Analysis 88), so few samples or constant features do
-    no harm. Chosen by measurement among scikit-learn's one-class models: `gradgeo bench one-class`,
+    no harm. Chosen by measurement among scikit-learn's one-class models: `python -m benchmarks one-class`,
     results/one-class.md.
     """
 
