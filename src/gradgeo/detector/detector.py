@@ -1,5 +1,7 @@
 """The detector: fitted once on trusted inputs, it says of each prediction whether to trust it."""
 
+from __future__ import annotations  # signatures say ArrayLike, not the union behind it
+
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
