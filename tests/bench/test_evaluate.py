@@ -37,6 +37,7 @@ def alone(name: str, task: Task, x: Tensor) -> np.ndarray:
     return score({name: METHODS[name]}, task.classifier, {"a": x})[name].scores["a"]
 
 
+@pytest.mark.simulation
 def test_a_run_has_every_part_and_is_json(digits: Task) -> None:
     scenarios = {name: SCENARIOS[name] for name in ("uniform noise", "PGD", "misclassified")}
     said: list[str] = []
@@ -48,6 +49,7 @@ def test_a_run_has_every_part_and_is_json(digits: Task) -> None:
     assert any("KNN" in text for text in said)
 
 
+@pytest.mark.simulation
 def test_a_failing_method_and_a_missing_data_set_keep_their_place(digits: Task) -> None:
     class Broken:
         def fit(self, loader: object) -> None:

@@ -1,6 +1,6 @@
 """The detector: fitted once on trusted inputs, it says of each prediction whether to trust it."""
 
-from __future__ import annotations
+from __future__ import annotations  # signatures say ArrayLike, not the union behind it
 
 from collections.abc import Sequence
 from contextlib import nullcontext
