@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.bfloat16 import screened
+from benchmarks.instruction_sets import beside_avx2
 from benchmarks.memory import heights
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from benchmarks.strategies import strategies
 from benchmarks.timing import timed
+from gradgeo.bench.provenance import processor
 from gradgeo.geometry.similarity import csm, products_of_signs
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def run(suite: Suite) -> Page:
         "authors' function as they describe it, on CPU: a loop of `cross_entropy(...).backward(retain_graph=True)`, "
         "parameters' gradients included, signs, the maximum over channels, cosines. (b) is the floor of a plain loop: "
         "one forward pass and a backward pass to the input for each class, and nothing else. Ours is `gradgeo.csm`, "
-        "with the same signs and maximum, exact float32 unless a row says bfloat16."
+        f"with the same signs and maximum, exact float32 unless a row says bfloat16. Processor: {processor()}."
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -102,14 +104,24 @@ def run(suite: Suite) -> Page:
             names = list(next(iter(table.values())))
             page.table([letter, *names], [[str(k), *(f"{row[n]:.1f}" for n in names)] for k, row in table.items()])
         page.figure = _draw(grown)
-        page.say("The product of signs alone, C = 1000 maps of d entries, ms:")
-        sizes = (3072,) if quick else (3072, 50176, 150_528)
-        page.table(["d", "float32 matmul", "ours", "times faster"], [_product(page, d) for d in sizes])
+        _products(page, quick=quick)
         strategies(page, suite, _mlp(), quick=quick)
         screened(page, suite, quick=quick)
         heights(page, quick=quick)
     finally:
         torch.set_num_threads(threads)
+    beside_avx2(page, suite)
+    return page
+
+
+def small_rows(suite: Suite) -> Page:
+    """The rows that take seconds, the products and the strategies: what is compared between processors."""
+    quick, page = suite.inputs < 100, Page("")
+    torch.set_num_threads(1)
+    for case in _small(suite, quick=quick):
+        _rows(page, case)
+    _products(page, quick=quick)
+    strategies(page, suite, _mlp(), quick=quick)
     return page
 
 
@@ -295,6 +307,12 @@ def _draw(grown: dict[str, Growth]) -> "Figure":
         ax.legend(frameon=False)
     axes[0].set_ylabel("process time, ms")
     return figure
+
+
+def _products(page: Page, *, quick: bool) -> None:
+    page.say("The product of signs alone, C = 1000 maps of d entries, ms:")
+    sizes = (3072,) if quick else (3072, 50176, 150_528)
+    page.table(["d", "float32 matmul", "ours", "times faster"], [_product(page, d) for d in sizes])
 
 
 def _product(page: Page, d: int) -> list[str]:
