@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from benchmarks.page import Page
 from gradgeo.bench.case import Cases
 from gradgeo.classifier.wrapper import Classifier
-from gradgeo.data.source import one_line
-from gradgeo.errors import GradgeoWarning, require
+from gradgeo.errors import GradgeoWarning, one_line, require
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix
 

@@ -7,9 +7,10 @@ import numpy as np
 from scipy import special, stats
 
 from benchmarks.page import Page
+from gradgeo._typing import Array
 from gradgeo.bench.case import Cases
 from gradgeo.bench.comparison import Scores, differences
-from gradgeo.metrics import Array, Difference, Estimate, auroc, auroc_difference, tnr_at_tpr, tnr_difference
+from gradgeo.metrics import Difference, Estimate, auroc, auroc_difference, tnr_at_tpr, tnr_difference
 
 AREAS = (0.6, 0.9, 0.99)
 SIZES = ((30, 30), (100, 100), (1000, 100), (1000, 1000))

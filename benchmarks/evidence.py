@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.page import Page
+from gradgeo._typing import Array, IntArray
 from gradgeo.bench.cache import CHUNK, cached, code, content, weights
-from gradgeo.bench.case import Array, Case, Cases, judged
+from gradgeo.bench.case import Case, Cases, judged
 from gradgeo.bench.methods import OURS
 from gradgeo.bench.scenarios import COLUMNS, Made, Setting
 from gradgeo.detector.detector import TYPICAL_MARGIN
@@ -129,7 +129,7 @@ def _joint(sets: Sets, names: tuple[str, ...]) -> tuple[EvidenceFusion, dict[str
 
 
 def joint_of(
-    names: tuple[str, ...], features: list[Array], predicted: NDArray[np.int64], num_classes: int, *, seed: int
+    names: tuple[str, ...], features: list[Array], predicted: IntArray, num_classes: int, *, seed: int
 ) -> EvidenceFusion:
     """The joint model of some evidence, as a detector would fit it."""
     kinds, questions = [EVIDENCE[n].one_class for n in names], [EVIDENCE[n].question for n in names]

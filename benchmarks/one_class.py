@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf, MinCovDet
 from sklearn.ensemble import IsolationForest
 from sklearn.mixture import GaussianMixture
@@ -13,7 +12,8 @@ from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.svm import OneClassSVM
 
 from benchmarks.page import Page
-from gradgeo.bench.case import Array, Cases, Seen
+from gradgeo._typing import Array, IntArray
+from gradgeo.bench.case import Cases, Seen
 from gradgeo.detector.one_class import ClassConditionalCopula
 from gradgeo.metrics import auroc, tnr_at_tpr
 
@@ -141,7 +141,7 @@ def _thresholds(columns: dict[str, dict[str, Seen]]) -> list[list[str]]:
         for per_feature in (1, 2, 5, 10**6):
             areas = []
             for seen in columns.values():
-                chosen: NDArray[np.int64] = np.random.default_rng(0).permutation(len(seen["fit"].label))[:n]
+                chosen: IntArray = np.random.default_rng(0).permutation(len(seen["fit"].label))[:n]
                 fit = seen["fit"][chosen]
                 model = ClassConditionalCopula.fit(fit.features, fit.label, 10, per_class=per_feature)
                 inside = seen["clean"].score(model)

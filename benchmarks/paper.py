@@ -9,8 +9,9 @@ import torch
 from benchmarks import adaptive
 from benchmarks.page import Page
 from gradgeo import attacks
+from gradgeo._typing import Array
 from gradgeo.bench.cache import cached, weights
-from gradgeo.bench.case import SHARES, Array, Case, Cases, Seen, count
+from gradgeo.bench.case import SHARES, Case, Cases, Seen, count
 from gradgeo.bench.scenarios import COLUMNS, Made, Setting
 from gradgeo.errors import DataError
 from gradgeo.geometry.similarity import STATISTICS, csm

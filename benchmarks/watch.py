@@ -1,13 +1,11 @@
 """How often the watch over a stream cries wolf, and how soon it sees a shift."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.page import Page
+from gradgeo._typing import Array
 from gradgeo.bench.case import Cases
 from gradgeo.watch import Watch
-
-Array = NDArray[np.float64]
 
 LENGTH = 1000  # inputs in a stream without a shift
 LONG = 20_000

@@ -1,4 +1,4 @@
-"""Files that appear as a whole or not at all."""
+"""The one atomic writer: a file appears under its name as a whole or not at all, whatever ends the process."""
 
 import os
 import secrets
@@ -7,27 +7,88 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from gradgeo.errors import DataError, GradgeoError, expected
+
 
 @contextmanager
-def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """A stream whose bytes become the file `path` at the end of the block, all or none; raises OSError."""
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+def atomic_path(path: Path, error: type[GradgeoError] = DataError, *, advice: str = "") -> Iterator[Path]:
+    """A new empty file in the folder of `path` that becomes `path` when the block ends, and is removed if it raises.
+
+    Its content is on the disk before it is renamed. A symbolic link keeps pointing; its target is replaced. What the
+    block itself raises passes through unchanged.
+
+    Args:
+        path: the file to create or to replace.
+        error: the class of the error where `path` cannot be written.
+        advice: the last sentence of its message.
+
+    Raises:
+        error: the folder is missing, or no files can be created in it; `path` is read-only or no regular file; the disk
+            is full.
+    """
+    temporary = _reserve(path, error, advice)
     try:
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        sync(path.parent)
+        yield temporary
+        with _writing(path, error, advice):
+            with temporary.open("r+b") as stream:
+                os.fsync(stream.fileno())
+            target = path.resolve()
+            temporary.replace(target)
+            sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def sync(folder: Path) -> None:
-    """Bring to the disk which files a folder has, where the system can."""
+@contextmanager
+def atomic_stream(path: Path, error: type[GradgeoError] = DataError, *, advice: str = "") -> Iterator[IO[bytes]]:
+    """As `atomic_path`, opened for writing bytes. The block only writes: an OSError in it becomes an `error` too."""
+    with (
+        atomic_path(path, error, advice=advice) as temporary,
+        _writing(path, error, advice),
+        temporary.open("wb") as stream,
+    ):
+        yield stream
+
+
+def check_writable(path: Path, error: type[GradgeoError] = DataError) -> None:
+    """Raise as `atomic_path` does where `path` cannot be written; nothing is left behind."""
+    _reserve(path, error, "").unlink()
+
+
+def refuse_source(out: Path, source: str | Path) -> None:
+    """Raise ArgumentError where writing `out` would destroy the `source` that it is made from."""
+    if out.exists() and Path(source).expanduser().resolve() == out.resolve():
+        raise expected("out", "another file than the data", str(out))
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the directory entries of `folder` to the disk, where the system can."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _reserve(path: Path, error: type[GradgeoError], advice: str) -> Path:
+    """An empty file with a random name beside `path`, which shows that `path` can be written."""
+    with _writing(path, error, advice):
+        target = path.resolve()
+        temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+        if target.exists():
+            if not target.is_file():  # renaming would replace a device, or a pipe that somebody reads
+                raise error(f"cannot write {path}: it is not a regular file. {advice}".rstrip())
+            if not os.access(target, os.W_OK):  # and a file that its owner protects
+                raise error(f"cannot write {path}: it is read-only. {advice}".rstrip())
+        temporary.touch(exist_ok=False)
+    return temporary
+
+
+@contextmanager
+def _writing(path: Path, error: type[GradgeoError], advice: str) -> Iterator[None]:
+    """An OSError within the block becomes an `error` with the name of `path`."""
+    try:
+        yield
+    except OSError as fault:
+        raise error(f"cannot write {path}: {fault.strerror or fault}. {advice}".rstrip()) from fault

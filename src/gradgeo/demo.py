@@ -1,4 +1,4 @@
-"""The main job on data that every installation has: train on digits, fit, judge clean, odd and attacked inputs."""
+"""The whole job on data that every installation has: fit on digits, then judge clean, odd and attacked inputs."""
 
 import os
 import time
@@ -11,16 +11,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from gradgeo.attacks import pgd
 from gradgeo.data import digits
+from gradgeo.data.digits import digits_classifier
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.results import Predictions
 from gradgeo.errors import MissingDependencyError, require
 from gradgeo.metrics import auroc
 from gradgeo.report.plots import Panel, csm_heat_maps
+
+__all__ = ["digits_classifier", "letters", "odd_inputs", "run"]
 
 EPSILON = 0.3  # of the attack, in pixel values 0..1
 ALPHA = 0.05
@@ -34,29 +36,6 @@ class Row:
     inputs: int
     trusted: float  # share
     auroc: float | None  # against the trusted test digits
-
-
-def digits_classifier(epochs: int = 20) -> nn.Module:
-    """A small convolutional network trained on 700 digits, in a few seconds and always to the same weights."""
-    x, y = digits.split()["train"]
-    with torch.random.fork_rng(devices=[]), _one_thread():
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            *(layer for width in ((1, 32), (32, 64), (64, 64)) for layer in _convolution(*width)),
-            *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 10)),
-        )
-        optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-        with torch.enable_grad():
-            for _ in range(epochs):
-                for rows in torch.randperm(len(x)).split(64):
-                    optimizer.zero_grad()
-                    F.cross_entropy(net(x[rows]), y[rows]).backward()
-                    optimizer.step()
-    return net.requires_grad_(False).eval()
-
-
-def _convolution(channels_in: int, channels: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(channels_in, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()
 
 
 @contextmanager

@@ -1,17 +1,23 @@
-"""What gradgeo raises and warns with, and how a message gets the name of the function the user called."""
+"""What gradgeo raises and warns with, and how a message gets the name of the function the user called.
+
+The command line imports this module to answer `--help`, so neither torch nor numpy is imported here at its head.
+"""
 
 import sys
 import warnings
 from collections.abc import Callable, Sized
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import numpy as np
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+LONGEST_TEXT = 1000
+"""Characters of a name or of another program's message that a message repeats."""
 
 _PACKAGE = str(Path(__file__).parent)
 
@@ -73,9 +79,11 @@ def expected(argument: str, rule: str, got: object, advice: str = "") -> Argumen
 
 def describe(value: object) -> str:
     """`value` as a message shows it: shape, dtype and device of arrays, length of others, never their content."""
-    if isinstance(value, Tensor):
+    # A value can only be a tensor or an array where its library has been imported already.
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch is not None and isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
-    if isinstance(value, np.ndarray):
+    if numpy is not None and isinstance(value, numpy.ndarray):
         return f"an array of shape {value.shape}, {value.dtype}"
     if isinstance(value, str | int | float | bool | type(None)):
         return repr(value)
@@ -119,6 +127,26 @@ def number(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return float("nan")
+
+
+def class_labels(labels: "Tensor", n: int, num_classes: int, argument: str = "labels") -> "Tensor":
+    """`labels` (n,) as int64. Raises: ArgumentError unless each is one of the classes 0..num_classes - 1."""
+    import torch
+
+    if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise expected(argument, f"an integer tensor of shape ({n},)", labels)
+    if labels.shape != (n,):
+        raise expected(argument, f"of shape ({n},), one class per input", labels)
+    if n and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
+        got = f"{int(labels.min())}..{int(labels.max())}"
+        raise expected(argument, f"within 0..{num_classes - 1} (the model has {num_classes} classes)", got)
+    return labels.long()
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, terminal codes or lone surrogates, which are escaped, and of limited length."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:LONGEST_TEXT])
+    return escaped + ("..." if len(text) > LONGEST_TEXT else "")
 
 
 def require(module: str, extra: str) -> Any:

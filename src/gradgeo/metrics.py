@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from gradgeo._typing import Array, IntArray
 from gradgeo.errors import expected
-
-Array = NDArray[np.float64]
-Counts = NDArray[np.int64]
 
 UNDECIDED = 0.2
 """How many undecided inputs (as large as any score of the other group, with even odds) each group is thought to hold.
@@ -201,7 +199,7 @@ def _caught(trusted: Array, untrustworthy: Array, tpr: float) -> float:
     return float((untrustworthy > trusted[rank]).mean())
 
 
-def _thresholds(a: Array, b: Array, tpr: float, resamples: int, rng: np.random.Generator) -> list[Counts]:
+def _thresholds(a: Array, b: Array, tpr: float, resamples: int, rng: np.random.Generator) -> list[IntArray]:
     """For each of two scores of the same inputs and each resample: the threshold, as a rank from 1 (0: below all).
 
     Exponential weights of the inputs, and of one unseen above them all, are a uniform distribution's gaps: the ranks

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from gradgeo._typing import Array
 from gradgeo.errors import expected, public
-
-Array = NDArray[np.float64]
 
 POWERS = (0.1, 0.3, 0.6)
 """Exponents e of the bets e u^(e - 1): that all p-values are tiny, that all are rather small, and between."""

@@ -1,19 +1,16 @@
 """The measurement of scoring, on few inputs: its figures are right, its data is what it says."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks import scoring
 from benchmarks.page import Page
-from gradgeo import demo
 from gradgeo.bench.case import Cases
 from gradgeo.data import open_source
 
 
 def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "digits_classifier", partial(demo.digits_classifier, epochs=4))
     monkeypatch.setattr(scoring, "FIT", 250)
     monkeypatch.setattr(scoring, "EVIDENCE", ("fast",))
     monkeypatch.setattr(scoring, "LENGTHS", (1000, 2000))
@@ -51,7 +48,6 @@ def test_peak_of_a_process_of_its_own(tmp_path: Path) -> None:
 
 def test_ray_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What workers open is the case's own data and detector; the engine's own test runs it on Ray."""
-    monkeypatch.setattr(demo, "digits_classifier", partial(demo.digits_classifier, epochs=1))
     monkeypatch.setattr(scoring, "RayEngine", lambda opened, jobs: scoring_here(opened))
     cases = Cases(tmp_path, inputs=20)
     case = cases["digits"]

@@ -271,10 +271,7 @@ def test_notes_of_a_hostile_file(room: Path, model: str, tmp_path: Path, notes: 
     assert "\x1b" not in err
 
 
-def test_the_model_of_the_demo_needs_no_naming(monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path) -> None:
-    demo, net = ModuleType("gradgeo.demo"), load_model(model)
-    demo.digits_classifier = lambda: net
-    monkeypatch.setitem(sys.modules, "gradgeo.demo", demo)
+def test_the_model_of_the_digits_needs_no_naming(tmp_path: Path) -> None:
     assert run("fit", "-m", "digits", "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 200)[0] == 0
     assert run("explain", tmp_path / "d.gradgeo", "-d", "digits/test")[0] == 0
 

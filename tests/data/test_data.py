@@ -20,8 +20,8 @@ from PIL import Image
 
 from gradgeo.data import Indexed, Preprocess, Usable, digits, open_source
 from gradgeo.data.images import MOST_PIXELS, decode
-from gradgeo.data.source import class_labels, one_line
-from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
+from gradgeo.data.source import encode_labels
+from gradgeo.errors import ArgumentError, DataError, MissingDependencyError, one_line
 
 
 def png(array: np.ndarray, form: str = "PNG") -> bytes:
@@ -411,11 +411,11 @@ def test_npz_header_that_claims_more_than_there_is(tmp_path: Path) -> None:
         open_source(tmp_path / "b.npy")
 
 
-def test_class_labels() -> None:
-    assert class_labels(np.array([2, -1]), "f") == ([2, -1], ())
-    assert class_labels(np.array([True, False]), "f") == ([1, 0], ())
-    assert class_labels(np.array([1.0, np.nan]), "f") == ([1, None], ())
-    assert class_labels(np.array(["b", "a", "b"]), "f") == ([1, 0, 1], ("a", "b"))
+def test_encode_labels() -> None:
+    assert encode_labels(np.array([2, -1]), "f") == ([2, -1], ())
+    assert encode_labels(np.array([True, False]), "f") == ([1, 0], ())
+    assert encode_labels(np.array([1.0, np.nan]), "f") == ([1, None], ())
+    assert encode_labels(np.array(["b", "a", "b"]), "f") == ([1, 0, 1], ("a", "b"))
 
 
 # UCR

@@ -1,6 +1,5 @@
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -8,6 +7,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from gradgeo.data import Preprocess
+from gradgeo.data.digits import digits_classifier
 from gradgeo.data.models import is_named, load_model, own_preprocessing
 from gradgeo.errors import ArgumentError, GradgeoWarning, MissingDependencyError, ModelError
 
@@ -73,11 +73,11 @@ def test_function_of_a_module(nets: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(load_model("nets:small_net"), nn.Sequential)
 
 
-def test_digits_is_the_classifier_of_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    demo = ModuleType("gradgeo.demo")
-    demo.digits_classifier = lambda: nn.Linear(64, 10)
-    monkeypatch.setitem(sys.modules, "gradgeo.demo", demo)
-    assert isinstance(load_model("digits"), nn.Linear)
+def test_digits_is_the_classifier_that_is_shipped() -> None:
+    shipped = digits_classifier().state_dict()
+    named = load_model("digits").state_dict()
+    assert named.keys() == shipped.keys()
+    assert all(torch.equal(named[name], shipped[name]) for name in shipped)
 
 
 def test_a_file_does_not_hide_an_installed_module(tmp_path: Path) -> None:

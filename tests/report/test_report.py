@@ -320,8 +320,7 @@ def test_files_that_are_no_scores_are_refused(tmp_path: Path) -> None:
         report.html(tmp_path / "e.csv")
 
 
-def no_space(path: Path, text: str, **options: str) -> None:
-    path.write_bytes(text[:9].encode())
+def no_space(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -339,7 +338,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, whole: Path, monkeypatch: pyt
     with pytest.raises(DataError, match=r"^write: cannot write .*No such file"):
         report.write(whole, tmp_path / "no" / "report.html")
     with monkeypatch.context() as full:
-        full.setattr(Path, "write_text", no_space)
+        full.setattr("os.fsync", no_space)
         with pytest.raises(DataError, match=r"^write: cannot write .*report.html: No space left on device"):
             report.write(whole, out)
     monkeypatch.setitem(sys.modules, "jinja2", None)

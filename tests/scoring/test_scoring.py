@@ -15,7 +15,7 @@ from torch import nn
 from gradgeo.data import Preprocess, open_source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, DataError, GradgeoWarning, ModelError, NotFittedError
-from gradgeo.scoring import COLUMNS, check_out, replacing, score
+from gradgeo.scoring import COLUMNS, check_out, score
 from gradgeo.scoring.schema import SCALARS
 
 
@@ -217,15 +217,6 @@ def test_out_may_not_be_the_data(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="another file than the data"):
         score(detector, open_source(path), tmp_path / "." / "a.parquet")
     assert path.read_bytes() == before
-
-
-def test_a_link_keeps_pointing(tmp_path: Path) -> None:
-    (tmp_path / "real.csv").write_text("old")
-    (tmp_path / "link.csv").symlink_to("real.csv")
-    with replacing(tmp_path / "link.csv", "digits") as temporary:
-        temporary.write_text("new")
-    assert (tmp_path / "real.csv").read_text() == "new"
-    assert (tmp_path / "link.csv").is_symlink()
 
 
 def test_before_fit(tmp_path: Path, thousand: Path) -> None:

@@ -10,8 +10,7 @@ from torch import Tensor
 from gradgeo.attacks.descent import Samples
 from gradgeo.attacks.norms import Norm
 from gradgeo.classifier.wrapper import Classifier, Model, preserve_state
-from gradgeo.errors import expected, public, warn
-from gradgeo.geometry.neighbourhood import class_labels
+from gradgeo.errors import class_labels, expected, public, warn
 
 ROUNDING = 1e-6  # how far outside the bounds an input may lie, relative to their width
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 import gradgeo
-from gradgeo._files import replaced
+from gradgeo._files import atomic_stream
 from gradgeo.classifier.fingerprint import weights_hash
 from gradgeo.classifier.wrapper import Model
 
@@ -43,7 +43,7 @@ def keep(made: dict[str, Any], *key: object) -> None:
     """Keep arrays under a key; written in one piece, so that none is ever half there."""
     path = _path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as stream:
+    with atomic_stream(path) as stream:
         np.savez(stream, **made)
 
 

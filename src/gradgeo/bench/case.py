@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from benchmarks.named import find
 from gradgeo import attacks, demo
+from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.bench.cache import CHUNK, cached, code, content, weights
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import Source, digits, open_source
@@ -27,8 +27,6 @@ from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
 from gradgeo.geometry.saliency import map_chunks
 from gradgeo.geometry.similarity import csm_of, csm_statistics
-
-Array = NDArray[np.float64]
 
 STATISTICS = ("classifier.py", "geometry/*.py")  # the source that the ten statistics depend on
 
@@ -110,9 +108,9 @@ class Seen:
     """The ten statistics of some inputs and their predicted classes."""
 
     features: Array
-    label: NDArray[np.int64]
+    label: IntArray
 
-    def __getitem__(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Seen":
+    def __getitem__(self, rows: IntArray | BoolArray) -> "Seen":
         return Seen(self.features[rows], self.label[rows])
 
     def score(self, model: ClassConditionalCopula) -> Array:

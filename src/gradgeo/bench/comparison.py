@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.metrics import roc_curve
 
+from gradgeo._typing import Array
 from gradgeo.errors import expected
-from gradgeo.metrics import Array, auroc, auroc_difference, holm, tnr_at_tpr
+from gradgeo.metrics import auroc, auroc_difference, holm, tnr_at_tpr
 
 FEWEST = 2  # scores; a column with fewer has no cell
 LEVEL = 0.05

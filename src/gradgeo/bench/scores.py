@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gradgeo._typing import Array
 from gradgeo.bench.cache import CHUNK, cached, content, keep, kept, weights
-from gradgeo.bench.case import Array, Case
+from gradgeo.bench.case import Case
 from gradgeo.bench.methods import Method
 from gradgeo.bench.shared_passes import Panel
 

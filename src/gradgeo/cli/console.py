@@ -14,8 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from typer.core import TyperCommand
 
-from gradgeo.data.source import one_line
-from gradgeo.errors import GradgeoError, GradgeoWarning
+from gradgeo.errors import GradgeoError, GradgeoWarning, one_line
 
 FAILED, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 """Exit codes; 2, wrong usage, is Typer's."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gradgeo._files import atomic_path, refuse_source
 from gradgeo.cli.console import print_pairs, progress
 from gradgeo.cli.options import (
     AsJson,
@@ -40,7 +41,7 @@ from gradgeo.detector import serialization as detector_file
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import PRESETS
 from gradgeo.errors import DataError, warn
-from gradgeo.scoring import checked, replacing
+from gradgeo.scoring import checked
 
 
 def fit(
@@ -79,7 +80,8 @@ def fit(
     )
     if preprocess == Preprocess():  # nothing is declared: what the model was trained to see, where its library says so
         preprocess = Preprocess.from_dict(own_preprocessing(model))
-    with replacing(out, data) as temporary:
+    refuse_source(out, data)
+    with atomic_path(out) as temporary:
         source = open_source(
             data, preprocess=preprocess, start=start, limit=limit, data_root=data_root, streaming=stream
         )

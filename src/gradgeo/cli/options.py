@@ -11,9 +11,8 @@ from torch import nn
 
 from gradgeo.data import Item, Preprocess, Source
 from gradgeo.data.models import is_named, load_model
-from gradgeo.data.source import one_line
 from gradgeo.detector.detector import Detector
-from gradgeo.errors import DataError, expected
+from gradgeo.errors import DataError, expected, one_line
 
 MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gradgeo._files import atomic_path, refuse_source
 from gradgeo.attacks.decision_path import ENDINGS as DATA_ENDINGS
 from gradgeo.attacks.decision_path import adversary, decision_path
 from gradgeo.cli.console import print_pairs
@@ -30,7 +31,6 @@ from gradgeo.data.models import load_model
 from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, expected
 from gradgeo.report import plots
-from gradgeo.scoring import replacing
 
 
 def path(
@@ -66,7 +66,9 @@ def path(
     source = open_source(data, preprocess=preprocess, data_root=data_root)
     item = item_at(source, index)
     with ExitStack() as stack:
-        files = [stack.enter_context(replacing(file, data)) for file in out]
+        for file in out:
+            refuse_source(file, data)
+        files = [stack.enter_context(atomic_path(file)) for file in out]
         if detector:
             judge = load_detector(detector, notes, model, weights, device)
             classifier = judge.model

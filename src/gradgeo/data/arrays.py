@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.data.files import identity
-from gradgeo.data.source import class_labels
+from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import moments
 from gradgeo.errors import DataError, describe
 
@@ -96,7 +96,7 @@ def open_npz(path: Path, time: str | None = None) -> Arrays:
         if found is None:
             raise DataError(f"expected an array named {wanted} in {path}, got {', '.join(sorted(names)) or 'none'}.")
     assert x is not None
-    labels, classes = (None, ()) if y is None else class_labels(y, path.name)
+    labels, classes = (None, ()) if y is None else encode_labels(y, path.name)
     times = None if t is None else moments(t, path.name)
     return Arrays(x, labels, place=path.name, classes=classes, times=times, identity=identity([path]))
 

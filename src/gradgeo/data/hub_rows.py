@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradgeo.data.arrays import as_input
 from gradgeo.data.images import decode
-from gradgeo.data.source import Record, class_labels
+from gradgeo.data.source import Record, encode_labels
 from gradgeo.data.timestamps import moment, moments
 from gradgeo.errors import DataError, require
 
@@ -136,7 +136,7 @@ class Rows:
             if columns.classes:
                 self.labels = [columns.known(value) for value in values.to_pylist()]
             else:
-                self.labels, self.classes = class_labels(np.asarray(values.to_numpy()), spec)
+                self.labels, self.classes = encode_labels(np.asarray(values.to_numpy()), spec)
         self.times: NDArray[Any] | None = None
         if time is not None:
             self.times = moments(self._column(dataset, time).to_pylist(), spec)

@@ -23,7 +23,7 @@ from torch import nn
 from gradgeo.errors import ArgumentError, ModelError, expected, public, require, warn
 
 KINDS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits"
-NAMED = {"digits": "gradgeo.demo:digits_classifier"}
+NAMED = {"digits": "gradgeo.data.digits:digits_classifier"}
 ZOOS = ("torchvision:", "timm:")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from gradgeo.data.arrays import as_input
 from gradgeo.data.files import identity
 from gradgeo.data.images import decode
-from gradgeo.data.source import class_labels
+from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import moments
 from gradgeo.errors import DataError, require
 
@@ -67,7 +67,7 @@ class Parquet:
         self.labels: list[int | None] | None = None
         self.classes: tuple[str, ...] = ()
         if label is not None:
-            self.labels, text = class_labels(np.concatenate(labels), place)
+            self.labels, text = encode_labels(np.concatenate(labels), place)
             self.classes = text or class_names(schema.metadata, label)
         self.times = moments(np.concatenate(times), place) if time is not None else None
         self.identity = identity(self._paths)

@@ -14,10 +14,7 @@ from torch import Tensor
 from gradgeo.data.prefetch import ahead
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.timestamps import Timestamp, moment
-from gradgeo.errors import DataError, GradgeoError, describe, expected
-
-LONGEST = 1000
-"""Characters of a name or an error text that are kept."""
+from gradgeo.errors import DataError, GradgeoError, describe, expected, one_line
 
 
 @dataclass(frozen=True)
@@ -294,13 +291,7 @@ def shaped(item: Item, shape: tuple[int, ...] | None) -> Item:
     return replace(item, x=None, error=f"expected shape {shape}, got {tuple(item.x.shape)}")
 
 
-def one_line(text: str) -> str:
-    """`text` without line breaks, terminal codes or lone surrogates, which are escaped, and not endless."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:LONGEST])
-    return escaped + ("..." if len(text) > LONGEST else "")
-
-
-def class_labels(values: NDArray[Any], place: str) -> tuple[list[int | None], tuple[str, ...]]:
+def encode_labels(values: NDArray[Any], place: str) -> tuple[list[int | None], tuple[str, ...]]:
     """Labels as integers, and the class names where they are text.
 
     Integers stay as they are, text is numbered in sorted order, missing values are None.

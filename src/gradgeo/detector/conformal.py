@@ -1,9 +1,8 @@
 """Split-conformal p-values: what turns an outlier score into a stated false-alarm rate."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from gradgeo._typing import Array
 
 
 def p_values(calibration: Array, scores: Array) -> Array:

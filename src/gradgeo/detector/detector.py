@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo._typing import Array
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import conformal
@@ -24,7 +25,7 @@ from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitting import Split, measure_trusted
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
 from gradgeo.detector.inputs import Data, batches
-from gradgeo.detector.one_class import KINDS, Array, OneClass
+from gradgeo.detector.one_class import KINDS, OneClass
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.survey import DataScan
 from gradgeo.errors import (
@@ -365,7 +366,7 @@ class Detector:
         return tuple(e.name for e in self._evidence)
 
     @property
-    def calibration_scores_(self) -> NDArray[np.float64]:
+    def calibration_scores_(self) -> Array:
         """The outlier scores of the calibration inputs, in rising order: what p-values compare with."""
         self._require_fit()
         return self._calibration.copy()

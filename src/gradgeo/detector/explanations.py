@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.detector import conformal
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.one_class import QUANTILES, Array, normal_scores
+from gradgeo.detector.one_class import QUANTILES, normal_scores
 from gradgeo.detector.results import EvidenceScore, Explanation, Predictions, Reference, Statistic, likely_cause
 
 
@@ -20,8 +20,8 @@ from gradgeo.detector.results import EvidenceScore, Explanation, Predictions, Re
 class References:
     """The calibration inputs, as features only: what explanations compare with."""
 
-    reference_index: NDArray[np.int64]  # positions in the fit data
-    reference_label: NDArray[np.int64]
+    reference_index: IntArray  # positions in the fit data
+    reference_label: IntArray
     reference_features: Array  # (n, F), those with names
     reference_scores: Array  # (n, M) of each evidence
 
@@ -48,7 +48,7 @@ class References:
             )
         return found
 
-    def nearest(self, features: Array, alive: NDArray[np.bool_]) -> list[Reference | None]:
+    def nearest(self, features: Array, alive: BoolArray) -> list[Reference | None]:
         """The calibration input whose normal scores of the named features are nearest."""
         count = min(QUANTILES, len(self.reference_features))
         knots = np.quantile(self.reference_features, np.linspace(0, 1, count), axis=0)

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier.wrapper import Model
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.measurements import EvidenceContext
-from gradgeo.detector.one_class import Array
 from gradgeo.errors import UnusableInputWarning, expected, warn
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
@@ -25,13 +24,13 @@ class EvidenceFeatures:
     """What was measured of some inputs; NaN features where they cannot be judged."""
 
     features: list[Array]  # (N, F) of each evidence
-    label: NDArray[np.int64]  # (N,), -1 where unusable
+    label: IntArray  # (N,), -1 where unusable
     probability: Array  # (N,)
     logits: Tensor | None = None  # (N, C), this and what follows where asked for
     csm: Tensor | None = None  # (N, K, K)
     classes: Tensor | None = None  # (N, K), of the CSM
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> "EvidenceFeatures":
+    def __getitem__(self, rows: IntArray) -> "EvidenceFeatures":
         """Some of the inputs."""
         kept = (None if table is None else table[rows] for table in (self.logits, self.csm, self.classes))
         return EvidenceFeatures(
@@ -39,7 +38,7 @@ class EvidenceFeatures:
         )
 
     @property
-    def alive(self) -> NDArray[np.bool_]:
+    def alive(self) -> BoolArray:
         """Whether every feature of a row is finite (N,)."""
         alive = np.ones(len(self.label), np.bool_)
         for table in self.features:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gradgeo._typing import BoolArray, IntArray
 from gradgeo.classifier.wrapper import Model
 from gradgeo.detector import conformal
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
@@ -20,8 +20,8 @@ NEAREST = 256  # trusted inputs whose distances to their boundaries make the rad
 class Split:
     """Which trusted inputs are learned from and which are kept apart to calibrate on, by their positions, rising."""
 
-    fit: NDArray[np.int64]
-    calibration: NDArray[np.int64]
+    fit: IntArray
+    calibration: IntArray
     learn: int  # inputs that learning takes
     alpha: float
 
@@ -54,7 +54,7 @@ class Split:
         return measured[row[self.fit]], measured[row[self.calibration]]
 
 
-def _require_enough(trusted: NDArray[np.bool_], learn: int, alpha: float, lost: str) -> None:
+def _require_enough(trusted: BoolArray, learn: int, alpha: float, lost: str) -> None:
     calibrate = conformal.needed(alpha)
     if trusted.sum() < calibrate + learn:
         raise ArgumentError(

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.detector.one_class import Array, OneClass, interpolate
+from gradgeo._typing import Array, IntArray
+from gradgeo.detector.one_class import OneClass, interpolate
 
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`
@@ -77,7 +77,7 @@ class EvidenceFusion:
         kinds: Sequence[type[OneClass]],
         questions: Sequence[str],
         features: Sequence[Array],
-        predicted: NDArray[np.int64],
+        predicted: IntArray,
         num_classes: int,
         *,
         seed: int,

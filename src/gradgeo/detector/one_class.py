@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[np.float64]
+from gradgeo._typing import Array, IntArray
 
 _EDGE = 1e-7  # how near the ends QuantileTransformer takes a value for the end itself
 _LARGEST = 5.199337582605575  # normal quantile of 1 - _EDGE, its largest score
@@ -33,7 +33,7 @@ class OneClass(Protocol):
     LAYOUT: ClassVar[Layout]
 
     @classmethod
-    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> Self:
+    def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
         """Learn from features (n, F) of trusted inputs and their predicted classes (n,)."""
 
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
@@ -69,11 +69,11 @@ class ClassConditionalCopula:
     center: Array  # (G, F), row 0 shared by the classes without their own
     precision: Array  # (G, F, F)
     log_volume: Array  # (G,) log determinant of the covariance, what makes classes comparable
-    group: NDArray[np.int64]  # (C,) row of each class
+    group: IntArray  # (C,) row of each class
 
     @classmethod
     def fit(
-        cls, features: Array, predicted: NDArray[np.int64], num_classes: int, *, per_class: int = PER_CLASS
+        cls, features: Array, predicted: IntArray, num_classes: int, *, per_class: int = PER_CLASS
     ) -> "ClassConditionalCopula":
         """Fit on features (n, F) of trusted inputs and their predicted classes (n,)."""
         # Only fitting needs scikit-learn, and it takes longer to import than all the rest of us.
@@ -123,7 +123,7 @@ class UpperTail:
     spread: Array
 
     @classmethod
-    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> Self:
+    def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
         """As `OneClass.fit`."""
         median, high = np.quantile(features, [0.5, 0.95], axis=0)
         return cls(median, np.maximum(high - median, 1e-12))
@@ -142,7 +142,7 @@ class NearestNeighbours:
     references: NDArray[np.float32]  # (R, F) of length 1
 
     @classmethod
-    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> Self:
+    def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
         """As `OneClass.fit`."""
         kept = np.linspace(0, len(features) - 1, min(len(features), REFERENCES)).astype(int)
         return cls(_unit(torch.from_numpy(features[kept])).numpy().astype(np.float32))
@@ -166,7 +166,7 @@ class Residual:
     minor: Array  # (F, D) the directions of least variance
 
     @classmethod
-    def fit(cls, features: Array, predicted: NDArray[np.int64], num_classes: int) -> Self:
+    def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
         """As `OneClass.fit`."""
         mean = features.mean(0)
         _, directions = np.linalg.eigh(np.cov(features - mean, rowvar=False).reshape(len(mean), -1))

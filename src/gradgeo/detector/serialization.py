@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from gradgeo._files import replaced
+from gradgeo._files import atomic_stream
 from gradgeo.detector.fusion import LEVELS
 from gradgeo.detector.one_class import KINDS, Layout
 from gradgeo.errors import DetectorFileError, public
@@ -74,12 +74,8 @@ def write(path: str | PathLike[str], contents: Contents) -> None:
     except (TypeError, ValueError) as error:
         raise DetectorFileError(f"expected notes to be something JSON can hold: {error}") from error
     data = save(arrays, metadata={"gradgeo": f"{_digest(text, arrays)} {text}"})
-    path = Path(path)
-    try:
-        with replaced(path) as stream:
-            stream.write(data)
-    except OSError as error:
-        raise DetectorFileError(f"cannot write {path}: {error.strerror or error}.") from error
+    with atomic_stream(Path(path), DetectorFileError) as stream:
+        stream.write(data)
 
 
 def read(path: str | PathLike[str]) -> Contents:

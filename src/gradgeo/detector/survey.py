@@ -4,14 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo._typing import Array, BoolArray
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector.inputs import Data, batches
-from gradgeo.detector.one_class import Array
 from gradgeo.errors import UnusableInputWarning, expected, warn
 
 
@@ -24,11 +22,11 @@ class DataScan:
     first_usable: Tensor  # (1, *input), or none
     probability: Array
     margin: Array
-    usable: NDArray[np.bool_]
-    correct: NDArray[np.bool_]  # all, where there are no labels
+    usable: BoolArray
+    correct: BoolArray  # all, where there are no labels
 
     @property
-    def trusted(self) -> NDArray[np.bool_]:
+    def trusted(self) -> BoolArray:
         """Which inputs a detector may learn from."""
         return self.usable & self.correct
 
@@ -96,7 +94,7 @@ def first_of(batched: Iterable[tuple[Tensor, Tensor | None]], count: int) -> Ite
             return
 
 
-def rows_of(batched: Iterable[tuple[Tensor, Tensor | None]], kept: NDArray[np.bool_]) -> Iterator[Tensor]:
+def rows_of(batched: Iterable[tuple[Tensor, Tensor | None]], kept: BoolArray) -> Iterator[Tensor]:
     """The inputs whose position is `kept`."""
     start = 0
     for x, _ in batched:

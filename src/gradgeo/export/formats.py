@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import tempfile
 import warnings
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradgeo._files import atomic_path
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, NotFittedError, choice, expected, require
@@ -46,7 +46,7 @@ def write(
     classifier = Classifier.of(detector.model)
     x = _rows(detector, classifier, example)
     _require_tools(form, detector)
-    with _replacing(path) as temporary:
+    with atomic_path(path, ExportError) as temporary:
         metadata = _metadata(detector, digest or _digest(detector))
         with _quiet():
             program = _program(detector, classifier, x, form)
@@ -203,19 +203,3 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that becomes `path` if the block ends well and disappears if not."""
-    path = path.resolve()
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror} ({path.parent}).") from error
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradgeo.classifier.microbatch import AdaptiveBatch
 from gradgeo.classifier.wrapper import Classifier, Model, preserve_state
-from gradgeo.errors import choice, expected, number, public, warn
+from gradgeo.errors import choice, class_labels, expected, number, public, warn
 from gradgeo.geometry.jacobian import BATCH, InputJacobian
 from gradgeo.geometry.losses import Loss
 
@@ -236,18 +236,6 @@ def local_minimum(
         curvature_max=found.curvature.amax(1),
         gradient_norm=found.gradient_norm,
     )
-
-
-def class_labels(labels: Tensor, n: int, num_classes: int, argument: str = "labels") -> Tensor:
-    """`labels` as int64 (n,), refused unless each is one of the classes."""
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise expected(argument, f"an integer tensor of shape ({n},)", labels)
-    if labels.shape != (n,):
-        raise expected(argument, f"of shape ({n},), one class per input", labels)
-    if n and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
-        got = f"{int(labels.min())}..{int(labels.max())}"
-        raise expected(argument, f"within 0..{num_classes - 1} (the model has {num_classes} classes)", got)
-    return labels.long()
 
 
 def _checked(directions: Tensor, x: Tensor) -> Tensor:

@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from gradgeo.data.source import one_line
-from gradgeo.errors import DataError, expected, public, warn
+from gradgeo._files import atomic_stream, check_writable, refuse_source
+from gradgeo.errors import expected, one_line, public, warn
 from gradgeo.report.gallery import NAME, card, within
 from gradgeo.report.page import Failure, render
 from gradgeo.report.summary import NO_REASON, Summary, summarise
-from gradgeo.scoring import replacing
 from gradgeo.scoring.reader import Scores
 
 __all__ = ["Summary", "html", "write"]
@@ -52,12 +51,11 @@ def write(scores: str | Path, out: str | Path) -> Summary:
     out = Path(out).expanduser()
     if out.suffix not in (".html", ".htm"):
         raise expected("out", "a file ending in .html", str(out))
-    with replacing(out, str(scores)) as temporary:
-        text, summary = _page(Scores(scores))
-        try:
-            temporary.write_text(text, encoding="utf-8")
-        except OSError as error:  # a full disk
-            raise DataError(f"cannot write {out}: {error.strerror}") from error
+    refuse_source(out, scores)
+    check_writable(out)  # before the work
+    text, summary = _page(Scores(scores))
+    with atomic_stream(out) as stream:
+        stream.write(text.encode())
     return summary
 
 

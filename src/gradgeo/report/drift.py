@@ -8,11 +8,9 @@ alarms without end once there is more traffic than calibration data.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Array = NDArray[np.float64]
-Counts = NDArray[np.int64]
+from gradgeo._typing import Array, IntArray
 
 BINS = 200
 """Steps of p-value that traffic is counted in; step b holds (b / BINS, (b + 1) / BINS]."""
@@ -21,7 +19,7 @@ LEVEL = 0.01
 """Chance that all windows of undisturbed traffic raise an alarm, over all windows of a report."""
 
 
-def steps(p: Array) -> Counts:
+def steps(p: Array) -> IntArray:
     """The step each p-value falls in."""
     return np.clip(np.ceil(p * BINS - 1e-9).astype(np.int64) - 1, 0, BINS - 1)
 
@@ -40,7 +38,7 @@ class Shift:
     p: float  # two-sample Kolmogorov-Smirnov
 
 
-def shift(counts: Counts, alpha: float, calibration_size: int) -> Shift | None:
+def shift(counts: IntArray, alpha: float, calibration_size: int) -> Shift | None:
     """The p-values of inputs that the detector trusts, against those of the calibration inputs it would trust.
 
     Both are cut at alpha, a rank of the calibration scores, so they stay exchangeable when nothing has changed:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradgeo.data.source import one_line
+from gradgeo.errors import one_line
 from gradgeo.scoring.metadata import About
 
 LARGEST_SIDE, LARGEST_BYTES = 96, 65_536

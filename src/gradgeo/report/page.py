@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from gradgeo.data.source import one_line
-from gradgeo.errors import require
+from gradgeo._typing import Array
+from gradgeo.errors import one_line, require
 from gradgeo.report import charts, drift, gallery, sentences
 from gradgeo.report.gallery import CLASS_NAME, NAME, Card
 from gradgeo.report.html import environment
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
 from gradgeo.report.trend import windows
 from gradgeo.scoring.metadata import About
-
-Array = NDArray[np.float64]
 
 TEMPLATES = Path(__file__).parent / "templates"
 

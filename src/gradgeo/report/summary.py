@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.report.drift import BINS, steps
 from gradgeo.scoring.metadata import QUANTILES, About
 from gradgeo.scoring.reader import Batch, Scores
-
-Array = NDArray[np.float64]
-Counts = NDArray[np.int64]
-Rows = NDArray[np.bool_]
 
 SCORE_BINS, P_BINS = 48, 20
 WINDOWS, LEAST_IN_WINDOW = 40, 100
@@ -40,12 +37,12 @@ class Windows:
 
     by: str  # "index", "time" or "date" (microseconds since 1970), see `Scores.timed`
     borders: Array  # (W + 1,)
-    judged: Counts  # (W,)
-    flagged: Counts  # (W,)
-    steps: Counts  # (W, BINS) p-values of the trusted ones
+    judged: IntArray  # (W,)
+    flagged: IntArray  # (W,)
+    steps: IntArray  # (W, BINS) p-values of the trusted ones
     outside: int = 0  # judged inputs without a time
 
-    def add(self, at: Array, p: Array, trusted: Rows) -> None:
+    def add(self, at: Array, p: Array, trusted: BoolArray) -> None:
         """Count some judged inputs."""
         timed = np.isfinite(at)
         self.outside += int((~timed).sum())
@@ -88,13 +85,13 @@ class Summary:
     spoke: Counter[str] = field(default_factory=Counter)
     loudest: Counter[str] = field(default_factory=Counter)
     silent: int = 0
-    scores: Counts = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
-    p_values: Counts = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
+    scores: IntArray = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
+    p_values: IntArray = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
     by_class: dict[int, list[int]] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     first_errors: list[int] = field(default_factory=list)
-    outlying: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
-    drawn: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
+    outlying: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    drawn: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def flagged(self) -> int:
@@ -129,7 +126,7 @@ def summarise(scores: Scores) -> Summary:
     return summary
 
 
-def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[Rows, Array]:
+def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, Array]:
     """Add a batch; returns which rows are flagged, and all scores."""
     p, score = batch.numbers("p_value", np.nan), batch.numbers("outlier_score", np.nan)
     failed = batch.present("error")
@@ -169,7 +166,7 @@ def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[Rows, Array]
     return flagged, np.where(np.isnan(score), -np.inf, score)
 
 
-def _count_reasons(summary: Summary, batch: Batch, scores: Scores, flagged: Rows) -> None:
+def _count_reasons(summary: Summary, batch: Batch, scores: Scores, flagged: BoolArray) -> None:
     """Why rows are flagged."""
     about = summary.about
     if not flagged.any():
@@ -252,10 +249,10 @@ class _Pool:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.positions: Counts = np.empty(0, np.int64)
+        self.positions: IntArray = np.empty(0, np.int64)
         self._keys: tuple[Array, Array] = (np.empty(0), np.empty(0))
 
-    def add(self, positions: Counts, first: NDArray[Any], second: Array) -> None:
+    def add(self, positions: IntArray, first: NDArray[Any], second: Array) -> None:
         """Offer some, with two keys each, the first of which counts more."""
         keys = [np.concatenate(pair) for pair in zip(self._keys, (first, second), strict=True)]
         best = np.lexsort((keys[1], keys[0]))[: self.size]

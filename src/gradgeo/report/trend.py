@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gradgeo._typing import IntArray
 from gradgeo.metrics import holm
 from gradgeo.report.drift import BINS, LEVEL, expected_share, shift
 from gradgeo.report.summary import Summary
@@ -82,7 +82,7 @@ def usual_quartiles(alpha: float) -> tuple[float, ...]:
     return tuple(alpha + (1 - alpha) * share for share in QUARTILES)
 
 
-def _quartiles(steps: NDArray[np.int64]) -> tuple[float, float, float] | None:
+def _quartiles(steps: IntArray) -> tuple[float, float, float] | None:
     total = steps.sum()
     if not total:
         return None

@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
+from gradgeo._files import refuse_source
 from gradgeo.data.source import Source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, NotFittedError, expected, public, require, warn
 from gradgeo.scoring.local_engine import Engine, Work, local
 from gradgeo.scoring.manifest import run_of
-from gradgeo.scoring.output import Place, check_out, refuse_data, replacing
+from gradgeo.scoring.output import Place, check_out
 from gradgeo.scoring.rows import checked
 from gradgeo.scoring.schema import COLUMNS, Table
 from gradgeo.scoring.summary import Summary
 
-__all__ = ["COLUMNS", "PART", "Summary", "check_out", "checked", "local", "replacing", "score"]
+__all__ = ["COLUMNS", "PART", "Summary", "check_out", "checked", "local", "score"]
 
 PART = 4096
 """Inputs in a part."""
@@ -79,7 +80,7 @@ def score(
     if part_size < 1:
         raise expected("part_size", "1 or more", part_size)
     check_out(out)
-    refuse_data(out, source.spec)
+    refuse_source(out, source.spec)
     if not hasattr(detector, "input_shape_"):
         raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
     if out.suffix != ".csv":

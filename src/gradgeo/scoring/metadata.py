@@ -8,12 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gradgeo.data.source import one_line
-from gradgeo.errors import DataError
-
-Array = NDArray[np.float64]
+from gradgeo._typing import Array
+from gradgeo.errors import DataError, one_line
 
 KEY = b"gradgeo"
 FORMAT, VERSION = "gradgeo-scores", 1

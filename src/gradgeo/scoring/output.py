@@ -2,14 +2,13 @@
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gradgeo._files import replaced, sync
+from gradgeo._files import atomic_stream, check_writable, sync_folder
 from gradgeo.errors import DataError, expected
 from gradgeo.scoring.manifest import FORMAT, Run
 from gradgeo.scoring.parts import LEFTOVERS, WORK_STAYS, Parts
@@ -23,36 +22,14 @@ def check_out(out: Path) -> None:
     """Raise as `score` does where verdicts cannot be written to `out`."""
     out = out.expanduser()
     if out.suffix in FORMATS:
-        _claim(out).unlink()
+        check_writable(out)
         return
     out = out.resolve()
     if out.exists() and not out.is_dir():
         raise expected("out", f"a folder, or a file ending in {' or '.join(FORMATS)}", str(out))
     if out.is_dir() and _state(out) is None and any(not e.name.startswith(LEFTOVERS) for e in out.iterdir()):
         raise DataError(f"cannot write {out}: the folder holds other files. Name a new or an empty one.")
-    _claim(out / LEFTOVERS[0].removeprefix(".") if out.is_dir() else out).unlink()
-
-
-@contextmanager
-def replacing(out: Path, data: str) -> Iterator[Path]:
-    """A temporary file beside `out` that becomes `out` if the block ends well and disappears if not.
-
-    Raises:
-        ArgumentError: `out` is the `data`, which it would destroy. DataError: `out` cannot be written.
-    """
-    refuse_data(out, data)
-    temporary = _claim(out)
-    try:
-        yield temporary
-        temporary.replace(out.resolve())
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def refuse_data(out: Path, data: str) -> None:
-    """Raise where `out` is the `data`."""
-    if out.exists() and Path(data).expanduser().resolve() == out.resolve():
-        raise expected("out", "another file than the data", str(out))
+    check_writable(out / LEFTOVERS[0].removeprefix(".") if out.is_dir() else out)
 
 
 class Place:
@@ -121,13 +98,11 @@ class Place:
         """Turn the parts, all of which are there with so many rows, into `out`."""
         with self._writing():
             if self.one_file:
-                whole = self.parts.folder / f"{LEFTOVERS[0]}whole"
-                with whole.open("wb") as stream:
+                whole = self.parts.folder / f"part-whole{self._out.suffix}"
+                with atomic_stream(whole, advice=WORK_STAYS) as stream:
                     self.parts.join(stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
                 whole.replace(self._out)
-                sync(self._out.parent)
+                sync_folder(self._out.parent)
                 self._hidden.rename(self._old)  # as one step, so that no kill leaves half of the parts
                 shutil.rmtree(self._old)
                 return
@@ -154,7 +129,7 @@ class Place:
         begun = _state(self._hidden)
         if not self.one_file and not self._out.exists() and begun is not None and begun["rows"] is not None:
             self._hidden.rename(self._out)
-            sync(self._out.parent)
+            sync_folder(self._out.parent)
         if self.one_file or self._out.exists():
             shutil.rmtree(self._old)
 
@@ -167,7 +142,7 @@ class Place:
 
     def _write_state(self, rows: int | None) -> None:
         state = {"format": FORMAT, "settings": self._run.settings, "rows": rows}
-        with replaced(self.parts.folder / STATE) as stream:
+        with atomic_stream(self.parts.folder / STATE, advice=WORK_STAYS) as stream:
             stream.write(json.dumps(state, indent=1).encode())
 
 
@@ -200,18 +175,3 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _claim(out: Path) -> Path:
-    """An empty file beside `out`, which shows that `out` can be written."""
-    out = out.resolve()
-    if out.exists() and not out.is_file() and out.suffix in FORMATS:
-        raise DataError(f"cannot write {out}: it is not a regular file")
-    if out.exists() and not os.access(out, os.W_OK):
-        raise DataError(f"cannot write {out}: it is read-only")
-    temporary = out.with_name(f".{out.stem}.{secrets.token_hex(4)}{out.suffix}")
-    try:
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror} ({out.parent})") from error
-    return temporary

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from gradgeo._files import replaced
+from gradgeo._files import atomic_stream
 from gradgeo.errors import DataError
 from gradgeo.scoring.schema import FORMATS, Table
 from gradgeo.scoring.summary import Row, Summary
@@ -51,11 +51,8 @@ class Parts:
 
     def write(self, number: int, rows: list[Row]) -> None:
         """Write a part under another name, bring it to the disk and move it into place."""
-        try:
-            with replaced(self.path(number)) as stream:
-                FORMATS[self.ending].write(stream, rows, self.table)
-        except OSError as error:
-            raise DataError(f"cannot write {self.path(number)}: {error.strerror or error}. {WORK_STAYS}") from error
+        with atomic_stream(self.path(number), advice=WORK_STAYS) as stream:
+            FORMATS[self.ending].write(stream, rows, self.table)
 
     def join(self, stream: IO[bytes]) -> None:
         """Write all parts as one file."""

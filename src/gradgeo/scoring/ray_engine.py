@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from gradgeo.data.source import Source, Stream, one_line
+from gradgeo.data.source import Source, Stream
 from gradgeo.detector.detector import Detector
-from gradgeo.errors import DataError, GradgeoError, require
+from gradgeo.errors import DataError, GradgeoError, one_line, require
 from gradgeo.scoring.local_engine import Work, local
 from gradgeo.scoring.manifest import run_of
 from gradgeo.scoring.parts import WORK_STAYS, Parts

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradgeo.data.source import one_line
-from gradgeo.errors import DataError, expected, require
+from gradgeo._typing import Array, BoolArray, IntArray
+from gradgeo.errors import DataError, expected, one_line, require
 from gradgeo.scoring.metadata import About
-
-Array = NDArray[np.float64]
 
 STATE = "_gradgeo.json"
 """What a run notes of itself in its folder."""
@@ -175,7 +173,7 @@ class Scores:
             return field.cast(arrow.float64(), safe=False)
         return field.cast(arrow.large_string()) if kind[0] == "string" else field
 
-    def take(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
+    def take(self, positions: IntArray) -> list[dict[str, Any]]:
         """Whole rows, by their ascending positions in the file; only the row groups that hold them are read."""
         found: list[dict[str, Any]] = []
         start, columns = 0, sorted(self.columns - {"time"})  # which may lie beyond what Python calls a date
@@ -220,19 +218,19 @@ class Batch:
         column = self._batch.column(name)
         return np.asarray(column.fill_null(missing).to_numpy(zero_copy_only=False))
 
-    def present(self, name: str) -> NDArray[np.bool_]:
+    def present(self, name: str) -> BoolArray:
         """Where a column has a value."""
         return np.asarray(self._batch.column(name).is_valid().to_numpy(zero_copy_only=False))
 
-    def texts(self, name: str, rows: NDArray[np.bool_]) -> Any:
+    def texts(self, name: str, rows: BoolArray) -> Any:
         """A column of texts at some rows, as an Arrow array."""
         return self._batch.column(name).filter(self._arrow.array(rows))
 
-    def counts(self, name: str, rows: NDArray[np.bool_]) -> list[tuple[str | None, int]]:
+    def counts(self, name: str, rows: BoolArray) -> list[tuple[str | None, int]]:
         """Each text of a column at some rows with its count."""
         return [(entry["values"], entry["counts"]) for entry in self.texts(name, rows).value_counts().to_pylist()]
 
-    def table(self, name: str, width: int, rows: NDArray[np.bool_]) -> Array:
+    def table(self, name: str, width: int, rows: BoolArray) -> Array:
         """A column of lists of `width` numbers at some rows (n, width); NaN where a list has another length."""
         column = self._batch.column(name).filter(self._arrow.array(rows))
         made = np.full((len(column), width), np.nan)

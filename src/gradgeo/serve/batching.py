@@ -67,8 +67,8 @@ class Batcher:
     async def submit(self, x: NDArray[Any], explain: bool) -> dict[str, Column]:
         """The columns for the rows of `x`.
 
-        Raises: ProtocolError, with 429 for a full queue, 504 for an answer that did not come in time, 503 where workers are
-        lost again and again, 500 where the model fails on these inputs.
+        Raises: ProtocolError, with 429 for a full queue, 504 for an answer that did not come in time, 503 where workers
+            are lost again and again, 500 where the model fails on these inputs.
         """
         if self.rows + len(x) > self._limits.queue:
             raise ProtocolError(429, f"{self.rows} inputs are waiting already. Try again later.", {"Retry-After": "1"})

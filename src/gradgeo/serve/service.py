@@ -80,7 +80,10 @@ class Service:
             raise ProtocolError(404, f"no such model or version; here is {self.name}, version {self.version}")
 
     def hold(self, size: int) -> None:
-        """Take `size` bytes for a body out of what all bodies may take. Raises: ProtocolError where too little is left."""
+        """Take `size` bytes for a body out of what all bodies may take.
+
+        Raises: ProtocolError where too little is left.
+        """
         if size > self._bodies_left:
             raise ProtocolError(429, "too much is being read already. Try again later.", {"Retry-After": "1"})
         self._bodies_left -= size

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradgeo._files import replaced
+from gradgeo._files import atomic_stream
 from gradgeo.bench.page import charts as battery_charts
 from gradgeo.bench.page import markdown as battery_markdown
 from gradgeo.bench.page import results as battery_run
@@ -73,7 +73,7 @@ def write(results: Runs, folder: Path, name: str) -> list[Path]:
     paths = []
     for ending, text in texts.items():
         path = folder / f"{name}.{ending}"
-        with replaced(path) as stream:
+        with atomic_stream(path) as stream:
             stream.write(text().encode())
         paths.append(path)
     return paths

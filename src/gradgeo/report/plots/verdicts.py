@@ -6,9 +6,10 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gradgeo import metrics
+from gradgeo._typing import Array
 from gradgeo.detector.results import Explanation
 from gradgeo.errors import expected, public
 from gradgeo.report.plots.figures import blank, saved
@@ -16,7 +17,6 @@ from gradgeo.report.plots.figures import blank, saved
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Array = NDArray[np.float64]
 
 WITHIN, BEYOND, RANGE = "#2264ab", "#c44a14", "#c3ccd5"
 """Colours of a statistic within the trusted range, of one beyond it, and of the range."""
