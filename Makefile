@@ -1,18 +1,33 @@
-# Two commands do everything: `make demo` and `make test`; `make docs` builds the site.
+# Two commands do everything: `make demo` and `make test`; `make test-all` is what CI runs, `make docs` builds the site.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: demo test format docs figures reproduce release licences fuzz
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# PyTorch, oneDNN and MKL with the kernels of a processor without AVX, and of one without AVX-512.
+SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+
+.PHONY: demo test test-all rounding lint format docs figures reproduce release licences fuzz
 
 demo: .venv/demo.stamp  ## train on digits, fit, judge clean, odd and attacked inputs, draw the picture
 	$(BIN)/gradgeo demo --out demo-output
 
-test: .venv/dev.stamp  ## everything CI runs
+test: lint  ## before every commit: lint, types, and tests but for the costly ones, which it names (under 3 minutes)
+	$(PYTEST) --quick
+
+test-all: lint  ## lint, types, every test; with GRADGEO_DATA=FOLDER also those that need the trained classifiers
+	$(PYTEST) --cpu-durations=20
+
+rounding: .venv/dev.stamp  ## what rests on floating-point rounding, with the kernels of older processors
+	$(SSE) $(PYTEST) -m rounding
+	$(AVX2) $(PYTEST) -m rounding
+
+lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .

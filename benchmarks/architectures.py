@@ -218,7 +218,8 @@ _NO_RULE = "There is a performance drop because we have not yet implemented the 
 
 def _how(model: nn.Module, x: Tensor, said: list[str]) -> tuple[str, str, str]:
     """How the classes were differentiated, how many BatchNorms were folded, and whether the head was found."""
-    fast = Classifier.of(model).fast(x)
+    classifier = Classifier.of(model)
+    fast = classifier.optimized(classifier.prepare(x))
     norms = [_norms(m) for m in (model, fast.model)]
     strategy = "together" if fast.batchable else "one by one"
     if slow := next((text.split("(", 1)[-1].rstrip(").") for text in said if "one by one" in text), None):

@@ -12,11 +12,13 @@ from benchmarks.page import Page
 from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.case import Case, Cases, Seen
 from gradgeo.classifier.split import tap
+from gradgeo.classifier.wrapper import PRECISIONS
 from gradgeo.detector.one_class import ClassConditionalCopula
+from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
-from gradgeo.geometry.options import PRECISIONS, Maps
-from gradgeo.geometry.saliency import map_chunks, saliency_maps
+from gradgeo.geometry.options import Maps
+from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, csm_of, csm_statistics
 from gradgeo.metrics import auroc
 
@@ -125,11 +127,11 @@ def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precisio
     """The ten statistics and predicted classes of `x`, at each temperature."""
     options = [Maps(Loss("cross_entropy", temperature)) for temperature in temperatures]
 
-    def measure(forward: InputJacobian, _: Maps) -> list[Tensor]:
+    def measure(forward: InputJacobian, rows: slice) -> list[Tensor]:
         return [csm_statistics(csm_of(forward, maps), forward.predicted).double() for maps in options] + [
             forward.predicted
         ]
 
-    parts = map_chunks(model, [x], Maps(precision=precision), None, measure)
+    parts = map_chunks(model, [x], Maps(), measure, precision=precision)
     *features, label = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return [Seen(table, label) for table in features]

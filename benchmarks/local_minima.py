@@ -147,7 +147,7 @@ def _losses(case: Case, x: Tensor, label: Tensor | None = None) -> tuple[Tensor,
     """A rising function of the cross-entropy of `label`, or else of the predicted class, that does not saturate:
     log(sum of the others' exponentials) minus the label's logit."""
     classifier = Classifier(case.model)
-    logits = torch.cat([classifier.judge(part).logits for part in x.split(250)]).double()
+    logits = torch.cat([classifier.logits(part).logits for part in x.split(250)]).double()
     label = logits.argmax(1) if label is None else label
     others = logits.scatter(1, label[:, None], -torch.inf).logsumexp(1)
     return others - logits.gather(1, label[:, None])[:, 0], label

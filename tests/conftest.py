@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["helpers.cost", "helpers.cpu_time"]
+
 torch.set_num_threads(1)  # the networks are small, and a busy machine makes threads wait for each other
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -32,16 +32,19 @@ def alarms(streams: int, length: int, n: int, *, ties: int | None = None, **opti
 CHANCE = 3 * math.sqrt(0.1 * 0.9 / 300)  # three standard deviations of the share of 300 streams
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("n", "ties"), [(19, None), (199, None), (199, 0)])
 def test_false_alarms_stay_below_the_rate(n: int, ties: int | None) -> None:
     assert alarms(300, 200, n, ties=ties) <= 0.1 + CHANCE
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("ties", [None, 0])
 def test_false_alarms_stay_below_the_rate_with_a_baseline(ties: int | None) -> None:
     assert alarms(300, 150, 49, ties=ties, baseline=50) <= 0.1 + CHANCE
 
 
+@pytest.mark.simulation
 def test_a_test_that_takes_p_values_for_uniform_does_cry_wolf() -> None:
     """What the urn is for: one calibration set decides about the whole of a long stream."""
     rng, alarmed = np.random.default_rng(0), 0

@@ -11,28 +11,31 @@ from gradgeo.errors import DataError, GradgeoError, expected
 
 
 @contextmanager
-def atomic_path(path: Path, error: type[GradgeoError] = DataError, *, advice: str = "") -> Iterator[Path]:
+def atomic_path(
+    path: Path, error: type[GradgeoError] = DataError, *, advice: str = "", follow_links: bool = True
+) -> Iterator[Path]:
     """A new empty file in the folder of `path` that becomes `path` when the block ends, and is removed if it raises.
 
-    Its content is on the disk before it is renamed. A symbolic link keeps pointing; its target is replaced. What the
-    block itself raises passes through unchanged.
+    Its content is on the disk before it is renamed. What the block itself raises passes through unchanged.
 
     Args:
         path: the file to create or to replace.
         error: the class of the error where `path` cannot be written.
         advice: the last sentence of its message.
+        follow_links: a symbolic link keeps pointing, and its target is replaced; False: the link is replaced, and what
+            it points to stays as it is.
 
     Raises:
         error: the folder is missing, or no files can be created in it; `path` is read-only or no regular file; the disk
             is full.
     """
-    temporary = _reserve(path, error, advice)
+    target = path.resolve() if follow_links else path.absolute()
+    temporary = _reserve(path, target, error, advice)
     try:
         yield temporary
         with _writing(path, error, advice):
             with temporary.open("r+b") as stream:
                 os.fsync(stream.fileno())
-            target = path.resolve()
             temporary.replace(target)
             sync_folder(target.parent)
     finally:
@@ -40,10 +43,12 @@ def atomic_path(path: Path, error: type[GradgeoError] = DataError, *, advice: st
 
 
 @contextmanager
-def atomic_stream(path: Path, error: type[GradgeoError] = DataError, *, advice: str = "") -> Iterator[IO[bytes]]:
+def atomic_stream(
+    path: Path, error: type[GradgeoError] = DataError, *, advice: str = "", follow_links: bool = True
+) -> Iterator[IO[bytes]]:
     """As `atomic_path`, opened for writing bytes. The block only writes: an OSError in it becomes an `error` too."""
     with (
-        atomic_path(path, error, advice=advice) as temporary,
+        atomic_path(path, error, advice=advice, follow_links=follow_links) as temporary,
         _writing(path, error, advice),
         temporary.open("wb") as stream,
     ):
@@ -52,7 +57,7 @@ def atomic_stream(path: Path, error: type[GradgeoError] = DataError, *, advice: 
 
 def check_writable(path: Path, error: type[GradgeoError] = DataError) -> None:
     """Raise as `atomic_path` does where `path` cannot be written; nothing is left behind."""
-    _reserve(path, error, "").unlink()
+    _reserve(path, path.resolve(), error, "").unlink()
 
 
 def refuse_source(out: Path, source: str | Path) -> None:
@@ -71,12 +76,11 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _reserve(path: Path, error: type[GradgeoError], advice: str) -> Path:
-    """An empty file with a random name beside `path`, which shows that `path` can be written."""
+def _reserve(path: Path, target: Path, error: type[GradgeoError], advice: str) -> Path:
+    """An empty file with a random name beside `target`, which shows that it can be written; messages name `path`."""
     with _writing(path, error, advice):
-        target = path.resolve()
         temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
-        if target.exists():
+        if target.exists() and not target.is_symlink():
             if not target.is_file():  # renaming would replace a device, or a pipe that somebody reads
                 raise error(f"cannot write {path}: it is not a regular file. {advice}".rstrip())
             if not os.access(target, os.W_OK):  # and a file that its owner protects

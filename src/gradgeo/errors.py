@@ -3,12 +3,13 @@
 The command line imports this module to answer `--help`, so neither torch nor numpy is imported here at its head.
 """
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sized
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeGuard, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,8 +122,32 @@ def choice(argument: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise expected(argument, f"one of {names}", value)
 
 
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether `value` is a Python integer; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether `value` is a finite Python number; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def positive_integer(argument: str, value: int) -> int:
+    """`value` itself. Raises: ArgumentError unless it is an integer above zero."""
+    if not is_integer(value) or value < 1:
+        raise expected(argument, "a positive integer", value)
+    return value
+
+
+def positive_number(argument: str, value: float) -> float:
+    """`value` as a float. Raises: ArgumentError unless it is a finite number above zero."""
+    if not is_finite(value) or value <= 0:
+        raise expected(argument, "a positive number", value)
+    return float(value)
+
+
 def number(value: object) -> float:
-    """`value` as a number, NaN where it is none, which no range holds."""
+    """`value` as a float; NaN where it is no number, so that every comparison with a range is False."""
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -1,4 +1,4 @@
-"""Watching a stream of p-values: an alarm once they are no longer what they were, right at any moment one looks."""
+"""Monitoring a stream of p-values for a shift, with a false-alarm probability that holds at every time."""
 
 import math
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gradgeo._typing import Array
-from gradgeo.errors import expected, public
+from gradgeo.errors import expected, is_integer, public
 
 POWERS = (0.1, 0.3, 0.6)
-"""Exponents e of the bets e u^(e - 1): that all p-values are tiny, that all are rather small, and between."""
+"""Exponents e of the bets e u^(e - 1) that all p-values are small; the smaller e, the smaller the p-values."""
 
 STEPS = ((0.01, 0.05), (0.05, 0.1))
-"""(q, w) of the bets 1 - w + w / q [u < q]: that a few inputs, about w of all, are below q, and the others as ever."""
+"""(q, w) of the bets 1 - w + w / q [u < q] that a share w of the p-values is below q and the others are as before."""
 
 WINDOWS = 8
-"""Equal parts of [0, 1] on each of which one further bet is placed, where the stream is its own baseline."""
+"""Equal parts of [0, 1], each with a bet on it, where the stream is its own baseline."""
 
 _POWERS = np.asarray(POWERS)
 _BELOW, _STAKE = np.asarray(STEPS).T
@@ -26,71 +26,77 @@ _BELOW, _STAKE = np.asarray(STEPS).T
 
 @dataclass(frozen=True)
 class WatchState:
-    """What a `Watch` has come to."""
+    """The state of a `Watch`."""
 
-    inputs: int  # p-values seen, those of the baseline among them
-    unjudgeable: int  # NaN p-values, which count nowhere else
-    evidence: float  # log10 of the martingale; an alarm at -log10(rate)
-    peak: float  # its largest value so far
-    alarm: bool  # whether the peak has reached the alarm, ever
-    alarm_at: int | None  # how many inputs had been seen then
+    inputs: int
+    """Number of p-values so far, including those of the baseline."""
+    unjudgeable: int
+    """Number of NaN p-values, which are not among `inputs`."""
+    evidence: float
+    """log10 of the martingale; the alarm is at -log10(rate)."""
+    peak: float
+    """The largest evidence so far."""
+    alarm: bool
+    """Whether the peak has reached the alarm."""
+    alarm_at: int | None
+    """The number of inputs at the alarm; None without one."""
 
     def __str__(self) -> str:
-        told = f"after {self.alarm_at} of {self.inputs}" if self.alarm else f"none in {self.inputs} inputs"
-        return f"{told} (10^{self.evidence:.1f} to 1)"
+        alarm = f"after {self.alarm_at} of {self.inputs}" if self.alarm else f"none in {self.inputs} inputs"
+        return f"{alarm} (10^{self.evidence:.1f} to 1)"
 
 
 class Watch:
-    """A test, valid at every moment, that p-values keep coming as they should.
+    """A sequential test, valid at every time, that p-values are still distributed as on the calibration inputs.
 
     Example:
         >>> import numpy as np
         >>> watch = Watch(calibration_size=99, rate=1e-3)
         >>> rng = np.random.default_rng(0)
-        >>> watch.update(rng.integers(1, 101, 500) / 100).alarm  # as trusted inputs give them
+        >>> watch.update(rng.integers(1, 101, 500) / 100).alarm  # as for trusted inputs
         False
         >>> watch.update(rng.integers(1, 21, 50) / 100).alarm  # a shift: all below 0.2
         True
 
     Args:
-        calibration_size: how many scores the p-values are ranks among, `detector.calibration_size_`.
-        rate: the probability that it ever alarms, however long the stream, although nothing has changed.
-        baseline: 0 compares the stream with the calibration inputs. A number compares it with its own past instead, and
-            bets from then on only: for a stream that has always held its share of mistakes and odd inputs, which the
-            calibration inputs, all of them trusted, have not.
-        seed: of the random numbers that a baseline needs; without one nothing is drawn.
+        calibration_size: the number of calibration scores, `detector.calibration_size_`.
+        rate: the probability of a false alarm at any time, however long the stream.
+        baseline: 0 compares the stream with the calibration inputs. A number n compares it with its own first n inputs
+            and later past, and bets only after them: for a stream with a constant share of mistakes and unusual inputs,
+            which the calibration inputs, all trusted, do not have.
+        seed: of the random numbers that a baseline needs; without a baseline nothing is drawn.
 
-    What it assumes when all is well: the inputs (from the stream, and of the calibration unless there is a baseline)
-    are exchangeable. Frames of one video are not, and alarm. The promise is for one run, from the first input to the
-    last; a Watch that is made anew after an alarm spends another `rate`.
+    Assumption without a shift: the inputs of the stream, and those of the calibration unless there is a baseline, are
+    exchangeable. Frames of one video are not, and raise an alarm. The rate holds for one run from the first input to
+    the last; a new Watch after an alarm has a rate of its own.
 
-    How: split-conformal p-values are not independent: all hang on one calibration set, and a test that takes them for
-    uniform alarms sooner or later for certain. Their joint law is known nevertheless: the ranks of the inputs among the
-    calibration scores are draws from a Polya urn that starts with one ball for each of the n + 1 ranks. Each rank so
-    has a known probability P given those before it and covers a cell [F, F + P] of [0, 1]; a bet b, a density on
-    [0, 1], pays its mean over the cell, and the wealth is a martingale that starts at 1. By Ville's inequality it ever
-    reaches 1 / rate with probability at most `rate`. The bets, `POWERS` and `STEPS`, fall with u, so ties among
-    calibration scores, which make p-values larger only, make alarms rarer only.
+    Method: split-conformal p-values depend on each other through the calibration set, and a test that takes them for
+    independent and uniform raises an alarm eventually. Their joint distribution is known, however: the ranks of the
+    inputs among the calibration scores are draws from a Polya urn that starts with one ball for each of the n + 1
+    ranks. Each rank thus has a known probability P given the earlier ones and covers a cell [F, F + P] of [0, 1]. A bet
+    b, a density on [0, 1], pays its mean over the cell, so the wealth is a martingale that starts at 1. By Ville's
+    inequality it reaches 1 / rate at any time with probability at most `rate`. The bets `POWERS` and `STEPS` decrease
+    in u; ties among calibration scores only increase p-values and so only make alarms rarer.
 
-    With a baseline the urn starts empty, and nothing but exchangeability is known: a bet pays its value at a random
-    point of the cell, the smoothed conformal p-value, which is uniform and independent of those before it whatever
-    the scores and their ties. Further bets, on `WINDOWS`, notice inputs that resemble each other too much there, as
-    those of a sensor that hangs do.
+    With a baseline the urn starts empty, and only exchangeability is assumed. A bet pays its value at a random point of
+    the cell, the smoothed conformal p-value, which is uniform and independent of the earlier ones for any scores and
+    ties. The bets on `WINDOWS` also detect inputs that are too similar to each other, as those of a stuck sensor.
 
-    When a change comes is not known: a share of the wealth, 1 / log2(t + 1) - 1 / log2(t + 2), enters the bets at
-    input t, so that what was lost before costs a later alarm no more than about log t.
+    The time of a change is unknown: a share 1 / log2(t + 1) - 1 / log2(t + 2) of the wealth enters the bets at input t,
+    so after losses before a change an alarm needs only about log(t) more in the logarithm of the evidence.
 
-    Not CUSUM or Shiryaev-Roberts: these bound the mean time to a false alarm and in a stream without end alarm for
-    certain; a service that runs for years wants the chance that it ever cries wolf.
+    CUSUM and Shiryaev-Roberts bound the mean time to a false alarm, and raise one eventually in an endless stream; the
+    martingale bounds the probability of any false alarm, which suits a service that runs for years.
 
-    Not noticed: p-values that become larger, with `baseline=0`; a change that is over before it was seen; a change
-    within the baseline. NaN p-values, of inputs that cannot be judged, are counted apart: alarm on their share.
+    Not detected: p-values that become larger, with `baseline=0`; a change that ends before its evidence suffices; a
+    change within the baseline. NaN p-values, of inputs that cannot be judged, are counted separately: monitor their
+    share.
 
-    Cost: O(calibration_size) additions an input, 10 to 30 microseconds.
+    Cost: O(calibration_size) additions per input, 10 to 30 microseconds.
 
     Source: Vovk et al., "Retrain or not retrain: conformal test martingales for change-point detection", 2021; power
-    martingales: Vovk, Gammerman and Shafer 2005, section 7.1. Deviations: without a baseline the urn takes the place of
-    their random points; a prior over the time of the change takes that of their jumping between bets.
+    martingales: Vovk, Gammerman and Shafer 2005, section 7.1. Deviations: without a baseline, the urn replaces their
+    random points; a prior over the time of the change replaces their jumps between bets.
     """
 
     @public
@@ -100,22 +106,22 @@ class Watch:
             ("baseline", baseline, 0),
             ("seed", seed, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if not is_integer(value) or value < least:
                 raise expected(name, f"an integer, {least} or more", value)
         if not isinstance(rate, int | float) or not 0 < rate < 1:
             raise expected("rate", "a number between 0 and 1", rate)
         self.calibration_size, self.rate, self.baseline, self.seed = calibration_size, float(rate), baseline, seed
+        # The urn, one entry for each rank 1..n + 1.
         self._balls = np.zeros(calibration_size + 1) if baseline else np.ones(calibration_size + 1)
-        self._wealth = np.full(
-            len(POWERS) + len(STEPS) + (WINDOWS if baseline else 0), -np.inf
-        )  # log of what each bet has
+        bets = len(POWERS) + len(STEPS) + (WINDOWS if baseline else 0)
+        self._wealth = np.full(bets, -np.inf)  # (B,) log of the wealth of each bet
         self._inputs = self._unjudgeable = 0
         self._evidence = self._peak = 0.0
         self._alarm_at: int | None = None
 
     @property
     def state(self) -> WatchState:
-        """What it has come to so far."""
+        """The state after the p-values so far."""
         return WatchState(
             self._inputs,
             self._unjudgeable,
@@ -127,9 +133,9 @@ class Watch:
 
     @public
     def update(self, p_values: ArrayLike) -> WatchState:
-        """Take further p-values (N,), in the order of the stream; NaN where an input could not be judged.
+        """Add p-values (N,) in the order of the stream; NaN where an input could not be judged.
 
-        Raises: ArgumentError for what is no p-value of this many calibration scores; then none of them has counted.
+        Raises: ArgumentError unless all are p-values of this many calibration scores; then none of them is counted.
         """
         for rank in self._ranks(p_values):
             if rank < 0:
@@ -142,7 +148,7 @@ class Watch:
         return self.state
 
     def _ranks(self, p_values: ArrayLike) -> list[int]:
-        """0 for the most surprising, -1 for NaN."""
+        """The rank of each p-value from 0, the smallest; -1 for NaN."""
         p = np.asarray(getattr(p_values, "tolist", lambda: p_values)(), dtype=np.float64)
         if p.ndim != 1:
             raise expected("p_values", "of shape (N,)", p)
@@ -160,36 +166,39 @@ class Watch:
         return [int(rank) - 1 for rank in ranks]
 
     def _bet(self, rank: int) -> None:
-        own = 1 if self.baseline else 0  # in an urn that started empty an input is ranked among all so far with itself
+        """Update the wealth by one rank: w_b <- (w_b + stake_t / B) pay_b, in logarithms."""
+        own = 1 if self.baseline else 0  # an urn that started empty ranks an input among all so far, itself included
         total = self._balls.sum() + own
+        # The cell of the rank: its probability given the past is its share of the balls.
         low = self._balls[:rank].sum() / total
         high = min(low + (self._balls[rank] + own) / total, 1.0)
-        t = self._inputs - self.baseline
-        enters = math.log((1 / math.log2(t + 1) - 1 / math.log2(t + 2)) / len(self._wealth))
-        paid = self._paid_at(low, high, t) if self.baseline else self._paid_over(low, high)
-        self._wealth = np.logaddexp(self._wealth, enters) + np.log(paid)
-        kept = -math.log(math.log2(t + 2))
-        self._evidence = float(np.logaddexp.reduce(self._wealth, initial=kept))
+        t = self._inputs - self.baseline  # bets so far, this one included
+        # The stakes of inputs 1..t sum to 1 - 1 / log2(t + 2), for the series telescopes: log2(2) = 1 at its start.
+        stake = math.log((1 / math.log2(t + 1) - 1 / math.log2(t + 2)) / len(self._wealth))
+        pay = self._pay_at(low, high, t) if self.baseline else self._mean_pay(low, high)
+        self._wealth = np.logaddexp(self._wealth, stake) + np.log(pay)
+        not_staked = -math.log(math.log2(t + 2))
+        self._evidence = float(np.logaddexp.reduce(self._wealth, initial=not_staked))
         self._peak = max(self._peak, self._evidence)
         if self._alarm_at is None and self._evidence >= -math.log(self.rate):
             self._alarm_at = self._inputs
 
-    def _paid_over(self, low: float, high: float) -> Array:
-        """The mean of each bet over the cell [low, high]."""
-        powers = (high**_POWERS - low**_POWERS) / (high - low)
+    def _mean_pay(self, low: float, high: float) -> Array:
+        """The mean of each bet over the cell [low, high] -> (B,)."""
+        powers = (high**_POWERS - low**_POWERS) / (high - low)  # the integral of e u^(e - 1) is u^e
         inside = np.clip(np.minimum(high, _BELOW) - low, 0, None) / (high - low)
         return np.concatenate([powers, 1 - _STAKE + _STAKE / _BELOW * inside])
 
-    def _paid_at(self, low: float, high: float, t: int) -> Array:
-        """Each bet at a random point of the cell."""
+    def _pay_at(self, low: float, high: float, t: int) -> Array:
+        """The value of each bet at a random point of the cell (low, high] -> (B,)."""
         u = high - (high - low) * float(np.random.default_rng([self.seed, t]).random())  # above low, so above 0
-        window = np.full(WINDOWS, 0.5)
+        window = np.full(WINDOWS, 0.5)  # each a mixture of the uniform density and that on one window
         window[min(int(u * WINDOWS), WINDOWS - 1)] += 0.5 * WINDOWS
         steps = 1 - _STAKE + _STAKE / _BELOW * (u < _BELOW)
         return np.concatenate([_POWERS * u ** (_POWERS - 1), steps, window])
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON holds it, to go on from in another process."""
+        """The whole state as JSON values, from which another process can continue."""
         return {
             "calibration_size": self.calibration_size,
             "rate": self.rate,
@@ -207,7 +216,7 @@ class Watch:
     @classmethod
     @public
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """The inverse of `as_dict`. Raises: ArgumentError for anything else."""
+        """The inverse of `as_dict`. Raises: ArgumentError for any other mapping."""
         try:
             watch = cls(**{name: state[name] for name in ("calibration_size", "rate", "baseline", "seed")})
             balls, wealth = (

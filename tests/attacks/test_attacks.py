@@ -1,6 +1,7 @@
 import doctest
 import math
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
@@ -10,19 +11,16 @@ from torch import nn
 from torch.nn import functional as F
 
 import gradgeo
-from benchmarks import attacks as strength
+from benchmarks.attacks import speed
 from gradgeo import attacks
-from gradgeo.attacks import csa as cosine
 from gradgeo.attacks import deepfool
-from gradgeo.attacks import pgd as gradient
-from gradgeo.attacks import runner as problem
-from gradgeo.attacks.csa import SmoothReLU, csa_loss, others
-from gradgeo.attacks.descent import Samples, gradient_of
+from gradgeo.attacks.csa import alignment, csa_loss, draw_classes
+from gradgeo.attacks.descent import AttackBatch, gradient_of
 from gradgeo.attacks.losses import LOSSES, class_loss
 from gradgeo.attacks.norms import NORMS, ball
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError
-from gradgeo.geometry.surrogates import _BentReLU
+from gradgeo.geometry.surrogates import SmoothReLU, _BentReLU
 
 
 @pytest.fixture(autouse=True)
@@ -300,7 +298,7 @@ def test_minimum_norm_of_a_linear_model_is_the_distance_to_its_nearest_boundary(
     nearest = torch.where(width > 0, lead / width, torch.inf).amin(1)
     result = attacks.minimum_norm(model, x, labels, bounds=None, targeted=targeted, overshoot=0.0)
     assert bool(result.success.all())
-    assert torch.allclose(result.distance, nearest + deepfool.STEP, atol=1e-9)
+    assert torch.allclose(result.distance, nearest + deepfool.MARGIN, atol=1e-9)
 
 
 def test_minimum_norm_leaves_what_is_misclassified_already_where_it_is():
@@ -317,7 +315,7 @@ def test_minimum_norm_leaves_what_is_misclassified_already_where_it_is():
 def test_class_losses_have_the_gradient_of_their_definition(loss, targeted):
     z = (3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))).double().requires_grad_()
     classes = torch.tensor([0, 1, 2, 3, 4, 0])
-    samples = Samples(z, classes, targeted, torch.arange(6))
+    samples = AttackBatch(z, classes, targeted, torch.arange(6))
     sign = 1 if targeted else -1
     p, hot = z.softmax(1), F.one_hot(classes, 5)
     value = {
@@ -462,8 +460,8 @@ def smooth_case():
 
 
 def rest(logits, maps=None, seed=0):
-    """`others`, each input with a generator of its own."""
-    return others(logits.detach(), maps, [torch.Generator().manual_seed(seed + i) for i in range(len(logits))])
+    """`draw_classes`, each input with a generator of its own."""
+    return draw_classes(logits.detach(), maps, [torch.Generator().manual_seed(seed + i) for i in range(len(logits))])
 
 
 @pytest.mark.parametrize("maps", [None, 2, 3])
@@ -489,11 +487,11 @@ def test_csa_temperature_divides_the_logits_as_in_csm(maps):
     labels = model(x).argmax(1)
     leaf = x.clone().requires_grad_()
     z = model(leaf)
-    samples = Samples(leaf, labels, False, torch.arange(3))
+    samples = AttackBatch(leaf, labels, False, torch.arange(3))
     found = {}
     for temperature in (1.0, 4.0):
         generators = [torch.Generator().manual_seed(i) for i in range(3)]
-        aligned = cosine.alignment(Classifier(model), maps, temperature, None, generators)
+        aligned = alignment(Classifier(model), maps, temperature, None, generators)
         found[temperature] = aligned(leaf, z, samples)
         assert torch.equal(found[temperature], csa_loss(leaf, z / temperature, rest(z, maps)))
         if maps is None:
@@ -527,7 +525,7 @@ def test_csa_gradient_agrees_with_finite_differences(activation, maps):
 
 
 @pytest.mark.parametrize("maps", [2, 3])
-def test_others_draws_every_class_and_every_pair_but_the_predicted_equally_often(maps):
+def test_draw_classes_takes_every_class_and_every_pair_but_the_predicted_equally_often(maps):
     n, total = 6000, 5
     label = torch.arange(n) % total
     logits = F.one_hot(label, total) + torch.rand(n, total, generator=torch.Generator().manual_seed(7))
@@ -546,19 +544,19 @@ def test_others_draws_every_class_and_every_pair_but_the_predicted_equally_often
         assert torch.allclose(pairs, torch.full((12,), maps * (maps - 1) / 12).double(), atol=0.06)
 
 
-def test_others_goes_on_drawing_and_each_input_by_itself():
+def test_draw_classes_goes_on_drawing_and_each_input_by_itself():
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     generators = [torch.Generator().manual_seed(i) for i in range(4)]
-    first, second = others(logits, 2, generators), others(logits, 2, generators)
+    first, second = draw_classes(logits, 2, generators), draw_classes(logits, 2, generators)
     assert not torch.equal(first, second)
     assert torch.equal(first, rest(logits, 2))
     assert torch.equal(first[2:3], rest(logits[2:3], 2, seed=2))
 
 
 @pytest.mark.parametrize("maps", [None, 4, 9])
-def test_others_without_a_choice_are_all_classes_and_draw_nothing(maps):
+def test_draw_classes_without_a_choice_are_all_classes_and_draw_nothing(maps):
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
-    found = others(logits, maps, [])
+    found = draw_classes(logits, maps, [])
     assert torch.equal(torch.cat([found, logits.argmax(1)[:, None]], 1).sort(1).values, torch.arange(5).expand(6, -1))
 
 
@@ -698,15 +696,15 @@ def test_csa_needs_three_classes():
     offset=st.floats(-300, 300),
     seed=st.integers(0, 1000),
 )
-def test_settled_points_are_within_the_exact_budget(norm, dtype, epsilon, offset, seed):
+def test_rounded_points_are_within_the_exact_budget(norm, dtype, epsilon, offset, seed):
     generator = torch.Generator().manual_seed(seed)
     x = (offset + torch.randn(3, 17, generator=generator)).to(dtype)
     point = x.float() + 3 * epsilon * torch.randn(3, 17, generator=generator)
-    settled = ball(norm, epsilon, None).settle(point, x)
-    assert settled.dtype == dtype
-    moved = settled.double() - x.double()
+    rounded = ball(norm, epsilon, None).round_into_ball(point, x)
+    assert rounded.dtype == dtype
+    moved = rounded.double() - x.double()
     assert float((moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)).max()) <= epsilon + 1e-12
-    bounded = ball(norm, epsilon, (float(x.min()), float(x.max()))).settle(point, x)
+    bounded = ball(norm, epsilon, (float(x.min()), float(x.max()))).round_into_ball(point, x)
     assert x.min() <= bounded.min() <= bounded.max() <= x.max()
 
 
@@ -836,7 +834,7 @@ def speed_ratio(n, steps):
         nn.Flatten(), nn.Linear(16 * 64, 10),
     ).eval()  # fmt: skip
     x = torch.rand(n, 3, 32, 32)
-    return strength.speed(model, x, predicted(model, x), steps=steps, rounds=5)
+    return speed(model, x, predicted(model, x), steps=steps, rounds=5)
 
 
 @pytest.mark.parametrize(("n", "steps"), [(1, 100), (32, 12)])
@@ -844,8 +842,8 @@ def test_pgd_is_nearly_as_fast_as_a_bare_loop(n, steps):
     assert any(speed_ratio(n, steps) >= 0.75 for _ in range(4))  # the machine may be busy
 
 
-@pytest.mark.parametrize("module", [cosine, deepfool, gradient, problem])
-def test_examples(module):
-    found = doctest.testmod(module)
+@pytest.mark.parametrize("name", ["csa", "deepfool", "pgd", "runner"])
+def test_examples(name):
+    found = doctest.testmod(import_module(f"gradgeo.attacks.{name}"))
     assert found.attempted >= 4
     assert found.failed == 0

@@ -239,6 +239,7 @@ def test_data_of_the_same_name_keeps_its_whole_path(mine):
     assert set(own_columns(specs, ())) >= set(specs)
 
 
+@pytest.mark.process
 def test_killed_at_any_moment_it_goes_on_where_it_was(mine):
     """The same figures as an undisturbed run, and nothing that was finished is done again."""
     command = [
@@ -317,6 +318,7 @@ def test_a_model_that_cannot_be_traced_is_attacked_as_it_is():
     assert isinstance(case.folded, Untraceable)
 
 
+@pytest.mark.process
 def test_processes_say_what_they_are_at_and_leave_their_work_in_the_cache(tmp_path, monkeypatch):
     call = "prepare(None, ('digits',), 5, (('MaxSoftmax',), ()), 2, say)"
     code = "from benchmarks.processes import prepare\nfrom gradgeo.cli.console import say\n"

@@ -161,6 +161,7 @@ def test_ours_is_a_method_and_no_peer() -> None:
         compare(METHODS, ours="knn", peers=["knn"])
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", coverage.DISTRIBUTIONS)
 def test_truths_are_those_of_a_huge_sample(name: str) -> None:
     distribution, rng = coverage.DISTRIBUTIONS[name], np.random.default_rng(0)
@@ -171,6 +172,7 @@ def test_truths_are_those_of_a_huge_sample(name: str) -> None:
         assert found == pytest.approx(distribution.truth(area), abs=0.008)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("area", [0.6, 0.99])
 @pytest.mark.parametrize("name", coverage.DISTRIBUTIONS)
 def test_intervals_cover_as_stated(name: str, area: float) -> None:
@@ -180,6 +182,7 @@ def test_intervals_cover_as_stated(name: str, area: float) -> None:
         assert 0.89 < share < 1, figure
 
 
+@pytest.mark.simulation
 def test_false_verdicts_are_rare() -> None:
     share, _ = coverage.false_verdicts(40, peers=4, columns=8, trusted=100)
     assert share <= 0.15  # 40 batteries at 5 %: above 0.15 once in 300 times

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gradgeo import Detector
 from gradgeo.bench.shared_passes import Panel
 from gradgeo.errors import ArgumentError
-from gradgeo.geometry.jacobian import InputJacobian
+from gradgeo.geometry.autograd import AutogradJacobian
 
 PRESETS = ("full", "fast", "paper")
 
@@ -62,13 +62,13 @@ def test_detectors_of_a_panel_judge_by_themselves_too(panel: Panel) -> None:
 
 def test_an_input_is_measured_once(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    basis = InputJacobian._rows
+    rows = AutogradJacobian._rows
 
-    def counting(self: InputJacobian, cotangents: torch.Tensor) -> torch.Tensor:
+    def counting(self: AutogradJacobian, cotangents: torch.Tensor) -> torch.Tensor:
         made.append(cotangents.shape[1])
-        return basis(self, cotangents)
+        return rows(self, cotangents)
 
-    monkeypatch.setattr(InputJacobian, "_rows", counting)
+    monkeypatch.setattr(AutogradJacobian, "_rows", counting)
     panel.predict(inputs(4))
     shared, made[:] = sum(made), []
     panel.detectors[0].predict(inputs(4))

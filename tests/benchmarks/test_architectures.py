@@ -22,6 +22,7 @@ CHEAP = (
 )
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", CHEAP)
 def test_maps_equal_the_float64_loop(name: str) -> None:
     pytest.importorskip(name.split(":")[0], reason=f"{name.split(':')[0]} is not installed")
@@ -33,6 +34,7 @@ def test_maps_equal_the_float64_loop(name: str) -> None:
     assert found.folded == ("56 of 56" if "shufflenet" in name else "none there")
 
 
+@pytest.mark.zoo
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = architectures.Found(12, 2e-4, 0.5, 0.1, 0.0, 1e-5, 0, 0, 0, "together", "1 of 1", "4 features", 1.0, 2.0)
     broken: dict[str, Any] = {"a": found, "b": ValueError("no such\nmodel")}
@@ -59,6 +61,7 @@ def test_at_least_forty_of_many_families() -> None:
     assert len({a.family for a in architectures.ARCHITECTURES.values()}) >= 12
 
 
+@pytest.mark.release
 def test_the_committed_page_holds_what_it_says() -> None:
     page = json.loads((ROOT / "results" / "architectures.json").read_text())
     measured = {name: row for name, row in page.items() if name in architectures.ARCHITECTURES}
@@ -79,6 +82,7 @@ class FromEmbeddings(nn.Module):
         return self.text(inputs_embeds=embeddings).logits
 
 
+@pytest.mark.zoo
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("kind", ["Bert", "DistilBert"])
 def test_a_text_classifier_through_its_embeddings(kind: str) -> None:

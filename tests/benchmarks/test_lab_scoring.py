@@ -40,12 +40,14 @@ def test_data_that_memory_is_measured_on(tmp_path: Path, kind: str) -> None:
         assert (items[i].x[0] * 255).round().tolist() == expected[i].tolist()
 
 
+@pytest.mark.process
 def test_peak_of_a_process_of_its_own(tmp_path: Path) -> None:
     before, peak = scoring._peak(scoring.KINDS["npy"](tmp_path / "data", 300), tmp_path / "out")
     assert 50 < before <= peak < 5000
     assert (tmp_path / "out" / "part-00000.parquet").exists()
 
 
+@pytest.mark.process
 def test_ray_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What workers open is the case's own data and detector; the engine's own test runs it on Ray."""
     monkeypatch.setattr(scoring, "RayEngine", lambda opened, jobs: scoring_here(opened))

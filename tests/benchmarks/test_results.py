@@ -14,6 +14,7 @@ def results(name: str) -> dict:
     return json.loads((ROOT / "results" / f"{name}.json").read_text())
 
 
+@pytest.mark.release
 def test_detection_by_the_ten_statistics() -> None:
     columns = next(v for k, v in results("detection")["columns"].items() if "own" in k)
     assert columns["PGD 8/255"]["auroc"][0] >= 0.96
@@ -21,6 +22,7 @@ def test_detection_by_the_ten_statistics() -> None:
     assert columns["CIFAR-100"]["auroc"][0] >= 0.75
 
 
+@pytest.mark.release
 def test_false_alarms_are_as_stated() -> None:
     rows = results("guarantee")["rows"]
     assert {(row["data"], row["alpha"]) for row in rows} >= {
@@ -31,6 +33,7 @@ def test_false_alarms_are_as_stated() -> None:
         assert row["splits"] >= 200
 
 
+@pytest.mark.release
 def test_accuracy_against_float64() -> None:
     for kind in ("reference", "singles"):
         for model, errors in results("accuracy")[kind].items():
@@ -42,6 +45,7 @@ def test_accuracy_against_float64() -> None:
         assert min(shares) >= 0.99, model
 
 
+@pytest.mark.release
 def test_what_matrices_cost() -> None:
     cases = results("engine")["cases"]
     assert cases["ResNet-20, C 1000, N 1"]["times_faster"] >= 50
@@ -51,6 +55,7 @@ def test_what_matrices_cost() -> None:
             assert case["of_floor"] <= 1.1, name
 
 
+@pytest.mark.release
 def test_the_readme_quotes_the_results() -> None:
     quoted = re.findall(
         r"^\| (\w+) \| ([\d.]+) / ([\d.]+) \| ([\d.]+) / ([\d.]+) \| (\w+) ([\d.]+) / ([\d.]+) \| ([\d.]+) \|$",
@@ -72,12 +77,14 @@ def test_the_readme_quotes_the_results() -> None:
         assert summary[peer]["auroc"] == max(s["auroc"] for m, s in summary.items() if methods[m]["peer"])
 
 
+@pytest.mark.release
 def test_the_joint_detector_is_ahead_of_every_peer_on_every_model() -> None:
     shortfalls = {result["model"]["name"]: result["summary"]["gradgeo"]["shortfall"] for result in results("battery")}
     assert max(shortfalls.values()) < 1
     assert sum(shortfalls.values()) / len(shortfalls) <= 0.6
 
 
+@pytest.mark.release
 def test_the_battery_holds_every_model_column_and_peer() -> None:
     found = {result["model"]["name"]: result for result in results("battery")}
     assert set(found) == {"mnist", "fashion", "cifar10", "cifar100", "ecg5000"}
@@ -90,6 +97,7 @@ def test_the_battery_holds_every_model_column_and_peer() -> None:
             assert set(cells) == {column for column, facts in result["columns"].items() if facts["count"] >= 2}
 
 
+@pytest.mark.release
 def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
     figures = ("AUROC", "TNR95", "AUROC difference", "TNR95 difference")
     rows = [row for row in results("coverage")["rows"] if min(row["trusted"], row["untrustworthy"]) >= 100]
@@ -99,6 +107,7 @@ def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
     assert results("coverage")["false_verdicts"]["share"] <= 0.05
 
 
+@pytest.mark.release
 def test_scoring_waits_for_the_model_alone_and_its_memory_is_flat() -> None:
     page = results("scoring")
     for name, found in page["throughput"].items():
@@ -108,22 +117,26 @@ def test_scoring_waits_for_the_model_alone_and_its_memory_is_flat() -> None:
         assert peaks["100000"] <= 1.05 * peaks["10000"], kind
 
 
+@pytest.mark.release
 def test_a_report_of_a_million_rows_is_quick_and_small() -> None:
     found = results("report")["rows"]["1000000"]
     assert found["seconds"] < 20
     assert found["bytes"] < 3e6
 
 
+@pytest.mark.release
 def test_exported_files_say_what_the_detector_says() -> None:
     for name, found in results("export")["classifiers"].items():
         assert found["logits"] <= 1e-4, name
         assert found["verdicts_differ"] <= 0.001 * found["inputs"], name
 
 
+@pytest.mark.release
 def test_a_pass_stays_within_its_memory_budget() -> None:
     assert max(row["share"] for row in results("engine")["memory"]) <= 1
 
 
+@pytest.mark.release
 def test_the_server_under_load_loses_nothing() -> None:
     for name, soak in results("serving")["soak"].items():
         refused, bad = soak["bad_refused"]
@@ -136,6 +149,7 @@ def test_the_server_under_load_loses_nothing() -> None:
     assert (crowd["neither"], crowd["status afterwards"]) == (0, 200)
 
 
+@pytest.mark.release
 def test_the_readme_says_how_often_it_is_evaded() -> None:
     evasion = results("evasion")["evasion"]["cifar10"]["full"]
     counts = (evasion["evasion"]["flipped and trusted"], evasion["inputs"], evasion["PGD"]["flipped and trusted"])
@@ -147,6 +161,8 @@ def test_the_readme_says_how_often_it_is_evaded() -> None:
     assert tuple(map(int, said.groups())) == counts
 
 
+@pytest.mark.release
+@pytest.mark.rounding
 def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What turns red when the detector, an attack or the protocol breaks: AUROC on the digits, column by column."""
     pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")

@@ -90,7 +90,8 @@ def test_a_classifier_of_such_layers() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 6))
     x = torch.rand(40, 3, 4, 4)
-    fast = Classifier.of(net).fast(x).model
+    classifier = Classifier.of(net)
+    fast = classifier.optimized(classifier.prepare(x)).model
     assert isinstance(fast, nn.Module)
     assert linear.wide(net)
     assert not linear.wide(fast)

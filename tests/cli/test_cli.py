@@ -145,11 +145,12 @@ def test_preprocessing_of_fit_is_used_again_unless_overridden(model: str, tmp_pa
     assert "none of the 60 inputs can be judged; the first: 0: expected shape (1, 8, 8), got (1, 4, 4)" in err
 
 
+@pytest.mark.zoo
 def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
     monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path
 ) -> None:
     own = {"resize": 9, "crop": [8, 8], "channels": 1, "mean": [0.1], "std": [0.9], "interpolation": "bicubic"}
-    monkeypatch.setattr("gradgeo.cli.detector.own_preprocessing", lambda spec: own)
+    monkeypatch.setattr("gradgeo.cli.detector.pretrained_preprocessing", lambda spec: own)
     fit = ("fit", "-m", model, "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 300, "--evidence", "csm")
     code, text, err = run(*fit)
     assert (code, err) == (0, "")
@@ -439,6 +440,7 @@ def test_the_bar_shows_rate_and_time_left_on_a_terminal_only(monkeypatch: pytest
     assert str(bar.render(task)) == "12/s"
 
 
+@pytest.mark.process
 def test_a_reader_that_goes_away(room: Path) -> None:
     """`gradgeo info d.gradgeo | head -0`, with --debug at the end."""
     reader, writer = os.pipe()
@@ -449,6 +451,7 @@ def test_a_reader_that_goes_away(room: Path) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.process
 def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tmp_path: Path) -> None:
     code = (
         "import os, signal, gradgeo.cli as cli\n"
@@ -463,6 +466,7 @@ def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "gradgeo", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"gradgeo {gradgeo.__version__}\n"

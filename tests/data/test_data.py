@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradgeo.data import Indexed, Preprocess, Usable, digits, open_source
+from gradgeo.data import Indexed, Preprocess, ReadableItems, digits, open_source
 from gradgeo.data.images import MOST_PIXELS, decode
 from gradgeo.data.source import encode_labels
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError, one_line
@@ -481,6 +481,7 @@ def test_ucr_from_aeon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("ucr:Beats")
 
 
+@pytest.mark.witness
 @pytest.mark.data
 def test_shared_data(gradgeo_data: Path) -> None:
     ecg = open_source("ucr:ECG5000/test", data_root=gradgeo_data / "data" / "UCR")
@@ -555,7 +556,7 @@ def test_batches_are_not_read_far_ahead(tmp_path: Path) -> None:
     class Counting:
         classes = ()
         labels = times = None
-        identity = "counting"
+        content_id = "counting"
 
         def __len__(self) -> int:
             return 1000
@@ -594,35 +595,35 @@ def test_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         open_source(tmp_path / "a.parquet")
 
 
-def test_usable_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
+def test_readable_items_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
     for i in range(7):
         (tmp_path / f"{i}.png").write_bytes(png(grey(i)))
     (tmp_path / "0.png").write_bytes(b"")
     (tmp_path / "4.png").write_bytes(png(grey(4, size=9)))
     done: list[int] = []
-    usable = Usable(open_source(tmp_path), batch_size=3, progress=done.append)
+    items = ReadableItems(open_source(tmp_path), batch_size=3, progress=done.append)
     state = torch.random.get_rng_state()
     for _ in range(2):  # a detector may pass over its data more than once
-        x = torch.cat(list(usable.loader()))
+        x = torch.cat(list(items.loader()))
         assert (x[:, 0, 0, 0] * 255).round().tolist() == [1, 2, 3, 5, 6]
-        assert [item.name for item in usable.skipped] == ["0.png", "4.png"]
+        assert [item.name for item in items.skipped] == ["0.png", "4.png"]
     assert done == [3, 3, 1] * 2
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_usable_labels(tmp_path: Path) -> None:
+def test_readable_items_labels(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [[0.0]] * 3, "y": [3, None, 1]}), tmp_path / "a.parquet")
-    usable = Usable(open_source(tmp_path / "a.parquet"))
-    [(x, y)] = usable.loader()
+    items = ReadableItems(open_source(tmp_path / "a.parquet"))
+    [(x, y)] = items.loader()
     assert x.shape == (2, 1)
     assert y.tolist() == [3, 1]
-    assert [(item.index, item.error) for item in usable.skipped] == [(1, "no label")]
+    assert [(item.index, item.error) for item in items.skipped] == [(1, "no label")]
 
 
-def test_usable_of_nothing(tmp_path: Path) -> None:
+def test_readable_items_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"none of the 1 items of .* can be read; the first: empty"):
-        list(Usable(open_source(tmp_path)))
+        list(ReadableItems(open_source(tmp_path)))
 
 
 # Preprocess
@@ -741,6 +742,7 @@ def test_preprocess_from_a_hostile_file(settings: object) -> None:
         Preprocess.from_dict(settings)
 
 
+@pytest.mark.process
 def test_libraries_are_imported_when_used() -> None:
     extras = "{'PIL', 'pyarrow', 'aeon', 'timm', 'torchvision', 'matplotlib', 'typer', 'ray'}"
     code = (

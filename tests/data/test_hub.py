@@ -253,7 +253,7 @@ def test_a_stream_of_numbers_with_times(tmp_path: Path) -> None:
         assert [item.x.tolist() for item in source] == [[i, 1.5] for i in range(5)]
         assert [item.label for item in source] == [0, 1, 2, 0, 1]
         assert [item.time.day for item in source] == [1, 2, 3, 4, 5]
-        assert source.dated
+        assert source.is_datetime
     with pytest.raises(DataError, match="has no column when; it has x, label, t"):
         open_source(f"hf:{tmp_path}/a.jsonl", streaming=True, time="when")
 
@@ -563,6 +563,7 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("hf:a/b:test")
 
 
+@pytest.mark.process
 def test_the_library_is_imported_when_used() -> None:
     code = "import sys, gradgeo, benchmarks.named; print({'datasets', 'huggingface_hub', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

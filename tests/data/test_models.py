@@ -8,7 +8,7 @@ from torch import nn
 
 from gradgeo.data import Preprocess
 from gradgeo.data.digits import digits_classifier
-from gradgeo.data.models import is_named, load_model, own_preprocessing
+from gradgeo.data.models import is_named, load_model, pretrained_preprocessing
 from gradgeo.errors import ArgumentError, GradgeoWarning, MissingDependencyError, ModelError
 
 NETS = """
@@ -194,6 +194,7 @@ def test_weights_file_missing_or_broken(nets: Path) -> None:
 # Zoos
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("spec", ["torchvision:squeezenet1_1", "timm:test_resnet"])
 def test_zoo_takes_the_number_of_classes_from_the_weights(spec: str, tmp_path: Path) -> None:
     with pytest.warns(GradgeoWarning, match=f"{spec} has random weights"):
@@ -233,6 +234,8 @@ def test_zoo_not_installed(zoo: str, monkeypatch: pytest.MonkeyPatch) -> None:
         load_model(f"{zoo}:resnet18")
 
 
+@pytest.mark.zoo
+@pytest.mark.witness
 @pytest.mark.parametrize(
     ("spec", "resize", "crop", "interpolation"),
     [
@@ -244,7 +247,7 @@ def test_zoo_not_installed(zoo: str, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_a_zoo_model_was_trained_to_see(spec: str, resize: int, crop: list[int], interpolation: str) -> None:
     pytest.importorskip(spec.partition(":")[0], reason="its library is not installed")
-    found = own_preprocessing(spec)
+    found = pretrained_preprocessing(spec)
     assert found is not None
     assert (found["resize"], found["crop"], found["interpolation"]) == (resize, crop, interpolation)
     assert found["channels"] == len(found["mean"]) == len(found["std"]) == 3
@@ -253,7 +256,7 @@ def test_what_a_zoo_model_was_trained_to_see(spec: str, resize: int, crop: list[
 
 def test_other_models_say_nothing_of_what_they_see() -> None:
     for spec in ("digits", "net.py:net", "torchvision:fasterrcnn_resnet50_fpn", "timm:no_such_model"):
-        assert own_preprocessing(spec) is None
+        assert pretrained_preprocessing(spec) is None
 
 
 def test_named_models_run_no_code_of_the_specs_choice() -> None:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gradgeo.data import open_source
-from gradgeo.data.timestamps import moment, moments
+from gradgeo.data.timestamps import parse_timestamp, parse_timestamps
 from gradgeo.errors import ArgumentError, DataError
 
 NOON = datetime(2024, 5, 1, 12)
@@ -33,20 +33,20 @@ NOON = datetime(2024, 5, 1, 12)
     ],
 )
 def test_moment(value: object, expected: object) -> None:
-    assert moment(value) == expected
+    assert parse_timestamp(value) == expected
 
 
 def test_moments() -> None:
-    assert moments([1, 2], "x").dtype == np.float64
-    assert moments(np.array(["2024-05-01", None], object), "x").tolist() == [datetime(2024, 5, 1), None]
-    assert moments([1.0, None], "x")[0] == 1.0
+    assert parse_timestamps([1, 2], "x").dtype == np.float64
+    assert parse_timestamps(np.array(["2024-05-01", None], object), "x").tolist() == [datetime(2024, 5, 1), None]
+    assert parse_timestamps([1.0, None], "x")[0] == 1.0
     for bad in (["soon", "later"], [1.0, "2024-05-01"], [[1.0]], [None]):
         with pytest.raises(DataError, match="expected the times in x to be a number, date or ISO 8601 text per item"):
-            moments(np.array(bad, object), "x")
+            parse_timestamps(np.array(bad, object), "x")
 
 
 @pytest.mark.parametrize(
-    ("column", "dated", "expected"),
+    ("column", "is_datetime", "expected"),
     [
         (pa.array([1, None, 3]), False, [1.0, None, 3.0]),
         (pa.array([NOON, None, NOON], pa.timestamp("ns")), True, [NOON, None, NOON]),
@@ -55,14 +55,14 @@ def test_moments() -> None:
         (pa.array(["2024-05-01T12:00:00", "", None]), True, [NOON, None, None]),
     ],
 )
-def test_parquet(tmp_path: Path, column: pa.Array, dated: bool, expected: list) -> None:
+def test_parquet(tmp_path: Path, column: pa.Array, is_datetime: bool, expected: list) -> None:
     pq.write_table(pa.table({"x": [[0.0]] * 3, "t": column}), tmp_path / "a.parquet")
     source = open_source(tmp_path / "a.parquet", time="t")
-    assert (source.dated, source.time) == (dated, "t")
+    assert (source.is_datetime, source.time) == (is_datetime, "t")
     assert [item.time for item in source] == expected
     with pytest.raises(DataError, match="has no column when; it has x, t"):
         open_source(tmp_path / "a.parquet", time="when")
-    assert open_source(tmp_path / "a.parquet").dated is None
+    assert open_source(tmp_path / "a.parquet").is_datetime is None
 
 
 def test_npz_and_data_without_columns(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradgeo.data import Stream, Usable, open_source
+from gradgeo.data import ReadableItems, Stream, open_source
 from gradgeo.data.webdataset import Shards
 from gradgeo.errors import ArgumentError, DataError
 
@@ -84,10 +84,10 @@ def test_parts_of_a_stream(tmp_path: Path) -> None:
 
 def test_a_detector_can_be_fitted_on_shards(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", samples(0, 9))
-    usable = Usable(open_source(tmp_path / "a.tar"), batch_size=4)
+    items = ReadableItems(open_source(tmp_path / "a.tar"), batch_size=4)
     for _ in range(2):
-        assert [len(x) for x, _ in usable.loader()] == [4, 4, 1]
-        assert usable.items == 9
+        assert [len(x) for x, _ in items.loader()] == [4, 4, 1]
+        assert items.items == 9
 
 
 def test_what_a_sample_may_hold(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_times(tmp_path: Path) -> None:
         pair for i, a in enumerate(about) for pair in ((f"{i}.png", png(i)), (f"{i}.json", json.dumps(a).encode()))
     ]
     source = open_source(tar(tmp_path / "a.tar", members), time="t")
-    assert source.dated
+    assert source.is_datetime
     assert [item.time for item in source] == [*(datetime(2024, 5, day) for day in (1, 2, 3)), None, None]
     with pytest.raises(DataError, match="the first sample, 0, has no time"):
         open_source(tmp_path / "a.tar", time="when")

@@ -13,6 +13,8 @@ def test_p_values_by_hand() -> None:
     np.testing.assert_allclose(p, [1.0, 1.0, 0.8, 0.4, 0.4, 0.2, np.nan])
 
 
+@pytest.mark.simulation
+@pytest.mark.witness
 @pytest.mark.parametrize("n", [1, 7, 19, 20, 99, 250])
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.3])
 def test_false_alarms_are_exact(n: int, alpha: float) -> None:

@@ -6,38 +6,19 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 import gradgeo
 from gradgeo import Detector, GradgeoError, GradgeoWarning
 from gradgeo.detector import conformal
 from gradgeo.detector.evidence import EVIDENCE, Evidence
 from gradgeo.errors import NotFittedError
-
-
-def network(classes: int = 4, inputs: int = 12) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, classes))
-
-
-def inputs(n: int, seed: int = 1, shape: tuple[int, ...] = (3, 2, 2)) -> Tensor:
-    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
+from helpers.nets import Pairs, inputs, network
 
 
 @pytest.fixture(scope="module")
 def fitted() -> Detector:
     return Detector(network()).fit(inputs(300))
-
-
-class Pairs(Dataset):
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return self.x[i], int(self.y[i])
 
 
 def test_every_kind_of_data_gives_the_same_detector() -> None:
@@ -161,6 +142,7 @@ def test_batch_size_hardly_matters(fitted: Detector) -> None:
     assert ((together - singles).abs() <= 1e-4 * together.clamp_min(1)).double().mean() >= 0.99
 
 
+@pytest.mark.simulation
 def test_false_alarm_rate_over_splits() -> None:
     """Exactly alpha in expectation, since alpha (n + 1) is an integer and there are no ties."""
     model = network()

@@ -12,19 +12,20 @@ from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.measurements import DRAWS, RADII, EvidenceContext, margin, shift, shiftable
 from gradgeo.detector.results import CAUSES, likely_cause
+from gradgeo.geometry.autograd import AutogradJacobian
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours
 from gradgeo.geometry.options import Maps
+from helpers import nets
 
 
-def network(classes: int = 4, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, classes)).double()
+def network(classes: int = 4) -> nn.Module:
+    return nets.network(classes, width=24).double()
 
 
 def inputs(n: int, seed: int = 1) -> Tensor:
-    return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return nets.inputs(n, seed, dtype=torch.float64)
 
 
 def seen(
@@ -33,7 +34,8 @@ def seen(
     classifier = Classifier.of(model)
     with preserve_state(x):
         maps = Maps(Loss("cross_entropy", temperature), classes)
-        return EvidenceContext(InputJacobian(classifier, x), maps, **options)
+        batch = classifier.prepare(x)
+        return EvidenceContext(AutogradJacobian(classifier.optimized(batch), batch), maps, **options)
 
 
 def test_boundary_distances_of_a_linear_model_are_exact() -> None:

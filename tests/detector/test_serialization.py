@@ -17,14 +17,9 @@ import gradgeo
 from gradgeo import Detector, GradgeoError, GradgeoWarning
 from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DetectorFileError
+from helpers.nets import inputs, network
 
-
-def network(classes: int = 4, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, classes))
-
-
-X = torch.rand(120, 12, generator=torch.Generator().manual_seed(1))
+X = inputs(120, shape=(12,))
 
 
 @pytest.fixture

@@ -215,7 +215,7 @@ def _items(path: Path, **options: object) -> None:
             assert not item.error.startswith(OURS), item.error
         assert item.label is None or isinstance(item.label, int)
         assert item.name.isprintable()
-    source.classes, source.identity  # noqa: B018
+    source.classes, source.content_id  # noqa: B018
 
 
 def _reading(ending: str, **options: object) -> Callable[[bytes], None]:
@@ -376,9 +376,9 @@ def tsv(data: bytes) -> None:
 
 def moment(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
-    found = times.moment(text)
+    found = times.parse_timestamp(text)
     assert found is None or isinstance(found, datetime)
-    column = times.moments([text, "2024-05-01"], "a column")
+    column = times.parse_timestamps([text, "2024-05-01"], "a column")
     assert len(column) == 2
 
 

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 import benchmarks
 import gradgeo
 from benchmarks import reference
-from gradgeo.classifier import optimized as fast_copy
+from gradgeo.classifier import optimized as optimized_module
+from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.errors import ArgumentError, GradgeoWarning
 from gradgeo.geometry import similarity
 from gradgeo.geometry import vjp as engine
+from gradgeo.geometry.autograd import AutogradJacobian
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import LOSSES
+from helpers.nets import OneByOne
 
 
 class Residual(nn.Module):
@@ -72,6 +75,7 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     return trained(make()), torch.rand(9, *shape)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("scaling", [{}, {"temperature": 10.0}, {"rescale": True}], ids=["", "temperature", "rescale"])
 @pytest.mark.parametrize("classes", [None, 3])
@@ -90,7 +94,7 @@ def test_every_way_equals_the_float64_reference(
     batched = way == "batched"
     together = dict.fromkeys(engine.TOGETHER, 64 if batched else 1)
     if way == "unfolded":
-        monkeypatch.setattr(fast_copy, "AGREEMENT", {})
+        monkeypatch.setattr(optimized_module, "AGREEMENT", {})
     monkeypatch.setattr(engine, "TOGETHER", together)
     monkeypatch.setattr(engine, "LARGE_BATCH", 64)
     monkeypatch.setattr(engine, "BYTES", engine.BYTES if batched else 1)
@@ -109,14 +113,20 @@ def test_every_way_equals_the_float64_reference(
 
 def forward_of(model: nn.Module, x: Tensor) -> InputJacobian:
     classifier = Classifier.of(model)
+    batch = classifier.prepare(x)
     with preserve_state(x):
-        return InputJacobian(classifier, x)
+        return AutogradJacobian(classifier.optimized(batch), batch)
+
+
+def optimized(model: nn.Module, x: Tensor) -> OptimizedModel:
+    classifier = Classifier.of(model)
+    return classifier.optimized(classifier.prepare(x))
 
 
 def test_batchnorm_is_folded_and_the_logits_stay(case: tuple[nn.Module, Tensor]) -> None:
     model, x = case
     forward = forward_of(model, x)
-    fast = Classifier.of(model).fast(x).model
+    fast = optimized(model, x).model
     assert isinstance(fast, nn.Module)
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in fast.modules())
     assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
@@ -173,7 +183,7 @@ def test_features_and_head_make_the_logits(case: tuple[nn.Module, Tensor]) -> No
     model, x = case
     forward = forward_of(model, x)
     assert forward.features is not None
-    head = Classifier.of(model).fast(x).head
+    head = optimized(model, x).head
     assert head is not None
     assert torch.equal(head(forward.features), forward.logits)
     assert not forward.features.requires_grad
@@ -235,7 +245,7 @@ def test_signals_lie_channels_last_where_gradients_do(kind: str) -> None:
     torch.manual_seed(0)
     model, x = trained(Signals(kind)), torch.rand(9, 2, 20)
     forward_of(model, x)
-    fast = Classifier.of(model).fast(x).model
+    fast = optimized(model, x).model
     layouts: list[tuple[int, ...]] = []
     with preserve_state(x):
         made = fast.last(fast.body(x.clone().requires_grad_()))
@@ -319,7 +329,7 @@ class Tokens(nn.Module):
         self.mix, self.head, self.one_by_one = nn.LayerNorm(3), nn.Linear(3, 4), one_by_one
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(torch.tanh(Rounded.apply(x) if self.one_by_one else x)).flatten(2).transpose(1, 2)
+        h = self.norm(torch.tanh(OneByOne.apply(x) if self.one_by_one else x)).flatten(2).transpose(1, 2)
         weight = torch.linspace(0, 1, h.shape[1], dtype=h.dtype)[:, None]
         return self.head((torch.tanh(self.mix(h)) * weight).sum(1))
 
@@ -334,25 +344,13 @@ def test_a_batch_of_one_before_tokens(shape: tuple[int, ...], one_by_one: bool) 
     twice = gradgeo.saliency_maps(model, x.expand(2, *shape), sign=False)[:1]
     once = gradgeo.saliency_maps(model, x, sign=False)
     assert (once - twice).abs().max() <= 1e-5 * twice.abs().max()
-    factor = 2 if one_by_one else 1  # of `Rounded`
+    factor = 2 if one_by_one else 1  # of `OneByOne`
     step = 1e-4 * torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
     deep, wide = copy.deepcopy(model).double().requires_grad_(False), x.double()
     for i in range(4):
         up, down = (nn.functional.cross_entropy(deep(wide + sign * step), torch.tensor([i])) for sign in (1, -1))
         rise = (once[0, i].double() * step).sum()
         assert abs(float(rise - factor * (up - down) / 2)) <= 1e-2 * abs(float(rise)) + 1e-7
-
-
-class Rounded(torch.autograd.Function):
-    """Its backward pass reads a value out, which cannot be done for several cotangents at once."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, above: Tensor) -> Tensor:
-        return above * (2.0 if float(above.abs().max()) > 0 else 1.0)
 
 
 def test_what_cannot_be_batched_falls_back_and_says_so_once() -> None:
@@ -362,7 +360,7 @@ def test_what_cannot_be_batched_falls_back_and_says_so_once() -> None:
             self.net = nn.Sequential(nn.Linear(9, 20), nn.Tanh(), nn.Linear(20, 7))
 
         def forward(self, x: Tensor) -> Tensor:
-            return Rounded.apply(self.net(x))
+            return OneByOne.apply(self.net(x))
 
     torch.manual_seed(0)
     model, x = Custom(), torch.rand(3, 9)
@@ -474,6 +472,7 @@ print((most[0] - before - result.numel() * 4) / budget)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory that Linux reports")
 @pytest.mark.parametrize("kind", ["signed", "unsigned"])
 @pytest.mark.parametrize(("n", "classes", "budget"), [(2, None, 256), (48, None, 256), (48, 10, 64)])
@@ -522,7 +521,9 @@ def test_screening_keeps_the_logits_and_the_types_of_the_model(case: tuple[nn.Mo
     passes = []
     for precision in ("float32", "bfloat16"):
         with preserve_state(x):
-            passes.append(InputJacobian(Classifier.of(model), x, precision=precision))
+            classifier = Classifier.of(model)
+            batch = classifier.prepare(x)
+            passes.append(AutogradJacobian(classifier.optimized(batch, precision), batch))
     for name in ("logits", "features", "x"):
         assert torch.equal(*(getattr(forward, name) for forward in passes)), name
     assert gradgeo.csm(model.double(), x, precision="bfloat16").dtype == torch.float64

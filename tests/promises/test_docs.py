@@ -1,9 +1,9 @@
 """The site builds strictly and is whole, and its pages do what they say.
 
 Python blocks of a page are run one after the other in one namespace; a block of text below one is what it prints.
-Numbers may differ between machines, since classifiers are trained anew: they count as the same within `RELATIVE` of
-their value, or within `SHARE` where they have decimals and 1 where they have none, whichever is more; everything else
-must be the same, letter by letter.
+Numbers may differ between machines, for their processors round differently and some pages train a classifier: they
+count as the same within `RELATIVE` of their value, or within `SHARE` where they have decimals and 1 where they have
+none, whichever is more; everything else must be the same, letter by letter.
 A block that cannot be run here says why in a comment above it: `<!-- not run: ... -->`. Commands in shell blocks are
 parsed, options and all, and not run.
 """
@@ -13,14 +13,12 @@ import importlib
 import importlib.util
 import io
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -29,13 +27,13 @@ import pytest
 import typer.main
 
 import gradgeo
-import gradgeo.demo
 from gradgeo import cli
 from gradgeo.detector import serialization as detector_file
 from gradgeo.detector.fusion import LEVELS
 from gradgeo.errors import GradgeoWarning
 from gradgeo.scoring import COLUMNS
 from helpers import ROOT
+from helpers.shared import made_once
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
@@ -76,13 +74,9 @@ def test_what_counts_as_the_same() -> None:
     assert different("12 trusted", "12 flagged") == "the words differ"
 
 
-trained_once = cache(gradgeo.demo.digits_classifier)  # pages train the same classifier, always to the same weights
-
-
 def ran(page: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
     """Run the Python blocks of a page in `folder`; how many there were."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(gradgeo.demo, "digits_classifier", trained_once)
     names: dict[str, object] = {"__name__": "__main__"}
     count, all_blocks = 0, blocks(page)
     for block, after in zip(all_blocks, [*all_blocks[1:], None], strict=True):
@@ -100,6 +94,8 @@ def ran(page: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
     return count
 
 
+@pytest.mark.site
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", [name for name in PAGES if any(b.language == "python" for b in blocks(DOCS / name))])
 def test_code_prints_what_stands_below_it(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if "onnxruntime" in (DOCS / name).read_text():
@@ -139,12 +135,12 @@ def test_a_wrong_option_is_noticed(tmp_path: Path) -> None:
         command.make_context("fit", ["--modell", "x", "--data", "y", "--out", "z"])
 
 
-def test_the_pictures_of_the_theory_are_drawn_by_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.site
+def test_the_pictures_of_the_theory_are_drawn_by_the_code(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
     figures = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(figures)
-    monkeypatch.setattr(gradgeo.demo, "digits_classifier", trained_once)
     figures.draw(tmp_path)
     shown = set(re.findall(r"\]\(figures/([\w-]+\.png)\)", (DOCS / "theory.md").read_text()))
     assert shown
@@ -170,19 +166,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[docs]'")
     pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: pip install '.[docs]'")
     pytest.importorskip("material", reason="mkdocs-material is not installed: pip install '.[docs]'")
-    filelock = pytest.importorskip("filelock", reason="filelock, which PyTorch brings, is not installed")
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared  # one build for all processes
-    out, log = shared / "site", shared / "site.log"
-    with filelock.FileLock(shared / "site.lock"):
-        if not log.exists():
-            command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-            done = subprocess.run(
-                [*command, "-f", str(ROOT / "mkdocs.yml"), "-d", str(out)], capture_output=True, text=True
-            )
-            log.write_text("" if done.returncode == 0 else done.stdout + done.stderr + " ")
-    assert log.read_text() == ""
-    return out
+
+    def build(folder: Path) -> None:
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+        done = subprocess.run(
+            [*command, "-f", str(ROOT / "mkdocs.yml"), "-d", str(folder / "html")], capture_output=True, text=True
+        )
+        (folder / "log").write_text("" if done.returncode == 0 else done.stdout + done.stderr + " ")
+
+    folder = made_once(tmp_path_factory, "site", build)
+    assert (folder / "log").read_text() == ""
+    return folder / "html"
 
 
 class Reads(HTMLParser):
@@ -213,6 +207,7 @@ def read(site: Path) -> dict[str, Reads]:
     }
 
 
+@pytest.mark.site
 def test_nothing_is_loaded_from_elsewhere(site: Path, read: dict[str, Reads]) -> None:
     for name, page in read.items():
         for target in page.loads:
@@ -223,6 +218,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, read: dict[str, Reads]) ->
     assert not any(re.search(r"url\([\"']?https?:|@import", style) for style in styles)
 
 
+@pytest.mark.site
 def test_links_within_the_site_lead_somewhere(site: Path, read: dict[str, Reads]) -> None:
     """Also those of pages that MkDocs does not look into, and of the generated ones."""
     for name, page in read.items():
@@ -236,6 +232,7 @@ def test_links_within_the_site_lead_somewhere(site: Path, read: dict[str, Reads]
             assert not anchor or known is None or anchor in known.anchors, (name, link)
 
 
+@pytest.mark.site
 def test_every_page_of_results_is_shown_with_its_command(site: Path) -> None:
     index = (site / "results" / "index.html").read_text()
     for page in (ROOT / "results").glob("*.md"):
@@ -275,6 +272,7 @@ def defined(module: str) -> Iterator[str]:
             yield f"{module}.{name}"
 
 
+@pytest.mark.site
 def test_every_public_name_is_in_the_reference(site: Path, read: dict[str, Reads]) -> None:
     anchors = {anchor for name, page in read.items() if name.startswith("reference/") for anchor in page.anchors}
     wanted = {name for name in NAMED if name not in MODULES_SHOWN}
@@ -285,6 +283,7 @@ def test_every_public_name_is_in_the_reference(site: Path, read: dict[str, Reads
     assert sorted(wanted - anchors) == []
 
 
+@pytest.mark.site
 def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
     text = (site / "reference" / "cli.html").read_text()
     for name, command in typer.main.get_command(cli.app).commands.items():

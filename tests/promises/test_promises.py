@@ -4,68 +4,132 @@ import ast
 import doctest
 import importlib
 import pkgutil
-import re
 import subprocess
 import sys
-from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 import gradgeo
+from helpers import ROOT
 
 PACKAGE = Path(gradgeo.__file__).parent
 
-ROOMS = [
-    ["errors", "notebook", "files", "convolution", "linear"],
-    ["copies", "model_state"],
-    ["passes"],
-    ["logits"],
-    ["fast_copy"],
-    ["classifier"],
-    ["geometry", "penultimate", "tapping"],
-    ["conformal", "one_class", "verdicts", "batches", "fingerprint", "watch"],
-    ["observation"],
-    ["evidence", "joint"],
-    ["measurement", "detector_file", "survey"],
-    ["explaining", "fitting"],
-    ["detector"],
-    ["panel"],
-    ["attacks", "metrics", "ood", "guarded", "export"],
-    ["path"],
-    ["models", "data", "plots", "pages"],
-    ["scoring", "demo"],
-    ["serve"],
-    ["report"],
-    ["benchmark"],
-    ["cli"],
-    ["__main__"],
-]
-FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
+LAYERS = (
+    ("cli",),
+    ("bench", "demo"),
+    ("report",),
+    ("scoring", "serve", "export", "attacks"),
+    ("detector", "data", "metrics", "watch"),
+    ("geometry",),
+    ("classifier",),
+    ("_files",),
+    ("errors", "_typing", "_version"),
+)
+"""From top to ground: a folder or module of the package may import what stands in lower rows, of any depth."""
+
+GROUND = {name for layer in LAYERS[-2:] for name in layer}
+BESIDE = {"data": {"classifier"}, "metrics": {"classifier"}, "watch": {"classifier"}}
+"""What stands at the side of the detector may import less than its row allows: the ground, and these."""
+
+MOST_LAYERS, MOST_BOXES, MOST_LINES = 9, 20, 400
 
 
 def modules() -> list[Path]:
-    return [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def box(path: Path) -> str:
+    """The folder or module of the package's root that a file belongs to; `python -m gradgeo` is the command line's."""
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "cli" if name == "__main__" else name
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_run_one_way(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gradgeo"):
-            deeper = node.module.split(".")[1:2]
-            names = deeper or [alias.name for alias in node.names]
+@cache
+def boxes() -> frozenset[str]:
+    return frozenset(box(path) for path in modules())
+
+
+def imported(source: str) -> Iterator[tuple[int, str]]:
+    """Line and box of every import of the package, also within functions and under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            parts = (node.module or "").split(".")
+            if parts[0] == "gradgeo":
+                yield from ((node.lineno, name) for name in parts[1:2] or [alias.name for alias in node.names])
         elif isinstance(node, ast.Import):
-            names = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("gradgeo.")]
-        for name in names:
-            own = room(path)
-            below = name == own or name.startswith("__") or FLOOR[name] < FLOOR[own]
-            assert below, f"{own} imports {name}, which is not below it"
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "gradgeo":
+                    yield node.lineno, parts[1] if len(parts) > 1 else ""
+
+
+def forbidden(own: str, name: str) -> str | None:
+    """Why the box `own` may not import `name`, or None."""
+    if own == name:
+        return None
+    if name not in boxes():
+        return f"{own} imports {name or 'the whole package'} from the facade, which imports everything"
+    row = {each: i for i, layer in enumerate(LAYERS) for each in layer}
+    allowed = {*GROUND, *BESIDE[own]} if own in BESIDE else {each for each in row if row[each] > row[own]}
+    return None if name in allowed else f"{own} imports {name}, which is not below it"
+
+
+def test_imports_run_one_way() -> None:
+    wrong = []
+    for path in modules():
+        for line, name in imported(path.read_text()):
+            if (reason := forbidden(box(path), name)) is not None:
+                wrong.append(f"{path.relative_to(PACKAGE)}:{line}: {reason}")
+    assert wrong == []
+
+
+def test_an_upward_import_is_noticed() -> None:
+    source = "def f():\n    from gradgeo.cli.console import say\n    from gradgeo import Detector, geometry\n"
+    assert list(imported(source)) == [(2, "cli"), (3, "Detector"), (3, "geometry")]
+    assert forbidden("scoring", "cli") == "scoring imports cli, which is not below it"
+    assert forbidden("scoring", "serve") == "scoring imports serve, which is not below it"
+    assert forbidden("data", "geometry") == "data imports geometry, which is not below it"
+    assert "the facade" in (forbidden("scoring", "Detector") or "")
+    assert forbidden("scoring", "geometry") is forbidden("data", "classifier") is forbidden("cli", "cli") is None
+
+
+def test_the_house_is_small_enough_to_remember() -> None:
+    """Every box has its place, and neither boxes nor layers nor the lines of a module are many."""
+    assert boxes() == {name for layer in LAYERS for name in layer}
+    assert len(boxes()) <= MOST_BOXES
+    uses = {name: set[str]() for name in boxes()}
+    for path in modules():
+        uses[box(path)] |= {name for _, name in imported(path.read_text())} & boxes() - {box(path)}
+    assert 1 < depth(uses) <= MOST_LAYERS
+    lines = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in modules()}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+def depth(uses: dict[str, set[str]]) -> int:
+    """The length of the longest chain of imports between boxes; a circle is an error."""
+
+    def below(name: str, above: tuple[str, ...]) -> int:
+        assert name not in above, f"imports run in a circle: {' -> '.join((*above, name))}"
+        return 1 + max((below(each, (*above, name)) for each in uses[name]), default=0)
+
+    return max(below(name, ()) for name in uses)
+
+
+def test_a_circle_of_imports_is_noticed() -> None:
+    assert depth({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == 3
+    with pytest.raises(AssertionError, match="a -> b -> a"):
+        depth({"a": {"b"}, "b": {"a"}})
+
+
+def test_the_laboratory_stays_outside_the_package() -> None:
+    for path in modules():
+        tree = ast.walk(ast.parse(path.read_text()))
+        named = [(n.module or "") for n in tree if isinstance(n, ast.ImportFrom)]
+        assert not any(name.split(".")[0] in ("benchmarks", "tests", "helpers") for name in named), path
 
 
 OPTIONAL = [
@@ -91,19 +155,23 @@ OPTIONAL = [
 ]
 
 
+@pytest.mark.witness
+@pytest.mark.process
 def test_importing_us_imports_no_optional_library() -> None:
-    code = f"import sys, gradgeo; print([m for m in {OPTIONAL} if m in sys.modules])"
+    code = f"import sys, gradgeo; dir(gradgeo); gradgeo.Detector; print([m for m in {OPTIONAL} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("ours", ["benchmarks", "gradgeo.report", "gradgeo.scoring", "gradgeo.data"])
-def test_what_needs_optional_libraries_can_be_imported_without(ours: str) -> None:
+@pytest.mark.process
+def test_what_needs_optional_libraries_can_be_imported_without() -> None:
     missing = [name for name in OPTIONAL if name != "sympy"]  # which torch.fx needs
-    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import {ours}"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    ours = "gradgeo.bench, gradgeo.report, gradgeo.scoring, gradgeo.export, gradgeo.data"
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import {ours}, benchmarks"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "gradgeo.")])
 def test_examples_in_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
@@ -115,15 +183,3 @@ def test_every_module_says_what_it_is_for() -> None:
     for path in [*modules(), PACKAGE / "__init__.py"]:
         first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
         assert len(first) > 20, path
-
-
-def test_the_picture_of_the_rooms_is_right() -> None:
-    text = (PACKAGE.parent.parent / "CONTRIBUTING.md").read_text().split("```text\n")[1].split("```")[0]
-    drawn = {}
-    for line in text.splitlines():
-        names, lines = re.fullmatch(r"(.+?) +(\d+)  .*", line).groups()
-        drawn[tuple(names.split(", "))] = int(lines)
-    assert sorted(name for names in drawn for name in names) == sorted(name for name in FLOOR if name != "__main__")
-    sizes = Counter(room(path) for path in modules() for _ in path.read_text().splitlines())
-    for names, lines in drawn.items():
-        assert abs(sum(sizes[name] for name in names) - lines) <= max(100, 0.25 * lines), names

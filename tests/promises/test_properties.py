@@ -100,6 +100,7 @@ def defined(maps: Tensor, options: dict[str, Any]) -> Tensor:
     return alive[:, :, None] & alive[:, None, :]
 
 
+@pytest.mark.rounding
 @few
 @given(classifiers(), options)
 def test_maps_and_matrices_equal_the_float64_loop(case: tuple[nn.Module, Tensor], chosen: dict[str, Any]) -> None:

@@ -65,6 +65,7 @@ def wrong(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.release
 def test_quotes_on_pages_are_what_results_say() -> None:
     quotes = 0
     for page in PAGES:
@@ -214,6 +215,8 @@ def compared(text: str) -> tuple[list[str], int, str]:
     return found, count, text
 
 
+@pytest.mark.release
+@pytest.mark.witness
 def test_the_readme_says_what_results_say() -> None:
     found, count, rest = compared((ROOT / "README.md").read_text())
     assert found == []

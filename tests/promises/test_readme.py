@@ -4,12 +4,17 @@ import contextlib
 import io
 import re
 
+import pytest
+
 from gradgeo import cli
 from helpers import ROOT
 
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.site
+@pytest.mark.rounding
+@pytest.mark.witness
 def test_the_code_prints_what_stands_below_it() -> None:
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     printed = re.search(r"```text\n(.*?)```", README, re.DOTALL)

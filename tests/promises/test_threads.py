@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import gradgeo
 from gradgeo import Detector
 from gradgeo.errors import GradgeoWarning, UnusableInputWarning
+from helpers.nets import OneByOne
 
 THREADS = 16
 
@@ -80,21 +81,9 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x.flatten(2))[0][:, -1])
 
 
-class Rounded(torch.autograd.Function):
-    """Its backward pass reads a value out, which cannot be done for several cotangents at once."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, above: Tensor) -> Tensor:
-        return above * (2.0 if float(above.abs().max()) > 0 else 1.0)
-
-
 class Unbatchable(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(Rounded.apply(x))
+        return super().forward(OneByOne.apply(x))
 
 
 X = torch.rand(120, 2, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -144,6 +145,7 @@ def calls(model: Model, detector: Detector, folder: Path, x: Tensor, chance: Cha
 X = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.simulation
 def test_a_thousand_calls_leave_no_trace(tmp_path: Path) -> None:
     """In a process of its own: beside threads, as earlier tests may leave, nobody puts the random state back."""
     run = subprocess.run(

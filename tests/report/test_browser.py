@@ -13,6 +13,8 @@ import pytest
 from benchmarks import made_scores
 from gradgeo import report
 
+pytestmark = pytest.mark.browser
+
 ROWS = 4000
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -151,6 +153,7 @@ def test_filters_and_sorting_work(browser: Any, files: tuple[Path, Path]) -> Non
         assert page.evaluate("document.activeElement === document.querySelectorAll('#cards > li')[24]")
 
 
+@pytest.mark.witness
 def test_without_script_everything_is_shown(browser: Any, files: tuple[Path, Path]) -> None:
     with Opened(browser, files[1], java_script_enabled=False) as page:
         assert page.locator("#cards > li:visible").count() == page.locator("#cards > li").count() > 24

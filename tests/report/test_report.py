@@ -384,6 +384,7 @@ def alarms(shift: float, *, size: int = 499, count: int = 2000, tries: int = 300
     return float(first), float(second)
 
 
+@pytest.mark.simulation
 def test_tests_of_drift_keep_their_level_with_more_traffic_than_calibration() -> None:
     for rate in alarms(0.0):
         assert stats.binomtest(round(300 * rate), 300, 0.05, alternative="greater").pvalue > 0.001

@@ -25,9 +25,10 @@ from gradgeo.scoring.manifest import run_of
 from gradgeo.scoring.parts import Parts
 from gradgeo.scoring.ray_engine import RayEngine
 from gradgeo.scoring.schema import Table
+from helpers.nets import inputs, network
 
 ray = pytest.importorskip("ray", reason="ray is not installed; it comes with gradgeo[ray]")
-pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
+pytestmark = [pytest.mark.process, pytest.mark.filterwarnings("default")]  # Ray gives warnings of its own
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,13 @@ def cluster() -> Iterator[None]:
 
 
 def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4)).eval()
+    return network(inputs=16, width=12).eval()
 
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     room = tmp_path_factory.mktemp("room")
-    x = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    x = inputs(300, shape=(1, 4, 4))
     Detector(model(), evidence="fast").fit(x).save(room / "d.gradgeo")
     np.savez(room / "a.npz", x=np.random.RandomState(0).rand(60, 1, 4, 4), y=np.arange(60) % 4)
     with tarfile.open(room / "a.tar", "w") as tar:

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import nn
 
 from gradgeo import Detector, scoring
 from gradgeo.data import Preprocess, open_source
@@ -22,6 +21,7 @@ from gradgeo.errors import DataError, ModelError
 from gradgeo.scoring import score
 from gradgeo.scoring.output import STATE
 from gradgeo.scoring.parts import Parts
+from helpers.nets import inputs, network
 
 KILLS = 20
 
@@ -83,6 +83,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return room
 
 
+@pytest.mark.process
 def test_killed_twenty_times_and_no_row_lost_or_twice(room: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLER, str(room), str(KILLS)],
@@ -108,10 +109,7 @@ def test_killed_twenty_times_and_no_row_lost_or_twice(room: Path) -> None:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4)).eval()
-    x = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    return Detector(model, evidence="fast").fit(x)
+    return Detector(network(inputs=16, width=12).eval(), evidence="fast").fit(inputs(300, shape=(1, 4, 4)))
 
 
 @pytest.fixture

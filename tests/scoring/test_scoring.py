@@ -17,14 +17,13 @@ from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, DataError, GradgeoWarning, ModelError, NotFittedError
 from gradgeo.scoring import COLUMNS, check_out, score
 from gradgeo.scoring.schema import SCALARS
+from helpers.nets import inputs, network
 
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    """A linear classifier of 4 x 4 grey images and its detector."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4)).eval()
-    return Detector(model).fit(torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(1)))
+    """Of a small classifier of 4 x 4 grey images."""
+    return Detector(network(inputs=16, width=12).eval()).fit(inputs(300, shape=(1, 4, 4)))
 
 
 def image(value: int, size: int = 4) -> bytes:
@@ -245,6 +244,6 @@ def test_labels_are_matched_by_class_name(tmp_path: Path) -> None:
     for name in ("3", "7", "other"):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "a.png")
-    source = open_source(tmp_path, numbering=tuple("0123456789"))
+    source = open_source(tmp_path, class_order=tuple("0123456789"))
     assert [source[i].label for i in range(3)] == [3, 7, None]
     assert [open_source(tmp_path)[i].label for i in range(3)] == [0, 1, 2]

@@ -49,6 +49,7 @@ def process(room: Path) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
+@pytest.mark.process
 def test_from_start_to_end(process: subprocess.Popen, room: Path) -> None:
     log = room / "log"
     until(lambda: any(line["event"] == "listening" for line in logged(log)) or process.poll() is not None, 300)

@@ -46,6 +46,7 @@ class Loads:
         return Mortal(self.folder)
 
 
+@pytest.mark.process
 def test_the_life_of_a_pool(tmp_path: Path) -> None:
     """One pool for all of it, for each process takes seconds to start."""
     asyncio.run(_life(tmp_path))
@@ -91,6 +92,7 @@ async def _life(folder: Path) -> None:
         os.kill(last, 0)
 
 
+@pytest.mark.process
 def test_a_pool_that_cannot_load_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     with pytest.raises(StartError, match="FileNotFoundError: weights are gone"):

@@ -1,21 +1,21 @@
-"""CSA: the paper's attack on gradient geometry itself, which aligns saliency maps while it changes the prediction."""
+"""CSA: the paper's adaptive attack, which aligns saliency maps while it changes the prediction."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from gradgeo.attacks.descent import Samples, Terms, gradient_of
-from gradgeo.attacks.losses import class_loss, pull
-from gradgeo.attacks.norms import Bounds, ball, positive
+from gradgeo.attacks.descent import AttackBatch, Terms, gradient_of
+from gradgeo.attacks.losses import class_loss, unit_cotangent
+from gradgeo.attacks.norms import Bounds, ball
 from gradgeo.attacks.pgd import descent
-from gradgeo.attacks.runner import AttackResult, Problem
+from gradgeo.attacks.runner import AttackResult, AttackRunner
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.errors import expected, public
+from gradgeo.errors import expected, is_finite, is_integer, positive_number, public
 from gradgeo.geometry.surrogates import SmoothReLU
 
-BATCH = 32  # samples in one pass: the graphs of all maps are alive at once
+BATCH = 32
+"""Inputs in one pass unless `batch_size` says otherwise: the graphs of all their maps are in memory at once."""
 
 
 @public
@@ -56,42 +56,41 @@ def csa(
         torch.Size([3, 4])
 
     Args: as in `pgd`, always targeted, and
-        weight: of L_CSA beside the loss itself; 0 is targeted PGD, a negative weight pulls the maps apart.
+        weight: of L_CSA relative to the loss; 0 is targeted PGD, a negative weight pushes the maps apart.
         temperature: divides the logits in L_CSA, as in `csm`.
-        maps: of so many classes, drawn anew for each input and step among those not predicted, at least 2. Each
-            pair of S1 is equally likely, so the gradient is that of L_CSA on average. None: all of them.
-        sharpness: ReLUs are differentiated as softplus when L_CSA is, with a bend of width (root mean square
-            of the layer's input) / sharpness. None: differentiated as they are.
+        maps: number of classes whose maps enter L_CSA, at least 2, drawn for each input and step among those not
+            predicted. Each pair of S1 is equally likely, so the gradient is that of L_CSA on average. None: all.
+        sharpness: ReLUs are differentiated as softplus in the derivatives of L_CSA, with a bend of width (root mean
+            square of the layer's input) / sharpness. None: differentiated as they are.
 
     Returns: AttackResult as in `pgd`.
 
     Cost: per step and input, 2 forward passes and about 3 `maps` backward passes; memory for the graphs of `maps`
     backward passes of one batch (default 32 inputs).
 
-    Raises: as `pgd`; ArgumentError too if the model has fewer than 3 classes, which leave S1 empty.
+    Raises: as `pgd`; also ArgumentError if the model has fewer than 3 classes, because S1 is empty then.
 
-    What makes L_CSA differentiable: the cosine is that of the gradients themselves instead of their signs. It
-    is exact and has no scale to choose; with tanh(g / scale) for the sign, the mean of S1 of the signed CSM
-    ended up within 0.03 of it, more or less aligned, on Fashion-MNIST and CIFAR-10.
+    Differentiability: L_CSA uses the cosines of the gradients themselves instead of their signs, which are not
+    differentiable. This is exact and needs no scale; with tanh(g / scale) in place of the sign, the mean of S1 of the
+    signed CSM differed by at most 0.03, in either direction, on Fashion-MNIST and CIFAR-10.
 
-    What makes its gradient useful: in a ReLU network J = dz/dx is piecewise constant, so double backward sees
-    the maps J^T (p - e_i) turn only with the probabilities and aligns next to nothing. `sharpness` lets it see
-    the kinks that a step may cross. results/adaptive.md measures both, and two maps a step against all of them.
-    It changes derivatives of L_CSA alone: every forward value and the gradient of L(F(x), target) are the
-    model's own.
+    Smoothing: in a ReLU network J = dz/dx is piecewise constant, so the maps J^T (p - e_i) change within a linear piece
+    only through the probabilities, and double backward aligns almost nothing. `sharpness` smooths the kinks that a step
+    may cross. It changes derivatives of L_CSA alone: every forward value and the gradient of L(F(x), target) stay those
+    of the model. results/adaptive.md measures both, and two maps per step against all.
 
     Source: Schwinn et al. 2021 (CSA, the adaptive attack). Smoothing: Dombrowski et al., "Explanations can be
     manipulated and geometry is to blame", NeurIPS 2019.
     """
     region = ball(norm, epsilon, bounds)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+    if not is_finite(weight):
         raise expected("weight", "a finite number", weight)
-    if maps is not None and (isinstance(maps, bool) or not isinstance(maps, int) or maps < 2):
+    if maps is not None and (not is_integer(maps) or maps < 2):
         raise expected("maps", "at least 2, or None for all", maps)
-    positive("temperature", temperature)
+    positive_number("temperature", temperature)
     if sharpness is not None:
-        positive("sharpness", sharpness)
-    problem = Problem(
+        positive_number("sharpness", sharpness)
+    runner = AttackRunner(
         model,
         x,
         labels,
@@ -102,16 +101,16 @@ def csa(
         batch_size=BATCH if batch_size is None else batch_size,
         min_classes=3,
     )
-    towards = class_loss(loss, sized=weight != 0)
-    draws = problem.generators() if weight else []
-    aligned = alignment(problem.classifier, maps, temperature, sharpness, draws)
+    loss_fn = class_loss(loss, sized=weight != 0)
+    generators = runner.generators() if weight else []
+    alignment_fn = alignment(runner.classifier, maps, temperature, sharpness, generators)
 
-    def objective(point: Tensor, logits: Tensor, samples: Samples) -> Terms:
-        terms = towards(point, logits, samples)
-        return [*terms, (-weight * aligned(point, logits, samples).sum(), None)] if weight else terms
+    def objective(point: Tensor, logits: Tensor, batch: AttackBatch) -> Terms:
+        terms = loss_fn(point, logits, batch)
+        return [*terms, (-weight * alignment_fn(point, logits, batch).sum(), None)] if weight else terms
 
-    attack = descent(problem.classifier, region, objective, steps, step_size, early_stop=early_stop)
-    return problem.solve(attack, random_start=random_start, restarts=restarts)
+    attack = descent(runner.classifier, region, objective, steps, step_size, early_stop=early_stop)
+    return runner.run(attack, random_start=random_start, restarts=restarts)
 
 
 def alignment(
@@ -120,41 +119,45 @@ def alignment(
     temperature: float,
     sharpness: float | None,
     generators: list[torch.Generator],
-) -> Callable[[Tensor, Tensor, Samples], Tensor]:
-    """L_CSA(x, k) (n,) at a point, through a forward pass of its own if its ReLUs are to be smooth."""
+) -> Callable[[Tensor, Tensor, AttackBatch], Tensor]:
+    """The function (point, logits, batch) -> L_CSA(x, k) (n,); smooth ReLUs need a forward pass of their own."""
 
-    def aligned(point: Tensor, logits: Tensor, samples: Samples) -> Tensor:
+    def alignment_fn(point: Tensor, logits: Tensor, batch: AttackBatch) -> Tensor:
         if sharpness is not None:
             with SmoothReLU(sharpness):
-                logits = classifier(point.clone())
-        own = [generators[row] for row in samples.rows.tolist()]
-        return csa_loss(point, logits / temperature, others(logits.detach(), maps, own))
+                logits = classifier(point.clone())  # the same values, other derivatives
+        own = [generators[row] for row in batch.rows.tolist()]
+        return csa_loss(point, logits / temperature, draw_classes(logits.detach(), maps, own))
 
-    return aligned
+    return alignment_fn
 
 
-def others(logits: Tensor, maps: int | None, generators: list[torch.Generator]) -> Tensor:
-    """So many classes of each input, drawn without replacement among those not predicted: (n, C) -> (n, m).
+def draw_classes(logits: Tensor, maps: int | None, generators: list[torch.Generator]) -> Tensor:
+    """`maps` classes per input, drawn without replacement among those not predicted: (n, C) -> (n, m).
 
-    Each input draws from its own generator, so that no other input of its batch changes what it gets.
+    Each input draws from its own generator, so that its classes do not depend on the rest of the batch.
     """
     total = logits.shape[1]
-    rank = logits
+    keys = logits  # (n, C), the m largest are taken; with all classes any keys will do
     if maps is not None and maps < total - 1:
-        rank = torch.stack([torch.rand(total, generator=generator) for generator in generators]).to(logits)
-    rank = rank.scatter(1, logits.argmax(1, keepdim=True), -torch.inf)
-    return rank.topk(total - 1 if maps is None else min(maps, total - 1), dim=1).indices
+        keys = torch.stack([torch.rand(total, generator=generator) for generator in generators]).to(logits)
+    keys = keys.scatter(1, logits.argmax(1, keepdim=True), -torch.inf)  # the predicted class comes last
+    return keys.topk(total - 1 if maps is None else min(maps, total - 1), dim=1).indices
 
 
 def csa_loss(point: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
     """The mean cosine over all pairs of the unsigned maps of `classes` (n, m), differentiable in `point` -> (n,).
 
-    With unit maps u_i the mean over pairs i < j of <u_i, u_j> is (|sum u_i|^2 - m) / (m (m - 1)): the pairs are not
-    needed. A map that is zero has no direction and its cosines are 0.
+    With unit maps u_i the mean over pairs i < j of <u_i, u_j> is (|sum_i u_i|^2 - sum_i |u_i|^2) / (m (m - 1)), which
+    needs m maps instead of m (m - 1) / 2 products. A map that is zero has u_i = 0, and all its cosines are 0.
     """
-    total, squares = torch.zeros_like(point.flatten(1)), logits.new_zeros(len(logits))
-    for own in torch.split(classes, 1, dim=1):
-        rows = gradient_of([(logits, pull(logits, own))], point, create_graph=True).flatten(1)
+    total = torch.zeros_like(point.flatten(1))  # (n, d), sum_i u_i
+    squares = logits.new_zeros(len(logits))  # (n,), sum_i |u_i|^2: the number of maps that are not zero
+    for own in torch.split(classes, 1, dim=1):  # (n, 1)
+        cotangent = unit_cotangent(logits, own)  # (n, C)
+        rows = gradient_of([(logits, cotangent)], point, create_graph=True).flatten(1)  # (n, d)
+        # Dividing by the largest entry, a constant for the derivative, keeps squares from underflowing. A row that is
+        # not zero then has |row|^2 >= 1; the lower limit of 0.5 only keeps the derivative of a zero row finite.
         rows = rows / rows.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
         unit = rows / rows.square().sum(1, keepdim=True).clamp_min(0.5).sqrt()
         total, squares = total + unit, squares + unit.square().sum(1)

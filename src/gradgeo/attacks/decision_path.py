@@ -1,4 +1,4 @@
-"""The straight line from one input to another, an adversarial example say: where the decision flips, and what tells."""
+"""Labels, saliency geometry and outlier scores along the line from an input to another, such as an adversarial one."""
 
 import csv
 import json
@@ -15,44 +15,44 @@ from gradgeo.attacks import pgd
 from gradgeo.attacks.norms import Bounds
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector.detector import Detector
-from gradgeo.errors import ArgumentError, ModelError, expected, public
+from gradgeo.errors import ArgumentError, ModelError, expected, is_integer, public
 from gradgeo.geometry.jacobian import BATCH
 from gradgeo.geometry.neighbourhood import Directions, zeta
 from gradgeo.geometry.similarity import STATISTICS, csm, csm_statistics
 
 ENDINGS = (".json", ".csv")
-"""What `DecisionPath.write` can write."""
+"""File formats of `DecisionPath.write`."""
 
 
 @dataclass(frozen=True)
 class DecisionPath:
-    """What the classifier and its geometry do along a line; CPU tensors, one entry for each of P points.
+    """The classifier and its geometry along a line; CPU tensors, one entry for each of P points.
 
     Where logits are NaN or infinite, the label is -1 and the rest NaN.
     """
 
     position: Tensor
-    """float64, rising from 0 at the start to 1 at the end."""
+    """(P,) float64, rising from 0 at the start to 1 at the end."""
     label: Tensor
-    """int64, the predicted class."""
+    """(P,) int64, the predicted class."""
     probabilities: Tensor
-    """(P, C) float64."""
+    """(P, C) float64, softmax of the logits."""
     s1_mean: Tensor
-    """float64, mean cosine between maps of two classes that are not predicted here; 0 with fewer than 3 classes."""
+    """(P,) float64, mean cosine of the maps of two classes that are not predicted; 0 with fewer than 3 classes."""
     s2_mean: Tensor
-    """float64, mean cosine between the predicted class's map and the others."""
+    """(P,) float64, mean cosine of the map of the predicted class with the others."""
     zeta_mean: Tensor
-    """float64, Theorem 1's zeta of the predicted class, over the directions."""
+    """(P,) float64, zeta (Theorem 1) of the predicted class, mean over the directions."""
     zeta_min: Tensor
-    """float64, its smallest over the directions: negative where the point is no local minimum of the loss."""
+    """(P,) float64, the smallest over the directions: negative where the point is no local minimum of the loss."""
     outlier_score: Tensor | None
-    """float64, larger = less trustworthy; None without a detector, and so the next two."""
+    """(P,) float64, larger = less trustworthy; None without a detector."""
     p_value: Tensor | None
-    """float64, split-conformal."""
+    """(P,) float64, split-conformal; None without a detector."""
     trusted: Tensor | None
-    """bool."""
+    """(P,) bool; None without a detector."""
     switches: Tensor
-    """(S,) float64, the positions where the label switches, rising."""
+    """(S,) float64, the positions at which the label changes, rising."""
 
     def as_dict(self) -> dict[str, Any]:
         """Lists of plain numbers, ready for JSON (NaN becomes None)."""
@@ -61,10 +61,10 @@ class DecisionPath:
 
     @public
     def write(self, file: str | PathLike[str]) -> None:
-        """Write the path as JSON, or as CSV: one row for each point, and a column for each class's probability.
+        """Write the path as JSON, or as CSV with one row per point and one column per class probability.
 
         Args:
-            file: its ending, .json or .csv, decides.
+            file: ends in .json or .csv, which decides the format.
         """
         file, columns = Path(file), self.as_dict()
         if file.suffix not in ENDINGS:
@@ -104,28 +104,29 @@ def decision_path(
         >>> import torch
         >>> from gradgeo.attacks.decision_path import decision_path
         >>> model = lambda x: torch.stack([x.sum(1), 1 - x.sum(1), 0 * x[:, 0]], dim=1)
-        >>> found = decision_path(model, torch.tensor([0.0, 0.0]), torch.tensor([2.0, 0.0]), points=9)
-        >>> found.label
+        >>> path = decision_path(model, torch.tensor([0.0, 0.0]), torch.tensor([2.0, 0.0]), points=9)
+        >>> path.label
         tensor([1, 1, 0, 0, 0, 0, 0, 0, 0])
-        >>> found.switches
+        >>> path.switches
         tensor([0.2500], dtype=torch.float64)
 
     Args:
         model: a classifier returning logits (N, C), as in `saliency_maps`.
-        start, end: one input each, finite, shaped alike: (*input), or (1, *input) where the model takes that.
+        start, end: one finite input each, of the same shape: (*input), or (1, *input) where the model takes that.
         points: P, both ends included.
-        detector: fitted with this very model object; its scores are added.
-        loss, temperature: as in `saliency_maps`. None: the detector's, or else cross-entropy at temperature 1; with two
-            classes the raw logits, as cross-entropy maps of two classes are always opposite.
+        detector: fitted with this same model object; adds its scores.
+        loss, temperature: as in `saliency_maps`. None: those of the detector; without one, cross-entropy at temperature
+            1, or with two classes the raw logits, because cross-entropy maps of two classes are always opposite.
         rescale: as in `saliency_maps`.
-        classes: None for the maps of all classes, or an int for those of each point's most likely.
-        radius, directions, generator: of zeta; the displacements are the same at every point.
+        classes: None for the maps of all classes, or an int K for those of the K most likely at each point.
+        radius, directions, generator: as in `zeta`; the displacements are the same at every point.
 
     Returns:
-        DecisionPath. A switch between two points lies where the two logits, each interpolated between the points, are
-        equal: exact in a linear piece of the network. Labels that come and go between two points are not seen.
+        DecisionPath. A switch between two points lies where the logits of the two labels, interpolated linearly between
+        the points, are equal: exact in a linear piece of the network. A label that appears only between two points is
+        missed.
 
-    Cost: 1 forward and K backward passes per point for the CSM, 1 + D of both for zeta, and the detector's.
+    Cost: per point 1 forward and K backward passes for the CSM, 1 + D of each for zeta, and those of the detector.
 
     Raises:
         ArgumentError: an argument is not as described, or both ends are the same. ModelError: as `saliency_maps`.
@@ -134,19 +135,19 @@ def decision_path(
     Source: Schwinn et al. 2021, figure of the decision boundary: between an input and its adversarial example the mean
     of the CSM marks where the decision flips.
     """
-    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
+    if not is_integer(points) or points < 2:
         raise expected("points", "an integer of at least 2", points)
-    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int)):
+    if classes is not None and not is_integer(classes):
         raise expected("classes", "an integer or None", classes)
     if detector is not None and detector.model is not model:
         raise expected("detector", "fitted with this model", "one of another model", "Pass its own: detector.model.")
     classifier = Classifier(model)
     shape = getattr(detector, "input_shape_", None) or _input_shape(classifier, "start", start)
-    line = _line(_one("start", start, shape), _one("end", end, shape), points)
+    line = _line(_one("start", start, shape), _one("end", end, shape), points)  # (P, *input)
 
-    scores = None if detector is None else detector.predict(line)
-    judged = [classifier.judge(part) for part in line.split(BATCH)]
-    logits, usable = torch.cat([j.logits for j in judged]), torch.cat([j.usable for j in judged])
+    predictions = None if detector is None else detector.predict(line)
+    results = [classifier.logits(part) for part in line.split(BATCH)]
+    logits, usable = torch.cat([r.logits for r in results]), torch.cat([r.usable for r in results])  # (P, C), (P,)
     predicted = logits.argmax(1)
     if detector is not None:
         loss = detector.loss_ if loss is None else loss
@@ -154,9 +155,10 @@ def decision_path(
     elif loss is None:
         loss = "cross_entropy" if logits.shape[1] > 2 else "logit"
 
-    matrices = csm(model, line, loss=loss, temperature=temperature, rescale=rescale, classes=classes)
+    matrices = csm(model, line, loss=loss, temperature=temperature, rescale=rescale, classes=classes)  # (P, K, K)
+    # Row 0 belongs to the predicted class where only the K most likely classes have maps.
     statistics = csm_statistics(matrices, predicted if classes is None else torch.zeros_like(predicted)).double().cpu()
-    around = zeta(
+    zetas = zeta(
         model,
         line,
         labels=predicted,
@@ -167,7 +169,7 @@ def decision_path(
         rescale=rescale,
         generator=generator,
     )
-    around, logits, usable = around.double().cpu(), logits.double().cpu(), usable.cpu()
+    zetas, logits, usable = zetas.double().cpu(), logits.double().cpu(), usable.cpu()  # (P, D), (P, C), (P,)
     position, label = torch.linspace(0, 1, points, dtype=torch.float64), torch.where(usable, predicted.cpu(), -1)
     return DecisionPath(
         position=position,
@@ -175,11 +177,11 @@ def decision_path(
         probabilities=torch.where(usable[:, None], logits.softmax(1), torch.nan),
         s1_mean=statistics[:, STATISTICS.index("s1_mean")],
         s2_mean=statistics[:, STATISTICS.index("s2_mean")],
-        zeta_mean=around.mean(1),
-        zeta_min=around.amin(1),
-        outlier_score=None if scores is None else scores.outlier_score,
-        p_value=None if scores is None else scores.p_value,
-        trusted=None if scores is None else scores.trusted,
+        zeta_mean=zetas.mean(1),
+        zeta_min=zetas.amin(1),
+        outlier_score=None if predictions is None else predictions.outlier_score,
+        p_value=None if predictions is None else predictions.p_value,
+        trusted=None if predictions is None else predictions.trusted,
         switches=_switches(position, label, logits),
     )
 
@@ -197,9 +199,9 @@ def adversary(
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The adversarial example that PGD finds for one correctly classified input, or an error that says why not.
+    """The adversarial example of PGD for one correctly classified input; an error says why there is none.
 
-    PGD does not stop at its first success, so that the example lies well inside the other class.
+    PGD does not stop at its first success, so the example lies well inside the other class.
 
     Example:
         >>> import torch
@@ -211,19 +213,19 @@ def adversary(
     Args:
         model: as in `saliency_maps`.
         x: one input within `bounds`, (*input), or (1, *input) where the model takes that.
-        label: its true class; None: the one predicted.
+        label: its true class; None: the predicted class.
         epsilon, norm, steps, bounds, generator: as in `attacks.pgd`.
-        target: the class to lead to; None: any other.
+        target: the class to aim at; None: any other.
 
     Returns:
-        The example, shaped as `x`.
+        The example, in the shape of `x`.
 
     Raises:
         ArgumentError: `x` is misclassified already, the attack fails within this epsilon, or as in `attacks.pgd`.
     """
     classifier = Classifier(model)
     batch = _one("x", x, _input_shape(classifier, "x", x))
-    predicted = int(classifier.judge(batch).logits.argmax(1))
+    predicted = int(classifier.logits(batch).logits.argmax(1))
     if label is None:
         label = predicted
     if label != predicted:
@@ -256,12 +258,12 @@ def _plain(values: Any) -> Any:
 
 
 def _input_shape(classifier: Classifier, argument: str, x: Tensor) -> tuple[int, ...]:
-    """The shape of an input: that of `x`, less a first axis of length 1 where the model takes `x` as a batch."""
+    """The shape of one input: that of `x`, without a first axis of length 1 where the model takes `x` as a batch."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise expected(argument, "one input, a floating-point tensor (*input) or (1, *input)", x)
     if x.ndim > 1 and len(x) == 1:
         try:
-            classifier.judge(x)
+            classifier.logits(x)
         except ModelError:
             return tuple(x.shape)
         return tuple(x.shape[1:])
@@ -288,9 +290,9 @@ def _line(start: Tensor, end: Tensor, points: int) -> Tensor:
 
 
 def _switches(position: Tensor, label: Tensor, logits: Tensor) -> Tensor:
-    """Where each change of label lies: where the lead of the label before over the label after falls to zero."""
-    before = (label[1:] != label[:-1]).nonzero()[:, 0]
-    old, new = label[before, None].clamp_min(0), label[before + 1, None].clamp_min(0)
-    lead, then = ((logits[i].gather(1, old) - logits[i].gather(1, new))[:, 0] for i in (before, before + 1))
-    share = (lead / (lead - then)).nan_to_num(0.5).clamp(0, 1)
+    """The position of each change of label (S,): where the old label's lead over the new one falls to zero."""
+    before = (label[1:] != label[:-1]).nonzero()[:, 0]  # (S,) the last point with the old label
+    old, new = label[before, None].clamp_min(0), label[before + 1, None].clamp_min(0)  # (S, 1); -1 has no logit
+    lead, next_lead = ((logits[i].gather(1, old) - logits[i].gather(1, new))[:, 0] for i in (before, before + 1))
+    share = (lead / (lead - next_lead)).nan_to_num(0.5).clamp(0, 1)  # NaN logits: half way
     return position[before] + share * (position[before + 1] - position[before])

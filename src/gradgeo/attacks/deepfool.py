@@ -1,4 +1,4 @@
-"""The nearest adversarial example: DeepFool's steps to the boundary of the locally linear classifier."""
+"""DeepFool: a small perturbation by steps to the nearest boundary of the linearised classifier."""
 
 import math
 from dataclasses import replace
@@ -6,13 +6,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradgeo.attacks.descent import Samples, descend, gradient_of
+from gradgeo.attacks.descent import AttackBatch, descend, gradient_of
 from gradgeo.attacks.norms import Bounds, ball
-from gradgeo.attacks.runner import AttackResult, Problem, count
+from gradgeo.attacks.runner import AttackResult, AttackRunner
 from gradgeo.classifier.wrapper import Model
-from gradgeo.errors import expected, public
+from gradgeo.errors import expected, is_finite, positive_integer, public
 
-STEP = 1e-4  # added to each step's length, so that a step at the boundary still crosses it
+MARGIN = 1e-4
+"""Added to the length of each step, so that a point on the boundary still crosses it."""
 
 
 @public
@@ -45,15 +46,15 @@ def minimum_norm(
         tensor([True, True, True, True, True])
 
     Args: as in `pgd`, and
-        epsilon: no perturbation grows longer than this; None for no limit.
-        steps: at most so many; each input ends at its first success.
-        overshoot: by how much each step is longer than the way to the boundary.
-        candidates: only the boundaries to the label and the `candidates` - 1 most likely other classes are
-            looked at. Towards a target only the strongest class in its way is.
+        epsilon: the largest length of a perturbation; None for no limit.
+        steps: the largest number of steps; each input ends at its first success.
+        overshoot: by what share each step is longer than the distance to the boundary.
+        candidates: only the boundaries between the label and the `candidates` - 1 most likely other classes are
+            considered. With a target, only the boundary between it and the most likely other class.
 
     Returns:
-        AttackResult as in `pgd`; `distance` is the L2 norm. An input that is misclassified from the start is
-        its own adversarial example at distance 0.
+        AttackResult as in `pgd`; `distance` is the L2 norm. An input that is misclassified already is its own
+        adversarial example at distance 0.
 
     Cost: per step and input still attacked, 1 forward and `candidates` - 1 backward passes; usually 2 to 5
         steps.
@@ -65,38 +66,39 @@ def minimum_norm(
     """
     region = ball("l2", 1.0 if epsilon is None else epsilon, bounds)
     region = replace(region, epsilon=math.inf) if epsilon is None else region
-    if isinstance(overshoot, bool) or not isinstance(overshoot, int | float) or not 0 <= overshoot < math.inf:
+    if not is_finite(overshoot) or overshoot < 0:
         raise expected("overshoot", "zero or a positive number", overshoot)
-    if count("candidates", candidates) < 2:
+    if positive_integer("candidates", candidates) < 2:
         raise expected("candidates", "at least 2", candidates)
-    problem = Problem(
+    runner = AttackRunner(
         model, x, labels, norm=region, targeted=targeted, targets=targets, generator=generator, batch_size=batch_size
     )
-    count("steps", steps)
+    positive_integer("steps", steps)
 
-    def move(point: Tensor, logits: Tensor, samples: Samples) -> Tensor:
-        return (1 + overshoot) * _to_boundary(point, logits, samples, candidates - 1)
+    def step_fn(point: Tensor, logits: Tensor, batch: AttackBatch) -> Tensor:
+        return (1 + overshoot) * _to_boundary(point, logits, batch, candidates - 1)
 
-    def attack(samples: Samples, start: Tensor) -> tuple[Tensor, Tensor]:
-        return descend(problem.classifier, samples, start, move=move, norm=region, steps=steps, early_stop=True)
+    def attack(batch: AttackBatch, start: Tensor) -> tuple[Tensor, Tensor]:
+        return descend(runner.classifier, batch, start, step_fn=step_fn, norm=region, steps=steps, early_stop=True)
 
-    return problem.solve(attack, random_start=False)
+    return runner.run(attack, random_start=False)
 
 
-def _to_boundary(point: Tensor, logits: Tensor, samples: Samples, rivals: int) -> Tensor:
-    """The step (n, *input) to the nearest linearised boundary; 0 where no gradient leads to any."""
-    classes = samples.classes[:, None]
+def _to_boundary(point: Tensor, logits: Tensor, batch: AttackBatch, rivals: int) -> Tensor:
+    """The step (n, *input) to the nearest linearised boundary; 0 where no rival's gradient differs from the class's."""
+    classes = batch.classes[:, None]  # (n, 1)
     own, others = logits.gather(1, classes), logits.detach().scatter(1, classes, -torch.inf)
-    count = 1 if samples.targeted else min(rivals, logits.shape[1] - 1)
-    lead = own - logits.gather(1, others.topk(count, dim=1).indices)  # (n, rivals), to be brought to zero
+    rivals = 1 if batch.targeted else min(rivals, logits.shape[1] - 1)
+    lead = own - logits.gather(1, others.topk(rivals, dim=1).indices)  # (n, rivals), zero on each boundary
     step, nearest = torch.zeros_like(point), torch.full_like(own, torch.inf)
-    for i in range(count):
-        gradient = gradient_of([(lead[:, i].sum(), None)], point, retain_graph=i + 1 < count)
-        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1, keepdim=True)
-        distance = lead[:, i : i + 1].detach().abs() / length
-        nearer = distance < nearest  # not where the gradient is zero or NaN
+    per_input = (-1, *[1] * (point.ndim - 1))
+    for i in range(rivals):
+        gradient = gradient_of([(lead[:, i].sum(), None)], point, retain_graph=i + 1 < rivals)  # (n, *input)
+        slope = torch.linalg.vector_norm(gradient.flatten(1), dim=1, keepdim=True)  # (n, 1)
+        distance = lead[:, i : i + 1].detach().abs() / slope  # first order: lead / |grad lead|
+        nearer = distance < nearest  # False where the gradient is zero: inf or NaN
         nearest = torch.where(nearer, distance, nearest)
-        towards = (distance + STEP) / length * (1 if samples.targeted else -1)
-        shape = (-1, *[1] * (point.ndim - 1))
-        step = torch.where(nearer.view(shape), towards.view(shape) * gradient, step)
+        # distance * gradient / |gradient|, up the lead of a target and down that of a label.
+        factor = (distance + MARGIN) / slope * (1 if batch.targeted else -1)
+        step = torch.where(nearer.view(per_input), factor.view(per_input) * gradient, step)
     return step

@@ -1,4 +1,4 @@
-"""The descent loop that every attack runs on; what is descended, how far and within what are its holes."""
+"""The descent loop that every attack shares; an attack brings the objective, the step and the norm."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,82 +13,85 @@ from gradgeo.geometry.jacobian import with_gradient
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The samples of one batch that are still under attack."""
+class AttackBatch:
+    """The inputs of one batch that are still under attack."""
 
     x: Tensor
     """Clean inputs (n, *input)."""
     classes: Tensor
-    """(n,) the class each is to reach if `targeted`, else the class it is to leave."""
+    """(n,) the class to reach if `targeted`, else the class to leave."""
     targeted: bool
+    """Whether `classes` are targets."""
     rows: Tensor
-    """(n,) which of the caller's inputs these are."""
+    """(n,) positions of these inputs among all that the caller passed."""
 
-    def reached(self, logits: Tensor) -> Tensor:
-        """Whether each sample is where the attack wants it (n,)."""
+    def succeeded(self, logits: Tensor) -> Tensor:
+        """Whether the attack has reached its goal at points with these logits (n, C) -> (n,) bool."""
         return (logits.argmax(1) == self.classes) == self.targeted
 
-    def take(self, rows: Tensor) -> "Samples":
-        """Some of the samples."""
+    def select(self, rows: Tensor) -> "AttackBatch":
+        """The inputs at these positions of the batch."""
         return replace(self, x=self.x[rows], classes=self.classes[rows], rows=self.rows[rows])
 
 
 Terms = list[tuple[Tensor, Tensor | None]]
-"""A sum that is differentiated, never evaluated: tensors, each with its cotangent; None for a scalar's, which is 1."""
+"""The terms of a sum as pairs (tensor, cotangent), which autograd takes; None is the cotangent 1 of a scalar."""
 
-Objective = Callable[[Tensor, Tensor, Samples], Terms]
-"""(point, logits at it, samples) -> what is descended, summed over the samples.
+Objective = Callable[[Tensor, Tensor, AttackBatch], Terms]
+"""(point, logits at the point, batch) -> the terms whose sum over the batch is minimised.
 
-Objectives add up: a further term (an outlier score under a multiplier, say) is a further entry.
+An objective with a further term, an outlier score for instance, returns a longer list.
 """
 
-Move = Callable[[Tensor, Tensor, Samples], Tensor]
-"""(point, logits at it, samples) -> the perturbation to add (n, *input), before projection."""
+StepFn = Callable[[Tensor, Tensor, AttackBatch], Tensor]
+"""(point, logits at the point, batch) -> the perturbation to add (n, *input), before projection."""
 
 
 def descend(
     classifier: Classifier,
-    samples: Samples,
+    batch: AttackBatch,
     start: Tensor,
     *,
-    move: Move,
+    step_fn: StepFn,
     norm: Norm,
     steps: int,
     early_stop: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Forward, move, project: `steps` times.
+    """`steps` times: forward pass, step, projection.
 
-    With `early_stop` a sample stays where it first reaches its goal, leaves the batch and costs nothing more.
+    With `early_stop` an input stays at the first point where the attack succeeds, leaves the batch and costs nothing
+    more.
 
     Returns:
-        The last point of each sample (n, *input), and whether its first move was zero everywhere (n,): there
-        was no gradient to follow.
+        The last point of each input (n, *input), and whether its first step was zero everywhere (n,): there was no
+        gradient to follow.
     """
-    point, final = start, start.clone()
-    left = torch.arange(len(start), device=start.device)
-    masked = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    point, final = start, start.clone()  # (n, *input)
+    active = torch.arange(len(start), device=start.device)  # (n,) rows of `final` that are still attacked
+    zero_gradient = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     for step in range(steps):
         leaf = point.detach().requires_grad_()
-        logits = with_gradient(classifier(leaf.clone()))  # the clone lets the model work in place
-        going = None
+        logits = with_gradient(classifier(leaf.clone()))  # (n, C); the clone lets the model work in place
+        unsolved = None
         if early_stop:
-            final[left] = point
-            going = (~samples.reached(logits)).nonzero()[:, 0]
-            if not len(going):
+            final[active] = point
+            unsolved = (~batch.succeeded(logits)).nonzero()[:, 0]  # positions in the batch
+            if not len(unsolved):
                 break
-        delta = move(leaf, logits, samples)
+        delta = step_fn(leaf, logits, batch)
         if step == 0:
-            masked = ~delta.flatten(1).any(1)
-        point = norm.project(point + delta, samples.x)
-        if going is not None and len(going) < len(left):
-            left, samples, point = left[going], samples.take(going), point[going]
+            zero_gradient = ~delta.flatten(1).any(1)
+        point = norm.project(point + delta, batch.x)
+        # The batch shrinks after the step, whose logits were computed for all of it.
+        if unsolved is not None and len(unsolved) < len(active):
+            active, batch, point = active[unsolved], batch.select(unsolved), point[unsolved]
     else:
-        final[left] = point
-    return final, masked
+        final[active] = point
+    return final, zero_gradient
 
 
 def gradient_of(terms: Terms, point: Tensor, *, retain_graph: bool | None = None, create_graph: bool = False) -> Tensor:
-    """The gradient of the sum of all terms at the point; entries that are NaN count as zero."""
+    """The gradient of the sum of all terms at the point (n, *input); NaN entries are replaced by 0."""
     tensors, cotangents = zip(*terms, strict=True)
     try:
         (gradient,) = torch.autograd.grad(tensors, point, cotangents, retain_graph, create_graph, allow_unused=True)
@@ -99,11 +102,11 @@ def gradient_of(terms: Terms, point: Tensor, *, retain_graph: bool | None = None
     return gradient.nan_to_num(0.0)
 
 
-def steepest(objective: Objective, norm: Norm, step_size: float) -> Move:
-    """Steps of length `step_size` in the norm's own steepest descent."""
+def steepest(objective: Objective, norm: Norm, step_size: float) -> StepFn:
+    """Steps of length `step_size` along the steepest descent of `objective` in `norm`."""
 
-    def move(point: Tensor, logits: Tensor, samples: Samples) -> Tensor:
-        gradient = gradient_of(objective(point, logits, samples), point)
+    def step_fn(point: Tensor, logits: Tensor, batch: AttackBatch) -> Tensor:
+        gradient = gradient_of(objective(point, logits, batch), point)
         return norm.direction(gradient).mul_(-step_size)
 
-    return move
+    return step_fn

@@ -1,17 +1,23 @@
-"""Evasion: an attack that knows the detector and looks trusted while it changes the prediction."""
+"""Evasion: an attack on a model and its detector at once, for a wrong prediction that is trusted."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from gradgeo.attacks.descent import Samples, descend, gradient_of
+from gradgeo.attacks.descent import AttackBatch, descend, gradient_of
 from gradgeo.attacks.losses import class_loss
-from gradgeo.attacks.norms import Bounds, ball, positive
-from gradgeo.attacks.runner import AttackResult, Problem, count
+from gradgeo.attacks.norms import Bounds, ball
+from gradgeo.attacks.pgd import checked_step_size
+from gradgeo.attacks.runner import AttackResult, AttackRunner, seeded
 from gradgeo.detector.detector import Detector
-from gradgeo.errors import choice, public
+from gradgeo.errors import choice, positive_integer, public
 
-BATCH = 32  # inputs in one pass: the graphs of all their maps are alive at once
-PROBES = 1e-2  # length of a probe of the estimated gradient, as a share of epsilon
+BATCH = 32
+"""Inputs in one pass unless `batch_size` says otherwise: the graphs of all their maps are in memory at once."""
+
+PROBE = 1e-2
+"""Size of a finite difference of the estimated gradient, as a share of epsilon."""
 
 
 @public
@@ -37,9 +43,9 @@ def evasion(
 ) -> AttackResult:
     """Orthogonal projected gradient descent against a fitted detector and its model at once.
 
-    A step on an input that is not misclassified yet follows the classification loss without its component along the
-    outlier score; a step on one that is follows the score without its component along the loss. The misclassified
-    point with the lowest outlier score is kept.
+    A step on an input that is not misclassified yet follows the gradient of the classification loss without its
+    component along the gradient of the outlier score; a step on one that is misclassified follows the gradient of the
+    score without its component along that of the loss. The result is the misclassified point with the lowest score.
 
     Example:
         >>> import torch, gradgeo
@@ -50,15 +56,15 @@ def evasion(
         torch.Size([2, 8])
 
     Args: as in `pgd`, and
-        detector: fitted; its model is attacked with it.
-        gradient: of the outlier score: "exact" differentiates it, with `Detector.differentiable_score`'s surrogates for
-            signs and ReLUs; "estimated" probes it with `draws` random pairs of inputs, which needs nothing of the
-            evidence, not even that it can be differentiated.
-        draws: how many gradients are averaged: more than 1 where the evidence is random ("exact"), many for a good
-            estimate ("estimated").
+        detector: fitted; its model is attacked too.
+        gradient: how the gradient of the outlier score is computed. "exact": by autograd, with the surrogates of
+            `Detector.differentiable_score` for signs and ReLUs. "estimated": by finite differences along `draws` random
+            directions, which works for evidence that cannot be differentiated.
+        draws: number of gradients that are averaged: more than 1 where the evidence is random ("exact"), many for an
+            accurate estimate ("estimated").
 
-    Returns: AttackResult as in `pgd`; `success` says that the prediction changed. Whether the input is trusted as
-    well is the detector's to say: `detector.predict(result.adversarial).trusted`.
+    Returns: AttackResult as in `pgd`; `success` says that the prediction changed, and
+    `detector.predict(result.adversarial).trusted` whether the detector is evaded as well.
 
     Cost: per step and input, one verdict, and per draw about 3 K backward passes ("exact") or two more verdicts
     ("estimated").
@@ -70,10 +76,10 @@ def evasion(
     """
     region = ball(norm, epsilon, bounds)
     choice("gradient", gradient, ("exact", "estimated"))
-    count("draws", draws), count("steps", steps)
-    length = region.epsilon / 4 if step_size is None else positive("step_size", step_size)
-    draw = generator or torch.Generator().manual_seed(0)
-    problem = Problem(
+    positive_integer("draws", draws)
+    positive_integer("steps", steps)
+    length = checked_step_size(step_size, region)
+    runner = AttackRunner(
         detector.model,
         x,
         labels,
@@ -83,56 +89,72 @@ def evasion(
         generator=generator,
         batch_size=BATCH if batch_size is None else batch_size,
     )
-    towards = class_loss(loss)
-
-    def slope(point: Tensor) -> Tensor:
-        """The gradient of the outlier score (n, *input), once."""
-        if gradient == "exact":
-            leaf = point.detach().requires_grad_()
-            return gradient_of([(detector.differentiable_score(leaf).sum(), None)], leaf)
-        probe = torch.randint(0, 2, point.shape, generator=draw).to(point) * 2 - 1
-        size = PROBES * region.epsilon
-        ahead, behind = (detector.outlier_score((point + side * size * probe).detach()) for side in (1.0, -1.0))
-        change = ((ahead - behind) / (2 * size)).nan_to_num(0.0).to(point)
-        return change.view(-1, *[1] * (point.ndim - 1)) * probe
+    loss_fn = class_loss(loss)
+    probes = generator or seeded()
+    score_gradient = _exact(detector) if gradient == "exact" else _estimated(detector, PROBE * region.epsilon, probes)
 
     def score(point: Tensor) -> Tensor:
-        """The outlier score (n,), averaged over the draws of random evidence."""
+        """The outlier score (n,); for random evidence the mean over as many draws as its gradient has."""
         repeats = draws if gradient == "exact" else 1
-        scores = torch.stack([detector.outlier_score(point.detach()) for _ in range(repeats)])
+        scores = torch.stack([detector.outlier_score(point.detach()) for _ in range(repeats)])  # (repeats, n)
         return scores.mean(0).nan_to_num(torch.inf)
 
-    def attack(samples: Samples, start: Tensor) -> tuple[Tensor, Tensor]:
+    def attack(batch: AttackBatch, start: Tensor) -> tuple[Tensor, Tensor]:
         best, lowest = start.clone(), torch.full((len(start),), torch.inf, dtype=torch.float64)
-        followed = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        has_gradient = torch.zeros(len(start), dtype=torch.bool, device=start.device)
 
-        def keep(point: Tensor, reached: Tensor) -> None:
-            rows = reached.nonzero()[:, 0]
+        def update_best(point: Tensor, misclassified: Tensor) -> None:
+            rows = misclassified.nonzero()[:, 0]
             if len(rows):
-                scores = score(point[rows])
+                scores = score(point[rows])  # on the CPU, as `lowest`
                 better = scores < lowest[rows.cpu()]
                 best[rows[better.to(rows.device)]] = point.detach()[rows[better.to(rows.device)]]
                 lowest[rows.cpu()[better]] = scores[better]
 
-        def move(point: Tensor, logits: Tensor, samples: Samples) -> Tensor:
-            reached = samples.reached(logits)
-            away = gradient_of(towards(point, logits, samples), point)
-            followed.logical_or_(away.flatten(1).any(1))
-            along = torch.stack([slope(point) for _ in range(draws)]).mean(0)
-            keep(point, reached)
-            rows = reached.view(-1, *[1] * (point.ndim - 1))
-            return region.direction(torch.where(rows, _without(along, away), _without(away, along))).mul_(-length)
+        def step_fn(point: Tensor, logits: Tensor, batch: AttackBatch) -> Tensor:
+            misclassified = batch.succeeded(logits)  # (n,)
+            of_loss = gradient_of(loss_fn(point, logits, batch), point)  # (n, *input)
+            has_gradient.logical_or_(of_loss.flatten(1).any(1))
+            of_score = torch.stack([score_gradient(point) for _ in range(draws)]).mean(0)  # (n, *input)
+            update_best(point, misclassified)
+            # To first order neither step undoes what the other has gained: each is orthogonal to the other's gradient.
+            follows_score = misclassified.view(-1, *[1] * (point.ndim - 1))
+            step = torch.where(follows_score, _orthogonal(of_score, of_loss), _orthogonal(of_loss, of_score))
+            return region.direction(step).mul_(-length)
 
-        final, _ = descend(problem.classifier, samples, start, move=move, norm=region, steps=steps)
-        keep(final, samples.reached(problem.classifier.judge(final).logits))
-        found = lowest.isfinite().to(final.device).view(-1, *[1] * (final.ndim - 1))
-        return torch.where(found, best, final), ~followed
+        final, _ = descend(runner.classifier, batch, start, step_fn=step_fn, norm=region, steps=steps)
+        update_best(final, batch.succeeded(runner.classifier.logits(final).logits))
+        evaded = lowest.isfinite().to(final.device).view(-1, *[1] * (final.ndim - 1))
+        return torch.where(evaded, best, final), ~has_gradient
 
-    return problem.solve(attack, random_start=random_start, restarts=restarts)
+    return runner.run(attack, random_start=random_start, restarts=restarts)
 
 
-def _without(gradient: Tensor, other: Tensor) -> Tensor:
-    """`gradient` (n, *input) without its component along `other`."""
-    a, b = gradient.flatten(1), other.flatten(1)
-    share = (a * b).sum(1) / b.square().sum(1).clamp_min(torch.finfo(b.dtype).tiny)
-    return (a - share[:, None] * b).view_as(gradient)
+def _exact(detector: Detector) -> Callable[[Tensor], Tensor]:
+    """The gradient of the outlier score (n, *input) by autograd."""
+
+    def gradient(point: Tensor) -> Tensor:
+        leaf = point.detach().requires_grad_()
+        return gradient_of([(detector.differentiable_score(leaf).sum(), None)], leaf)
+
+    return gradient
+
+
+def _estimated(detector: Detector, size: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """An estimate of that gradient from one random direction: simultaneous perturbation, Spall 1992."""
+
+    def gradient(point: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, point.shape, generator=generator).to(point) * 2 - 1  # (n, *input) of +1 and -1
+        ahead, behind = (detector.outlier_score((point + side * size * signs).detach()) for side in (1.0, -1.0))
+        slope = ((ahead - behind) / (2 * size)).nan_to_num(0.0).to(point)  # (n,) along `signs`
+        # For independent signs s the mean of <g, s> s is g: the cross terms s_i s_j average to 0.
+        return slope.view(-1, *[1] * (point.ndim - 1)) * signs
+
+    return gradient
+
+
+def _orthogonal(gradient: Tensor, other: Tensor) -> Tensor:
+    """`gradient` (n, *input) without its component along `other`: g - <g, h> / <h, h> h."""
+    g, h = gradient.flatten(1), other.flatten(1)  # (n, d)
+    share = (g * h).sum(1) / h.square().sum(1).clamp_min(torch.finfo(h.dtype).tiny)
+    return (g - share[:, None] * h).view_as(gradient)

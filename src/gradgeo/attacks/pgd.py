@@ -1,14 +1,14 @@
-"""Attacks that follow the gradient of the loss within a budget: FGSM and PGD."""
+"""FGSM and PGD: attacks that follow the gradient of the loss within a budget."""
 
 import torch
 from torch import Tensor
 
-from gradgeo.attacks.descent import Objective, Samples, descend, steepest
+from gradgeo.attacks.descent import AttackBatch, Objective, descend, steepest
 from gradgeo.attacks.losses import class_loss
-from gradgeo.attacks.norms import Bounds, Norm, ball, positive
-from gradgeo.attacks.runner import Attack, AttackResult, Problem, count
+from gradgeo.attacks.norms import Bounds, Norm, ball
+from gradgeo.attacks.runner import Attack, AttackResult, AttackRunner
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.errors import public
+from gradgeo.errors import positive_integer, positive_number, public
 
 
 @public
@@ -27,7 +27,7 @@ def fgsm(
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
 ) -> AttackResult:
-    """One step of length epsilon along the sign of the gradient; in "l2", along the gradient.
+    """The fast gradient sign method: one step of length epsilon along the sign of the gradient ("l2": the gradient).
 
     Example:
         >>> import torch
@@ -44,11 +44,11 @@ def fgsm(
     Source: Goodfellow et al., "Explaining and harnessing adversarial examples", ICLR 2015.
     """
     region = ball(norm, epsilon, bounds)
-    problem = Problem(
+    runner = AttackRunner(
         model, x, labels, norm=region, targeted=targeted, targets=targets, generator=generator, batch_size=batch_size
     )
-    attack = descent(problem.classifier, region, class_loss(loss), steps=1, step_size=region.epsilon)
-    return problem.solve(attack, random_start=random_start)
+    attack = descent(runner.classifier, region, class_loss(loss), steps=1, step_size=region.epsilon)
+    return runner.run(attack, random_start=random_start)
 
 
 @public
@@ -95,10 +95,10 @@ def pgd(
         bounds: (low, high) of every entry of the input space; None for unbounded signals.
         random_start: start at a uniform point of the ball instead of at x.
         restarts: how often to start, each time on the inputs where the attack has not succeeded yet.
-        early_stop: end each input at its first success: nearer to x and cheaper, but less confident than the
+        early_stop: stop each input at its first success: nearer to x and cheaper, but less confident than the
             last step would be.
-        targeted: lead to a random other class than the label, instead of anywhere away from the label.
-        targets: (N,) the classes to lead to; implies `targeted`.
+        targeted: aim at a random class other than the label, instead of at any other class.
+        targets: (N,) the classes to aim at; implies `targeted`.
         generator: draws targets and starts. None: the same draws in every call.
         batch_size: inputs in one forward pass; default 128.
 
@@ -112,18 +112,18 @@ def pgd(
         ArgumentError: epsilon is not positive or larger than the bounds allow, `x` is outside the bounds, a
             target is the label, or another argument is not as described. ModelError: as `saliency_maps`.
 
-    The cross-entropy and mse gradients are pulled back at unit size (see `saliency_maps`), so that a
-    confident prediction does not mask them. Inputs whose gradient is zero even so are flagged as `masked`,
+    The gradients of cross-entropy and mse are scaled to unit size at the logits (see `saliency_maps`), so that a
+    confident prediction does not mask them. Inputs whose gradient is zero nevertheless are flagged as `masked`,
     with one warning.
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
     """
     region = ball(norm, epsilon, bounds)
-    problem = Problem(
+    runner = AttackRunner(
         model, x, labels, norm=region, targeted=targeted, targets=targets, generator=generator, batch_size=batch_size
     )
-    attack = descent(problem.classifier, region, class_loss(loss), steps, step_size, early_stop=early_stop)
-    return problem.solve(attack, random_start=random_start, restarts=restarts)
+    attack = descent(runner.classifier, region, class_loss(loss), steps, step_size, early_stop=early_stop)
+    return runner.run(attack, random_start=random_start, restarts=restarts)
 
 
 def descent(
@@ -135,11 +135,16 @@ def descent(
     *,
     early_stop: bool = False,
 ) -> Attack:
-    """Steepest descent of `objective` in `norm`, with steps of epsilon / 4 unless `step_size` says otherwise."""
-    move = steepest(objective, norm, norm.epsilon / 4 if step_size is None else positive("step_size", step_size))
-    count("steps", steps)
+    """Steepest descent of `objective` in `norm`, with checked options; see `pgd` for them."""
+    step_fn = steepest(objective, norm, checked_step_size(step_size, norm))
+    positive_integer("steps", steps)
 
-    def attack(samples: Samples, start: Tensor) -> tuple[Tensor, Tensor]:
-        return descend(classifier, samples, start, move=move, norm=norm, steps=steps, early_stop=early_stop)
+    def attack(batch: AttackBatch, start: Tensor) -> tuple[Tensor, Tensor]:
+        return descend(classifier, batch, start, step_fn=step_fn, norm=norm, steps=steps, early_stop=early_stop)
 
     return attack
+
+
+def checked_step_size(step_size: float | None, norm: Norm) -> float:
+    """The length of a step: epsilon / 4 unless `step_size` says otherwise, as in Schwinn et al. 2021."""
+    return norm.epsilon / 4 if step_size is None else positive_number("step_size", step_size)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from gradgeo.data.models import load_model
 from gradgeo.detector.detector import TYPICAL_MARGIN
 from gradgeo.detector.one_class import ClassConditionalCopula
 from gradgeo.errors import DataError
+from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
-from gradgeo.geometry.saliency import map_chunks
 from gradgeo.geometry.similarity import csm_of, csm_statistics
 
 STATISTICS = ("classifier.py", "geometry/*.py")  # the source that the ten statistics depend on
@@ -211,11 +211,11 @@ class Cases:
             temperatures = (temperature,)
 
         def measure(x: Tensor) -> dict[str, Any]:
-            def seen(forward: InputJacobian, maps: Maps) -> tuple[Tensor, Tensor]:
+            def seen(forward: InputJacobian, rows: slice) -> tuple[Tensor, Tensor]:
                 losses = [Loss("cross_entropy", t) for t in temperatures]
-                return _statistics(forward, [replace(maps, loss=loss) for loss in losses]), forward.predicted
+                return _statistics(forward, [Maps(loss) for loss in losses]), forward.predicted
 
-            parts = map_chunks(case.model, [x], Maps(), None, seen, streamed=True)
+            parts = map_chunks(case.model, [x], Maps(), seen, streamed=True)
             features, label = (torch.cat([part[i] for part in parts]).numpy() for i in (0, 1))
             return {"features": features, "label": label}
 
@@ -283,7 +283,7 @@ def readable(source: Source) -> tuple[Tensor, Tensor]:
 def judged(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (N, C)."""
     classifier = Classifier(model)
-    return torch.cat([classifier.judge(part).logits for part in torch.split(x, CHUNK)])
+    return torch.cat([classifier.logits(part).logits for part in torch.split(x, CHUNK)])
 
 
 def predicted(model: nn.Module, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier.wrapper import Classifier, Model, preserve_state, replace_unusable
+from gradgeo.classifier.wrapper import Classifier, Model, preserve_state
 from gradgeo.errors import ModelError, expected
 
 
@@ -21,11 +21,11 @@ class Penultimate(nn.Module):
     def __init__(self, model: Model, x: Tensor) -> None:
         super().__init__()
         classifier = Classifier(model)
-        x = classifier.prepare(x)
-        if not len(x):
+        batch = classifier.prepare(x)
+        if not len(batch):
             raise expected("x", "at least one input", x)
-        with preserve_state(x, recurrent=classifier.recurrent):
-            copy = classifier.fast(replace_unusable(x)[0])
+        with preserve_state(batch.x, recurrent=classifier.recurrent):
+            copy = classifier.optimized(batch)
         if copy.head is None:
             raise ModelError("no linear layer of the model makes its logits, so it has no penultimate features.")
         self.head = copy.head

@@ -18,7 +18,7 @@ def of(model: Model, input_shape: tuple[int, ...]) -> dict[str, Any]:
     The hash sees any changed weight; the logits see what weights do not show: another architecture, pre-processing or
     mode over the same weights.
     """
-    logits = Classifier(model).judge(_probe(input_shape)).logits
+    logits = Classifier(model).logits(_probe(input_shape)).logits
     return {
         "weights": weights_hash(model),
         "logits": logits.double().tolist() if bool(logits.isfinite().all()) else None,
@@ -31,7 +31,7 @@ def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]
         return "its weights differ"
     if known["logits"] is None:
         return None
-    logits = Classifier(model).judge(_probe(input_shape)).logits
+    logits = Classifier(model).logits(_probe(input_shape)).logits
     before = torch.tensor(known["logits"], dtype=torch.float64)
     if logits.shape != before.shape:
         return f"it has {logits.shape[1]} classes instead of {before.shape[1]}"
@@ -43,7 +43,7 @@ def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]
 
 def num_classes(model: Model, input_shape: tuple[int, ...]) -> int:
     """How many class scores `model` gives."""
-    return Classifier(model).judge(_probe(input_shape)).logits.shape[1]
+    return Classifier(model).logits(_probe(input_shape)).logits.shape[1]
 
 
 def _probe(input_shape: tuple[int, ...]) -> Tensor:

@@ -52,7 +52,7 @@ class AdaptiveBatch:
         """Whether passes had to be smaller than they should have been."""
         return self._limit is not None
 
-    def told(self) -> None:
+    def warn_if_shrunk(self) -> None:
         """Warn if they had to."""
         if self.shrunk:
             warn(

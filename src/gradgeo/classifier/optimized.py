@@ -56,6 +56,9 @@ class OptimizedModel:
         """Whether backward passes for several cotangents at once work; None until tried."""
         self.widest: dict[tuple[int, ...], int] = {}
         """Entries per sample of the largest input of a convolution, by the shape of an input; 0 without any."""
+        self.exact: OptimizedModel | None = None
+        """The copy that computes in the model's own type, for logits, where this one does not."""
+        self.dtype = dtype
         self._classes = 0
         self.activations = 0
         """Entries per sample of what its layers make, all that a graph of it holds; 0 if not known."""
@@ -82,7 +85,7 @@ class OptimizedModel:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None, bool]:
         """Logits (N, C), the features (N, F) that `head` was given, and whether it made the logits of them."""
         with self._turn:
-            logits = logits_of(self.model, self._laid_out(x))
+            logits = logits_of(self.model, self._to_memory_format(x))
         call, self._calls.last = getattr(self._calls, "last", None), None
         if call is None:
             return logits, None, False
@@ -100,7 +103,7 @@ class OptimizedModel:
                 self._classes = logits_of(self.model, x[:1].clone()).shape[1]
         return self._classes
 
-    def _laid_out(self, x: Tensor) -> Tensor:
+    def _to_memory_format(self, x: Tensor) -> Tensor:
         return _channels_last(x) if self._channels_last else x
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -130,7 +133,7 @@ class OptimizedModel:
             _change(changed, pairs if fold else [], channels_last=last, traced=traced)
             for layer in watch.last_in_rows() if last else ():
                 changed.get_submodule(names[layer]).register_forward_hook(_settle_rows)
-            if self._agrees(changed, x, logits, last) and not (last and _mixes(changed, x)):
+            if self._agrees(changed, x, logits, last) and not (last and changes_grad_layout(changed, x)):
                 self.model, self._channels_last = changed, last
                 head = None if self.head is None else changed.get_submodule(names[self.head])
                 self.head = head if isinstance(head, nn.Linear) else None
@@ -280,7 +283,7 @@ def _settle_rows(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None
         output.register_hook(_in_rows)
 
 
-def _mixes(model: nn.Module, x: Tensor) -> bool:
+def changes_grad_layout(model: nn.Module, x: Tensor) -> bool:
     """Whether a convolution of signals gets its gradient in another layout: what is between them then took long."""
     layouts: list[bool] = []
 

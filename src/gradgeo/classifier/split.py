@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from gradgeo.classifier.logits import logits_of
 from gradgeo.classifier.optimized import AGREEMENT
-from gradgeo.classifier.wrapper import Classifier, preserve_state, replace_unusable
+from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.errors import ModelError, expected, public
 
 _INNER = "model"
@@ -58,13 +58,13 @@ def tap(model: nn.Module, layer: str, x: Tensor) -> tuple[nn.Module, nn.Module]:
     names = [name for name, _ in whole.named_modules() if name]
     if layer not in names:
         raise expected("layer", f"one of {_some(names)}", layer, "model.named_modules() lists them.")
-    x = classifier.prepare(x)
-    clean, usable = replace_unusable(x)
-    if not bool(usable.any()):
+    batch = classifier.prepare(x)
+    if not bool(batch.usable.any()):
         raise expected("x", "at least one input without NaN or infinity", x)
+    x = batch.x[batch.usable]
     with preserve_state(x, recurrent=classifier.recurrent), torch.no_grad():
         front, rest = _cut(whole, layer)
-        _compare(classifier(clean[usable].clone()), front, rest, clean[usable], layer)
+        _compare(classifier(x.clone()), front, rest, x, layer)
     return front, rest
 
 

@@ -17,7 +17,11 @@ from gradgeo.classifier.isolated_copy import isolated_copy, unwrapped
 from gradgeo.classifier.logits import alone, logits_of
 from gradgeo.classifier.microbatch import AdaptiveBatch
 from gradgeo.classifier.optimized import OptimizedModel
-from gradgeo.errors import expected
+from gradgeo.classifier.prepared import PreparedBatch, clean
+from gradgeo.errors import choice, expected
+
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+"""What backward passes compute in: None for the model's own type."""
 
 
 class Classifier:
@@ -40,8 +44,8 @@ class Classifier:
         self.module: Model = model if copied is None else copied
         self.private = copied is not given
         """Whether `module` is a copy of the caller's."""
-        self._fast: dict[torch.dtype | None, OptimizedModel] = {}
-        self._preparing = threading.Lock()
+        self._optimized: dict[torch.dtype | None, OptimizedModel] = {}
+        self._optimizing = threading.Lock()
         self._turn = threading.RLock()  # a model may keep in itself what it is doing
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
@@ -58,38 +62,41 @@ class Classifier:
                 return _kept(unwrapped(model), state)
         return cls(model)
 
-    def fast(self, x: Tensor, dtype: torch.dtype | None = None) -> OptimizedModel:
-        """The copy to differentiate many times, made at the first prepared batch `x`; its weights are its own.
+    def optimized(self, batch: PreparedBatch, precision: str = "float32") -> OptimizedModel:
+        """The copy to differentiate many times, made at the first `batch`; its weights are its own.
 
         To be called within `preserve_state`.
 
         Args:
-            dtype: what it computes in, if not in the model's own type.
+            precision: one of `PRECISIONS`, what it computes in. Other than "float32" it takes a model that can be
+                copied, and `exact` of what is returned computes in the model's own type.
         """
+        choice("precision", precision, tuple(PRECISIONS))
+        dtype = PRECISIONS[precision]
         if dtype is not None and not self.private:
-            raise expected(
-                "precision", "'float32' for a function or a model that cannot be copied", str(dtype).split(".")[1]
-            )
-        with self._preparing:
-            if dtype in self._fast:
-                return self._fast[dtype]
-            with self._turn:  # a copy of a model at work may be of no use
-                made = self._made_fast(x, dtype)
-            if any(other.batchable is False for other in self._fast.values()):
-                made.batchable = False  # known, and said, already
-            self._fast[dtype] = made
-        return self._fast[dtype]
+            raise expected("precision", "'float32' for a function or a model that cannot be copied", precision)
+        exact = None if dtype is None else self.optimized(batch)
+        with self._optimizing:
+            if dtype not in self._optimized:
+                with self._turn:  # a copy of a model at work may be of no use
+                    model = self._optimize(batch, dtype)
+                model.exact = exact
+                if any(other.batchable is False for other in self._optimized.values()):
+                    model.batchable = False  # known, and said, already
+                self._optimized[dtype] = model
+            return self._optimized[dtype]
 
-    def _made_fast(self, x: Tensor, dtype: torch.dtype | None) -> OptimizedModel:
-        """Where memory does not take the trial of several inputs, one has to do."""
+    def _optimize(self, batch: PreparedBatch, dtype: torch.dtype | None) -> OptimizedModel:
+        """Where memory does not take the trial of several inputs, one has to do; of none, a zero input stands in."""
+        x = batch.x.detach() if len(batch) else batch.x.new_zeros(1, *batch.x.shape[1:])
 
-        def made(rows: slice) -> OptimizedModel:
+        def attempt(rows: slice) -> OptimizedModel:
             return OptimizedModel(self.module, private=self.private, x=x[rows], dtype=dtype)
 
-        return next(AdaptiveBatch(max(1, len(x)))(len(x), made))
+        return next(AdaptiveBatch(len(x))(len(x), attempt))
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """`x` checked and brought to the model's device and floating-point type (a copy is not made here)."""
+    def prepare(self, x: Tensor) -> PreparedBatch:
+        """`x` checked, brought to the model's device and floating-point type, and cleaned; once for each batch."""
         if not isinstance(x, Tensor):
             raise expected("x", "a tensor", x, "Use torch.from_numpy for arrays.")
         if not x.is_floating_point():
@@ -101,32 +108,37 @@ class Classifier:
             )
         if x.ndim < 2:
             raise expected("x", "of shape (N, *input)", x, "For a single input add the batch axis: x[None].")
-        return x.to(device=self.device or x.device, dtype=self.dtype or x.dtype)
+        return clean(x.to(device=self.device or x.device, dtype=self.dtype or x.dtype))
 
-    def judge(self, x: Tensor) -> "Judged":
+    def logits(self, x: Tensor) -> "LogitsResult":
         """Logits of `x` without gradients."""
-        x = self.prepare(x)
-        with preserve_state(x, recurrent=self.recurrent), torch.no_grad():
-            clean, finite = replace_unusable(x)
-            logits = torch.cat(list(AdaptiveBatch(max(1, len(x)))(len(x), lambda rows: self(clean[rows]))))
-        return Judged(logits, finite & logits.isfinite().all(1))
+        batch = self.prepare(x)
+        with preserve_state(batch.x, recurrent=self.recurrent), torch.no_grad():
+
+            def run(rows: slice) -> Tensor:
+                return self(batch.x[rows].clone())  # the model may work in place
+
+            logits = torch.cat(list(AdaptiveBatch(max(1, len(batch)))(len(batch), run)))  # (N, C)
+        return LogitsResult(logits, batch.usable & logits.isfinite().all(1))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
 
-        To be called within `preserve_state`, for it seeds the random state that a stochastic model draws from. One thread
-        at a time; those of `fast` run together where the model writes nothing into itself.
+        To be called within `preserve_state`, for it seeds the random state that a stochastic model draws from. One
+        thread at a time; those of `optimized` run together where the model writes nothing into itself.
         """
         with self._turn:
             return logits_of(self.module, x)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The logits (N, C) of a batch, and whether each row's input and logits are finite (N,)."""
+class LogitsResult:
+    """The logits of a batch."""
 
     logits: Tensor
+    """(N, C)."""
     usable: Tensor
+    """(N,) bool: whether every entry of a row's input and of its logits is finite."""
 
 
 KEPT = 4
@@ -152,13 +164,6 @@ def _kept(model: nn.Module, state: ModelState) -> Classifier:
 def _forget(reference: "weakref.ref[nn.Module]") -> None:
     with _KEEPING:
         _KEPT[:] = [entry for entry in _KEPT if entry[0] is not reference]
-
-
-def replace_unusable(x: Tensor) -> tuple[Tensor, Tensor]:
-    """A copy of `x` with zeros for samples that hold NaN or infinity, so that they cannot disturb others; and (N,)
-    which samples were left as they were."""
-    finite = torch.isfinite(x).flatten(1).all(1)
-    return torch.where(finite.view(-1, *[1] * (x.ndim - 1)), x, 0), finite
 
 
 def _refuse_training(function: Callable[[Tensor], Any]) -> None:

@@ -35,8 +35,8 @@ from gradgeo.cli.options import (
     on_device,
     preprocess_for,
 )
-from gradgeo.data import Preprocess, Usable, open_source
-from gradgeo.data.models import load_model, own_preprocessing
+from gradgeo.data import Preprocess, ReadableItems, open_source
+from gradgeo.data.models import load_model, pretrained_preprocessing
 from gradgeo.detector import serialization as detector_file
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import PRESETS
@@ -79,7 +79,7 @@ def fit(
         Preprocess(), size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
     )
     if preprocess == Preprocess():  # nothing is declared: what the model was trained to see, where its library says so
-        preprocess = Preprocess.from_dict(own_preprocessing(model))
+        preprocess = Preprocess.from_dict(pretrained_preprocessing(model))
     refuse_source(out, data)
     with atomic_path(out) as temporary:
         source = open_source(
@@ -96,7 +96,7 @@ def fit(
             batch_size=batch_size,
         )
         with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
-            usable = Usable(source, batch_size=batch_size, workers=workers, progress=advance)
+            usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
             detector.fit(usable.loader())
         if usable.skipped:
             first = usable.skipped[0]

@@ -41,7 +41,7 @@ def export(
     shape = detector.input_shape_
     example = _noise(shape) if data is None else _inputs(data, notes, shape, data_root)
     package = import_module("gradgeo.export")
-    agreement = package.write(detector, example, out, form, digest=package.digest_of(file))
+    agreement = package.write(detector, example, out, form)
     n = len(agreement.scores)
     print_pairs(
         {

@@ -93,7 +93,7 @@ def score(
             "start": start,
             "limit": limit,
             "data_root": data_root,
-            "numbering": tuple(map(str, notes.get("class_names") or ())),
+            "class_order": tuple(map(str, notes.get("class_names") or ())),
             "streaming": stream,
             "time": time,
         },

@@ -1,12 +1,11 @@
-"""The data room: from the name of some data to numbered inputs, one file per kind of source."""
+"""Data sets by name: from a file, folder, hub or archive name to numbered inputs, one module per kind of source."""
 
 from pathlib import Path
 
-from gradgeo.data import files
-from gradgeo.data import webdataset as tar
+from gradgeo.data import files, webdataset
 from gradgeo.data.arrays import open_npy, open_npz
 from gradgeo.data.digits import open_digits
-from gradgeo.data.fit_loader import Usable
+from gradgeo.data.fit_loader import ReadableItems
 from gradgeo.data.hub import open_hub
 from gradgeo.data.images import ENDINGS, open_folder, open_image
 from gradgeo.data.parquet import Parquet
@@ -15,7 +14,7 @@ from gradgeo.data.source import Indexed, Item, Reader, Source, Stream, StreamRea
 from gradgeo.data.ucr import open_ucr
 from gradgeo.errors import DataError, expected, public
 
-__all__ = ["Indexed", "Item", "Preprocess", "Source", "Stream", "Usable", "open_source"]
+__all__ = ["Indexed", "Item", "Preprocess", "ReadableItems", "Source", "Stream", "open_source"]
 
 KINDS = (
     "an image, a folder of images, a .parquet file, a folder or pattern of them, a .npz or .npy file, .tar shards, "
@@ -31,7 +30,7 @@ def open_source(
     start: int = 0,
     limit: int | None = None,
     data_root: str | Path | None = None,
-    numbering: tuple[str, ...] = (),
+    class_order: tuple[str, ...] = (),
     streaming: bool = False,
     time: str | None = None,
 ) -> Source:
@@ -51,19 +50,19 @@ def open_source(
             a file or folder that its library reads; `ucr:NAME`, `ucr:NAME/train`, `ucr:NAME/test`; `digits`,
             `digits/train`, `digits/fit`, `digits/test` (write ./digits for a folder of that name).
         preprocess: what is done to every input.
-        start, limit: the part of the data to take.
-        numbering: class names in the order that numbers them elsewhere: labels of data that names its classes are
-            renumbered by name, None for names that are not there.
+        start, limit: skip the first `start` items, then read at most `limit`.
+        class_order: class names in the order of a classifier's outputs. Labels of data that names its classes are
+            renumbered by name; the label of a name that is not listed is None.
         data_root: folder that holds the UCR archive; default $UCR_DATA_HOME.
-        streaming: read `hf:` data as it comes and keep nothing of it on disk.
-        time: the column, array (.npz) or key of a sample's .json (.tar) that says when each item was taken: a number,
-            a date or ISO 8601 text.
+        streaming: read `hf:` data over the network without storing it on disk.
+        time: the column, array (.npz) or key of a sample's .json (.tar) with the time of each item: a number, a date or
+            ISO 8601 text.
 
     Returns:
-        An `Indexed` source, a sized sequence of items, each read when asked for; of shards and with `streaming` a
-        `Stream`, whose length shows at its end. An item that cannot be read (truncated, empty,
-        not an image, too large) has `x` None and an `error`; asking for it never raises. Images are float32
-        in [0, 1], (C, H, W). Nothing that a file holds is executed.
+        An `Indexed` source, a sized sequence whose items are read on access; for shards and with `streaming`, a
+        `Stream` of unknown length. An item that cannot be read (truncated, empty, not an image, too large) has `x` None
+        and an `error`, and its access does not raise. Images are float32 in [0, 1], (C, H, W). No content of a file is
+        executed.
 
     Raises:
         DataError: the data is missing or of another kind. ArgumentError: `start` or `limit` out of range.
@@ -77,7 +76,7 @@ def open_source(
         reader = _reader(name, root, streaming=streaming, time=time)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
-    options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "numbering": numbering}
+    options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "class_order": class_order}
     if isinstance(reader, StreamReader):
         return Stream(reader, name, time=time, **options)
     return Indexed(reader, name, time=time, **options)
@@ -88,8 +87,8 @@ def _reader(spec: str, root: Path | None, *, streaming: bool = False, time: str 
         return open_hub(spec, streaming=streaming, time=time)
     path = Path(spec).expanduser()
     built_in = spec == "digits" or spec.startswith(("digits/", "ucr:"))
-    if not built_in and (found := _columns(spec, path, time)) is not None:
-        return found
+    if not built_in and (reader := _open_table(spec, path, time)) is not None:
+        return reader
     if time is not None:
         raise expected("time", "None for data without columns", time, "Parquet, .npz, hf: and .tar data have times.")
     if built_in:
@@ -106,22 +105,22 @@ def _reader(spec: str, root: Path | None, *, streaming: bool = False, time: str 
     raise DataError(f"{spec} is of no kind that can be read. Data can be {KINDS}.")
 
 
-def _columns(spec: str, path: Path, time: str | None) -> Reader | StreamReader | None:
-    """What opens data that can have times; None for any other."""
+def _open_table(spec: str, path: Path, time: str | None) -> Reader | StreamReader | None:
+    """The reader of Parquet, .npz or .tar data, the kinds with named columns; None for any other kind."""
     if path.is_dir():
-        if files.of_folder(path, ENDINGS, at_most=1):  # verdicts may lie beside the images they are on
+        if files.files_below(path, ENDINGS, at_most=1):  # a folder of images may hold their verdicts as Parquet
             return None
-        for endings in ((".parquet",), tar.ENDINGS):
-            if inside := files.of_folder(path, endings):
-                return Parquet(inside, time) if endings == (".parquet",) else tar.Shards(inside, time)
+        for endings in ((".parquet",), webdataset.ENDINGS):
+            if paths := files.files_below(path, endings):
+                return Parquet(paths, time) if endings == (".parquet",) else webdataset.Shards(paths, time)
         return None
-    named = [path] if path.exists() else files.expand(spec) if any(c in spec for c in "*?[{") else []
-    names = {file.name.lower() for file in named}
+    paths = [path] if path.exists() else files.expand(spec) if any(c in spec for c in "*?[{") else []
+    names = {file.name.lower() for file in paths}
     if names and all(name.endswith(".parquet") for name in names):
-        return Parquet(named, time)
-    if names and all(name.endswith(tar.ENDINGS) for name in names):
-        return tar.Shards(named, time)
-    if len(named) > 1:
+        return Parquet(paths, time)
+    if names and all(name.endswith(webdataset.ENDINGS) for name in names):
+        return webdataset.Shards(paths, time)
+    if len(paths) > 1:
         raise DataError(
             f"expected the files of {spec} to be all .parquet or all .tar, got {', '.join(sorted(names)[:3])}."
         )

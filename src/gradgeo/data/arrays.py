@@ -1,4 +1,4 @@
-"""Numbers in NumPy's files: `.npz` with inputs and labels, `.npy` with inputs alone; no pickled objects."""
+"""NumPy files: `.npz` with inputs and labels, `.npy` with inputs alone; pickled objects are refused."""
 
 import struct
 import zipfile
@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.data.files import identity
+from gradgeo.data.files import content_id
 from gradgeo.data.source import encode_labels
-from gradgeo.data.timestamps import moments
+from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, describe
 
 INPUTS = ("x", "images", "data")
 LABELS = ("y", "labels", "label")
 LARGEST = 8 << 30
-"""Bytes a compressed array inside an .npz may have; it is read as a whole, others stay on disk."""
+"""Bytes of the largest compressed array of an .npz, which is read into memory; uncompressed ones stay on disk."""
 
 
 class Arrays:
@@ -33,7 +33,7 @@ class Arrays:
         place: str,
         classes: tuple[str, ...] = (),
         times: NDArray[Any] | None = None,
-        identity: str = "",
+        content_id: str = "",
     ) -> None:
         if x.dtype.kind not in "fiub" or x.ndim < 2 or not len(x):
             raise DataError(f"expected the inputs in {place} to be numbers of shape (N, *input), got {describe(x)}.")
@@ -45,7 +45,7 @@ class Arrays:
         self.labels = labels
         self.classes = classes
         self.times = times
-        self.identity = identity or str(len(x))
+        self.content_id = content_id or str(len(x))
 
     def __len__(self) -> int:
         return len(self._x)
@@ -62,20 +62,21 @@ class Arrays:
 def as_input(row: NDArray[Any]) -> Tensor:
     """One input as float32.
 
-    Bytes are an image: scaled to [0, 1] and brought to (C, H, W) from (H, W) or (H, W, C). Other numbers stay
-    as they are.
+    uint8 is taken for an image: scaled to [0, 1], and (H, W) or (H, W, C) becomes (C, H, W). Other numbers stay as they
+    are.
 
     Raises:
-        DataError: text, complex numbers or records."""
+        DataError: text, complex numbers or records.
+    """
     if row.dtype.kind not in "fiub":
         raise DataError(f"expected numbers, got {describe(row)}")
     if row.dtype == np.uint8:
         if row.ndim == 2:
-            row = row[None]
+            row = row[None]  # (1, H, W)
         elif row.ndim == 3 and row.shape[2] in (1, 3, 4) and row.shape[0] not in (1, 3):
-            row = row.transpose(2, 0, 1)
+            row = row.transpose(2, 0, 1)  # (H, W, C) -> (C, H, W)
         return torch.from_numpy(np.array(row, dtype=np.float32, order="C")) / 255
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the detector says so
+    with np.errstate(over="ignore"):  # larger than float32 becomes infinite, which the detector reports
         return torch.from_numpy(np.array(row, dtype=np.float32, order="C"))
 
 
@@ -92,26 +93,26 @@ def open_npz(path: Path, time: str | None = None) -> Arrays:
         raise
     except Exception as error:  # whatever a broken archive makes zipfile, zlib and NumPy raise
         raise _refused(path, error) from error
-    for wanted, found in ((" or ".join(INPUTS), x), *([(time, t)] if time else [])):
-        if found is None:
+    for wanted, member in ((" or ".join(INPUTS), x), *([(time, t)] if time else [])):
+        if member is None:
             raise DataError(f"expected an array named {wanted} in {path}, got {', '.join(sorted(names)) or 'none'}.")
     assert x is not None
     labels, classes = (None, ()) if y is None else encode_labels(y, path.name)
-    times = None if t is None else moments(t, path.name)
-    return Arrays(x, labels, place=path.name, classes=classes, times=times, identity=identity([path]))
+    times = None if t is None else parse_timestamps(t, path.name)
+    return Arrays(x, labels, place=path.name, classes=classes, times=times, content_id=content_id([path]))
 
 
 def open_npy(path: Path) -> Arrays:
-    """The inputs of an .npy file, left on disk until they are asked for."""
+    """The inputs of an .npy file, memory-mapped: each is read on access."""
     try:
         x = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # whatever a broken header makes NumPy raise
         raise _refused(path, error) from error
-    return Arrays(x, None, place=path.name, identity=identity([path]))
+    return Arrays(x, None, place=path.name, content_id=content_id([path]))
 
 
 def _member(path: Path, archive: Any, names: tuple[str, ...]) -> NDArray[Any] | None:
-    """The first of `names` that the archive has: left on disk where it is not compressed, as `numpy.savez` writes."""
+    """The first array of the archive with one of `names`: memory-mapped unless it is compressed; None without one."""
     for name in names:
         if name in archive.files:
             entry = archive.zip.getinfo(f"{name}.npy")
@@ -127,12 +128,12 @@ def _member(path: Path, archive: Any, names: tuple[str, ...]) -> NDArray[Any] | 
 
 
 def _mapped(path: Path, entry: zipfile.ZipInfo) -> NDArray[Any]:
-    """An uncompressed array where it lies in the archive: behind the entry's own header, whose length that header says.
+    """A memory map of an uncompressed array within the archive. It starts behind the entry's local header.
 
     Source: APPNOTE.TXT, the ZIP file format specification, section 4.3.7.
     """
     with path.open("rb") as file:
-        file.seek(entry.header_offset + 26)
+        file.seek(entry.header_offset + 26)  # the lengths of the name and the extra field, which end the header
         file.seek(sum(struct.unpack("<HH", file.read(4))), 1)
         version = np.lib.format.read_magic(file)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]

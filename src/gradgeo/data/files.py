@@ -1,4 +1,4 @@
-"""Which files a name on the command line means: itself, a pattern, or a folder; and whether they have changed."""
+"""The files that a name on the command line stands for (a path, a pattern, a folder), and a hash of their state."""
 
 import glob
 import hashlib
@@ -11,35 +11,37 @@ from pathlib import Path
 from gradgeo.errors import DataError
 
 MOST = 1_000_000
-"""Files that a pattern may name."""
+"""The largest number of files of one pattern."""
 
 BRACE = re.compile(r"\{([^{}]*)\}")
 SPAN = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand(spec: str) -> list[Path]:
-    """The files of a pattern with `*`, `?`, `[...]`, `{a,b}` or `{000..146}`, in order; all of a `{}` must be there.
+    """The files of a pattern with `*`, `?`, `[...]`, `{a,b}` or `{000..146}`, in order.
+
+    Every name that braces expand to must exist; `*`, `?` and `[...]` stand for the files that exist.
 
     Example:
         >>> braces("a-{08..10}.tar")
         ['a-08.tar', 'a-09.tar', 'a-10.tar']
 
     Raises:
-        DataError: it names no file, or braces name one that is not there.
+        DataError: no file matches, or a name that braces expand to does not exist.
     """
-    found: list[Path] = []
-    for pattern in braces(os.path.expanduser(spec)):  # noqa: PTH111, for a Path would normalise the pattern
-        here = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-        if not here:
+    files: list[Path] = []
+    for pattern in braces(os.path.expanduser(spec)):  # noqa: PTH111, a Path would normalise the pattern
+        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+        if not matches:
             raise DataError(f"{spec} is not here: nothing is called {Path(pattern).absolute()}.")
-        found += [path for path in map(Path, here) if path.is_file()]
-    if not found:
+        files += [path for path in map(Path, matches) if path.is_file()]
+    if not files:
         raise DataError(f"{spec} is not here: it names no file.")
-    return found
+    return files
 
 
 def braces(pattern: str) -> list[str]:
-    """What a pattern with braces stands for, as a shell has it."""
+    """The patterns that braces expand to, as in a shell."""
     texts = BRACE.split(pattern)
     choices = [_choices(text) if i % 2 else [text] for i, text in enumerate(texts)]
     count = 1
@@ -60,20 +62,20 @@ def _choices(text: str) -> list[str]:
     return [str(number).zfill(len(span[1])) for number in range(first, last + 1)]
 
 
-def of_folder(folder: Path, endings: Iterable[str], *, at_most: int = MOST) -> list[Path]:
-    """Files below `folder` with one of these endings, in order; names that begin with a dot or _ are passed over."""
-    found: list[Path] = []
+def files_below(folder: Path, endings: Iterable[str], *, at_most: int = MOST) -> list[Path]:
+    """Files below `folder` with one of these endings, in order; names that begin with a dot or _ are skipped."""
+    files: list[Path] = []
     ending = tuple(endings)
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
-        found += [Path(where, n) for n in names if n.lower().endswith(ending) and not n.startswith((".", "_"))]
-        if len(found) >= at_most:
+        files += [Path(where, n) for n in names if n.lower().endswith(ending) and not n.startswith((".", "_"))]
+        if len(files) >= at_most:
             break
-    return sorted(found)[:at_most]
+    return sorted(files)[:at_most]
 
 
-def identity(files: Iterable[Path]) -> str:
-    """A hash of the files' names, sizes and times of change."""
+def content_id(files: Iterable[Path]) -> str:
+    """A hash of the names, sizes and modification times of files: cheap, and it changes when their content may have."""
     digest = hashlib.sha256()
     for file in files:
         facts = file.stat()

@@ -1,4 +1,4 @@
-"""What a detector is fitted on: the readable items of a source, in batches."""
+"""The readable items of a source in batches, which is what `Detector.fit` takes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,26 +7,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from gradgeo.data.source import Item, Source, shaped
+from gradgeo.data.source import Item, Source, with_expected_shape
 from gradgeo.errors import DataError
 
 Batch = Tensor | tuple[Tensor, Tensor]
 
 
-class Usable(IterableDataset[Batch]):
-    """Batches x, or (x, y) for data with labels, of the items that can be read and are shaped as the first.
+class ReadableItems(IterableDataset[Batch]):
+    """Batches x, or (x, y) for data with labels, of the items that can be read and have the shape of the first.
 
-    In data with labels, items that have none are left out.
+    In data with labels, items without one are skipped.
 
     Example:
         >>> from gradgeo.data import open_source
-        >>> usable = Usable(open_source("digits/fit"), batch_size=100)
-        >>> [x.shape for x, y in usable.loader()][0]
+        >>> items = ReadableItems(open_source("digits/fit"), batch_size=100)
+        >>> [x.shape for x, y in items.loader()][0]
         torch.Size([100, 1, 8, 8])
 
     Attributes:
-        skipped: after a pass, the items that were left out, each with its error.
-        items: after a pass, how many there are.
+        skipped: after a pass, the items that were skipped, each with its error.
+        items: after a pass, the number of items of the source.
 
     Raises:
         DataError: no item can be read.
@@ -48,7 +48,7 @@ class Usable(IterableDataset[Batch]):
         self._progress = progress
 
     def loader(self) -> DataLoader[Batch]:
-        """What `Detector.fit` takes; it draws nothing from the global random state."""
+        """A loader for `Detector.fit`, which does not draw from the global random state."""
         return DataLoader(self, batch_size=None, generator=torch.Generator())
 
     def __iter__(self) -> Iterator[Batch]:
@@ -57,7 +57,7 @@ class Usable(IterableDataset[Batch]):
         for batch in self._source.batches(self._batch_size, workers=self._workers):
             self.items += len(batch)
             shape = shape or next((tuple(item.x.shape) for item in batch if item.x is not None), None)
-            items = [shaped(item, shape) for item in batch]
+            items = [with_expected_shape(item, shape) for item in batch]
             if self._source.labelled:
                 items = [i if i.label is not None else replace(i, x=None, error=i.error or "no label") for i in items]
             self.skipped += [item for item in items if item.x is None]

@@ -1,8 +1,7 @@
-"""Data sets of Hugging Face: by their name on the hub, or in the files and folders that its library writes.
+"""Hugging Face data sets: by their name on the hub, or as files and folders that its library writes.
 
 `hf:NAME`, `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, where NAME is OWNER/NAME on the hub, or a file or folder, which
-wins where both are there: no hub name, configuration or split holds a colon. The split may be left out where there
-is only one.
+has precedence. No hub name, configuration or split contains a colon. The split is optional where there is only one.
 
 Source: Q. Lhoest et al., "Datasets: a community library for natural language processing", EMNLP 2021 (demonstrations).
 """
@@ -19,23 +18,23 @@ from gradgeo.errors import DataError, GradgeoError, require
 GRAMMAR = "hf:OWNER/NAME:SPLIT, hf:OWNER/NAME:CONFIG:SPLIT, or a file or folder in place of OWNER/NAME"
 
 FILES = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json"}
-"""Files that are read alone, and the library's name for their kind."""
+"""Endings of single files, and the library's name of their format."""
 
 READERS = frozenset({*FILES.values(), "imagefolder", "cache"})
-"""Kinds that are read: those of its readers that neither run code of a data set nor unpack Python objects."""
+"""The library's readers that are allowed: those that neither run code of a data set nor unpack Python objects."""
 
 SAVED = ("dataset_dict.json", "state.json")
-"""What `save_to_disk` leaves in a folder of splits, and in one of a single split."""
+"""Files that `save_to_disk` writes into a folder of splits, and into one of a single split."""
 
-PATIENCE = 5.0
-"""Seconds the hub has to answer before only the cache is looked at; the library itself would ask for half a minute."""
+HUB_TIMEOUT = 5.0
+"""Seconds to wait for the hub before the cache alone is used; the library itself would try for half a minute."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Address:
-    """What a specification names; `path` is None for a name on the hub."""
+    """The parts of a specification; `path` is None for a name on the hub."""
 
     spec: str
     name: str
@@ -45,10 +44,11 @@ class Address:
 
 
 def open_hub(spec: str, *, streaming: bool = False, time: str | None = None) -> Rows | StreamedRows:
-    """The split that `spec` names; with `streaming` nothing of it is kept on disk.
+    """The split that `spec` names.
 
-    What is on the hub is downloaded once, all splits of its configuration, and kept as Arrow in the library's cache
-    ($HF_DATASETS_CACHE), as are local files other than those of `save_to_disk`. Without the hub the cache serves alone.
+    A data set of the hub is downloaded once, all splits of its configuration, and stored as Arrow in the cache of the
+    library ($HF_DATASETS_CACHE), as are local files other than those of `save_to_disk`. Without the hub, the cache is
+    used. With `streaming` nothing is stored.
     """
     library = require("datasets", "hub")
     address = parse(spec)
@@ -87,7 +87,7 @@ def parse(spec: str) -> Address:
 
 
 def _dataset(library: Any, address: Address) -> Any:
-    """The split, from wherever it is."""
+    """The split, from the disk, the cache or the hub."""
     if address.path is not None and any((address.path / name).is_file() for name in SAVED):
         if address.config is not None:
             raise DataError(f"{address.spec} was written by save_to_disk and has no configurations.")
@@ -95,14 +95,14 @@ def _dataset(library: Any, address: Address) -> Any:
         parts = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
         return parts[_split(address, parts)]
     builder = _builder(library, address)
-    if builder.info.splits:  # known before the download, which would be in vain for a wrong name
+    if builder.info.splits:  # a wrong name fails before the download
         _split(address, builder.info.splits)
     builder.download_and_prepare()
     return builder.as_dataset(split=_split(address, builder.info.splits))
 
 
 def _streamed(library: Any, address: Address) -> tuple[Any, str]:
-    """The split as a stream, and what identifies this version of it."""
+    """The split as a stream, and an identifier of its version."""
     if address.path is not None and any((address.path / name).is_file() for name in SAVED):
         raise DataError(
             f"{address.spec} was written by save_to_disk and is on disk already. Take it without streaming."
@@ -113,7 +113,7 @@ def _streamed(library: Any, address: Address) -> tuple[Any, str]:
 
 
 def _builder(library: Any, address: Address) -> Any:
-    """What reads the data set; refused where that would run code of its own or unpack Python objects."""
+    """The library's reader of the data set. Raises: DataError for one that runs code or unpacks Python objects."""
     builder = _local(library, address) if address.path is not None else _remote(library, address)
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in READERS:
@@ -123,7 +123,7 @@ def _builder(library: Any, address: Address) -> Any:
 
 
 def _local(library: Any, address: Address) -> Any:
-    """What reads a file or folder."""
+    """The library's reader of a file or folder."""
     assert address.path is not None
     if address.path.is_dir():
         return library.load_dataset_builder(str(address.path), address.config)
@@ -134,9 +134,9 @@ def _local(library: Any, address: Address) -> Any:
 
 
 def _remote(library: Any, address: Address) -> Any:
-    """What reads a data set of the hub: the newest version, or the one in the cache where the hub does not answer."""
+    """The library's reader of a data set of the hub: the newest version, or the cached one where the hub is offline."""
     endpoint = library.config.HF_ENDPOINT
-    offline = _silence(library, endpoint)
+    offline = _offline(library, endpoint)
     try:
         if offline is None:
             return library.load_dataset_builder(address.name, address.config)
@@ -148,28 +148,28 @@ def _remote(library: Any, address: Address) -> Any:
             hash="auto",
         )
     except Exception as error:  # a download fails in many ways
-        unheard = f", which does not answer ({offline})" if offline else ""
+        reason = f", which does not answer ({offline})" if offline else ""
         cache = library.config.HF_DATASETS_CACHE
         raise DataError(
             f"{address.spec} is not here: looked at {Path(address.name).absolute()}, in {cache} and at "
-            f"{endpoint}/datasets/{address.name}{unheard}; datasets says {_says(error)}. Open it once with a network "
+            f"{endpoint}/datasets/{address.name}{reason}; datasets says {_says(error)}. Open it once with a network "
             "and without HF_HUB_OFFLINE, which keeps it in the cache, or copy its files here and write hf:FOLDER."
         ) from error
 
 
-def _silence(library: Any, endpoint: str) -> str | None:
-    """Why the hub cannot be asked; None where it answers, whatever it says."""
+def _offline(library: Any, endpoint: str) -> str | None:
+    """The reason why the hub cannot be reached; None where it answers with any status."""
     if library.config.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
-        require("huggingface_hub", "hub").get_session().head(endpoint, timeout=PATIENCE)
+        require("huggingface_hub", "hub").get_session().head(endpoint, timeout=HUB_TIMEOUT)
     except Exception as error:  # whatever the network, a proxy or the client raises
         return _says(error)
     return None
 
 
 def _split(address: Address, splits: Any) -> str:
-    """The split to take of those there are."""
+    """The split of the specification, checked, or else the only one."""
     names = [str(name) for name in splits]
     if address.split is None and len(names) == 1:
         return names[0]
@@ -183,10 +183,10 @@ def _split(address: Address, splits: Any) -> str:
 
 
 def _caches(library: Any) -> list[Path]:
-    """Where the library keeps the files that the rows of an image folder name."""
+    """The library's cache folders, which hold the files that rows of an image folder name."""
     config = library.config
-    kept = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH)
-    return [*map(Path, kept), Path(require("huggingface_hub.constants", "hub").HF_HUB_CACHE)]
+    folders = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH)
+    return [*map(Path, folders), Path(require("huggingface_hub.constants", "hub").HF_HUB_CACHE)]
 
 
 def _exists(name: str) -> bool:
@@ -197,6 +197,6 @@ def _exists(name: str) -> bool:
 
 
 def _says(error: Exception) -> str:
-    """The first line of an error and of its cause, which some errors of the library leave to be looked up."""
+    """The first line of an error and of its cause, which holds the reason for some errors of the library."""
     facts = [fact for fact in (error, error.__cause__) if fact is not None]
     return "; ".join(": ".join([type(fact).__name__, *str(fact).strip().splitlines()[:1]]) for fact in facts)

@@ -1,4 +1,4 @@
-"""The rows of a Hugging Face data set as items, taken as Arrow, so that what a row holds is decoded here."""
+"""The rows of a Hugging Face data set as items, read as Arrow, so that decoding is done here, within our limits."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,24 +14,24 @@ from torch import Tensor
 from gradgeo.data.arrays import as_input
 from gradgeo.data.images import decode
 from gradgeo.data.source import Record, encode_labels
-from gradgeo.data.timestamps import moment, moments
+from gradgeo.data.timestamps import parse_timestamp, parse_timestamps
 from gradgeo.errors import DataError, require
 
 LABELS = ("label", "fine_label", "labels", "target")
-"""What a column of labels is called where none is a ClassLabel."""
+"""Names of the label column where no column is a ClassLabel."""
 
 NUMBER = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
-AT_A_TIME = 64
-"""Rows of a stream that are asked for at once."""
+STREAM_BATCH = 64
+"""Rows of a stream in one request."""
 
 
 class Columns:
-    """Which columns hold input, label and time, and how a cell of them is decoded.
+    """The columns of input, label and time, and how their cells are decoded.
 
-    The input is the first image, or else the first column of number lists (`Array2D` to `Array5D`, or nested lists)
-    or of image bytes. A path in a row is opened only below one of `roots`: a folder that the caller named or the
-    library's own cache; elsewhere it is a name.
+    The input is the first image column, or else the first column of number lists (`Array2D` to `Array5D`, or nested
+    lists) or of image bytes. A path in a row is opened only below one of `roots`, the caller's folder and the library's
+    caches; any other path is just a name.
     """
 
     def __init__(self, features: Any, spec: str, roots: Sequence[Path], time: str | None) -> None:
@@ -50,11 +50,11 @@ class Columns:
 
     @property
     def wanted(self) -> list[str]:
-        """The columns that are read."""
+        """The columns to read."""
         return list(dict.fromkeys(name for name in (self.input, self.label, self.time) if name is not None))
 
     def name(self, cell: Any) -> str | None:
-        """The path written beside the image, without the folder that was named; None where there is none."""
+        """The path stored with the image, relative to the caller's folder; None where there is none."""
         path = _field(cell, "path")
         if not path:
             return None
@@ -65,13 +65,13 @@ class Columns:
         """The decoded image (C, H, W), or the numbers of the row."""
         if not cell.is_valid:
             raise DataError("no data in the row")
-        if self._dtype is not None:  # the type of an array is Arrow's list under another name
+        if self._dtype is not None:  # an ArrayND is an extension type over a list
             return as_input(np.array(getattr(cell, "value", cell).as_py(), dtype=self._dtype))
         data = _field(cell, "bytes") if hasattr(cell, "keys") else cell.as_py()
         return decode(self._file(_field(cell, "path")) if data is None else data)
 
-    def known(self, value: Any) -> int | None:
-        """A label of a ClassLabel column; None for -1, which marks a withheld one."""
+    def class_index(self, value: Any) -> int | None:
+        """A label of a ClassLabel column; None for -1, which marks a withheld label."""
         return value if value in range(len(self.classes)) else None
 
     def _file(self, path: str | None) -> bytes:
@@ -79,7 +79,7 @@ class Columns:
         file = Path(path or "").resolve()
         if not path or not any(file.is_relative_to(root) for root in self._roots):
             raise DataError("no data in the row (a file outside the data set that its path names is not read)")
-        if not file.is_file():  # opening a named pipe would wait for ever
+        if not file.is_file():  # opening a named pipe would block
             raise DataError("the row names something that is not a regular file")
         return file.read_bytes()
 
@@ -91,8 +91,8 @@ class Columns:
             if name not in LABELS and (self._numbers(feature) is not None or self._is_bytes(feature))
         ]
         if not images and not others:
-            found = ", ".join(f"{name}: {self._kind(feature)}" for name, feature in features.items())
-            raise DataError(f"expected a column of images or of number lists in {spec}, got {found or 'no columns'}.")
+            columns = ", ".join(f"{name}: {self._kind(feature)}" for name, feature in features.items())
+            raise DataError(f"expected a column of images or of number lists in {spec}, got {columns or 'no columns'}.")
         return str([*images, *others][0])
 
     def _label_column(self, features: Any) -> str | None:
@@ -101,7 +101,7 @@ class Columns:
         return next(iter([*named, *plain]), None)
 
     def _numbers(self, feature: Any) -> np.dtype[Any] | None:
-        """The type of the numbers in a column of arrays or lists of them; None for any other."""
+        """The dtype of a column of arrays or of number lists; None for any other column."""
         library = self._library
         inner = feature
         while isinstance(inner, library.List | library.LargeList):
@@ -114,7 +114,7 @@ class Columns:
         return dtype
 
     def _is_bytes(self, feature: Any) -> bool:
-        """Whether a column holds encoded images without saying so."""
+        """Whether a column holds encoded images without being declared as images."""
         if isinstance(feature, dict):
             feature = feature.get("bytes")
         return isinstance(feature, self._library.Value) and feature.dtype in ("binary", "large_binary")
@@ -134,19 +134,19 @@ class Rows:
         if columns.label is not None:
             values = self._column(dataset, columns.label)
             if columns.classes:
-                self.labels = [columns.known(value) for value in values.to_pylist()]
+                self.labels = [columns.class_index(value) for value in values.to_pylist()]
             else:
                 self.labels, self.classes = encode_labels(np.asarray(values.to_numpy()), spec)
         self.times: NDArray[Any] | None = None
         if time is not None:
-            self.times = moments(self._column(dataset, time).to_pylist(), spec)
-        self.identity = str(getattr(dataset, "_fingerprint", len(self)))
+            self.times = parse_timestamps(self._column(dataset, time).to_pylist(), spec)
+        self.content_id = str(getattr(dataset, "_fingerprint", len(self)))
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def name(self, index: int) -> str:
-        """The path written beside the image, or else the row's number."""
+        """The path stored with the image, or else the number of the row."""
         return self._columns.name(self._cell(index)) or str(index)
 
     def load(self, index: int) -> Tensor:
@@ -161,48 +161,51 @@ class Rows:
 
 
 class StreamedRows:
-    """The rows of one split as they come, without a copy of it on disk."""
+    """The rows of one split in order, without a copy on disk."""
 
     def __init__(self, dataset: Any, spec: str, roots: Sequence[Path], time: str | None, version: str) -> None:
-        if dataset.features is None:  # of files that do not state their types; the first rows tell
+        if dataset.features is None:  # files without declared types; the library infers them from the first rows
             dataset = dataset._resolve_features()
         self._columns = columns = Columns(dataset.features, spec, roots, time)
         self._rows = dataset.select_columns(columns.wanted)
         self.classes = columns.classes
         self.labelled = columns.label is not None
-        self.identity = version
+        self.content_id = version
         first = next(self.records(0), None)
         if first is None:
             raise DataError(f"{spec} has no rows.")
         if time is not None and first.time is None:
             raise DataError(f"the first row of {spec} has no time (number, date or ISO 8601) in its column {time}.")
-        self.dated = None if time is None else isinstance(first.time, datetime)
+        self.is_datetime = None if time is None else isinstance(first.time, datetime)
 
     def records(self, skip: int) -> Iterator[Record]:
         """The rows from number `skip` on."""
         columns, index = self._columns, skip
         rows = self._rows.skip(skip) if skip else self._rows
-        for table in rows.with_format("arrow").iter(batch_size=AT_A_TIME):
+        for table in rows.with_format("arrow").iter(batch_size=STREAM_BATCH):
             cells = table.column(columns.input).combine_chunks()
             labels = table.column(columns.label).to_pylist() if columns.label else [None] * len(table)
             times = table.column(columns.time).to_pylist() if columns.time else [None] * len(table)
             for cell, label, time in zip(cells, labels, times, strict=True):
                 yield Record(
-                    columns.name(cell) or str(index), partial(columns.load, cell), self._label(label), moment(time)
+                    columns.name(cell) or str(index),
+                    partial(columns.load, cell),
+                    self._label(label),
+                    parse_timestamp(time),
                 )
                 index += 1
 
     def count(self) -> int:
-        """Not known without reading all of it."""
+        """Raises: DataError, because a stream has to be read to be counted."""
         raise DataError("a stream of Hugging Face is as long as its reading says. Take the data set without streaming.")
 
     def _label(self, value: Any) -> int | None:
-        """Text labels of a column that does not list its classes have no numbers."""
+        """The label; None for text in a column that does not list its classes, whose numbers are unknown."""
         if self.classes:
-            return self._columns.known(value)
+            return self._columns.class_index(value)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _field(cell: Any, field: str) -> Any:
-    """A part of a row's struct; None where there is none."""
+    """A field of a struct cell; None where there is none."""
     return cell[field].as_py() if cell.is_valid and field in getattr(cell, "keys", tuple)() else None

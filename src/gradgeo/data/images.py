@@ -18,11 +18,11 @@ from gradgeo.errors import DataError, require
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MOST_PIXELS = 1 << 26
-"""Pixels of the largest image that is read: 67 million."""
+"""Pixels of the largest image that is decoded: 67 million."""
 
 
 class Names(Sequence[str]):
-    """File names in one block of bytes: a fifth of what as many strings take, for folders with millions of files."""
+    """File names in one block of bytes, a fifth of the memory of strings, for folders with millions of files."""
 
     def __init__(self, names: Iterable[str]) -> None:
         block, ends = bytearray(), array("q", [0])
@@ -45,7 +45,7 @@ class Names(Sequence[str]):
 
     @property
     def hash(self) -> str:
-        """Of all names in their order."""
+        """A hash of all names in their order."""
         return hashlib.sha256(self._block + self._ends.tobytes()).hexdigest()[:16]
 
 
@@ -66,7 +66,7 @@ class Images:
         self._files = Names(files)
         self.labels = labels
         self.classes = classes
-        self.identity = self._files.hash
+        self.content_id = self._files.hash
 
     def __len__(self) -> int:
         return len(self._files)
@@ -78,7 +78,7 @@ class Images:
     def load(self, index: int) -> Tensor:
         """The image (C, H, W)."""
         file = self._root / self._files[index]
-        if not file.is_file():  # opening a named pipe would wait for ever
+        if not file.is_file():  # opening a named pipe would block
             raise DataError("not a regular file")
         with file.open("rb") as stream:
             return decode(stream)
@@ -90,14 +90,14 @@ def open_image(file: Path) -> Images:
 
 
 def open_folder(folder: Path) -> Images:
-    """The images below `folder` in sorted order; sub-folders that hold any give the labels, sorted too.
+    """The images below `folder` in sorted order; the sorted sub-folders are the classes.
 
-    Files with other endings, names that begin with a dot and links to folders in sub-folders are passed over.
+    Files with other endings, names that begin with a dot and links to folders in sub-folders are skipped.
     """
     with os.scandir(folder) as entries:
-        seen = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    folders = [name for name, is_folder in seen if is_folder]
-    loose = [name for name, is_folder in seen if not is_folder and is_image(name)]
+        listing = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    folders = [name for name, is_folder in listing if is_folder]
+    loose = [name for name, is_folder in listing if not is_folder and is_image(name)]
     labels: list[int | None] = [None] * len(loose)
 
     def all_files() -> Iterator[str]:
@@ -119,7 +119,7 @@ def open_folder(folder: Path) -> Images:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its ending."""
+    """Whether the ending of a file name is that of an image."""
     return os.path.splitext(name)[1].lower() in ENDINGS  # noqa: PTH122, many times faster than a Path
 
 
@@ -134,8 +134,8 @@ def _below(folder: Path, sub: str) -> Iterator[str]:
 def decode(data: bytes | IO[bytes]) -> Tensor:
     """The image in `data`, (C, H, W) float32 in [0, 1]: C = 1 for grey, else 3; 16-bit grey keeps its depth.
 
-    Transparency is dropped, the first frame of a moving image taken, and the camera's orientation mark
-    ignored, as torchvision's loader does.
+    Transparency is dropped, only the first frame of an animation is used, and the camera's orientation tag is ignored,
+    as in torchvision's loader.
 
     Raises:
         DataError: empty, truncated, in none of `FORMATS`, or more than `MOST_PIXELS`.
@@ -155,7 +155,7 @@ def decode(data: bytes | IO[bytes]) -> Tensor:
         raise
     except pillow.DecompressionBombError as error:
         raise DataError(f"too many pixels: {error}") from error
-    except Exception as error:  # a broken header makes Pillow raise whatever its int() or struct raised
+    except Exception as error:  # for a broken header Pillow raises whatever its int() or struct raised
         if type(error).__name__ == "UnidentifiedImageError":  # whose text is a memory address
             raise DataError(f"not an image ({', '.join(FORMATS)})") from error
         raise DataError(f"unreadable image: {error}") from error

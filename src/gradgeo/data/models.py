@@ -36,16 +36,16 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
         Identity()
 
     Args:
-        spec: `file.py:function` or `package.module:function`, called without arguments (an nn.Module object
-            in place of the function is fine); `torchvision:NAME` or `timm:NAME`, the bare architecture with
-            as many classes as the weights have, nothing is downloaded; `digits`, the classifier of the demo.
+        spec: `file.py:function` or `package.module:function`, called without arguments, or the name of an nn.Module
+            object; `torchvision:NAME` or `timm:NAME`, the architecture with the number of classes of `weights`,
+            without a download; `digits`, the classifier of the demo.
         weights: a .safetensors file whose keys are exactly those of the model.
 
-    The model is built with torch's random state at 0, so that weights nobody set are the same every time; the
-    caller's random state stays as it was.
+    The model is built under the random seed 0, so that weights which no file sets are the same every time. The caller's
+    random state is restored.
 
     Raises:
-        ArgumentError: the spec, its file or function, or the weights file is missing or of another kind.
+        ArgumentError: the spec, its file or function, or the weights file is missing or of the wrong kind.
         ModelError: the function fails, or the weights are not this model's. MissingDependencyError.
     """
     file = None if weights is None else _weights_file(Path(weights).expanduser())
@@ -66,22 +66,22 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
 
 @public
 def load_object(spec: str) -> Any:
-    """What `spec`, `file.py:name` or `package.module:name`, names; its module is run, the object is not called.
+    """The object that `spec` names, `file.py:name` or `package.module:name`; its module runs, it is not called.
 
     Raises: ArgumentError, ModelError as `load_model`.
     """
     place, _, name = spec.rpartition(":")
     if not (place and name):
         raise expected("spec", "file.py:name or package.module:name", spec)
-    with _found(place, name) as found:
-        return found
+    with _resolved(place, name) as value:
+        return value
 
 
-def own_preprocessing(spec: str) -> dict[str, Any] | None:
-    """What a `timm:` or `torchvision:` model was trained to see, as `Preprocess.from_dict` takes it; None for others.
+def pretrained_preprocessing(spec: str) -> dict[str, Any] | None:
+    """The preprocessing that a `timm:` or `torchvision:` model was trained with, for `Preprocess.from_dict`; else None.
 
-    timm says it in the pretrained configuration of the name, torchvision in the transforms of the default weights. Both
-    resize the shorter side and cut the centre out. Nothing is downloaded.
+    timm stores it in the pretrained configuration, torchvision in the transforms of the default weights. Both
+    resize the shorter side and crop the centre. Nothing is downloaded.
     """
     zoo, _, name = spec.partition(":")
     if f"{zoo}:" not in ZOOS:
@@ -91,44 +91,44 @@ def own_preprocessing(spec: str) -> dict[str, Any] | None:
         configuration = importlib.import_module("timm.models").get_pretrained_cfg(name)
         if configuration is None:
             return None
-        found = importlib.import_module("timm.data").resolve_data_config(pretrained_cfg=configuration.to_dict())
-        channels, height, width = found["input_size"]
-        resize, crop = int(min(height, width) / found["crop_pct"]), [height, width]
+        config = importlib.import_module("timm.data").resolve_data_config(pretrained_cfg=configuration.to_dict())
+        channels, height, width = config["input_size"]
+        resize, crop = int(min(height, width) / config["crop_pct"]), [height, width]
     else:
         models = require("torchvision.models", "torchvision")
         if name not in models.list_models(module=models):
             return None
         transforms = models.get_model_weights(name).DEFAULT.transforms()
-        found = {"mean": transforms.mean, "std": transforms.std, "interpolation": transforms.interpolation.value}
+        config = {"mean": transforms.mean, "std": transforms.std, "interpolation": transforms.interpolation.value}
         channels, (resize,), crop = 3, transforms.resize_size, list(transforms.crop_size) * 2
     return {
         "resize": resize,
         "crop": crop[:2],
         "channels": channels,
-        "mean": list(found["mean"]),
-        "std": list(found["std"]),
-        "interpolation": found["interpolation"] if found["interpolation"] in ("bilinear", "bicubic") else "bicubic",
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+        "interpolation": config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
     }
 
 
 def is_named(spec: str) -> bool:
-    """Whether this package resolves `spec` by itself, so that building it runs no code the spec chose."""
+    """Whether `spec` names an architecture of a known library, so that building it runs no code of the user."""
     return spec in NAMED or spec.startswith(ZOOS)
 
 
 def _from_code(place: str, name: str) -> nn.Module:
-    """The module that `name` in the file or package `place` is or returns."""
-    with _found(place, name) as found:
-        if not isinstance(found, nn.Module) and callable(found):
-            found = _call(found, f"{place}:{name}")
-    if not isinstance(found, nn.Module):
-        raise expected("model", f"a torch.nn.Module from {place}:{name}", found)
-    return found
+    """The nn.Module that `name` in the file or package `place` is, or returns."""
+    with _resolved(place, name) as model:
+        if not isinstance(model, nn.Module) and callable(model):
+            model = _call(model, f"{place}:{name}")
+    if not isinstance(model, nn.Module):
+        raise expected("model", f"a torch.nn.Module from {place}:{name}", model)
+    return model
 
 
 @contextmanager
-def _found(place: str, name: str) -> Iterator[Any]:
-    """What the file or package `place` calls `name`, while imports from beside it work."""
+def _resolved(place: str, name: str) -> Iterator[Any]:
+    """The object `name` of the file or package `place`; within the block, imports from its folder work."""
     file = Path(place).expanduser()
     is_file = file.suffix == ".py"
     if is_file and not file.is_file():
@@ -136,7 +136,7 @@ def _found(place: str, name: str) -> Iterator[Any]:
     with _importable(file.parent if is_file else Path.cwd()):
         try:
             code = _run(file) if is_file else importlib.import_module(place)
-        # Foreign code fails in its own ways, sys.exit among them.
+        # User code may raise anything, including SystemExit.
         except (Exception, SystemExit) as error:
             absent = error.name if isinstance(error, ModuleNotFoundError) else None
             if absent and f"{place}.".startswith(f"{absent}."):
@@ -150,13 +150,13 @@ def _found(place: str, name: str) -> Iterator[Any]:
 
 
 def _run(file: Path) -> ModuleType:
-    """Import a file under a name of its own, which cannot hide an installed module of the same name."""
+    """Import a file under a prefixed name, so that it does not hide an installed module of the same name."""
     name = f"gradgeo_model_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up here
+    sys.modules[name] = module  # dataclasses and pickle look up their module here
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -167,7 +167,7 @@ def _run(file: Path) -> ModuleType:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Imports from `folder` work, as they do for `python folder/file.py`."""
+    """Within the block, imports from `folder` work, as for `python folder/file.py`."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:
@@ -213,7 +213,7 @@ def _timm() -> tuple[Callable[..., nn.Module], list[str]]:
 
 
 def _classes(model: nn.Module, weights: Path) -> int | None:
-    """The classes of the last layer in the weights, where they are not the model's own number."""
+    """The number of classes of the last layer in the weights; None where it is that of the model."""
     layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     own = model.get_parameter(f"{layers[-1]}.weight").shape
     shape = _shapes(weights).get(f"{layers[-1]}.weight", own)
@@ -221,7 +221,7 @@ def _classes(model: nn.Module, weights: Path) -> int | None:
 
 
 def _weights_file(file: Path) -> Path:
-    """`file` if it exists and is safetensors."""
+    """`file` itself. Raises: ArgumentError unless it exists and is safetensors."""
     if not file.is_file():
         raise expected("weights", "a file that exists", str(file))
     if file.suffix != ".safetensors":
@@ -248,7 +248,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _fill(model: nn.Module, file: Path) -> None:
-    """Load the weights, every key of the model and no other."""
+    """Load the weights. Raises: ModelError unless the keys and shapes are exactly those of the model."""
     shapes, own = _shapes(file), model.state_dict()
     differing = [key for key in own if key in shapes and shapes[key] != tuple(own[key].shape)]
     if differing:

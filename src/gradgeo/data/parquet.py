@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.data.arrays import as_input
-from gradgeo.data.files import identity
+from gradgeo.data.files import content_id
 from gradgeo.data.images import decode
 from gradgeo.data.source import encode_labels
-from gradgeo.data.timestamps import moments
+from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, require
 
 INPUTS = ("image", "img", "x", "images", "data")
 LABELS = ("label", "labels", "y")
-KEPT = 2
-"""Row groups held in memory, encoded as they are in the file."""
+CACHED_GROUPS = 2
+"""Row groups in memory, their images still encoded."""
 
 
 class Parquet:
     """The rows of one file, or of several one after the other.
 
-    The input is the first column called one of `INPUTS`, or else the first that can be one: `struct{bytes,
-    path}` or binary holds encoded images, a list (also fixed-size or nested) or a fixed-shape tensor holds numbers.
-    Paths inside a file are names and are never opened. Memory: two row groups, and the labels.
+    The input is the first column called one of `INPUTS`, or else the first of a fitting type: `struct{bytes, path}` or
+    binary for encoded images, a list (also fixed-size or nested) or a fixed-shape tensor for numbers. Paths inside a
+    file are names and are not opened. Memory: two row groups, and the labels.
     """
 
     def __init__(self, files: Path | Sequence[Path], time: str | None = None) -> None:
@@ -44,7 +44,7 @@ class Parquet:
         labels: list[NDArray[Any]] = []
         times: list[NDArray[Any]] = []
         rows: list[int] = []
-        self._places: list[tuple[int, int]] = []  # the file and the row group in it, of each row group
+        self._places: list[tuple[int, int]] = []  # per row group: number of its file, number within the file
         for number, path in enumerate(self._paths):
             file = self._open(path)
             self._check_columns(path, file.schema_arrow, schema, [self._column, label, time])
@@ -69,8 +69,8 @@ class Parquet:
         if label is not None:
             self.labels, text = encode_labels(np.concatenate(labels), place)
             self.classes = text or class_names(schema.metadata, label)
-        self.times = moments(np.concatenate(times), place) if time is not None else None
-        self.identity = identity(self._paths)
+        self.times = parse_timestamps(np.concatenate(times), place) if time is not None else None
+        self.content_id = content_id(self._paths)
         self._file: tuple[int, Any] = (-1, None)
         self._groups: OrderedDict[int, Any] = OrderedDict()
         self._lock = Lock()
@@ -79,7 +79,7 @@ class Parquet:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def name(self, index: int) -> str:
-        """The path written beside the image, which is only a name, or else the row's number."""
+        """The path stored with the image, or else the number of the row."""
         cell = self._cell(index)
         path = cell["path"].as_py() if cell.is_valid and _has(cell.type, "path") else None
         return path or str(index)
@@ -100,7 +100,7 @@ class Parquet:
             raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 
     def _cell(self, index: int) -> Any:
-        """The input of a row; its row group is read where it is not at hand."""
+        """The input of a row; reads its row group unless it is cached."""
         group = int(np.searchsorted(self._ends, index, side="right"))
         with self._lock:
             if group not in self._groups:
@@ -108,14 +108,14 @@ class Parquet:
                 if self._file[0] != number:
                     self._file = (number, self._open(self._paths[number]))
                 self._groups[group] = self._file[1].read_row_group(part, columns=[self._column]).column(0)
-                if len(self._groups) > KEPT:
+                if len(self._groups) > CACHED_GROUPS:
                     self._groups.popitem(last=False)
             self._groups.move_to_end(group)
             column = self._groups[group]
         return column[index - (int(self._ends[group - 1]) if group else 0)]
 
     def _numbers(self, cell: Any) -> NDArray[Any]:
-        """A tensor, a list, or a list of lists of one length, as an array."""
+        """A tensor, a list, or a list of lists of equal length, as an array."""
         if self._is_tensor(cell.type):
             kind = cell.type
             stored = np.asarray(cell.value.values.to_numpy(zero_copy_only=False))
@@ -138,14 +138,14 @@ class Parquet:
             column = file.read(columns=[name]).column(0)
             if self._arrow.types.is_dictionary(column.type):
                 column = column.cast(column.type.value_type)
-            if self._arrow.types.is_timestamp(column.type):  # NumPy knows no zones; Arrow keeps UTC
+            if self._arrow.types.is_timestamp(column.type):  # NumPy has no time zones; Arrow stores UTC
                 column = column.cast(self._arrow.timestamp("us"))
             return np.asarray(column.to_numpy())
         except (self._arrow.ArrowException, OSError) as error:
             raise DataError(f"the column {name} of {path} cannot be read: {error}") from error
 
     def _check_columns(self, path: Path, schema: Any, first: Any, names: list[str | None]) -> None:
-        """Every file has the columns that are read, of the same types as the first."""
+        """Raises: DataError unless the file has these columns in the types of the first file."""
         for name in names:
             if name is None:
                 continue
@@ -193,7 +193,7 @@ class Parquet:
 
 
 def class_names(metadata: dict[bytes, bytes] | None, column: str) -> tuple[str, ...]:
-    """The names of a ClassLabel column in the schema metadata of Hugging Face; empty where there are none."""
+    """The class names of a ClassLabel column, from the Hugging Face schema metadata; empty where there are none."""
     try:
         names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Reading ahead: threads make the items of the next batches while the model works on this one."""
+"""Prefetching: threads load the next batches while the model works on the current one."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -8,20 +8,21 @@ from typing import TypeVar
 T = TypeVar("T")
 
 BATCHES = 2
-"""Batches that are read ahead."""
+"""Batches that are loaded in advance."""
 
 
-def ahead(groups: Generator[list[Callable[[], T]]], workers: int) -> Iterator[list[T]]:
-    """What the calls of each group give, in order; `workers` threads call, and one more advances `groups`.
+def prefetch(groups: Generator[list[Callable[[], T]]], workers: int) -> Iterator[list[T]]:
+    """The results of the calls of each group, in order, computed by `workers` threads.
 
-    That thread alone touches `groups`, which may itself read files. Whatever it raises comes out where its group would.
+    One more thread, and no other, advances `groups`, which may itself read files. An exception of `groups` is raised in
+    the place of its next group.
     """
 
     def submit() -> list[Future[list[T]]] | None:
         group = next(groups, None)
         if group is None:
             return None
-        share = -(-len(group) // workers)  # few large tasks, for a task costs as much as a small image
+        share = -(-len(group) // workers)  # few large tasks: submitting one costs as much as decoding a small image
         return [pool.submit(_all, group[i : i + share]) for i in range(0, len(group), share)]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="gradgeo-read")
@@ -30,7 +31,7 @@ def ahead(groups: Generator[list[Callable[[], T]]], workers: int) -> Iterator[li
     try:
         while (tasks := waiting.popleft().result()) is not None:
             waiting.append(feeder.submit(submit))
-            yield [made for task in tasks for made in task.result()]
+            yield [result for task in tasks for result in task.result()]
     finally:
         feeder.shutdown(cancel_futures=True)
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What is done to every input before the model sees it; kept with the detector, so scoring does the same."""
+"""Preprocessing of every input, stored with the detector, so that scoring repeats it."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from gradgeo.errors import DataError, choice, expected
 
 LARGEST = 8192
-"""Pixels of a side that images can be resized to."""
+"""Pixels of the longest side that images are resized to."""
 
 MOST_PIXELS = 1 << 26
-"""Pixels of the largest image that resizing makes: a long thin one grows with the ratio of its sides."""
+"""Pixels of the largest image that resizing produces: by its shorter side, a long thin one would grow without limit."""
 
 ORDERS = ("rgb", "bgr")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -26,7 +26,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Channels, size, their order and normalisation, one after the other; None leaves a thing as it is.
+    """Channels, size, channel order and normalisation, applied in this order; None skips a step.
 
     Example:
         >>> import torch
@@ -38,15 +38,15 @@ class Preprocess:
     Attributes:
         size: (height, width) in pixels: the largest centred part of that aspect ratio, resized.
         channels: 1 or 3: grey is repeated, RGB weighted to grey (ITU-R BT.601).
-        mean, std: subtracted and divided by, one number or one per channel.
-        resize: pixels of the shorter side, the aspect ratio stays; in place of `size`.
-        crop: (height, width) of the centred part that is kept after `resize`; zeros stand where there is none.
+        mean, std: subtracted, then divided by; one number, or one per channel.
+        resize: pixels of the shorter side, with the aspect ratio preserved; an alternative to `size`.
+        crop: (height, width) of the centre crop after `resize`; a smaller image is padded with zeros.
         order: "rgb", or "bgr" for models trained on images of OpenCV.
         interpolation: "bilinear" or "bicubic", of resizing, antialiased.
 
     Raises:
-        ArgumentError: a value out of range. DataError, when called: an image is asked for and the input is none of
-            shape (C, H, W), or it has another number of channels than `mean` or `std`.
+        ArgumentError: a value is out of range. DataError, when called: a step needs an image and the input is not of
+            shape (C, H, W), or the number of channels is not that of `mean` or `std`.
     """
 
     size: tuple[int, int] | None = None
@@ -77,7 +77,7 @@ class Preprocess:
             raise expected("std", "above 0", self.std)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x` (C, H, W), or any shape (C, *) where only `mean` and `std` are set, as the model wants it."""
+        """The preprocessed input: `x` is (C, H, W), or of any shape (C, *) where only `mean` and `std` are set."""
         if (self.size or self.channels or self.resize or self.crop) and x.ndim != 3:
             raise DataError(f"expected an image of shape (C, H, W) to resize, got shape {tuple(x.shape)}")
         if self.channels and len(x) != self.channels:
@@ -102,7 +102,7 @@ class Preprocess:
         return x.contiguous()
 
     def undone(self, x: Tensor) -> Tensor:
-        """`x` as the model sees it, before `mean`, `std` and `order`: what people look at."""
+        """The inverse of `mean`, `std` and `order` on a preprocessed `x`: the image for people."""
         if self.std is not None:
             x = x * _per_channel("std", self.std, x)
         if self.mean is not None:
@@ -110,17 +110,17 @@ class Preprocess:
         return x.flip(0) if self.order == "bgr" else x
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them."""
+        """The settings as JSON values."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     def declared(self) -> dict[str, Any]:
-        """Those of the settings that change anything."""
-        nothing = Preprocess().as_dict()
-        return {name: value for name, value in self.as_dict().items() if value != nothing[name]}
+        """The settings that differ from the defaults."""
+        defaults = Preprocess().as_dict()
+        return {name: value for name, value in self.as_dict().items() if value != defaults[name]}
 
     @classmethod
     def from_dict(cls, settings: object) -> "Preprocess":
-        """The inverse of `as_dict`, for settings that come out of a file."""
+        """The inverse of `as_dict`; checks settings from a file. Raises: ArgumentError."""
         if settings is None:
             return cls()
         known = {field.name for field in fields(cls)}
@@ -143,7 +143,8 @@ class Preprocess:
     def _centre(self, x: Tensor) -> Tensor:
         """The largest centred part of `x` with the aspect ratio of `size`.
 
-        It is cut before resizing, which could otherwise blow a long thin image up beyond memory."""
+        Cropping before resizing bounds the memory that a long thin image takes.
+        """
         assert self.size is not None
         height, width = x.shape[1:]
         h, w = self.size
@@ -157,12 +158,12 @@ def _is_side(value: object) -> bool:
 
 
 def _by_shorter_side(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width with a shorter side of `side`; the longer is cut to whole pixels, as torchvision does."""
+    """Height and width with a shorter side of `side`; the longer is rounded down, as in torchvision."""
     return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
 
 
 def _cropped(x: Tensor, height: int, width: int) -> Tensor:
-    """The centred part of this size, with zeros around an image that is smaller, as torchvision's CenterCrop."""
+    """The centred part of this size, a smaller image padded with zeros, as in torchvision's CenterCrop."""
     down, right = max(0, height - x.shape[1]), max(0, width - x.shape[2])
     if down or right:
         x = F.pad(x, (right // 2, (right + 1) // 2, down // 2, (down + 1) // 2))

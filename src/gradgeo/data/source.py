@@ -1,4 +1,4 @@
-"""A data source: numbered items, read one by one; one that cannot be read is an item all the same."""
+"""A data source: numbered items, read one by one. An item that cannot be read is an item with an error."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -11,26 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.data.prefetch import ahead
+from gradgeo.data.prefetch import prefetch
 from gradgeo.data.preprocess import Preprocess
-from gradgeo.data.timestamps import Timestamp, moment
+from gradgeo.data.timestamps import Timestamp, parse_timestamp
 from gradgeo.errors import DataError, GradgeoError, describe, expected, one_line
 
 
 @dataclass(frozen=True)
 class Item:
-    """One input: either `x` (float32) or the `error` that kept it from being read."""
+    """One input: either `x`, or the `error` that prevented reading it."""
 
     index: int
+    """Position in the data, counted from 0 before `start`."""
     name: str
+    """File name, path in the archive, or row number."""
     x: Tensor | None
+    """float32, preprocessed; None with an error."""
     label: int | None
+    """Class index; None where unknown."""
     error: str | None
+    """One line; None if the item was read."""
     time: Timestamp | None = None
+    """When the item was recorded; None where unknown."""
 
 
 class Reader(Protocol):
-    """What each kind of data with random access brings; `load` and `name` may raise whatever they like."""
+    """The interface of data with random access; `load` and `name` may raise any exception."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -39,23 +45,23 @@ class Reader(Protocol):
 
     @property
     def labels(self) -> Sequence[int | None] | None:
-        """One per item, None where unknown; None for data without labels."""
+        """(N,) class indices, None where unknown; None for data without labels."""
         ...
 
     @property
     def times(self) -> NDArray[Any] | None:
-        """One per item, as `moments` gives them; None where no column of them was asked for."""
+        """(N,) as `parse_timestamps` returns them; None where no time column was requested."""
         ...
 
     @property
-    def identity(self) -> str:
-        """What changes when the items may have changed, and is cheap to tell."""
+    def content_id(self) -> str:
+        """A cheap fingerprint that changes when the items may have changed."""
         ...
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What a person calls the item."""
+        """A name of the item for people."""
         ...
 
     def load(self, index: int) -> Tensor:
@@ -65,7 +71,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """One item of a stream, read but not decoded; `load` may raise whatever it likes."""
+    """One item of a stream, read but not decoded; `load` may raise any exception."""
 
     name: str
     load: Callable[[], Tensor]
@@ -75,7 +81,7 @@ class Record:
 
 @runtime_checkable
 class StreamReader(Protocol):
-    """What each kind of data brings that can only be read from its beginning to its end."""
+    """The interface of data that can only be read from beginning to end."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,43 +94,43 @@ class StreamReader(Protocol):
         ...
 
     @property
-    def dated(self) -> bool | None:
-        """Whether times are dates rather than numbers; None where no column of them was asked for."""
+    def is_datetime(self) -> bool | None:
+        """Whether times are dates rather than numbers; None where no time column was requested."""
         ...
 
     @property
-    def identity(self) -> str:
+    def content_id(self) -> str:
         """As in `Reader`."""
         ...
 
     def records(self, skip: int) -> Iterator[Record]:
-        """The items from number `skip` on, every time the same."""
+        """The items from number `skip` on; the same in every call."""
         ...
 
     def count(self) -> int:
-        """How many items there are, told without decoding any; DataError where that cannot be."""
+        """The number of items, without decoding any. Raises: DataError where that is not possible."""
         ...
 
 
 class Source(ABC):
-    """Numbered items of some data: preprocessed, from `start` on, at most `limit` of them.
+    """Numbered, preprocessed items of some data, from `start` on, at most `limit` of them.
 
-    Either `Indexed`, with random access and a length, or a `Stream`, whose length shows at its end.
+    Either `Indexed`, with random access and a length, or a `Stream` of unknown length.
 
     Attributes:
-        spec: what the user called the data.
+        spec: the user's name for the data.
         classes: names of the labels 0, 1, ...; empty where the data has none.
         labelled: whether any item can have a label.
-        time: what the data calls the times of its items.
-        dated: whether times are dates (True) or numbers (False); None for data without times.
-        preprocess: what is done to every input.
-        start, limit: the part of the data that is taken.
-        size: how many items there are; None where only reading tells.
-        identity: what changes when the data may have changed.
+        time: the name of the time column; None where none was requested.
+        is_datetime: whether times are dates (True) or numbers (False); None for data without times.
+        preprocess: the preprocessing of every input.
+        start, limit: the first `start` items are skipped, then at most `limit` are read.
+        size: the number of items; None where it is unknown before reading.
+        content_id: a fingerprint that changes when the data may have changed.
     """
 
     labelled: bool
-    dated: bool | None
+    is_datetime: bool | None
     size: int | None
 
     def __init__(
@@ -135,7 +141,7 @@ class Source(ABC):
         preprocess: Preprocess,
         start: int = 0,
         limit: int | None = None,
-        numbering: tuple[str, ...] = (),
+        class_order: tuple[str, ...] = (),
         time: str | None = None,
     ) -> None:
         if start < 0:
@@ -144,16 +150,16 @@ class Source(ABC):
             raise expected("limit", "1 or more", limit)
         self.spec = spec
         self.classes = reader.classes
-        self._number: dict[int | None, int] | None = None
-        if numbering and reader.classes:
-            if numbering != reader.classes:
-                self._number = {i: numbering.index(c) for i, c in enumerate(reader.classes) if c in numbering}
-            self.classes = numbering
+        self._class_index: dict[int | None, int] | None = None
+        if class_order and reader.classes:
+            if class_order != reader.classes:
+                self._class_index = {i: class_order.index(c) for i, c in enumerate(reader.classes) if c in class_order}
+            self.classes = class_order
         self.preprocess = preprocess
         self.time = time
         self.start = start
         self.limit = limit
-        self.identity = reader.identity
+        self.content_id = reader.content_id
 
     @abstractmethod
     def __getitem__(self, position: int) -> Item:
@@ -161,18 +167,18 @@ class Source(ABC):
 
     @abstractmethod
     def _groups(self, size: int, parts: Iterable[range]) -> Generator[list[Callable[[], Item]]]:
-        """What makes the items of each batch: lists of calls, of at most `size`, none across the end of a part."""
+        """For each batch the calls that return its items: at most `size`, and none from two parts."""
 
     def batches(self, size: int, *, workers: int = 1, parts: Iterable[range] | None = None) -> Generator[list[Item]]:
-        """Lists of at most `size` consecutive items, read ahead of their use by `workers` threads.
+        """Lists of at most `size` consecutive items, prefetched by `workers` threads.
 
         Args:
             size: items in a batch.
             workers: threads that read.
-            parts: ascending ranges of positions to take, and batches do not cross; what lies beyond the end of the
-                data is passed over. None for all.
+            parts: ascending ranges of positions; no batch crosses their borders, and positions beyond the end of the
+                data are ignored. None: all positions.
         """
-        yield from ahead(self._groups(size, (range(sys.maxsize),) if parts is None else parts), workers)
+        yield from prefetch(self._groups(size, (range(sys.maxsize),) if parts is None else parts), workers)
 
     def __iter__(self) -> Iterator[Item]:
         for batch in self.batches(1):
@@ -181,26 +187,26 @@ class Source(ABC):
     def _item(
         self, index: int, name: Callable[[], str], load: Callable[[], Tensor], label: int | None, time: object
     ) -> Item:
-        """The item that `load` gives; whatever it raises is the item's error."""
+        """The item with the result of `load`, or with its exception as the error."""
         x, error = None, None
         try:
             x = self.preprocess(load())
-        except GradgeoError as fact:
-            error = one_line(str(fact))
-        except Exception as fact:  # whatever a broken or hostile file makes the decoders raise
-            error = one_line(f"{type(fact).__name__}: {fact}")
+        except GradgeoError as reason:
+            error = one_line(str(reason))
+        except Exception as reason:  # decoders of broken or hostile files raise anything
+            error = one_line(f"{type(reason).__name__}: {reason}")
         try:
-            called = one_line(name())
+            shown = one_line(name())
         except Exception:  # a row whose data cannot be read often has no readable name either
-            called = str(index)
-        if self._number is not None:
-            label = self._number.get(label)
-        return Item(index, called, x, label, error, moment(time))
+            shown = str(index)
+        if self._class_index is not None:
+            label = self._class_index.get(label)
+        return Item(index, shown, x, label, error, parse_timestamp(time))
 
 
 @final
 class Indexed(Source):
-    """Sized random access to what a reader holds."""
+    """A source with random access and a length."""
 
     size: int
 
@@ -210,7 +216,7 @@ class Indexed(Source):
         if total and self.start >= total:
             raise expected("start", f"below the number of items in {spec}, {total}", self.start)
         self.labelled = reader.labels is not None
-        self.dated = None if reader.times is None else reader.times.dtype.kind == "M"
+        self.is_datetime = None if reader.times is None else reader.times.dtype.kind == "M"
         self.size = total - self.start if self.limit is None else min(self.limit, total - self.start)
         self._reader = reader
 
@@ -237,22 +243,22 @@ class Indexed(Source):
 
 @final
 class Stream(Source):
-    """What a reader reads from beginning to end; `source[i]` reads up to that item."""
+    """A source that is read from beginning to end; `source[i]` reads up to that item."""
 
     def __init__(self, reader: StreamReader, spec: str, **options: Any) -> None:
         super().__init__(reader, spec, **options)
         self.labelled = reader.labelled
-        self.dated = reader.dated
+        self.is_datetime = reader.is_datetime
         self.size = None
         self._reader = reader
 
     def count(self) -> int:
-        """How many items there are, told by passing over them; DataError where that cannot be."""
+        """The number of items, without decoding any. Raises: DataError where that is not possible."""
         rest = max(0, self._reader.count() - self.start)
         return rest if self.limit is None else min(rest, self.limit)
 
     def __getitem__(self, position: int) -> Item:
-        """The item at `position`; everything before it is passed over."""
+        """The item at `position`; the items before it are skipped."""
         for group in self._groups(1, (range(position, position + 1),) if position >= 0 else ()):
             return group[0]()
         raise IndexError(f"{position} is not in the data")
@@ -280,12 +286,12 @@ class Stream(Source):
                     group = []
             if group:
                 yield group
-            if at < min(part.stop, end):  # the data has ended, and the parts may go on for ever
+            if at < min(part.stop, end):  # the data has ended; `parts` may be endless
                 return
 
 
-def shaped(item: Item, shape: tuple[int, ...] | None) -> Item:
-    """`item`, with an error in place of an `x` of another shape; None allows any."""
+def with_expected_shape(item: Item, shape: tuple[int, ...] | None) -> Item:
+    """`item`, or an error in its place if `x` has another shape; None allows any shape."""
     if item.x is None or shape in (None, item.x.shape):
         return item
     return replace(item, x=None, error=f"expected shape {shape}, got {tuple(item.x.shape)}")
@@ -298,7 +304,7 @@ def encode_labels(values: NDArray[Any], place: str) -> tuple[list[int | None], t
 
     Args:
         values: (N,), integers, whole floats, booleans or text.
-        place: where they stand, for the message.
+        place: the file or column, for the message.
     """
     if values.ndim == 1 and values.dtype.kind in "iub":
         return [int(value) for value in values], ()

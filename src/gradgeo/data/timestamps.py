@@ -1,4 +1,4 @@
-"""When an item was taken: a number in whatever unit, or a date and time."""
+"""The time of an item: a number in any unit, or a date and time."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from gradgeo.errors import DataError, describe
 
 Timestamp = float | datetime
-"""A finite number, or a date and time without a zone: UTC where a zone was given."""
+"""A finite number, or a date and time without a zone, converted to UTC if it had one."""
 
 
-def moment(value: object) -> Timestamp | None:
-    """`value` as a moment: a number, a datetime of Python or NumPy, or ISO 8601 text; None for anything else.
+def parse_timestamp(value: object) -> Timestamp | None:
+    """`value` (a number, a datetime of Python or NumPy, or ISO 8601 text) as a timestamp; None for anything else.
 
     Example:
-        >>> moment("2024-05-01T12:00:00+02:00"), moment(3)
+        >>> parse_timestamp("2024-05-01T12:00:00+02:00"), parse_timestamp(3)
         (datetime.datetime(2024, 5, 1, 10, 0), 3.0)
     """
     if isinstance(value, np.generic):
-        value = value.item()  # NaT, and what is beyond the years 1 to 9999, is no datetime then
+        value = value.item()  # NaT and years outside 1 to 9999 become None or an int
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -36,12 +36,12 @@ def moment(value: object) -> Timestamp | None:
     return None
 
 
-def moments(values: Sequence[Any] | NDArray[Any], place: str) -> NDArray[Any]:
-    """A column of moments as one array: float64, or datetime64[us] where they are dates; NaN or NaT where missing.
+def parse_timestamps(values: Sequence[Any] | NDArray[Any], place: str) -> NDArray[Any]:
+    """A column of timestamps as one array: float64, or datetime64[us] for dates; NaN or NaT where one is missing.
 
     Args:
         values: (N,) numbers, dates or ISO 8601 text.
-        place: where they stand, for the message.
+        place: the file or column, for the message.
     """
     array = np.asarray(values)
     if array.ndim == 1 and array.dtype.kind in "iuf":
@@ -49,12 +49,12 @@ def moments(values: Sequence[Any] | NDArray[Any], place: str) -> NDArray[Any]:
     if array.ndim == 1 and array.dtype.kind == "M":
         return array.astype("datetime64[us]")
     if array.ndim == 1 and array.dtype.kind in "UO":
-        found = [moment(value) for value in array]
-        known = {type(value) for value in found} - {type(None)}
-        if known == {datetime}:
-            return np.array(found, dtype="datetime64[us]")
-        if known == {float}:
-            return np.array(found, dtype=np.float64)
+        parsed = [parse_timestamp(value) for value in array]
+        types = {type(value) for value in parsed} - {type(None)}
+        if types == {datetime}:
+            return np.array(parsed, dtype="datetime64[us]")
+        if types == {float}:
+            return np.array(parsed, dtype=np.float64)
     raise DataError(
         f"expected the times in {place} to be a number, date or ISO 8601 text per item, got {describe(array)}."
     )

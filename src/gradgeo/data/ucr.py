@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.data.arrays import Arrays
-from gradgeo.data.files import identity
+from gradgeo.data.files import content_id
 from gradgeo.data.source import Reader
 from gradgeo.errors import DataError, MissingDependencyError, require
 
@@ -29,14 +29,14 @@ class Series:
         raw = sorted({label for line in _lines(train) if (label := _label(line)) is not None})
         rank: dict[float | None, int] = {label: number for number, label in enumerate(raw)}
         self.classes = tuple(f"{label:g}" for label in raw)
-        self.identity = identity(files)
+        self.content_id = content_id(files)
         self.labels = [rank.get(_label(line)) for _, _, line in self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def name(self, index: int) -> str:
-        """The file and the line in it, from 0."""
+        """The name of the file and the line number, from 0."""
         file, number, _ = self._rows[index]
         return f"{file}:{number}"
 
@@ -49,8 +49,8 @@ class Series:
 def open_ucr(spec: str, root: Path | None) -> Reader:
     """`ucr:NAME` for TRAIN followed by TEST, `ucr:NAME/train` or `ucr:NAME/test`.
 
-    Looked for under `root`, or $UCR_DATA_HOME, as NAME/NAME_TRAIN.tsv and NAME/NAME_TEST.tsv; then asked of
-    aeon. Labels are numbered 0, 1, ... in the sorted order of those in TRAIN; one that is not there is None.
+    The files are NAME/NAME_TRAIN.tsv and NAME/NAME_TEST.tsv under `root` or $UCR_DATA_HOME; otherwise aeon loads the
+    data. Labels are numbered 0, 1, ... in the sorted order of those in TRAIN; a label that is not in TRAIN is None.
     """
     name, slash, part = spec.removeprefix("ucr:").partition("/")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or (slash and part not in PARTS):

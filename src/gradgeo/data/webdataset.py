@@ -1,8 +1,8 @@
-"""WebDataset shards: tar files in which consecutive members of one name but for the ending make an item.
+"""WebDataset shards: tar files in which consecutive members that differ only in their ending form an item.
 
-Read from beginning to end, a sample at a time, so that neither the number of shards nor of samples takes memory.
-Pickles (.pyd, .pickle, .pkl, .pth) are never opened. The webdataset library itself is not used: it runs commands that a
-name asks for (`pipe:`) and unpickles.
+Shards are read sequentially, one sample at a time, so memory depends neither on their number nor on their size. Pickles
+(.pyd, .pickle, .pkl, .pth) are not opened. The webdataset library itself is not used: it runs shell commands in names
+(`pipe:`) and unpickles.
 
 Source: A. Aizman, G. Maltby, T. Breuel, "High performance I/O for large scale deep learning", IEEE Big Data, 2019.
 """
@@ -23,16 +23,16 @@ import numpy as np
 from torch import Tensor
 
 from gradgeo.data.arrays import as_input
-from gradgeo.data.files import identity
+from gradgeo.data.files import content_id
 from gradgeo.data.images import decode, is_image
 from gradgeo.data.source import Record
-from gradgeo.data.timestamps import Timestamp, moment
+from gradgeo.data.timestamps import Timestamp, parse_timestamp
 from gradgeo.errors import DataError
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 LABELS = ("cls", "cls.txt", "label.txt")
-IN_JSON = ("label", "cls", "class")
-"""Where a label stands in a sample's .json."""
+JSON_LABELS = ("label", "cls", "class")
+"""Keys of the label in the .json of a sample."""
 
 LARGEST = 1 << 28
 """Bytes of the largest member that is read."""
@@ -42,7 +42,7 @@ PICKLES = (".pyd", ".pickle", ".pkl", ".pth", ".pt")
 
 @dataclass
 class _Sample:
-    """The members of one name: their endings, and the bytes of those that are read."""
+    """The members with one name: their endings, and the bytes of those that are read."""
 
     name: str
     parts: dict[str, bytes] = field(default_factory=dict)
@@ -50,23 +50,23 @@ class _Sample:
     error: str | None = None
 
     def record(self, time: str | None) -> Record:
-        """The sample, to be decoded later."""
+        """The sample as a record that decodes it on `load`."""
         about = _json(self.parts)
         label = next(
             (_integer(self.parts[key].decode("ascii", "replace")) for key in LABELS if key in self.parts), None
         )
         if label is None:
-            label = next((_integer(about[key]) for key in IN_JSON if key in about), None)
-        taken: Timestamp | None = None if time is None else moment(about.get(time))
-        return Record(self.name, partial(_decoded, self), label, taken)
+            label = next((_integer(about[key]) for key in JSON_LABELS if key in about), None)
+        timestamp: Timestamp | None = None if time is None else parse_timestamp(about.get(time))
+        return Record(self.name, partial(_decoded, self), label, timestamp)
 
 
 class Shards:
     """The samples of tar files, one file after the other.
 
-    The input is a sample's first image, or else its .npy array; the label the whole number in its .cls, or `label` in
-    its .json, where times stand too. A shard that ends too early or is no tar file has an item that says so in place of
-    the rest.
+    The input is the first image of a sample, or else its .npy array. The label is the integer in its .cls, or `label`
+    in its .json, which also holds the time. For a shard that is truncated or not a tar file, one item with an error
+    stands for the rest.
     """
 
     classes: tuple[str, ...] = ()
@@ -74,18 +74,18 @@ class Shards:
     def __init__(self, files: Sequence[Path], time: str | None = None) -> None:
         self._files = list(files)
         self._time = time
-        self._counts: list[int] = []  # samples of the first shards, as far as they have been passed
+        self._counts: list[int] = []  # samples per shard, for the shards read to their end so far
         first = next(self.records(0), None)
         if first is None:
             raise DataError(f"no samples in {self._files[0]}" + (" and the others" if self._files[1:] else ""))
         self.labelled = first.label is not None
         if time is not None and first.time is None:
             raise DataError(f"the .json of the first sample, {first.name}, has no time (number or ISO 8601) as {time}.")
-        self.dated = None if time is None else isinstance(first.time, datetime)
-        self.identity = identity(self._files)
+        self.is_datetime = None if time is None else isinstance(first.time, datetime)
+        self.content_id = content_id(self._files)
 
     def records(self, skip: int) -> Iterator[Record]:
-        """The samples from number `skip` on; of those before only the headers are read."""
+        """The samples from number `skip` on; only the headers of earlier ones are read."""
         at = 0
         for number, file in enumerate(self._files):
             if number < len(self._counts) and at + self._counts[number] <= skip:
@@ -101,7 +101,7 @@ class Shards:
                 self._counts.append(at - before)
 
     def count(self) -> int:
-        """How many samples there are, by the headers."""
+        """The number of samples, from the headers."""
         known = len(self._counts)
         for file in self._files[known:]:
             self._counts.append(sum(1 for _ in _samples(file, 1 << 62)))
@@ -109,13 +109,13 @@ class Shards:
 
 
 def _samples(file: Path, skip: int) -> Generator[_Sample]:
-    """The samples of one shard; the first `skip` without their bytes."""
+    """The samples of one shard, the first `skip` of them without content."""
     sample: _Sample | None = None
     number = 0
     try:
         with tarfile.open(file, "r:*") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # which it would keep for ever
+                tar.members = []  # type: ignore[attr-defined]  # it would keep every header in memory
                 if not member.isreg() or member.name.rpartition("/")[2].startswith("."):
                     continue
                 name, ending = _split(member.name)
@@ -139,7 +139,7 @@ def _samples(file: Path, skip: int) -> Generator[_Sample]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """A broken header behind the first passes for the end with tarfile; the end is a block of zeros, or none."""
+    """Raises: ReadError for a broken header, which tarfile takes for the end; the end is a block of zeros or none."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
@@ -158,7 +158,7 @@ def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str, sample: _S
 
 
 def _split(name: str) -> tuple[str, str]:
-    """The name of the sample and the ending, which begins at the first dot behind the last slash."""
+    """The name of the sample and the ending, which starts at the first dot after the last slash."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
     return f"{folder}{slash}{stem}", ending.lower()

@@ -36,10 +36,10 @@ from gradgeo.errors import (
     public,
     warn,
 )
-from gradgeo.geometry.jacobian import InputJacobian
+from gradgeo.geometry.autograd import DifferentiableJacobian
+from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.options import Classes, Maps
-from gradgeo.geometry.saliency import map_chunks
 from gradgeo.geometry.surrogates import SmoothReLU
 
 _SETTINGS = ("evidence", "alpha", "classes", "loss", "temperature", "calibration", "seed", "batch_size")
@@ -206,7 +206,7 @@ class Detector:
     def _available(self, x: Tensor) -> tuple[Evidence, ...]:
         """The evidence that this model has, told by a pass of one input (or none)."""
         wanted = resolve(self.evidence)
-        forwards = map_chunks(self.model, [x], Maps(), None, lambda forward, maps: forward, quiet=True)
+        forwards = map_chunks(self.model, [x], Maps(), lambda forward, rows: forward, quiet=True)
         missing = [e.name for e in wanted if not e.available(forwards[0])]
         if missing and not isinstance(self.evidence, str):
             raise expected(
@@ -270,8 +270,10 @@ class Detector:
         Cost: one forward and K backward passes with their graph, which stays in memory: pass few inputs.
         """
         self._require_fit()
+        classifier = Classifier.of(self.model)
+        batch = classifier.prepare(x)
         with nullcontext() if sharpness is None else SmoothReLU(sharpness):
-            seen = self._instrument.observe(InputJacobian(Classifier.of(self.model), x, differentiable=True))
+            seen = self._instrument.observe(DifferentiableJacobian(classifier.optimized(batch), batch))
             features = self._instrument.features(seen)
         return self._joint.join(self._joint.scores(features, seen.forward.predicted.cpu()))
 

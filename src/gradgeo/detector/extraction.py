@@ -12,9 +12,9 @@ from gradgeo.classifier.wrapper import Model
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.measurements import EvidenceContext
 from gradgeo.errors import UnusableInputWarning, expected, warn
+from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
-from gradgeo.geometry.saliency import map_chunks
 
 UNBOUNDED = 1e6  # root mean square per input entry beyond which a boundary counts as not there
 
@@ -83,12 +83,12 @@ class EvidenceExtractor:
         another.
         """
 
-        def distances(forward: InputJacobian, maps: Maps) -> Tensor:
+        def distances(forward: InputJacobian, rows: slice) -> Tensor:
             entries = max(1, forward.x[:1].numel())
             nearest: Tensor = self.observe(forward).boundary_distances[:, 0].exp() / entries**0.5
             return nearest.cpu()
 
-        near = map_chunks(model, inputs, self.maps, None, distances, at_most=batch_size, quiet=True)
+        near = map_chunks(model, inputs, self.maps, distances, at_most=batch_size, quiet=True)
         if not near:
             raise expected("data", "the same at both readings", "no input at the second")
         found = torch.cat(near)
@@ -107,7 +107,7 @@ class EvidenceExtractor:
         """Features, labels and probabilities of `inputs`, and which of "logits", "csm" and "classes" to `keep`; warns
         about inputs without, unless `quiet`."""
 
-        def observed(forward: InputJacobian, maps: Maps) -> tuple[Tensor, ...]:
+        def observed(forward: InputJacobian, rows: slice) -> tuple[Tensor, ...]:
             seen = self.observe(forward)
             features = self.features(seen)  # first, so that a CSM that is kept changes no rounding
             probability = forward.logits.double().softmax(1).amax(1)
@@ -118,12 +118,12 @@ class EvidenceExtractor:
             )
             return (*(column.cpu() for column in columns), *features)
 
-        rows = map_chunks(model, inputs, self.maps, None, observed, at_most=batch_size, quiet=quiet)
-        if not rows:
+        parts = map_chunks(model, inputs, self.maps, observed, at_most=batch_size, quiet=quiet)
+        if not parts:
             return EvidenceFeatures(
                 [np.empty((0, len(e.features))) for e in self.evidence], np.empty(0, np.int64), np.empty(0)
             )
-        label, probability, *others = (torch.cat(column) for column in zip(*rows, strict=True))
+        label, probability, *others = (torch.cat(column) for column in zip(*parts, strict=True))
         kept, tables = dict(zip(keep, others, strict=False)), others[len(keep) :]
         measured = EvidenceFeatures([table.numpy() for table in tables], label.numpy(), probability.numpy(), **kept)
         if not quiet and (dead := int((~measured.alive & (measured.label >= 0)).sum())):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from gradgeo.classifier.microbatch import AdaptiveBatch
+from gradgeo.geometry.chunking import memory_for
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.neighbourhood import Neighbours, slope
 from gradgeo.geometry.options import Maps, without
-from gradgeo.geometry.saliency import memory_for
 from gradgeo.geometry.similarity import csm_of
 
 RADII = (1.0, 4.0, 16.0)  # of the neighbourhood, in units of `EvidenceContext.radius`
@@ -81,7 +81,7 @@ class EvidenceContext:
         chosen = self._maps.classes
         maps = replace(self._maps, classes=self.classes if isinstance(chosen, Tensor) else chosen, sign=sign)
         matrix = csm_of(self.forward, maps, memory_for(None, self.forward.x.device))
-        return torch.where(self.forward.alive[:, None, None], matrix, torch.nan)
+        return torch.where(self.forward.has_gradient[:, None, None], matrix, torch.nan)
 
     @cached_property
     def map_norms(self) -> Tensor:
@@ -177,7 +177,7 @@ class EvidenceContext:
             pair = pair[rows]
             return measure(pair // ways, pair % ways)
 
-        for pair in self.forward.in_passes(torch.arange(n * ways, device=x.device)):
+        for pair in self.forward.affordable_parts(torch.arange(n * ways, device=x.device)):
             if isinstance(n, int) and n == 1:  # a pass of several inputs is halved as a whole where memory is short
                 found += AdaptiveBatch(len(pair))(len(pair), partial(there, pair))
             else:

@@ -74,7 +74,7 @@ def write(path: str | PathLike[str], contents: Contents) -> None:
     except (TypeError, ValueError) as error:
         raise DetectorFileError(f"expected notes to be something JSON can hold: {error}") from error
     data = save(arrays, metadata={"gradgeo": f"{_digest(text, arrays)} {text}"})
-    with atomic_stream(Path(path), DetectorFileError) as stream:
+    with atomic_stream(Path(path), DetectorFileError, follow_links=False) as stream:
         stream.write(data)
 
 

@@ -69,7 +69,7 @@ class DataScan:
                 shape, first = tuple(x.shape[1:]), x[:0]
             if tuple(x.shape[1:]) != shape:
                 raise expected("every input", f"of the same shape {shape}", x)
-            judged = classifier.judge(x)
+            judged = classifier.logits(x)
             logits, usable = judged.logits.cpu(), judged.usable.cpu()
             if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
                 raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")

@@ -12,70 +12,62 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier.wrapper import replace_unusable
+from gradgeo.classifier.prepared import clean
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.measurements import EvidenceContext, displacements
 from gradgeo.errors import ExportError, GradgeoError
 from gradgeo.export import torch_internals
 from gradgeo.export.plain_forms import PlainForms
-from gradgeo.export.split import Split
+from gradgeo.export.traced import GradientGraphs
+from gradgeo.geometry.chunking import MANY
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
-from gradgeo.geometry.saliency import MANY
 from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
 
 OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
 
 
-class GraphPass(InputJacobian):
-    """A forward pass made by the graphs of a split classifier instead of the classifier and autograd."""
+class GraphJacobian(InputJacobian):
+    """A forward pass by the graphs of a traced classifier instead of the classifier and autograd."""
 
-    def __init__(self, split: Split, x: Tensor) -> None:
-        clean, self.finite = replace_unusable(x)
-        self._split, self._n = split, x.shape[0]
-        self.differentiable = self._once = False
-        self.logits, self.features, self._saved = split(clean)
-        self.x = self._leaf = clean
-        self._dtype = clean.dtype
-        self._weight = split.weight
-        self.usable = self.finite & torch.isfinite(self.logits).all(1)
-        self.alive = torch.zeros_like(self.usable)
-
-    @property
-    def _rank(self) -> int:
-        return self._split.rank
+    def __init__(self, graphs: GradientGraphs, x: Tensor) -> None:
+        batch = clean(x, traced=True)
+        logits, features, self._saved = graphs(batch.x)  # (N, C), (N, F)
+        super().__init__(batch, logits, features, rank=graphs.rank, weight=graphs.weight)
+        self._graphs = graphs
 
     def _rows(self, cotangents: Tensor) -> Tensor:
-        cotangents = cotangents.transpose(0, 1).to(self._dtype)
-        rows = self._split.vjp(self._saved, cotangents).transpose(0, 1)
-        self.alive = self.alive | rows.flatten(1).any(1)
+        cotangents = cotangents.transpose(0, 1).to(self.x.dtype)  # (K, N, R)
+        rows = self._graphs.vjp(self._saved, cotangents).transpose(0, 1)  # (N, K, *input)
+        self.has_gradient = self.has_gradient | rows.flatten(1).any(1)
         return rows
 
     @cached_property
-    def _products(self) -> Tensor:
-        rows = self._basis.flatten(2).double()
+    def gram(self) -> Tensor:
+        """(N, R, R), of all inputs together: a graph has no loop over a varying batch."""
+        rows = self.basis.flatten(2).double()  # (N, R, d)
         return rows @ rows.mT
 
-    def in_passes(self, rows: Tensor) -> Sequence[Tensor]:
+    def affordable_parts(self, rows: Tensor) -> Sequence[Tensor]:
         """All at once: in how many parts a varying batch would go is not known."""
         return (rows,)
 
-    def again(self, x: Tensor) -> "GraphPass":
-        """Another pass of the same classifier, for other inputs."""
-        return GraphPass(self._split, x)
+    def again(self, x: Tensor) -> "GraphJacobian":
+        """Another pass, for other inputs."""
+        return GraphJacobian(self._graphs, x)
 
     def logits_at(self, x: Tensor) -> Tensor:
         """The logits (N, C) of other inputs, NaN where these are not finite."""
-        clean, finite = replace_unusable(x)
-        return torch.where(finite[:, None], self._split(clean)[0], torch.nan)
+        batch = clean(x, traced=True)
+        return torch.where(batch.usable[:, None], self._graphs(batch.x)[0], torch.nan)
 
 
-class GraphObservation(EvidenceContext):
-    """An observation whose matrices are made for all inputs together instead of one after another."""
+class GraphContext(EvidenceContext):
+    """What is known of a batch, with the matrices of all inputs computed together instead of one after another."""
 
     def _compared(self, *, sign: bool) -> Tensor:
-        forward, maps = cast(GraphPass, self.forward), replace(self._maps, sign=sign)
+        forward, maps = cast(GraphJacobian, self.forward), replace(self._maps, sign=sign)
         if isinstance(maps.classes, Tensor):
             maps = replace(maps, classes=self.classes)
         # What `similarity.csm_of` does, with its rounding.
@@ -84,27 +76,27 @@ class GraphObservation(EvidenceContext):
         if many and sign:
             signs = forward.maps(maps).flatten(2)
             matrix = cosines_of((signs @ signs.mT).double())
-        elif many and classes.shape[1] >= forward._rank:
-            coefficients = forward._coefficients(maps.loss.cotangents(forward.logits, classes)[0])
-            matrix = cosines_of(coefficients @ forward._products @ coefficients.mT)
+        elif many and classes.shape[1] >= forward.rank:
+            coefficients = forward.coefficients(maps.loss.cotangents(forward.logits, classes)[0])
+            matrix = cosines_of(coefficients @ forward.gram @ coefficients.mT)
         else:
             matrix = cosine_similarity_matrix(forward.maps(maps))
-        judged = (forward.alive & forward.usable)[:, None, None]
+        judged = (forward.has_gradient & forward.usable)[:, None, None]
         return torch.where(judged, matrix.to(forward.logits.dtype), torch.nan)
 
 
-class Judge(nn.Module):
-    """What a detector says of inputs (N, *input), by name as in `OUTPUTS`.
+class DetectorModule(nn.Module):
+    """A detector and its classifier: inputs (N, *input) -> the `OUTPUTS` by name.
 
     Args:
         detector: fitted.
-        split: its classifier's graphs.
+        graphs: its classifier's.
         x: an input or more, for the shape.
     """
 
-    def __init__(self, detector: Detector, split: Split, x: Tensor) -> None:
+    def __init__(self, detector: Detector, graphs: GradientGraphs, x: Tensor) -> None:
         super().__init__()
-        self.split = split
+        self.graphs = graphs
         maps = detector._instrument.maps
         maps = _Unchecked(**{field.name: getattr(maps, field.name) for field in fields(maps)})
         self._instrument = replace(detector._instrument, maps=maps)
@@ -119,7 +111,7 @@ class Judge(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where not judged."""
-        forward = GraphPass(self.split, x)
+        forward = GraphJacobian(self.graphs, x)
         with PlainForms():
             features = self._instrument.features(self.observe(forward))
             score = self._joint.join(self._joint.scores(features, forward.predicted))
@@ -136,11 +128,11 @@ class Judge(nn.Module):
         )
         return dict(zip(OUTPUTS, columns, strict=True))
 
-    def observe(self, forward: GraphPass) -> EvidenceContext:
+    def observe(self, forward: GraphJacobian) -> EvidenceContext:
         """The observation that the evidence measures."""
         gradients = any(e.around == "gradients" for e in self.evidence)
         instrument = self._instrument
-        return GraphObservation(forward, instrument.maps, instrument.radius, gradients=gradients, moves=self.moves)
+        return GraphContext(forward, instrument.maps, instrument.radius, gradients=gradients, moves=self.moves)
 
 
 class _Unchecked(Maps):
@@ -150,15 +142,15 @@ class _Unchecked(Maps):
         return classes.long()
 
 
-def refuse_what_does_not_trace(judge: Judge, x: Tensor) -> None:
+def refuse_what_does_not_trace(module: DetectorModule, x: Tensor) -> None:
     """Raise for evidence that reads values, by name, before any long work.
 
     Raises: ExportError.
     """
     world = torch_internals.Symbolic()
     with world.mode, torch.no_grad(), PlainForms():
-        seen = judge.observe(GraphPass(judge.split, world.batch(x)))
-        for evidence in judge.evidence:
+        seen = module.observe(GraphJacobian(module.graphs, world.batch(x)))
+        for evidence in module.evidence:
             try:
                 evidence.measure(seen)
             except GradgeoError:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo.classifier.optimized import OptimizedModel
-from gradgeo.classifier.wrapper import Classifier, preserve_state, replace_unusable
+from gradgeo.classifier.prepared import clean
+from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.errors import ExportError
 from gradgeo.export import torch_internals
 from gradgeo.export.partition import Partition, partition
@@ -55,11 +56,15 @@ class GradientGraphs(nn.Module):
     def in_float64(self) -> "GradientGraphs":
         """The same operators on the same constants in float64, which rounds so finely that no unit of a network lies
         within rounding of where its slope changes."""
-        lifted = (torch_internals.in_float64(half) for half in (self.forward_graph, self.backward_graph))
-        weight = None if self.weight is None else self.weight.double()
-        return GradientGraphs(
-            Partition(*lifted, self._axes), rank=self.rank, has_features=self._has_features, weight=weight
+        forward, backward = (torch_internals.in_float64(half) for half in (self.forward_graph, self.backward_graph))
+        lifted = GradientGraphs(
+            Partition(forward, backward, self._axes),
+            rank=self.rank,
+            has_features=self._has_features,
+            weight=None if self.weight is None else self.weight.double(),
         )
+        lifted.tiles = self.tiles
+        return lifted
 
 
 def _tiled(tensor: Tensor, axis: int, times: int) -> Tensor:
@@ -68,10 +73,7 @@ def _tiled(tensor: Tensor, axis: int, times: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Differentiate:
-    """The function that is traced: x (N, *input) and one cotangent (N, R) -> logits, features if there are any, J^T v.
-
-    To be called within `preserve_state`.
-    """
+    """The function that is traced: logits and the gradient for one cotangent. To be called within `preserve_state`."""
 
     model: OptimizedModel
     rank: int
@@ -96,12 +98,12 @@ class Differentiate:
         return self.model.head.weight.detach() if self.of_features and self.model.head is not None else None
 
     def __call__(self, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+        """Logits (N, C), features (N, F) if there are any, and J^T v (N, *input), for a cotangent v (N, R)."""
         leaf = x.detach().requires_grad_()
         logits, features, _ = self.model(leaf.clone())  # the clone lets the model work in place
         if features is None:
             return logits, gradient(logits, leaf, cotangent)
-        pulled = gradient(features if self.of_features else logits, leaf, cotangent)
-        return (logits, features, pulled) if self.has_features else (logits, pulled)
+        return logits, features, gradient(features if self.of_features else logits, leaf, cotangent)
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,12 @@ class TracedClassifier:
         Raises:
             ExportError: the model cannot be traced.
         """
-        x = replace_unusable(x)[0]
+        x = clean(x).x
         with preserve_state(x, recurrent=classifier.recurrent):
             function = Differentiate.of(classifier, x)
             joint = _traced(function, x)
         halves = partition(joint.graph, 1 + function.has_features)
-        graphs = GradientGraphs(
-            halves, rank=function.rank, has_features=function.has_features, weight=function.weight
-        )
+        graphs = GradientGraphs(halves, rank=function.rank, has_features=function.has_features, weight=function.weight)
         return cls(graphs, joint, function)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from gradgeo.classifier.microbatch import AdaptiveBatch
 from gradgeo.classifier.wrapper import Classifier, Model, preserve_state
 from gradgeo.errors import choice, class_labels, expected, number, public, warn
+from gradgeo.geometry.autograd import AutogradJacobian
 from gradgeo.geometry.jacobian import BATCH, InputJacobian
 from gradgeo.geometry.losses import Loss
 
@@ -272,7 +273,8 @@ def _survey(
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
     classifier, size = Classifier.of(model), chunk_size or BATCH
-    x = classifier.prepare(x)
+    batch = classifier.prepare(x)
+    x = batch.x
     moves = around.displacements(x)  # (D, *input)
     n, d = len(x), len(moves)
     passes, around_them = AdaptiveBatch(size), AdaptiveBatch(size)
@@ -280,7 +282,7 @@ def _survey(
     def survey(rows: slice) -> None:
         nonlocal labels
         centre = x[rows]
-        here = InputJacobian(classifier, centre)
+        here = AutogradJacobian(optimized, batch[rows])
         if labels is not None and rows.start == 0:
             labels = class_labels(labels, n, here.logits.shape[1]).to(x.device)
         classes = here.predicted if labels is None else labels[rows]
@@ -294,20 +296,21 @@ def _survey(
             # The displacement that rounding left, so that zeta is exact for the point it is taken at.
             moved = (points - centre[sample]).flatten(1).double()
             distance = moved.norm(dim=1)
-            there, there_length = slope(InputJacobian(classifier, points), classes[sample], loss)
-            along = (there * moved).sum(1) / distance
+            there, there_length = slope(here.again(points), classes[sample], loss)
             before = (unit[sample] * moved).sum(1) / distance
+            along = torch.where(here.finite[sample], (there * moved).sum(1) / distance, torch.nan)
             cosines[rows.start + sample, direction] = along.clamp(-1, 1)
             curvature[rows.start + sample, direction] = (there_length * along - length[sample] * before) / distance
 
         deque(around_them(len(centre) * d, measure), maxlen=0)
 
     with preserve_state(x, recurrent=classifier.recurrent):
+        optimized = classifier.optimized(batch)
         cosines = x.new_full((n, d), torch.nan, dtype=torch.float64)
         curvature, norms = cosines.clone(), cosines.new_full((n,), torch.nan)
         if n:
             deque(passes(n, survey), maxlen=0)
-    (passes if passes.shrunk else around_them).told()
+    (passes if passes.shrunk else around_them).warn_if_shrunk()
     return _Survey(cosines, curvature, norms, torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 

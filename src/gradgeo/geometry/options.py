@@ -5,27 +5,22 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from gradgeo.errors import choice, expected
+from gradgeo.errors import expected
 from gradgeo.geometry.losses import Loss
 
 Classes = int | Tensor | None
 
-PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
-"""What backward passes compute in: None for the model's own type."""
-
 
 @dataclass(frozen=True)
 class Maps:
-    """Which maps are made: of which loss and classes, in which precision, and what is kept of the gradient."""
+    """Which maps are made: of which loss and classes, and what is kept of the gradient."""
 
     loss: Loss = field(default_factory=Loss)
     classes: Classes = None
     sign: bool = True
     channel_max: bool = False
-    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        choice("precision", self.precision, tuple(PRECISIONS))
         if self.classes is not None and not isinstance(self.classes, int):
             object.__setattr__(self, "classes", _indices(self.classes))
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import expected, public
+from gradgeo.geometry.chunking import MANY, map_chunks, memory_for
 from gradgeo.geometry.jacobian import MAP_BYTES, InputJacobian
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Classes, Maps, without
-from gradgeo.geometry.saliency import MANY, map_chunks, memory_for
 
 STATISTICS: tuple[str, ...] = tuple(
     f"{group}_{name}" for group in ("s1", "s2") for name in ("mean", "max", "min", "std", "energy")
@@ -89,21 +89,27 @@ def csm(
 
     Raises: as `saliency_maps`.
     """
-    options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max, precision)
+    options = Maps(Loss(loss, temperature, rescale), classes, sign, channel_max)
+    result: list[Tensor] = []  # of all samples, once the first pass says how many classes there are
 
-    result = torch.empty(0)
-    done = 0
+    def measure(jacobian: InputJacobian, rows: slice) -> None:
+        chosen = options.part(rows)
+        if not result:  # all samples' at once: gathering them would take the result's memory twice
+            result.append(_matrices(len(x), chosen.count(jacobian.logits.shape[1]), jacobian))
+        csm_of(jacobian, chosen, memory_for(memory_budget, jacobian.x.device), out=result[0][rows])
 
-    def measure(forward: InputJacobian, options: Maps) -> None:
-        nonlocal result, done
-        n, k = len(forward.logits), options.count(forward.logits.shape[1])
-        if done == 0:  # all samples' at once: gathering them would take the result's memory twice
-            result = _matrices(len(x), k, forward)
-        csm_of(forward, options, memory_for(memory_budget, forward.logits.device), out=result[done : done + n])
-        done += n
-
-    map_chunks(model, [x], options, chunk_size, measure, memory_budget=memory_budget, streamed=True, once=True)
-    return result
+    map_chunks(
+        model,
+        [x],
+        options,
+        measure,
+        chunk_size=chunk_size,
+        memory_budget=memory_budget,
+        precision=precision,
+        streamed=True,
+        once=True,
+    )
+    return result[0]
 
 
 BLOCK = 256
@@ -140,7 +146,7 @@ def _signs(forward: InputJacobian, options: Maps, budget: int) -> Tensor:
     """The signed maps (N, K, d) as int8."""
     start, k = 0, options.count(forward.logits.shape[1])
     signs = torch.empty(0)
-    for part in forward.parts(options, budget):
+    for part in forward.iter_map_chunks(options, budget):
         if start == 0:
             signs = torch.empty(len(part), k, part[:, :1].flatten(1).shape[1], dtype=torch.int8, device=part.device)
         signs[:, start : start + part.shape[1]] = part.flatten(2)

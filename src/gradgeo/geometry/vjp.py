@@ -29,7 +29,7 @@ _LISTENING = threading.Lock()
 """Held while warnings are caught, which is for all threads at once."""
 
 
-class Graph:
+class RetainedGraph:
     """One forward pass from `leaf` to `source` (N, R), to be differentiated any number of times."""
 
     def __init__(self, copy: OptimizedModel, source: Tensor, leaf: Tensor) -> None:

@@ -86,7 +86,7 @@ def score(
     if out.suffix != ".csv":
         require("pyarrow", "parquet")
     run = run_of(detector, source, part_size)
-    place = Place(out, run, Table(source.labelled, source.dated, run.metadata), restart=restart)
+    place = Place(out, run, Table(source.labelled, source.is_datetime, run.metadata), restart=restart)
     summary = Summary() if place.rows is None else _of(place.parts.done().values())
     if place.rows is None or summary.rows != place.rows:  # not complete, or no more
         with place.begun(restart=restart):

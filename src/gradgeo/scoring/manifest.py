@@ -41,7 +41,7 @@ def run_of(detector: Detector, source: Source, part_size: int) -> Run:
         "detector": detector.digest(),
         "model weights": fingerprint.weights_hash(detector.model),
         "data": source.spec,
-        "content of the data": source.identity,
+        "content of the data": source.content_id,
         "preprocess": source.preprocess.as_dict(),
         "class names": list(source.classes),
         "start": source.start,

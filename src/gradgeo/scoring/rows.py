@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gradgeo.data.preprocess import Preprocess
-from gradgeo.data.source import Item, shaped
+from gradgeo.data.source import Item, with_expected_shape
 from gradgeo.detector.detector import Detector
 from gradgeo.scoring.previews import picture, similarities
 from gradgeo.scoring.schema import COLUMNS
@@ -21,7 +21,7 @@ SHOWN = ("thumbnail", "signal", "csm")
 
 def checked(item: Item, shape: tuple[int, ...] | None) -> Item:
     """`item`, with an error in place of an `x` that has another shape or is not finite."""
-    item = shaped(item, shape)
+    item = with_expected_shape(item, shape)
     if item.x is None or bool(torch.isfinite(item.x).all()):
         return item
     return replace(item, x=None, error="NaN or infinite values")

@@ -38,14 +38,14 @@ class Table:
     """Which columns the rows have, and what stands in the schema of every Parquet file of them."""
 
     labelled: bool
-    dated: bool | None
+    is_datetime: bool | None
     metadata: dict[str, Any]
 
     @property
     def columns(self) -> list[str]:
         """Those of `COLUMNS` that there are."""
         absent = {
-            name for name, there in (("true_label", self.labelled), ("time", self.dated is not None)) if not there
+            name for name, there in (("true_label", self.labelled), ("time", self.is_datetime is not None)) if not there
         }
         return [name for name in COLUMNS if name not in absent]
 
@@ -59,7 +59,7 @@ class Table:
                 return arrow.list_(getattr(arrow, LISTS[name])())
             if name == "thumbnail":
                 return arrow.binary()
-            return arrow.timestamp("us") if name == "time" and self.dated else getattr(arrow, SCALARS[name])()
+            return arrow.timestamp("us") if name == "time" and self.is_datetime else getattr(arrow, SCALARS[name])()
 
         return arrow.schema(
             [(name, kind(name)) for name in self.columns], metadata={SCHEMA_KEY: json.dumps(self.metadata)}

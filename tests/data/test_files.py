@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gradgeo.data import open_source
-from gradgeo.data.files import braces, expand, identity, of_folder
+from gradgeo.data.files import braces, content_id, expand, files_below
 from gradgeo.errors import DataError
 
 
@@ -42,18 +42,18 @@ def test_of_folder(tmp_path: Path) -> None:
     for name in ("b/2.PARQUET", "a/1.parquet", "_gradgeo/3.parquet", ".v.parts/4.parquet", "a/.5.parquet", "6.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = of_folder(tmp_path, (".parquet",))
+    found = files_below(tmp_path, (".parquet",))
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a/1.parquet", "b/2.PARQUET"]
-    assert len(of_folder(tmp_path, (".parquet",), at_most=1)) == 1
+    assert len(files_below(tmp_path, (".parquet",), at_most=1)) == 1
 
 
 def test_identity_tells_a_change(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_text("a")
-    before = identity([file])
-    assert identity([file]) == before
+    before = content_id([file])
+    assert content_id([file]) == before
     os.utime(file, ns=(0, 0))
-    assert identity([file]) != before
+    assert content_id([file]) != before
 
 
 def test_parquet_files_one_after_the_other(tmp_path: Path) -> None:
