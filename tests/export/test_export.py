@@ -48,7 +48,7 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
         (network, {"classes": torch.tensor([0, 2, 3])}),
         (network, {"evidence": [e for e in EVERY if e in EVIDENCE]}),
         (lambda: network(2), {"loss": "logit"}),
-        (lambda: network(40, 6), {"evidence": ["csm", "raw_csm", "boundary"]}),
+        (lambda: network(40, width=6), {"evidence": ["csm", "raw_csm", "boundary"]}),
         (lambda: network().double(), {"evidence": "paper"}),
         (lambda: nn.Sequential(network(), nn.Hardtanh(-9, 9)), {}),
     ],
