@@ -40,7 +40,7 @@ figures: .venv/dev.stamp  ## the pictures of the theory page, from the code
 	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
 
 reproduce: .venv/dev.stamp  ## every page under results/ by the command it names (hours), and every picture
-	OMP_NUM_THREADS=1 $(BIN)/python results/reproduce.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks reproduce
 	$(MAKE) figures demo
 	cp demo-output/csm.png docs/csm.png
 	$(BIN)/gradgeo path --model digits --data digits/test --index 7 --epsilon 0.3 --out docs/path.png

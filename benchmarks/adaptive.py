@@ -3,9 +3,11 @@
 from typing import Any
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
+from benchmarks.ten_statistics import fit_ten_statistics, ten_statistics
 from gradgeo import attacks
-from gradgeo.bench.case import Attack, Cases
-from gradgeo.bench.scenarios import Setting
+from gradgeo.bench.attacked import Attack, attacked
+from gradgeo.bench.scenarios import Task
 from gradgeo.metrics import auroc, tnr_at_tpr
 
 CHOICES, COMPARED = "cifar10", 32  # the classifier and the inputs of the smaller tables
@@ -15,11 +17,11 @@ WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
 BUDGETS = {"mnist": 0.3, "ecg5000": 0.1, "cifar10": 8 / 255, "cifar100": 8 / 255}
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Successes and detection for PGD, targeted PGD with two losses, and CSA at five weights."""
     page = Page("Adaptive attacks against the ten statistics (the paper's Table 2)")
     page.say(
-        f"Up to {cases.inputs} correctly classified inputs of the second half of the test split for each cell, 100 "
+        f"Up to {suite.inputs} correctly classified inputs of the second half of the test split for each cell, 100 "
         "steps of epsilon/4, L-inf, random start, random targets. A targeted attack succeeds when the input is "
         "given the target; flipped counts every other class too. S1: mean cosine between the maps of the classes "
         "not predicted (signed, temperature 1) over flipped inputs, which CSA raises; in the heading, that of "
@@ -27,34 +29,34 @@ def run(cases: Cases) -> Page:
         "statistics fitted on the first half at the detector's own temperature and at the paper's temperature 1. "
         "CSA: loss - weight * mean cosine of S1, two maps a step."
     )
-    tables(page, cases, "##")
-    _choices(page, cases)
+    tables(page, suite, "##")
+    _choices(page, suite)
     return page
 
 
-def tables(page: Page, cases: Cases, level: str) -> None:
+def tables(page: Page, suite: Suite, level: str) -> None:
     """Table 2 of each classifier, under headings of that level, and what it says of the paper's finding."""
-    names = cases.wanted(BUDGETS)
+    names = suite.wanted(BUDGETS)
     for name in names:
-        _measure(page, cases, name, BUDGETS[name], level)
+        _measure(page, suite, name, BUDGETS[name], level)
     page.say(_finding(page, names))
 
 
-def _measure(page: Page, cases: Cases, name: str, epsilon: float, level: str) -> None:
-    case = cases[name]
-    own, trusted_x = case.temperature, Setting(case, cases).x
-    judges = {t: (cases.fitted(case, t), cases.seen(case, trusted_x, t)) for t in (own, 1.0)}
-    setting = Setting(case, cases, cases.inputs)
-    x, y = setting.x, setting.y
+def _measure(page: Page, suite: Suite, name: str, epsilon: float, level: str) -> None:
+    classifier = suite[name]
+    own, trusted_x = classifier.temperature, Task(classifier).x
+    judges = {t: (fit_ten_statistics(classifier, t), ten_statistics(classifier, trusted_x, t)) for t in (own, 1.0)}
+    task = Task(classifier, suite.inputs)
+    x, y = task.x, task.y
     rows, cells = [], page.data.setdefault(name, {})
     for label, (attack, options) in _attacks(own).items():
         n = min(len(x), FEW) if "temperature" in options else len(x)
-        made = cases.attacked(case, x[:n], y[:n], attack, epsilon=epsilon, **options)
+        made = attacked(classifier, x[:n], y[:n], attack, epsilon=epsilon, **options)
         flipped = made.flipped.numpy()
         cell: dict[str, Any] = {"inputs": n, "success": int(made.success.sum()), "flipped": int(flipped.sum())}
         figures = []
         for temperature, (model, trusted) in judges.items():
-            seen = cases.seen(case, made.adversarial, temperature)[flipped]
+            seen = ten_statistics(classifier, made.adversarial, temperature)[flipped]
             if temperature == 1.0:
                 cell["s1"] = float(seen.features[:, 0].mean()) if len(seen.label) else float("nan")
             if len(seen.label) < 2:
@@ -85,10 +87,10 @@ def _attacks(own: float) -> dict[str, tuple[Attack, dict[str, Any]]]:
     }
 
 
-def _choices(page: Page, cases: Cases) -> None:
+def _choices(page: Page, suite: Suite) -> None:
     """What two maps a step and smooth ReLUs do to CSA, which its docstring rests on."""
-    case = cases[CHOICES]
-    setting = Setting(case, cases, min(cases.inputs, COMPARED))
+    classifier = suite[CHOICES]
+    task = Task(classifier, min(suite.inputs, COMPARED))
     rows = []
     choices: dict[str, dict[str, Any]] = {
         "targeted PGD": {"weight": 0.0},
@@ -98,11 +100,11 @@ def _choices(page: Page, cases: Cases) -> None:
     }
     for label, choice in choices.items():
         options = {"weight": 1.0, **choice}
-        made = cases.attacked(case, setting.x, setting.y, attacks.csa, epsilon=case.budgets[0], **options)
-        seen = cases.seen(case, made.adversarial, 1.0)[made.flipped.numpy()]
+        made = attacked(classifier, task.x, task.y, attacks.csa, epsilon=classifier.budgets[0], **options)
+        seen = ten_statistics(classifier, made.adversarial, 1.0)[made.flipped.numpy()]
         s1, flipped = float(seen.features[:, 0].mean()), int(made.flipped.sum())
-        page.data.setdefault("choices", {})[label] = {"inputs": len(setting.x), "flipped": flipped, "s1": s1}
-        rows.append([label, str(len(setting.x)), str(flipped), f"{s1:.3f}"])
+        page.data.setdefault("choices", {})[label] = {"inputs": len(task.x), "flipped": flipped, "s1": s1}
+        rows.append([label, str(len(task.x)), str(flipped), f"{s1:.3f}"])
     page.say(f"## What makes CSA align: {CHOICES}, weight 1")
     page.table(["attack", "inputs", "flipped", "S1"], rows)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.page import Page
-from gradgeo.bench.case import Cases
+from benchmarks.shipped import Suite
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.errors import GradgeoWarning, one_line, require
 from gradgeo.geometry.saliency import saliency_maps
@@ -233,7 +233,7 @@ def _norms(model: object) -> int:
     return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """All of `ARCHITECTURES`, or those named with `--cases`."""
     page = Page("Other people's architectures: maps against the float64 loop")
     page.say(
@@ -251,7 +251,7 @@ def run(cases: Cases) -> Page:
     rows, wrong, kinks, threads = [], [], [], torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for name in cases.wanted(ARCHITECTURES):
+        for name in suite.wanted(ARCHITECTURES):
             architecture = ARCHITECTURES[name]
             try:
                 found = measure(architecture)

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
 from benchmarks.timing import timed
 from gradgeo import attacks
-from gradgeo.bench.case import Case, Cases
-from gradgeo.bench.scenarios import Setting
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
+from gradgeo.bench.scenarios import Task
 from gradgeo.errors import require
 
 NAMES = ("mnist", "fashion", "cifar10")
@@ -22,9 +23,9 @@ STEPS = 100  # the default; a fifth with fewer than 100 inputs
 WEAK = 10  # steps of the compared attacks, few enough that not all inputs fall
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """PGD's speed against a loop written by hand, and success rates against foolbox's at equal budgets."""
-    steps = STEPS if cases.inputs >= 100 else STEPS // 5
+    steps = STEPS if suite.inputs >= 100 else STEPS // 5
     page = Page("Attacks: speed and strength")
     page.say(
         "PGD, L-inf, against a bare loop written by hand on the same model with frozen parameters: process time of the "
@@ -34,14 +35,14 @@ def run(cases: Cases) -> Page:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        names = cases.wanted(NAMES)
+        names = suite.wanted(NAMES)
         rows = []
         for name in names:
-            ratios = {n: speed(cases[name].folded, *_some(cases, cases[name], n), steps=steps) for n in SIZES}
+            ratios = {n: speed(suite[name].folded, *_some(suite, suite[name], n), steps=steps) for n in SIZES}
             page.data.setdefault("speed", {})[name] = ratios
             rows.append([name, *(f"{ratio:.2f}" for ratio in ratios.values())])
         page.table(["model", *(f"batch of {n}" for n in SIZES)], rows)
-        _strength(page, cases)
+        _strength(page, suite)
     finally:
         torch.set_num_threads(threads)
     return page
@@ -71,33 +72,33 @@ def speed(model: nn.Module, x: Tensor, labels: Tensor, *, steps: int, rounds: in
     return median(b / o for b, o in zip(times["bare"], times["ours"], strict=True))
 
 
-def _some(cases: Cases, case: Case, n: int) -> tuple[Tensor, Tensor]:
-    setting = Setting(case, cases, n)
-    return setting.x, setting.y
+def _some(suite: Suite, classifier: ClassifierUnderTest, n: int) -> tuple[Tensor, Tensor]:
+    task = Task(classifier, n)
+    return task.x, task.y
 
 
-def _strength(page: Page, cases: Cases) -> None:
+def _strength(page: Page, suite: Suite) -> None:
     foolbox = require("foolbox", "dev")
     page.say(
         f"Success rates beside foolbox's at equal budgets, {WEAK} steps of epsilon/4, no random start; minimum norm "
         "beside its L2DeepFoolAttack of 50 steps: the share of inputs flipped within the median of its distances."
     )
     rows = []
-    for name in cases.wanted(COMPARED):
-        case = cases[name]
-        x, y = _some(cases, case, min(cases.inputs, 200))
-        wrapped = foolbox.PyTorchModel(case.folded, bounds=(0, 1), device="cpu")
+    for name in suite.wanted(COMPARED):
+        classifier = suite[name]
+        x, y = _some(suite, classifier, min(suite.inputs, 200))
+        wrapped = foolbox.PyTorchModel(classifier.folded, bounds=(0, 1), device="cpu")
         options: dict[str, Any] = {"rel_stepsize": 0.25, "steps": WEAK, "random_start": False}
         theirs = {"linf": foolbox.attacks.LinfPGD(**options), "l2": foolbox.attacks.L2PGD(**options)}
         for (norm, attack), budgets in zip(theirs.items(), COMPARED[name], strict=True):
             for epsilon in budgets:
                 _, _, success = attack(wrapped, x, y, epsilons=epsilon)
-                ours = attacks.pgd(case.folded, x, y, epsilon=epsilon, norm=norm, steps=WEAK, random_start=False)
+                ours = attacks.pgd(classifier.folded, x, y, epsilon=epsilon, norm=norm, steps=WEAK, random_start=False)
                 rows.append(_beside(page, name, f"PGD, {norm}, epsilon {epsilon:.3g}", ours.success, success))
         x, y = x[:50], y[:50]  # foolbox takes half a second for each
         _, found, _ = foolbox.attacks.L2DeepFoolAttack(steps=50)(wrapped, x, y, epsilons=None)
         distance = (found - x).flatten(1).norm(dim=1)
-        ours = attacks.minimum_norm(case.folded, x, y)
+        ours = attacks.minimum_norm(classifier.folded, x, y)
         budget = distance.median()
         rows.append(_beside(page, name, "minimum L2", ours.distance <= budget, distance <= budget))
     page.table(["model", "attack", "inputs", "ours", "foolbox", "difference"], rows)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite, pgd_examples
+from benchmarks.ten_statistics import TenStatistics
 from gradgeo.bench.cache import CHUNK
-from gradgeo.bench.case import Case, Cases, Seen
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.classifier.split import tap
 from gradgeo.classifier.wrapper import PRECISIONS
 from gradgeo.detector.one_class import ClassConditionalCopula
@@ -26,9 +28,9 @@ SIZE = 200  # inputs in a column
 LEARNT = 400  # inputs that the one-class model is fitted on
 
 
-def screened(page: Page, cases: Cases, *, quick: bool) -> None:
+def screened(page: Page, suite: Suite, *, quick: bool) -> None:
     """Add both tables to `page`, if `quick` a part of the first."""
-    ten, hundred, beats = (cases[name] for name in ("cifar10", "cifar100", "ecg5000"))
+    ten, hundred, beats = (suite[name] for name in ("cifar10", "cifar100", "ecg5000"))
     judged: dict[str, tuple[nn.Module, Tensor, int | None]] = {
         "ResNet-20, C 10": (ten.model, ten.x[:8], None),
         "1-D CNN, C 5": (beats.model, beats.x[:8], None),
@@ -47,7 +49,7 @@ def screened(page: Page, cases: Cases, *, quick: bool) -> None:
         [_apart(page, name, *which) for name, which in judged.items()],
     )
     if not quick:
-        _detection(page, cases)
+        _detection(page, suite)
 
 
 def _apart(page: Page, name: str, model: nn.Module, x: Tensor, classes: int | None) -> list[str]:
@@ -59,15 +61,15 @@ def _apart(page: Page, name: str, model: nn.Module, x: Tensor, classes: int | No
     return [name, f"{100 * found['flips']:.2f}", f"{found['mean']:.4f}", f"{found['most']:.3f}"]
 
 
-def _detection(page: Page, cases: Cases) -> None:
-    case = cases["cifar10"]
-    columns = _columns(cases, case)
-    temperatures = (case.temperature, 1.0)
+def _detection(page: Page, suite: Suite) -> None:
+    classifier = suite["cifar10"]
+    columns = _columns(suite, classifier)
+    temperatures = (classifier.temperature, 1.0)
     rows: dict[str, dict[str, float]] = {column: {} for column in list(columns)[2:]}
     for precision in PRECISIONS:
-        seen = {column: _seen(case.model, x, temperatures, precision) for column, x in columns.items()}
-        for i, name in enumerate((f"{case.temperature:.1f}", "1")):
-            for column, area in _areas({c: found[i] for c, found in seen.items()}, case).items():
+        seen = {column: _seen(classifier.model, x, temperatures, precision) for column, x in columns.items()}
+        for i, name in enumerate((f"{classifier.temperature:.1f}", "1")):
+            for column, area in _areas({c: found[i] for c, found in seen.items()}, classifier).items():
                 rows[column][f"{name}, {precision}"] = area
     page.data["screening_auroc"] = rows
     page.say(
@@ -76,44 +78,46 @@ def _detection(page: Page, cases: Cases) -> None:
     )
     headings = list(next(iter(rows.values())))
     page.table(["inputs", *headings], [[column, *(f"{row[h]:.1f}" for h in headings)] for column, row in rows.items()])
-    _tapped(page, case, columns)
+    _tapped(page, classifier, columns)
 
 
-def _columns(cases: Cases, case: Case) -> dict[str, Tensor]:
+def _columns(suite: Suite, classifier: ClassifierUnderTest) -> dict[str, Tensor]:
     """What a one-class model is fitted on, other trusted inputs, and three columns to be told from them."""
-    right = case.right.numpy()
-    fit = np.flatnonzero(right[: case.half])[:LEARNT]
-    clean = case.half + np.flatnonzero(right[case.half :])[:CHUNK]
+    right = classifier.correct.numpy()
+    fit = np.flatnonzero(right[: classifier.half])[:LEARNT]
+    clean = classifier.half + np.flatnonzero(right[classifier.half :])[:CHUNK]
     return {
-        "learnt": case.x[fit],
-        "trusted": case.x[clean[:SIZE]],
-        "PGD 2/255": cases.pgd(case, case.x[clean], case.y[clean], 2 / 255)[:SIZE],
-        "CIFAR-100": cases.read("cifar100", SIZE)[0],
+        "learnt": classifier.x[fit],
+        "trusted": classifier.x[clean[:SIZE]],
+        "PGD 2/255": pgd_examples(classifier, classifier.x[clean], classifier.y[clean], 2 / 255)[:SIZE],
+        "CIFAR-100": suite.read("cifar100", SIZE)[0],
         "uniform noise": torch.rand(SIZE, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
     }
 
 
-def _areas(seen: dict[str, Seen], case: Case) -> dict[str, float]:
+def _areas(seen: dict[str, TenStatistics], classifier: ClassifierUnderTest) -> dict[str, float]:
     """AUROC in % of each column, by a model of what was learnt."""
     learnt = seen["learnt"]
-    model = ClassConditionalCopula.fit(learnt.features, learnt.label, case.logits.shape[1])
+    model = ClassConditionalCopula.fit(learnt.features, learnt.label, classifier.logits.shape[1])
     scores = {column: found.score(model) for column, found in seen.items() if column != "learnt"}
     trusted = scores.pop("trusted")
     return {column: 100 * auroc(trusted, score).value for column, score in scores.items()}
 
 
-def _tapped(page: Page, case: Case, columns: dict[str, Tensor]) -> None:
+def _tapped(page: Page, classifier: ClassifierUnderTest, columns: dict[str, Tensor]) -> None:
     """The ten statistics of gradients at the input and at the outputs of the residual stages, each with its cost."""
     rows, base = [], 0.0
     for layer in (None, "net.layer1", "net.layer2", "net.layer3"):
-        front, model = (nn.Identity(), case.model) if layer is None else tap(case.model, layer, case.x[:2])
+        front, model = (
+            (nn.Identity(), classifier.model) if layer is None else tap(classifier.model, layer, classifier.x[:2])
+        )
         given = {column: torch.cat([front(part) for part in x.split(CHUNK)]) for column, x in columns.items()}
         where = "the input" if layer is None else f"the output of {layer.removeprefix('net.')}"
         began = time.process_time()
-        seen = {column: _seen(model, x, (case.temperature,), "float32")[0] for column, x in given.items()}
+        seen = {column: _seen(model, x, (classifier.temperature,), "float32")[0] for column, x in given.items()}
         took = time.process_time() - began
         base = base or took
-        areas = _areas(seen, case)
+        areas = _areas(seen, classifier)
         page.data.setdefault("tap", {})[where] = {"auroc": areas, "cost": took / base}
         rows.append([where, *(f"{area:.1f}" for area in areas.values()), f"{took / base:.2f}"])
     page.say(
@@ -123,7 +127,7 @@ def _tapped(page: Page, case: Case, columns: dict[str, Tensor]) -> None:
     page.table(["gradient at", *list(columns)[2:], "cost"], rows)
 
 
-def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precision: str) -> list[Seen]:
+def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precision: str) -> list[TenStatistics]:
     """The ten statistics and predicted classes of `x`, at each temperature."""
     options = [Maps(Loss("cross_entropy", temperature)) for temperature in temperatures]
 
@@ -134,4 +138,4 @@ def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precisio
 
     parts = map_chunks(model, [x], Maps(), measure, precision=precision)
     *features, label = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return [Seen(table, label) for table in features]
+    return [TenStatistics(table, label) for table in features]

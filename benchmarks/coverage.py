@@ -7,8 +7,8 @@ import numpy as np
 from scipy import special, stats
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
 from gradgeo._typing import Array
-from gradgeo.bench.case import Cases
 from gradgeo.bench.comparison import Scores, differences
 from gradgeo.metrics import Difference, Estimate, auroc, auroc_difference, tnr_at_tpr, tnr_difference
 
@@ -67,7 +67,7 @@ DISTRIBUTIONS = {
 """Two normal distributions; two exponential ones, where a few untrustworthy inputs look trusted; ties."""
 
 
-def run(_: Cases) -> Page:
+def run(_: Suite) -> Page:
     """Coverage by distribution, AUROC and size, and the share of batteries with a false verdict."""
     page = Page("Coverage of the stated 95 % intervals")
     page.say(

@@ -4,27 +4,32 @@ import numpy as np
 import torch
 
 from benchmarks.page import Page
-from gradgeo.bench.case import Cases, smooth_blobs
+from benchmarks.shipped import Suite, pgd_examples
+from benchmarks.ten_statistics import fit_ten_statistics, ten_statistics
+from gradgeo.bench.scenarios import smooth_blobs
 from gradgeo.metrics import auroc, tnr_at_tpr
 
 SIZE = 1000
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """AUROC and TNR at 95 % TPR by column, at the detector's temperature and at the paper's."""
-    case = cases["cifar10"]
-    right = case.right.numpy()
-    fit = np.flatnonzero(right[: case.half])
-    clean = case.half + np.flatnonzero(right[case.half :])[:SIZE]
+    classifier = suite["cifar10"]
+    right = classifier.correct.numpy()
+    fit = np.flatnonzero(right[: classifier.half])
+    clean = classifier.half + np.flatnonzero(right[classifier.half :])[:SIZE]
     generator = torch.Generator().manual_seed(0)
     columns = {
-        "CIFAR-100": cases.read("cifar100", SIZE)[0],
+        "CIFAR-100": suite.read("cifar100", SIZE)[0],
         "uniform noise": torch.rand(SIZE, 3, 32, 32, generator=generator),
-        "smooth blobs": smooth_blobs(SIZE, 32, generator),
-        **{f"PGD {e}/255": cases.pgd(case, case.x[clean], case.y[clean], e / 255) for e in (8, 2, 1)},
-        "misclassified": case.x[case.half :][~torch.from_numpy(right[case.half :])],
+        "smooth blobs": smooth_blobs(SIZE, (3, 32, 32), generator),
+        **{
+            f"PGD {e}/255": pgd_examples(classifier, classifier.x[clean], classifier.y[clean], e / 255)
+            for e in (8, 2, 1)
+        },
+        "misclassified": classifier.x[classifier.half :][~torch.from_numpy(right[classifier.half :])],
     }
-    upper = case.temperature
+    upper = classifier.temperature
 
     page = Page("The ten statistics alone, CIFAR-10 ResNet-20")
     page.say(
@@ -34,12 +39,12 @@ def run(cases: Cases) -> Page:
     )
     results: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
     for name, temperature in ((f"temperature {upper:.1f} (the detector's own)", upper), ("temperature 1", 1.0)):
-        trusted = cases.seen(case, case.x[clean], temperature)
-        model = cases.fitted(case, temperature)
+        trusted = ten_statistics(classifier, classifier.x[clean], temperature)
+        model = fit_ten_statistics(classifier, temperature)
         inside = trusted.score(model)
         results[name] = {}
         for column, x in columns.items():
-            outside = cases.seen(case, x, temperature).score(model)
+            outside = ten_statistics(classifier, x, temperature).score(model)
             estimates = {"auroc": auroc(inside, outside), "tnr95": tnr_at_tpr(inside, outside)}
             results[name][column] = {k: (e.value, e.low, e.high) for k, e in estimates.items()}
     page.table(

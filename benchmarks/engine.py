@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from benchmarks.bfloat16 import screened
 from benchmarks.memory import heights
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
 from benchmarks.strategies import strategies
 from benchmarks.timing import timed
-from gradgeo.bench.case import Cases
 from gradgeo.geometry.similarity import csm, products_of_signs
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ class _Illustrated(Page):
         return super().write(out, name, command)
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Ratios of process times, interleaved in one run with one thread; with fewer than 100 inputs the small rows in one
     round each."""
-    quick = cases.inputs < 100
+    quick = suite.inputs < 100
     page = _Illustrated("What the matrices cost")
     page.say(
         "One thread; medians of process times of interleaved calls, so that ratios hold on a busy machine. (a) is the "
@@ -76,7 +76,7 @@ def run(cases: Cases) -> Page:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        timed_cases = _small(cases, quick=quick) if quick else [*_small(cases, quick=quick), *_photos()]
+        timed_cases = _small(suite, quick=quick) if quick else [*_small(suite, quick=quick), *_photos()]
         page.table(
             ["case", "classes run by (a), (b)", "by ours", "ms", "times faster than (a)", "of (b)"],
             [row for case in timed_cases for row in _rows(page, case)],
@@ -93,8 +93,8 @@ def run(cases: Cases) -> Page:
             "(b), whose time beyond 50 classes is scaled."
         )
         grown = {
-            "C": _against_classes(cases, (10, 100) if quick else (10, 20, 50, 100, 200, 500, 1000)),
-            "N": _against_samples(cases, (1, 4) if quick else (1, 2, 4, 8, 16, 32, 64)),
+            "C": _against_classes(suite, (10, 100) if quick else (10, 20, 50, 100, 200, 500, 1000)),
+            "N": _against_samples(suite, (1, 4) if quick else (1, 2, 4, 8, 16, 32, 64)),
             "d": _against_entries((32, 64) if quick else (32, 64, 112, 160, 224)),
         }
         page.data["against"] = grown
@@ -105,17 +105,17 @@ def run(cases: Cases) -> Page:
         page.say("The product of signs alone, C = 1000 maps of d entries, ms:")
         sizes = (3072,) if quick else (3072, 50176, 150_528)
         page.table(["d", "float32 matmul", "ours", "times faster"], [_product(page, d) for d in sizes])
-        strategies(page, cases, _mlp(), quick=quick)
-        screened(page, cases, quick=quick)
+        strategies(page, suite, _mlp(), quick=quick)
+        screened(page, suite, quick=quick)
         heights(page, quick=quick)
     finally:
         torch.set_num_threads(threads)
     return page
 
 
-def _small(cases: Cases, *, quick: bool) -> list[_Timed]:
+def _small(suite: Suite, *, quick: bool) -> list[_Timed]:
     generator = torch.Generator().manual_seed(0)
-    ten, hundred, beats = (cases[name] for name in ("cifar10", "cifar100", "ecg5000"))
+    ten, hundred, beats = (suite[name] for name in ("cifar10", "cifar100", "ecg5000"))
     mlp = _mlp()
     flat = torch.rand(8, 3072, generator=generator)
     once = 1 if quick else None
@@ -237,8 +237,8 @@ def _grown(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: median(values) for name, values in timed(ways, 3).items()}
 
 
-def _against_classes(cases: Cases, counts: tuple[int, ...]) -> Growth:
-    hundred, found = cases["cifar100"], {}
+def _against_classes(suite: Suite, counts: tuple[int, ...]) -> Growth:
+    hundred, found = suite["cifar100"], {}
     x = hundred.x[:1]
     for classes in counts:
         model = with_classes(hundred.model, classes).requires_grad_(False)
@@ -248,8 +248,8 @@ def _against_classes(cases: Cases, counts: tuple[int, ...]) -> Growth:
     return found
 
 
-def _against_samples(cases: Cases, counts: tuple[int, ...]) -> Growth:
-    ten = cases["cifar10"]
+def _against_samples(suite: Suite, counts: tuple[int, ...]) -> Growth:
+    ten = suite["cifar10"]
     model = copy.deepcopy(ten.model).requires_grad_(False)
     return {n: _grown(_ways(model, ten.x[:n], top=3, classes=10)) for n in counts}
 

@@ -5,19 +5,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
 from gradgeo import attacks
 from gradgeo.attacks.runner import AttackResult
-from gradgeo.bench.cache import code
-from gradgeo.bench.case import Attack, Cases
-from gradgeo.bench.methods import OURS
-from gradgeo.bench.scenarios import Setting
+from gradgeo.bench.attacked import Attack, attacked
+from gradgeo.bench.cache import DETECTOR_CODE, source_hash
+from gradgeo.bench.scenarios import Task
 from gradgeo.detector.detector import Detector
 
 EVADE, EVADED = ("mnist", "cifar10"), 30
 LEARNT = 1000  # trusted inputs that the evaded detectors are fitted on
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Counts for PGD, which knows the model alone, and for evasion, which knows the fitted detector as well."""
     page = Page("The attack that knows the detector")
     page.say(
@@ -28,33 +28,43 @@ def run(cases: Cases) -> Page:
         "is nothing to average."
     )
     rows = []
-    for name in cases.wanted(EVADE):
-        case = cases[name]
-        setting = Setting(case, cases, min(cases.inputs, EVADED))
+    for name in suite.wanted(EVADE):
+        classifier = suite[name]
+        task = Task(classifier, min(suite.inputs, EVADED))
         for evidence in ("paper", "full"):
-            found = _evaded(cases, setting, evidence)
+            found = _evaded(suite, task, evidence)
             for label, counts in found.items():
                 rows.append(
-                    [name, evidence, label, f"{case.budgets[0]:.4g}", str(len(setting.x)), *map(str, counts.values())]
+                    [
+                        name,
+                        evidence,
+                        label,
+                        f"{classifier.budgets[0]:.4g}",
+                        str(len(task.x)),
+                        *map(str, counts.values()),
+                    ]
                 )
-            page.data.setdefault("evasion", {}).setdefault(name, {})[evidence] = {"inputs": len(setting.x), **found}
+            page.data.setdefault("evasion", {}).setdefault(name, {})[evidence] = {"inputs": len(task.x), **found}
     page.table(["model", "evidence", "attack", "epsilon", "inputs", "flipped", "flipped and trusted"], rows)
     return page
 
 
-def _evaded(cases: Cases, setting: Setting, evidence: str) -> dict[str, dict[str, int]]:
+def _evaded(suite: Suite, task: Task, evidence: str) -> dict[str, dict[str, int]]:
     """For PGD and for evasion: how many inputs it flips, and how many of these the detector trusts."""
-    case = setting.case
-    trusted = case.x[: case.half][case.right[: case.half]][:LEARNT]
-    detector = Detector(case.model, evidence=evidence).fit(trusted)
+    classifier = task.classifier
+    trusted = classifier.trusted[:LEARNT]
+    detector = Detector(classifier.model, evidence=evidence).fit(trusted)
 
     def evasion(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
         return attacks.evasion(detector, x, y, **options)
 
     found = {}
-    tried: dict[str, tuple[Attack, str]] = {"PGD": (attacks.pgd, ""), "evasion": (evasion, evidence + code(*OURS))}
+    tried: dict[str, tuple[Attack, str]] = {
+        "PGD": (attacks.pgd, ""),
+        "evasion": (evasion, evidence + source_hash(*DETECTOR_CODE)),
+    }
     for label, (attack, against) in tried.items():
-        made = cases.attacked(case, setting.x, setting.y, attack, against=against, epsilon=case.budgets[0])
+        made = attacked(classifier, task.x, task.y, attack, against=against, epsilon=classifier.budgets[0])
         believed = detector.predict(made.adversarial).trusted & made.flipped
         found[label] = {"flipped": int(made.flipped.sum()), "flipped and trusted": int(believed.sum())}
     return found

@@ -1,7 +1,7 @@
 """What each evidence is worth: alone, removed, joined in other ways; what it costs; and how often a cause is named."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,49 +10,51 @@ import torch
 from torch import Tensor
 
 from benchmarks.page import Page
-from gradgeo._typing import Array, IntArray
-from gradgeo.bench.cache import CHUNK, cached, code, content, weights
-from gradgeo.bench.case import Case, Cases, judged
-from gradgeo.bench.methods import OURS
-from gradgeo.bench.scenarios import COLUMNS, Made, Setting
-from gradgeo.detector.detector import TYPICAL_MARGIN
+from benchmarks.scenarios import shipped_scenarios
+from benchmarks.shipped import Suite
+from gradgeo._typing import Array
+from gradgeo.bench.cache import CHUNK, DETECTOR_CODE, cached, source_hash, tensor_hash, weights_key
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest, logits_of
+from gradgeo.bench.evaluate import generate
+from gradgeo.bench.scenarios import Task
 from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
-from gradgeo.detector.fitting import NEAREST
+from gradgeo.detector.fitting import NEAREST, typical_temperature
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.results import CAUSES, likely_cause
-from gradgeo.errors import GradgeoError
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
 from gradgeo.metrics import auroc, tnr_at_tpr
 
 TUNED = ("cifar10", "fashion")  # the classifiers that evidence and joining were chosen on
-LEARNT = 2000  # trusted inputs of the first half that are learned from
-TIMED = 64  # inputs that a mode is timed on
+FIT = 2000
+"""Trusted inputs of the first half that the one-class models are fitted on."""
+TIMED = 64
+"""Inputs that a mode is timed on."""
 
 EVERY = tuple(dict.fromkeys((*PRESETS["full"], *PRESETS["fast"])))
 
 Sets = dict[str, EvidenceFeatures]
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Ablations on the classifiers that the evidence was chosen on."""
     page = Page("Evidence: what each is worth, alone and joined")
     page.say(
-        f"Mean over the battery's columns, up to {cases.inputs} inputs each, of AUROC / TNR at 95 % TPR in %, and the "
-        f"worst column's AUROC. Learned from {LEARNT} trusted inputs of the first half of the test split, reported on "
+        f"Mean over the battery's scenarios, up to {suite.inputs} inputs each, of AUROC / TNR at 95 % TPR in %, and "
+        f"the worst scenario's AUROC. Fitted on {FIT} trusted inputs of the first half of the test split, reported on "
         "the second. These two classifiers are the ones that evidence and joining were chosen on: results/battery.md "
         "has all five."
     )
-    names = cases.wanted(TUNED)
-    measured = {name: _measured(cases, cases[name]) for name in names}
+    names = suite.wanted(TUNED)
+    measured = {name: _measured(suite, suite[name]) for name in names}
     heading = ["", *names]
     page.say("## Modes and what they cost")
     modes = [("full", "min(C, F) + 12"), ("fast", "1"), ("paper", "min(C, F)")]
     rows = []
     for preset, backward in modes:
         cells = [_cell(page, name, f"preset {preset}", measured[name], PRESETS[preset]) for name in names]
-        rows.append([preset, backward, *cells, *(f"{_seconds(cases[name], preset):.1f} s" for name in names)])
+        rows.append([preset, backward, *cells, *(f"{_seconds(suite[name], preset):.1f} s" for name in names)])
     page.table(["evidence", "backward passes", *names, *(f"1,000 inputs, {name}" for name in names)], rows)
     page.say("## Each alone, and the rest without it")
     rows = []
@@ -71,135 +73,128 @@ def run(cases: Cases) -> Page:
         "Flat ways reach about the same mean and lose more where one evidence alone knows the answer (misclassified "
         "and near-OOD inputs); the largest alone and Cauchy's combination miss what several see a little of."
     )
-    _confusion(page, names, measured)
+    causes = {name: scenario.cause for name, scenario in shipped_scenarios(suite).items()}
+    _confusion(page, names, measured, causes)
     return page
 
 
-def _measured(cases: Cases, case: Case) -> Sets:
-    """Every evidence, measured on the fit part, on other trusted inputs, and on each column."""
-    right = case.x[: case.half][case.right[: case.half]]
-    order = torch.randperm(len(right), generator=torch.Generator().manual_seed(0))
-    learnt = right[order[:LEARNT].sort().values]
-    setting = Setting(case, cases, cases.inputs)
-    sets = {"learnt": learnt, "trusted": setting.x}
-    for name, column in COLUMNS.items():
-        if not column.applies(setting):
-            continue
-        try:
-            made = column.make(setting)
-        except GradgeoError:
-            continue  # data that is not at hand
-        x = made.x if isinstance(made, Made) else made
-        sets[name] = x[: cases.inputs]
-    return {name: measured_by(case, learnt[:NEAREST], x, EVERY) for name, x in sets.items() if len(x) > 1}
+def _measured(suite: Suite, classifier: ClassifierUnderTest) -> Sets:
+    """Every evidence, measured on the fit part, on other trusted inputs, and on each scenario."""
+    order = torch.randperm(len(classifier.trusted), generator=torch.Generator().manual_seed(0))
+    fit = classifier.trusted[order[:FIT].sort().values]
+    _, inputs = generate(Task(classifier, suite.inputs), shipped_scenarios(suite))  # without data that is not at hand
+    sets = {"fit": fit, **{name: x[: suite.inputs] for name, x in inputs.items() if len(x) > 1}}
+    return {name: measured_by(classifier, fit[:NEAREST], x, EVERY) for name, x in sets.items()}
 
 
-def measured_by(case: Case, typical: Tensor, x: Tensor, names: tuple[str, ...]) -> EvidenceFeatures:
+def measured_by(
+    classifier: ClassifierUnderTest, typical: Tensor, x: Tensor, names: tuple[str, ...]
+) -> EvidenceFeatures:
     """Some evidence of `x`, cached; `typical` trusted inputs set the temperature and the radius."""
-    margins = -judged(case.model, typical).topk(2, dim=1).values.diff(dim=1)[:, 0]
-    maps = Maps(Loss("cross_entropy", float(np.quantile(margins.double().numpy(), TYPICAL_MARGIN))))
-    instrument = EvidenceExtractor(tuple(EVIDENCE[name] for name in names), maps)
-    radius = instrument.typical_radius(case.model, [typical], batch_size=CHUNK)
-    instrument = EvidenceExtractor(instrument.evidence, maps, radius)
+    margins = -logits_of(classifier.model, typical).topk(2, dim=1).values.diff(dim=1)[:, 0]
+    maps = Maps(Loss("cross_entropy", typical_temperature(margins.double().numpy())))
+    extractor = EvidenceExtractor(tuple(EVIDENCE[name] for name in names), maps)
+    radius = extractor.typical_radius(classifier.model, [typical], classifier.logits.shape[1], batch_size=CHUNK)
+    extractor = EvidenceExtractor(extractor.evidence, maps, radius)
 
     def measure(part: Tensor) -> dict[str, Any]:
-        made = instrument.measure(case.model, [part], batch_size=64)
-        tables = {e.name: table for e, table in zip(instrument.evidence, made.features, strict=True)}
-        return {"label": made.label, "probability": made.probability, **tables}
+        measured = extractor.measure(classifier.model, [part], batch_size=64)
+        tables = {name: table.numpy() for name, table in zip(extractor.names, measured.features, strict=True)}
+        return {"label": measured.label.numpy(), "probability": measured.probability.numpy(), **tables}
 
-    key = ("evidence", weights(case.model), code(*OURS), content(typical), names)
-    parts = [cached(partial(measure, part), *key, content(part)) for part in torch.split(x, CHUNK)]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return EvidenceFeatures([joined[e.name] for e in instrument.evidence], joined["label"], joined["probability"])
+    key = ("evidence", weights_key(classifier.model), source_hash(*DETECTOR_CODE), tensor_hash(typical), names)
+    parts = [cached(partial(measure, part), *key, tensor_hash(part)) for part in torch.split(x, CHUNK)]
+    joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return EvidenceFeatures(tuple(joined[name] for name in extractor.names), joined["label"], joined["probability"])
 
 
-def _tables(measured: EvidenceFeatures, names: tuple[str, ...]) -> list[Array]:
+def _tables(measured: EvidenceFeatures, names: tuple[str, ...]) -> list[Tensor]:
     return [measured.features[EVERY.index(name)] for name in names]
 
 
-def _joint(sets: Sets, names: tuple[str, ...]) -> tuple[EvidenceFusion, dict[str, Tensor]]:
-    """The joint model of some evidence, and the members' scores of every set."""
-    learnt = sets["learnt"]
-    joint = joint_of(names, _tables(learnt, names), learnt.label, int(learnt.label.max()) + 1, seed=0)
-    return joint, {
-        name: joint.scores([*map(torch.from_numpy, _tables(m, names))], torch.from_numpy(m.label))
-        for name, m in sets.items()
-        if name != "learnt"
-    }
+def _fusion(sets: Sets, names: tuple[str, ...]) -> tuple[EvidenceFusion, dict[str, Tensor]]:
+    """The fusion of some evidence, and the members' scores of every set."""
+    fitted = sets["fit"]
+    fusion = fusion_of(names, _tables(fitted, names), fitted.label, int(fitted.label.max()) + 1, seed=0)
+    return fusion, {name: fusion.scores(_tables(m, names), m.label) for name, m in sets.items() if name != "fit"}
 
 
-def joint_of(
-    names: tuple[str, ...], features: list[Array], predicted: IntArray, num_classes: int, *, seed: int
+def fusion_of(
+    names: tuple[str, ...], features: Sequence[Tensor], predicted: Tensor, num_classes: int, *, seed: int
 ) -> EvidenceFusion:
-    """The joint model of some evidence, as a detector would fit it."""
+    """The fusion of some evidence, as a detector would fit it."""
     kinds, questions = [EVIDENCE[n].one_class for n in names], [EVIDENCE[n].question for n in names]
     return EvidenceFusion.fit(kinds, questions, features, predicted, num_classes, seed=seed)
 
 
-def _cell(page: Page, case: str, label: str, sets: Sets, names: tuple[str, ...]) -> str:
-    joint, scores = _joint(sets, names)
-    joined = {name: joint.join(s).numpy() for name, s in scores.items()}
-    return _figures(page, case, label, joined.pop("trusted"), joined)
+def _cell(page: Page, name: str, label: str, sets: Sets, names: tuple[str, ...]) -> str:
+    fusion, scores = _fusion(sets, names)
+    joined = {name: fusion.fuse(s).numpy() for name, s in scores.items()}
+    return _figures(page, name, label, joined.pop("trusted"), joined)
 
 
-def _figures(page: Page, case: str, label: str, trusted: Array, columns: dict[str, Array]) -> str:
+def _figures(page: Page, name: str, label: str, trusted: Array, columns: dict[str, Array]) -> str:
     areas = {name: auroc(trusted, scores).value for name, scores in columns.items()}
     caught = [tnr_at_tpr(trusted, scores, resamples=1).value for scores in columns.values()]
     mean, tnr, worst = float(np.mean(list(areas.values()))), float(np.mean(caught)), min(areas, key=lambda n: areas[n])
-    page.data.setdefault("cells", {}).setdefault(case, {})[label] = {"auroc": mean, "tnr95": tnr, "columns": areas}
+    page.data.setdefault("cells", {}).setdefault(name, {})[label] = {
+        "auroc": mean,
+        "tnr95": tnr,
+        "columns": areas,
+    }
     return f"{100 * mean:.1f} / {100 * tnr:.1f}, {worst} {100 * areas[worst]:.1f}"
 
 
 def _scored(sets: Sets, join: Callable[[EvidenceFusion, Tensor], Tensor]) -> tuple[Array, dict[str, Array]]:
-    joint, scores = _joint(sets, PRESETS["full"])
-    joined = {name: join(joint, s).numpy() for name, s in scores.items()}
+    fusion, scores = _fusion(sets, PRESETS["full"])
+    joined = {name: join(fusion, s).numpy() for name, s in scores.items()}
     return joined.pop("trusted"), joined
 
 
-def _cauchy(surprise: Tensor) -> Tensor:
+def _cauchy(surprisal: Tensor) -> Tensor:
     """Liu and Xie, JASA 2020: the mean of tan((1/2 - p) pi), monotone in its p-value."""
-    p = (-surprise).exp().clamp(1e-12, 1 - 1e-12)
+    p = (-surprisal).exp().clamp(1e-12, 1 - 1e-12)
     return torch.tan((0.5 - p) * torch.pi).mean(1)
 
 
 JOINING: dict[str, Callable[[EvidenceFusion, Tensor], Tensor]] = {
-    "two steps, power 1.5 (ours)": lambda joint, scores: joint.join(scores),
-    "two steps, sums": lambda joint, scores: joint.answers(scores).sum(1),
-    "two steps, largest": lambda joint, scores: joint.answers(scores).amax(1),
-    "one step, power 1.5": lambda joint, scores: (joint.surprise.of(scores) ** 1.5).sum(1),
-    "one step, sum (Fisher)": lambda joint, scores: joint.surprise.of(scores).sum(1),
-    "one step, largest (Tippett)": lambda joint, scores: joint.surprise.of(scores).amax(1),
-    "one step, Cauchy": lambda joint, scores: _cauchy(joint.surprise.of(scores)),
+    "two steps, power 1.5 (ours)": lambda fusion, scores: fusion.fuse(scores),
+    "two steps, sums": lambda fusion, scores: fusion.group_surprisal(scores).sum(1),
+    "two steps, largest": lambda fusion, scores: fusion.group_surprisal(scores).amax(1),
+    "one step, power 1.5": lambda fusion, scores: (fusion.by_evidence.of(scores) ** 1.5).sum(1),
+    "one step, sum (Fisher)": lambda fusion, scores: fusion.by_evidence.of(scores).sum(1),
+    "one step, largest (Tippett)": lambda fusion, scores: fusion.by_evidence.of(scores).amax(1),
+    "one step, Cauchy": lambda fusion, scores: _cauchy(fusion.by_evidence.of(scores)),
 }
-"""How members' scores can become one; members and their surprise are the same in all."""
+"""How members' scores can become one; members and their surprisal are the same in all."""
 
 
-def _confusion(page: Page, names: list[str], measured: dict[str, Sets]) -> None:
+def _confusion(page: Page, names: list[str], measured: dict[str, Sets], causes: dict[str, str]) -> None:
     page.say("## The likely cause")
     page.say(
         "What `explain` calls the flagged inputs, those above the 95 % quantile of the trusted ones, by what they are. "
         "minimum L2 stops at the boundary, where an attacked input is unsure as a mistake is."
     )
     rows = []
-    for case in names:
-        joint, scores = _joint(measured[case], PRESETS["full"])
-        limit = float(np.quantile(joint.join(scores["trusted"]).numpy(), 0.95))
-        for column, found in scores.items():
-            flagged = found[joint.join(found) > limit]
-            answers = joint.answers(flagged).tolist()
-            named = [likely_cause(dict(zip(joint.asked, row, strict=True))) for row in answers]
+    for name in names:
+        fusion, scores = _fusion(measured[name], PRESETS["full"])
+        limit = float(np.quantile(fusion.fuse(scores["trusted"]).numpy(), 0.95))
+        for scenario, values in scores.items():
+            flagged = values[fusion.fuse(values) > limit]
+            by_question = fusion.group_surprisal(flagged).tolist()
+            named = [likely_cause(dict(zip(fusion.question_names, row, strict=True))) for row in by_question]
             shares = {cause: named.count(cause) / max(1, len(named)) for cause in CAUSES}
-            page.data.setdefault("causes", {}).setdefault(case, {})[column] = {"flagged": len(named), **shares}
-            kind = "trusted" if column == "trusted" else COLUMNS[column].cause
-            rows.append([case, column, kind, str(len(named)), *(f"{100 * shares[cause]:.0f} %" for cause in CAUSES)])
+            page.data.setdefault("causes", {}).setdefault(name, {})[scenario] = {"flagged": len(named), **shares}
+            kind = causes.get(scenario, "trusted")
+            rows.append([name, scenario, kind, str(len(named)), *(f"{100 * shares[cause]:.0f} %" for cause in CAUSES)])
     page.table(["model", "inputs", "are", "flagged", *CAUSES], rows)
 
 
-def _seconds(case: Case, preset: str) -> float:
+def _seconds(classifier: ClassifierUnderTest, preset: str) -> float:
     """Wall time of 1,000 inputs, from one timed batch after another that warms up."""
     evidence = tuple(EVIDENCE[name] for name in PRESETS[preset])
-    instrument = EvidenceExtractor(evidence, Maps(Loss("cross_entropy", case.temperature)), 0.01)
-    instrument.measure(case.model, [case.x[:TIMED]], batch_size=TIMED)
+    extractor = EvidenceExtractor(evidence, Maps(Loss("cross_entropy", classifier.temperature)), 0.01)
+    extractor.measure(classifier.model, [classifier.x[:TIMED]], batch_size=TIMED)
     start = time.perf_counter()
-    instrument.measure(case.model, [case.x[:TIMED]], batch_size=TIMED)
+    extractor.measure(classifier.model, [classifier.x[:TIMED]], batch_size=TIMED)
     return 1000 * (time.perf_counter() - start) / TIMED

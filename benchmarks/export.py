@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
 from benchmarks.timing import timed
 from gradgeo import export
-from gradgeo.bench.case import Cases, smooth_blobs
+from gradgeo.bench.scenarios import smooth_blobs
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import require
 from gradgeo.export.agreement import SCORES, Runner, compare, joined
@@ -40,7 +41,7 @@ class _Exported:
     x: Tensor
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """ONNX in onnxruntime and pt2 in PyTorch against `Detector`, in one run with one thread."""
     page = Page("Exported detectors")
     page.say(
@@ -53,7 +54,7 @@ def run(cases: Cases) -> Page:
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            rows = [_rows(page, made(), Path(folder)) for made in _wanted(cases)]
+            rows = [_rows(page, made(), Path(folder)) for made in _wanted(suite)]
     finally:
         torch.set_num_threads(threads)
     page.table(
@@ -73,16 +74,16 @@ def run(cases: Cases) -> Page:
     return page
 
 
-def _wanted(cases: Cases) -> list[Callable[[], _Exported]]:
-    trained = [partial(_trained, cases, name, evidence) for name, evidence in TRAINED if cases.wanted([name])]
-    return [*trained, *(partial(_untrained, name, cases.inputs) for name in cases.wanted(UNTRAINED))]
+def _wanted(suite: Suite) -> list[Callable[[], _Exported]]:
+    trained = [partial(_trained, suite, name, evidence) for name, evidence in TRAINED if suite.wanted([name])]
+    return [*trained, *(partial(_untrained, name, suite.inputs) for name in suite.wanted(UNTRAINED))]
 
 
-def _trained(cases: Cases, name: str, evidence: str) -> _Exported:
-    case = cases[name]
-    fit = slice(0, min(case.half, 2000))
-    detector = Detector(case.model, evidence=evidence).fit(case.x[fit], case.y[fit])
-    return _Exported(name, evidence, detector, case.x[case.half : case.half + cases.inputs])
+def _trained(suite: Suite, name: str, evidence: str) -> _Exported:
+    classifier = suite[name]
+    fit = slice(0, min(classifier.half, 2000))
+    detector = Detector(classifier.model, evidence=evidence).fit(classifier.x[fit], classifier.y[fit])
+    return _Exported(name, evidence, detector, classifier.x[classifier.half : classifier.half + suite.inputs])
 
 
 def _untrained(name: str, inputs: int) -> _Exported:
@@ -98,8 +99,8 @@ def _untrained(name: str, inputs: int) -> _Exported:
         for head in (m for m in model.modules() if isinstance(m, nn.Linear)):  # some begin with zeros
             nn.init.normal_(head.weight, std=head.in_features**-0.5)
     with torch.no_grad():
-        detector = Detector(model, evidence="fast").fit(smooth_blobs(200, 64, generator))
-    return _Exported(name, "fast", detector, smooth_blobs(min(inputs, 200), 64, generator))
+        detector = Detector(model, evidence="fast").fit(smooth_blobs(200, (3, 64, 64), generator))
+    return _Exported(name, "fast", detector, smooth_blobs(min(inputs, 200), (3, 64, 64), generator))
 
 
 def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], list[list[str]], list[str]]:

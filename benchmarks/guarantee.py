@@ -1,12 +1,12 @@
 """Whether false alarms are as rare as stated: the rate over random splits of real test data."""
 
 import numpy as np
-import torch
 from scipy import stats
 
-from benchmarks.evidence import joint_of, measured_by
+from benchmarks.evidence import fusion_of, measured_by
 from benchmarks.page import Page
-from gradgeo.bench.case import Case, Cases
+from benchmarks.shipped import Suite
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.detector import conformal
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import PRESETS
@@ -18,7 +18,7 @@ TAKEN = 3000  # inputs that do, where there are as many
 LEARNT = 400  # of a split
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """False-alarm rates at each alpha over 200 random splits, beside the interval they must lie in."""
     page = Page("False-alarm rates against the stated alpha")
     page.say(
@@ -28,12 +28,12 @@ def run(cases: Cases) -> Page:
         "test inputs given the calibration inputs, whose draw adds its beta variance (a beta-binomial for each split)."
     )
     rows = []
-    for name in cases.wanted(("cifar10", "ecg5000", "digits")):
-        found, n, m = _refit(cases[name])
+    for name in suite.wanted(("cifar10", "ecg5000", "digits")):
+        found, n, m = _refit(suite[name])
         for alpha, rates in found.items():
             rows.append(_row(page, name, alpha, rates, n, m, "joint model and calibration refitted"))
-    if cases.wanted(("digits",)):
-        rates, n, m = _refit_all(cases["digits"], 0.05)
+    if suite.wanted(("digits",)):
+        rates, n, m = _refit_all(suite["digits"], 0.05)
         rows.append(_row(page, "digits", 0.05, rates, n, m, "the whole Detector refitted, radius included"))
     page.table(["data", "alpha", "calibration", "test", "false alarms", "interval", "inside", "how"], rows)
     return page
@@ -51,35 +51,32 @@ def _row(page: Page, name: str, alpha: float, rates: list[float], n: int, m: int
     return [name, str(alpha), str(n), str(m), rate, interval, "yes" if inside else "NO", how]
 
 
-def _refit(case: Case) -> tuple[dict[float, list[float]], int, int]:
+def _refit(classifier: ClassifierUnderTest) -> tuple[dict[float, list[float]], int, int]:
     """The rates by alpha, and how many inputs each split calibrates and tests on."""
-    right = case.x[case.right]
+    right = classifier.x[classifier.correct]
     apart = min(APART, len(right) // 6)
-    seen = measured_by(case, right[:apart], right[apart : apart + TAKEN], PRESETS["full"])
+    seen = measured_by(classifier, right[:apart], right[apart : apart + TAKEN], PRESETS["full"])
     n = len(seen.label)
     learn = min(LEARNT, n // 3)
     size = conformal.calibration_size(n - learn, 0.5, min(ALPHAS), at_most=n - learn - 1)
     rng, rates = np.random.default_rng(0), {alpha: list[float]() for alpha in ALPHAS}
     for split in range(SPLITS):
         fit, calibration, test = (seen[part] for part in np.split(rng.permutation(n), [learn, learn + size]))
-        joint = joint_of(PRESETS["full"], fit.features, fit.label, case.logits.shape[1], seed=split)
-        known, new = (
-            joint.join(joint.scores([*map(torch.from_numpy, part.features)], torch.from_numpy(part.label))).numpy()
-            for part in (calibration, test)
-        )
+        fusion = fusion_of(PRESETS["full"], fit.features, fit.label, classifier.logits.shape[1], seed=split)
+        known, new = (fusion.fuse(fusion.scores(part.features, part.label)).numpy() for part in (calibration, test))
         p = conformal.p_values(np.sort(known), new)
         for alpha in ALPHAS:
             rates[alpha].append(float((p <= alpha).mean()))
     return rates, size, n - learn - size
 
 
-def _refit_all(case: Case, alpha: float) -> tuple[list[float], int, int]:
-    right = np.flatnonzero(case.right.numpy())
+def _refit_all(classifier: ClassifierUnderTest, alpha: float) -> tuple[list[float], int, int]:
+    right = np.flatnonzero(classifier.correct.numpy())
     rng, rates, n, m = np.random.default_rng(1), [], 0, 0
     for seed in range(SPLITS):
         order = rng.permutation(right)
-        detector = Detector(case.model, alpha=alpha, seed=seed).fit(case.x[order[:400]])
-        test = case.x[order[400:700]]
+        detector = Detector(classifier.model, alpha=alpha, seed=seed).fit(classifier.x[order[:400]])
+        test = classifier.x[order[400:700]]
         rates.append(1 - float(detector.predict(test).trusted.double().mean()))
         n, m = detector.calibration_size_, len(test)
     return rates, n, m

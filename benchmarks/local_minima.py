@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite, pgd_examples
 from gradgeo import attacks, demo
-from gradgeo.bench.case import Case, Cases
-from gradgeo.classifier.wrapper import Classifier
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest, logits_of
 from gradgeo.errors import require
 from gradgeo.geometry.neighbourhood import directional_curvature, local_minimum, zeta
 
@@ -99,55 +99,54 @@ Found = dict[tuple[str, str, float], _Around]
 FoundKinks = dict[tuple[str, str, float], _Kinks]
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Distributions of zeta by group and radius, the verdicts, and the linear pieces behind them."""
     require("matplotlib", "plots")
     found: Found = {}
     kinks: FoundKinks = {}
     norms: dict[tuple[str, str], Tensor] = {}
     for name in EPSILON:
-        case = cases[name]
+        classifier = suite[name]
         generator = torch.Generator().manual_seed(0)
-        half = torch.randn(DIRECTIONS // 2, *case.x.shape[1:], generator=generator)
+        half = torch.randn(DIRECTIONS // 2, *classifier.x.shape[1:], generator=generator)
         half /= half.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (half.ndim - 1))
         directions = torch.cat([half, -half])  # in opposite pairs a constant gradient gives zeta < 0 in exactly half
-        exact = copy.deepcopy(case.model).double()
-        for group, x in _groups(cases, case).items():
-            norms[name, group] = local_minimum(case.model, x, directions=directions[:1]).gradient_norm
+        exact = copy.deepcopy(classifier.model).double()
+        for group, x in _groups(suite, classifier).items():
+            norms[name, group] = local_minimum(classifier.model, x, directions=directions[:1]).gradient_norm
             for radius in RADII:
-                found[name, group, radius] = _around(case, x, directions, radius)
+                found[name, group, radius] = _around(classifier, x, directions, radius)
             for radius in KINK_RADII if group != "misclassified" else ():
                 kinks[name, group, radius] = _turns(exact, x[:KINK_SIZE].double(), directions, radius)
     return _page(found, kinks, norms)
 
 
-def _groups(cases: Cases, case: Case) -> dict[str, Tensor]:
-    size = SIZES.get(case.name, SIZE)
-    right = case.right
-    clean = case.half + right[case.half :].nonzero()[:size, 0]
-    x, y, epsilon = case.x[clean], case.y[clean], EPSILON[case.name]
+def _groups(suite: Suite, classifier: ClassifierUnderTest) -> dict[str, Tensor]:
+    size = SIZES.get(classifier.name, SIZE)
+    right = classifier.correct
+    clean = classifier.half + right[classifier.half :].nonzero()[:size, 0]
+    x, y, epsilon = classifier.x[clean], classifier.y[clean], EPSILON[classifier.name]
     generator = torch.Generator().manual_seed(0)
-    if bool(case.x.min() >= 0) and bool(case.x.max() <= 1):
-        attacked, noise = cases.pgd(case, x, y, epsilon), torch.rand(x.shape, generator=generator)
+    if bool(classifier.x.min() >= 0) and bool(classifier.x.max() <= 1):
+        attacked, noise = pgd_examples(classifier, x, y, epsilon), torch.rand(x.shape, generator=generator)
     else:
-        result = attacks.pgd(case.model, x, y, epsilon=epsilon, steps=100, bounds=None, generator=generator)
+        result = attacks.pgd(classifier.model, x, y, epsilon=epsilon, steps=100, bounds=None, generator=generator)
         attacked, noise = result.adversarial[result.success], torch.randn(x.shape, generator=generator)
-    return dict(zip(GROUPS, (x, attacked, noise, case.x[~right][:size]), strict=True))
+    return dict(zip(GROUPS, (x, attacked, noise, classifier.x[~right][:size]), strict=True))
 
 
-def _around(case: Case, x: Tensor, directions: Tensor, radius: float) -> _Around:
+def _around(classifier: ClassifierUnderTest, x: Tensor, directions: Tensor, radius: float) -> _Around:
     points = (x[:, None] + radius * directions).flatten(0, 1)
-    here, label = _losses(case, x)
-    there, _ = _losses(case, points, label.repeat_interleave(len(directions)))
+    here, label = _losses(classifier, x)
+    there, _ = _losses(classifier, points, label.repeat_interleave(len(directions)))
     higher = there.view(len(x), -1) > here[:, None]
-    return _Around(zeta(case.model, x, radius=radius, directions=directions), higher)
+    return _Around(zeta(classifier.model, x, radius=radius, directions=directions), higher)
 
 
-def _losses(case: Case, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _losses(classifier: ClassifierUnderTest, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """A rising function of the cross-entropy of `label`, or else of the predicted class, that does not saturate:
     log(sum of the others' exponentials) minus the label's logit."""
-    classifier = Classifier(case.model)
-    logits = torch.cat([classifier.logits(part).logits for part in x.split(250)]).double()
+    logits = logits_of(classifier.model, x).double()
     label = logits.argmax(1) if label is None else label
     others = logits.scatter(1, label[:, None], -torch.inf).logsumexp(1)
     return others - logits.gather(1, label[:, None])[:, 0], label

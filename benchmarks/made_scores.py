@@ -10,29 +10,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gradgeo.scoring.formats import VerdictSchema
+from gradgeo.scoring.metadata import Metadata
+
 EVIDENCE = ("csm", "neighbourhood", "gradient_norm", "boundary", "confidence", "features")
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CAUSES = ("attack-like", "ood-like", "ambiguous")
 CALIBRATION = 999
 
-TYPES: dict[str, pa.DataType] = {
-    "index": pa.int64(),
-    "name": pa.string(),
-    "label": pa.int64(),
-    "probability": pa.float64(),
-    "outlier_score": pa.float64(),
-    "p_value": pa.float64(),
-    "trusted": pa.bool_(),
-    "error": pa.string(),
-    "true_label": pa.int64(),
-    "cause": pa.string(),
-    "evidence": pa.list_(pa.float32()),
-    "time": pa.timestamp("us"),
-    "thumbnail": pa.binary(),
-    "signal": pa.list_(pa.float32()),
-    "csm": pa.list_(pa.float32()),
-    "csm_classes": pa.list_(pa.int32()),
-}
+METADATA = Metadata(
+    gradgeo="0.1.0",
+    alpha=0.05,
+    class_names=CLASSES,
+    evidence=EVIDENCE,
+    input_shape=(3, 32, 32),
+    calibration_scores=-np.log1p(-np.linspace(0, 0.999, 101)),
+    calibration_size=CALIBRATION,
+    detector="ab" * 32,
+    model="net.py:load",
+    data="photos/",
+)
+"""Of a file, with the scores of an exponential distribution."""
+
+SCHEMA = VerdictSchema(labelled=True, is_datetime=True, metadata=METADATA)
 
 
 def png(seed: int = 0, size: int = 32) -> bytes:
@@ -45,22 +45,9 @@ def png(seed: int = 0, size: int = 32) -> bytes:
 
 
 def metadata(**changes: Any) -> dict[bytes, bytes]:
-    """Of a file, with the scores of an exponential distribution."""
-    told = {
-        "format": "gradgeo-scores",
-        "version": 1,
-        "gradgeo": "0.1.0",
-        "alpha": 0.05,
-        "class_names": list(CLASSES),
-        "evidence": list(EVIDENCE),
-        "input_shape": [3, 32, 32],
-        "calibration_scores": (-np.log1p(-np.linspace(0, 0.999, 101))).tolist(),
-        "calibration_size": CALIBRATION,
-        "detector": "ab" * 32,
-        "model": "net.py:load",
-        "data": "photos/",
-    }
-    return {b"gradgeo": json.dumps(told | changes).encode()}
+    """The metadata of a file as score writes them, with some entries replaced, also by what score never writes."""
+    (key,) = METADATA.encode()
+    return {key: json.dumps(json.loads(METADATA.encode()[key]) | changes).encode()}
 
 
 def columns(
@@ -110,7 +97,7 @@ def columns(
         "cause": pa.array(rng.choice(CAUSES, rows, p=[0.2, 0.5, 0.3]), mask=~flagged),
         "evidence": pa.FixedSizeListArray.from_arrays(
             pa.array(evidence.astype(np.float32).ravel()), len(EVIDENCE)
-        ).cast(TYPES["evidence"]),
+        ).cast(SCHEMA.arrow_type("evidence")),
         "csm": [csm.get(i) for i in range(rows)],
         "csm_classes": [list(range(10)) if i in some else None for i in range(rows)],
     }
@@ -126,7 +113,7 @@ def columns(
 
 def table(made: dict[str, Any], told: dict[bytes, bytes] | None = None) -> pa.Table:
     """As score writes it."""
-    schema = pa.schema([(name, kind) for name, kind in TYPES.items() if name in made])
+    schema = pa.schema([field for field in SCHEMA.arrow if field.name in made])
     return pa.table({name: made[name] for name in schema.names}, schema).replace_schema_metadata(told)
 
 

@@ -12,14 +12,15 @@ from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.svm import OneClassSVM
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite, pgd_examples
+from benchmarks.ten_statistics import TenStatistics, ten_statistics
 from gradgeo._typing import Array, IntArray
-from gradgeo.bench.case import Cases, Seen
 from gradgeo.detector.one_class import ClassConditionalCopula
 from gradgeo.metrics import auroc, tnr_at_tpr
 
 SIZE = 500
 
-Score = Callable[[Seen], Array]
+Score = Callable[[TenStatistics], Array]
 
 
 class _Gaussian:
@@ -48,19 +49,19 @@ CANDIDATES: dict[str, Callable[[], Any]] = {
 }
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """AUROC and TNR at 95 % TPR of each candidate, shared or per predicted class, on raw features and normal scores."""
     page = Page("Choosing the one-class model of the ten statistics")
     page.say(
         "Fitted on the correctly classified inputs of the first half of the test split, tuned on these two classifiers "
         f"only. Columns: {SIZE} inputs each; AUROC / TNR at 95 % TPR in %. 'Normal scores' are QuantileTransformer's."
     )
-    columns: dict[str, dict[str, Seen]] = {}
+    columns: dict[str, dict[str, TenStatistics]] = {}
     for name, other, epsilon in (
         ("cifar10", "cifar100", 8 / 255),
         ("fashion", "mnist", 0.1),
     ):
-        columns[name] = _seen(cases, name, other, epsilon)
+        columns[name] = _seen(suite, name, other, epsilon)
     heading = [f"{name}: {c}" for name, seen in columns.items() for c in seen if c not in ("fit", "clean")]
     rows = []
     for label, make in _all():
@@ -89,19 +90,30 @@ def run(cases: Cases) -> Page:
     return page
 
 
-def _seen(cases: Cases, name: str, other: str, epsilon: float) -> dict[str, Seen]:
-    case = cases[name]
-    right = case.right.numpy()
-    fit, clean = np.flatnonzero(right[: case.half]), case.half + np.flatnonzero(right[case.half :])[: 2 * SIZE]
-    temperature = case.temperature
-    attacked = cases.pgd(case, case.x[clean[:SIZE]], case.y[clean[:SIZE]], epsilon)
-    wrong = case.half + np.flatnonzero(~right[case.half :])[:SIZE]
-    inputs = {"fit": case.x[fit], "clean": case.x[clean], "OOD": cases.read(other, SIZE)[0], "PGD": attacked}
-    return {k: cases.seen(case, x, temperature) for k, x in {**inputs, "misclassified": case.x[wrong]}.items()}
+def _seen(suite: Suite, name: str, other: str, epsilon: float) -> dict[str, TenStatistics]:
+    classifier = suite[name]
+    right = classifier.correct.numpy()
+    fit, clean = (
+        np.flatnonzero(right[: classifier.half]),
+        classifier.half + np.flatnonzero(right[classifier.half :])[: 2 * SIZE],
+    )
+    temperature = classifier.temperature
+    attacked = pgd_examples(classifier, classifier.x[clean[:SIZE]], classifier.y[clean[:SIZE]], epsilon)
+    wrong = classifier.half + np.flatnonzero(~right[classifier.half :])[:SIZE]
+    inputs = {
+        "fit": classifier.x[fit],
+        "clean": classifier.x[clean],
+        "OOD": suite.read(other, SIZE)[0],
+        "PGD": attacked,
+    }
+    return {
+        k: ten_statistics(classifier, x, temperature)
+        for k, x in {**inputs, "misclassified": classifier.x[wrong]}.items()
+    }
 
 
-def _all() -> list[tuple[str, Callable[[Seen], Score]]]:
-    made: list[tuple[str, Callable[[Seen], Score]]] = []
+def _all() -> list[tuple[str, Callable[[TenStatistics], Score]]]:
+    made: list[tuple[str, Callable[[TenStatistics], Score]]] = []
     for name, candidate in CANDIDATES.items():
         for scores, scaler in (("raw", StandardScaler), ("normal scores", _normal)):
             for per_class in (False, True):
@@ -114,14 +126,16 @@ def _normal() -> QuantileTransformer:
     return QuantileTransformer(n_quantiles=200, output_distribution="normal", subsample=None)
 
 
-def _maker(candidate: Callable[[], Any], scaler: Callable[[], Any], per_class: bool) -> Callable[[Seen], Score]:
-    def fit(seen: Seen) -> Score:
+def _maker(
+    candidate: Callable[[], Any], scaler: Callable[[], Any], per_class: bool
+) -> Callable[[TenStatistics], Score]:
+    def fit(seen: TenStatistics) -> Score:
         scale = scaler().fit(seen.features)
         rows = scale.transform(seen.features)
         groups = np.unique(seen.label) if per_class else [0]
         models = {c: candidate().fit(rows[seen.label == c] if per_class else rows) for c in groups}
 
-        def score(other: Seen) -> Array:
+        def score(other: TenStatistics) -> Array:
             rows, result = scale.transform(other.features), np.zeros(len(other.label))
             for c, model in models.items():
                 here = other.label == c if per_class else np.ones(len(rows), bool)
@@ -134,7 +148,7 @@ def _maker(candidate: Callable[[], Any], scaler: Callable[[], Any], per_class: b
     return fit
 
 
-def _thresholds(columns: dict[str, dict[str, Seen]]) -> list[list[str]]:
+def _thresholds(columns: dict[str, dict[str, TenStatistics]]) -> list[list[str]]:
     rows = []
     for n in (150, 500, 2000):
         cells = []

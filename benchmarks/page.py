@@ -1,19 +1,11 @@
-"""A page of results: Markdown for people and JSON for programs, each with command, versions, hardware and date."""
+"""A page of results: Markdown for people and JSON for programs, each with its provenance."""
 
 import json
-import os
-import platform
-import subprocess
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
-PACKAGES = ("gradgeo", "torch", "numpy", "scikit-learn", "pytorch-ood")
+from gradgeo.bench.provenance import provenance
 
 
 @dataclass
@@ -35,43 +27,12 @@ class Page:
 
     def write(self, out: Path, name: str, command: str) -> Path:
         """Write NAME.md and NAME.json into `out`."""
-        made = made_by(command)
-        versions = ", ".join(f"{p} {v}" for p, v in made["versions"].items())
-        footer = f"`{made['command']}`, seed 0, {made['date']}; {versions}; {made['hardware']}."
+        made = provenance(command)
+        versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
+        machine = f"{made['hardware']}; {made['processor']}"
+        footer = f"`{made['command']}`, seed {made['seed']}, {made['date']}; {versions}; {machine}."
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"{name}.md"
         path.write_text("\n\n".join([f"# {self.title}", *self.blocks, footer]) + "\n")
         (out / f"{name}.json").write_text(json.dumps({"made": made, **self.data}, indent=1) + "\n")
         return path
-
-
-def made_by(command: str) -> dict[str, Any]:
-    """What a result must carry to be repeated."""
-    return {
-        "command": command,
-        "seed": 0,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {
-            p: version(p) for p in PACKAGES if find_spec(p.replace("-", "_").replace("scikit_learn", "sklearn"))
-        },
-        "revision": _revision(),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}",
-    }
-
-
-def _revision() -> str | None:
-    """The git commit of the source, with a + where it has changes since; None outside a repository."""
-    try:
-        here = Path(__file__).parent
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.stdout.strip()

@@ -8,12 +8,16 @@ import torch
 
 from benchmarks import adaptive
 from benchmarks.page import Page
+from benchmarks.scenarios import shipped_scenarios
+from benchmarks.shipped import Suite
+from benchmarks.ten_statistics import SHARES, TenStatistics, fit_ten_statistics, number_of_maps, ten_statistics
 from gradgeo import attacks
 from gradgeo._typing import Array
-from gradgeo.bench.cache import cached, weights
-from gradgeo.bench.case import SHARES, Case, Cases, Seen, count
-from gradgeo.bench.scenarios import COLUMNS, Made, Setting
-from gradgeo.errors import DataError
+from gradgeo.bench.attacked import attacked
+from gradgeo.bench.cache import cached, weights_key
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
+from gradgeo.bench.evaluate import generate
+from gradgeo.bench.scenarios import Task
 from gradgeo.geometry.similarity import STATISTICS, csm
 from gradgeo.metrics import Estimate, auroc, tnr_at_tpr
 
@@ -26,51 +30,44 @@ BLIND = 0.7  # an AUROC that is of no use
 TIMED = 20  # inputs whose maps are timed
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Tables 1 to 3 and the decision figure, each beside what the paper claims."""
     page = Page("The paper's tables on our classifiers")
     page.say(
         f"The ten statistics alone, fitted on the correctly classified inputs of the first half of each test split, "
-        f"reported on the second; up to {cases.inputs} inputs a column. In %, with 95 % intervals (DeLong; "
+        f"reported on the second; up to {suite.inputs} inputs a column. In %, with 95 % intervals (DeLong; "
         "bootstrap). Own: the temperature that `Detector` chooses; 1: the paper's."
     )
-    _detection(page, cases)
+    _detection(page, suite)
     page.say("## Table 2: adaptive attacks")
     page.say(
         "The paper counts 561 / 1354 / 857 of 10,000 inputs (MNIST / CIFAR-10 / CIFAR-100) misclassified by CSA "
         "against 10,000 by PGD, and fewer the heavier the cosine term. How ours are made: [adaptive.md](adaptive.md)."
     )
-    adaptive.tables(page, cases, "###")
-    _fewer_maps(page, cases)
-    _decisions(page, cases)
+    adaptive.tables(page, suite, "###")
+    _fewer_maps(page, suite)
+    _decisions(page, suite)
     return page
 
 
-def _columns(cases: Cases, case: Case) -> dict[str, torch.Tensor]:
-    setting = Setting(case, cases, cases.inputs)
-    found = {"trusted": setting.x}
-    for name, column in COLUMNS.items():
-        if column.applies(setting) and name not in ADAPTIVE:
-            try:
-                made = column.make(setting)
-            except DataError:  # a public data set that is not at hand; the battery's page says how to get it
-                continue
-            x = made.x if isinstance(made, Made) else made
-            if len(x) > 1:
-                found[name] = x
-    return found
+def _inputs(suite: Suite, classifier: ClassifierUnderTest) -> dict[str, torch.Tensor]:
+    """Inputs by scenario, the trusted ones first; without data that is not at hand, of which the battery's page says
+    how to get it."""
+    scenarios = {name: each for name, each in shipped_scenarios(suite).items() if name not in ADAPTIVE}
+    _, inputs = generate(Task(classifier, suite.inputs), scenarios)
+    return {name: x for name, x in inputs.items() if len(x) > 1}
 
 
-def _detection(page: Page, cases: Cases) -> None:
+def _detection(page: Page, suite: Suite) -> None:
     page.say("## Table 1: detection")
-    for name in cases.wanted(NAMES):
-        case = cases[name]
-        columns = _columns(cases, case)
+    for name in suite.wanted(NAMES):
+        classifier = suite[name]
+        columns = _inputs(suite, classifier)
         rows = {column: [str(len(x))] for column, x in columns.items() if column != "trusted"}
         means: list[float] = []
-        for temperature in (case.temperature, 1.0):
-            model = cases.fitted(case, temperature)
-            scores = {column: cases.seen(case, x, temperature).score(model) for column, x in columns.items()}
+        for temperature in (classifier.temperature, 1.0):
+            model = fit_ten_statistics(classifier, temperature)
+            scores = {column: ten_statistics(classifier, x, temperature).score(model) for column, x in columns.items()}
             found = {column: _figures(scores["trusted"], scores[column]) for column in rows}
             for column, figures in found.items():
                 rows[column] += [str(figure) for figure in figures]
@@ -80,7 +77,7 @@ def _detection(page: Page, cases: Cases) -> None:
                 column: {k: (e.value, e.low, e.high) for k, e in zip(("auroc", "tnr95"), figures, strict=True)}
                 for column, figures in found.items()
             }
-        page.say(f"### {name}, own temperature {case.temperature:.3g}")
+        page.say(f"### {name}, own temperature {classifier.temperature:.3g}")
         heading = [f"{figure}, {t}" for t in ("own", "1") for figure in ("AUROC", "TNR95")]
         body = [[column, *cells] for column, cells in rows.items()]
         page.table(["inputs", "number", *heading], [*body, ["mean", "", *(f"{100 * mean:.1f}" for mean in means)]])
@@ -105,22 +102,24 @@ def _figures(trusted: Array, scores: Array) -> tuple[Estimate, Estimate]:
     return auroc(trusted, scores), tnr_at_tpr(trusted, scores)
 
 
-def _fewer_maps(page: Page, cases: Cases) -> None:
+def _fewer_maps(page: Page, suite: Suite) -> None:
     page.say("## Table 3: maps of the most likely classes only")
     page.say("The paper: with the maps of 5 % of the classes detection drops only slightly.")
     rows = []
-    for name in cases.wanted(FEWER):
-        case = cases[name]
-        columns = _columns(cases, case)
+    for name in suite.wanted(FEWER):
+        classifier = suite[name]
+        columns = _inputs(suite, classifier)
         full = float("nan")
         for share in SHARES:
-            kept = count(share, case.logits.shape[1])
-            model = cases.fitted(case, case.temperature, share=share)
-            seen: dict[str, Seen] = {c: cases.seen(case, x, case.temperature, share=share) for c, x in columns.items()}
+            kept = number_of_maps(share, classifier.logits.shape[1])
+            model = fit_ten_statistics(classifier, classifier.temperature, share=share)
+            seen: dict[str, TenStatistics] = {
+                c: ten_statistics(classifier, x, classifier.temperature, share=share) for c, x in columns.items()
+            }
             scores = {column: found.score(model) for column, found in seen.items()}
             areas = [auroc(scores["trusted"], s).value for c, s in scores.items() if c != "trusted"]
             caught = [tnr_at_tpr(scores["trusted"], s, resamples=1).value for c, s in scores.items() if c != "trusted"]
-            mean, tnr, cost = float(np.mean(areas)), float(np.mean(caught)), _seconds(case, kept)
+            mean, tnr, cost = float(np.mean(areas)), float(np.mean(caught)), _seconds(classifier, kept)
             full = mean if share == 1.0 else full
             page.data.setdefault("fewer maps", {}).setdefault(name, {})[str(share)] = {
                 **{"maps": kept, "auroc": mean, "tnr95": tnr, "loss": full - mean, "ms_per_input": 1000 * cost}
@@ -128,49 +127,51 @@ def _fewer_maps(page: Page, cases: Cases) -> None:
             figures = [f"{100 * v:.1f}" for v in (mean, tnr, full - mean)]
             rows.append([name, f"{share:.0%}", str(kept), *figures, f"{1000 * cost:.0f} ms"])
     page.table(["model", "share", "maps", "mean AUROC", "mean TNR95", "lost AUROC", "an input"], rows)
-    for name in cases.wanted(FEWER):
+    for name in suite.wanted(FEWER):
         few = page.data["fewer maps"][name]["0.05"]
         page.say(
-            f"With {few['maps']} of {name}'s {cases[name].logits.shape[1]} maps the mean AUROC over all columns is "
+            f"With {few['maps']} of {name}'s {suite[name].logits.shape[1]} maps the mean AUROC over all columns is "
             f"{100 * abs(few['loss']):.1f} points {'lower' if few['loss'] > 0 else 'higher'} than with all of them."
         )
 
 
-def _seconds(case: Case, kept: int) -> float:
+def _seconds(classifier: ClassifierUnderTest, kept: int) -> float:
     """Wall time of one input's CSM from `kept` maps, the median of five runs of a small batch."""
 
     def measure() -> dict[str, Any]:
-        x, times = case.x[:TIMED], []
+        x, times = classifier.x[:TIMED], []
         for _ in range(5):
             start = time.perf_counter()
-            csm(case.model, x, classes=kept)
+            csm(classifier.model, x, classes=kept)
             times.append((time.perf_counter() - start) / len(x))
         return {"seconds": np.array(np.median(times))}
 
-    return float(cached(measure, "seconds", weights(case.model), kept)["seconds"])
+    return float(cached(measure, "seconds", weights_key(classifier.model), kept)["seconds"])
 
 
-def _decisions(page: Page, cases: Cases) -> None:
+def _decisions(page: Page, suite: Suite) -> None:
     page.say("## The decision figure")
     page.say(
         "The paper: along the line from an input to its adversarial example the mean of the CSM marks where the "
-        f"decision flips. EvidenceFeatures at temperature 1 on lines of {POINTS} points to PGD examples: how often the largest "
+        f"decision flips. Measured at temperature 1 on lines of {POINTS} points to PGD examples: how often the largest "
         "step of a mean falls on the switch of the label, to within one point; by chance about 3 in 40 would."
     )
     rows = []
-    for name in cases.wanted(NAMES):
-        case = cases[name]
-        setting = Setting(case, cases, cases.inputs)
-        made = cases.attacked(case, setting.x, setting.y, attacks.pgd, epsilon=case.budgets[0])
-        x, end = setting.x[made.success][:LINES], made.adversarial[made.success][:LINES]
+    for name in suite.wanted(NAMES):
+        classifier = suite[name]
+        task = Task(classifier, suite.inputs)
+        made = attacked(classifier, task.x, task.y, attacks.pgd, epsilon=classifier.budgets[0])
+        x, end = task.x[made.success][:LINES], made.adversarial[made.success][:LINES]
         along = torch.linspace(0, 1, POINTS).view(-1, *[1] * (x.ndim - 1))
         hits = {"s1_mean": 0, "s2_mean": 0}
         for one, other in zip(x, end, strict=True):
-            seen = cases.seen(case, one + along * (other - one), 1.0)
+            seen = ten_statistics(classifier, one + along * (other - one), 1.0)
             switch = int((np.diff(seen.label) != 0).argmax())
             for name in hits:
                 steps = np.abs(np.diff(seen.features[:, STATISTICS.index(name)]))
                 hits[name] += bool(abs(int(steps.argmax()) - switch) <= 1)
-        page.data.setdefault("decisions", {})[case.name] = {"lines": len(x), **hits}
-        rows.append([case.name, str(len(x)), *(f"{hit} ({100 * hit / max(1, len(x)):.0f} %)" for hit in hits.values())])
+        page.data.setdefault("decisions", {})[classifier.name] = {"lines": len(x), **hits}
+        rows.append(
+            [classifier.name, str(len(x)), *(f"{hit} ({100 * hit / max(1, len(x)):.0f} %)" for hit in hits.values())]
+        )
     page.table(["model", "lines", "S1 marks the switch", "S2 marks the switch"], rows)

@@ -19,7 +19,8 @@ from torch import nn
 
 from benchmarks.memory import peak_resident
 from benchmarks.page import Page
-from gradgeo.bench.case import Case, Cases
+from benchmarks.shipped import Suite
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.data import Source, open_source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import require
@@ -37,22 +38,22 @@ WORKERS = (1, 16, 256)
 SMALL = 8  # pixels of a side of the images that memory is measured on
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Wall times, one thread for the model; every ratio within one run."""
     page = Page("Scoring at any size")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _throughput(page, cases, Path(folder))
-            _memory(page, cases.inputs, Path(folder))
+            _throughput(page, suite, Path(folder))
+            _memory(page, suite.inputs, Path(folder))
     finally:
         torch.set_num_threads(threads)
     _toward(page)
     return page
 
 
-def _throughput(page: Page, cases: Cases, folder: Path) -> None:
+def _throughput(page: Page, suite: Suite, folder: Path) -> None:
     page.say(
         f"`gradgeo score` over test sets: one process, one thread for the model, batches of {BATCH}, parts of {PART}. "
         "Utilisation: the share of the wall time, from the first read to the last write, within the detector. End to "
@@ -60,18 +61,18 @@ def _throughput(page: Page, cases: Cases, folder: Path) -> None:
         f"inputs) read before. Ray: how many times faster two workers are on the same {SHORT} inputs, their start "
         "included and without it (from the first part to the last)."
     )
-    rows = [_row(page, cases, cases[name], evidence, folder) for name in cases.wanted(CASES) for evidence in EVIDENCE]
+    rows = [_row(page, suite, suite[name], evidence, folder) for name in suite.wanted(CASES) for evidence in EVIDENCE]
     heading = ["data", "evidence", "inputs", "inputs/s", "utilisation", "end to end", "bytes a row", "Ray", "started"]
     page.table(heading, rows)
 
 
-def _row(page: Page, cases: Cases, case: Case, evidence: str, folder: Path) -> list[str]:
-    source = cases.source(case.name, limit=cases.inputs)
-    learn = min(case.half, FIT)
-    detector = Detector(case.model, evidence=evidence).fit(case.x[:learn], case.y[:learn])
-    out = folder / f"{case.name}-{evidence}"
+def _row(page: Page, suite: Suite, classifier: ClassifierUnderTest, evidence: str, folder: Path) -> list[str]:
+    source = suite.source(classifier.name, limit=suite.inputs)
+    learn = min(classifier.half, FIT)
+    detector = Detector(classifier.model, evidence=evidence).fit(classifier.x[:learn], classifier.y[:learn])
+    out = folder / f"{classifier.name}-{evidence}"
     found = score(detector, source, out, batch_size=BATCH)
-    short = cases.source(case.name, limit=min(cases.inputs, SHORT))
+    short = suite.source(classifier.name, limit=min(suite.inputs, SHORT))
     alone = _alone(detector, short) / length_of(short)
     values: dict[str, Any] = {
         "inputs": found.rows,
@@ -81,11 +82,11 @@ def _row(page: Page, cases: Cases, case: Case, evidence: str, folder: Path) -> l
         "bytes_a_row": sum(part.stat().st_size for part in out.glob("*.parquet")) / found.rows,
     }
     if find_spec("ray"):
-        values |= _on_ray(detector, cases, case, short, found.seconds / found.rows, out)
-    page.data.setdefault("throughput", {})[f"{case.name} {evidence}"] = values
+        values |= _on_ray(detector, suite, classifier, short, found.seconds / found.rows, out)
+    page.data.setdefault("throughput", {})[f"{classifier.name} {evidence}"] = values
     times = [f"{values[name]:.2f}" if name in values else "" for name in ("ray", "ray_started")]
     return [
-        *(case.name, evidence, str(found.rows), f"{values['per_second']:.0f}", f"{found.utilisation or 0:.1%}"),
+        *(classifier.name, evidence, str(found.rows), f"{values['per_second']:.0f}", f"{found.utilisation or 0:.1%}"),
         *(f"{values['end_to_end']:.2f}", f"{values['bytes_a_row']:.0f}", *times),
     ]
 
@@ -110,18 +111,18 @@ class Opened:
     """What each worker of Ray opens."""
 
     folder: Path
-    case: str
+    name: str
     detector: Path
     limit: int
 
     def __call__(self) -> tuple[Detector, Source]:
         """The detector and the data."""
-        cases = Cases(self.folder)
-        return Detector.load(self.detector, cases[self.case].model), cases.source(self.case, limit=self.limit)
+        suite = Suite(self.folder)
+        return Detector.load(self.detector, suite[self.name].model), suite.source(self.name, limit=self.limit)
 
 
 def _on_ray(
-    detector: Detector, cases: Cases, case: Case, source: Source, per_input: float, out: Path
+    detector: Detector, suite: Suite, classifier: ClassifierUnderTest, source: Source, per_input: float, out: Path
 ) -> dict[str, float]:
     """How many times faster two workers are than one process, with and without their start."""
     file, size = out.with_suffix(".gradgeo"), length_of(source)
@@ -134,7 +135,7 @@ def _on_ray(
         out.with_name(f"{out.name}-ray"),
         batch_size=BATCH,
         part_size=max(1, size // 16),
-        engine=RayEngine(Opened(cases.folder, case.name, file, size), jobs=2),
+        engine=RayEngine(Opened(suite.folder, classifier.name, file, size), jobs=2),
         progress=lambda inputs: told.append(time.perf_counter()) if inputs else None,
     )
     started = (told[-1] - told[0]) / (len(told) - 1) * len(told) if len(told) > 1 else told[0] - began

@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.page import Page
-from gradgeo.bench.case import Case, Cases
+from benchmarks.shipped import Suite
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.data.models import load_model
 from gradgeo.detector.detector import Detector
 
@@ -36,21 +37,21 @@ ROWS = 8  # of a larger request
 Floats = NDArray[Any]
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Throughput, latency, memory and errors of bare model and detectors; then a worker is killed under load."""
     page = Page("The server under load")
     page.say(
-        f"For each row {cases.inputs} requests by {CLIENTS} clients on loopback, to one worker with one thread. Of 20, "
+        f"For each row {suite.inputs} requests by {CLIENTS} clients on loopback, to one worker with one thread. Of 20, "
         f"14 have one input, 2 have {ROWS}, one has a NaN, and one each is no JSON, has another shape, has too many "
         "rows; now and then a client goes before its answer. 'Bare' is the model alone behind the same server. "
         "Latency is that of single good inputs. Memory is anonymous resident memory of server and worker together, "
         "after a quarter of the requests and at the end."
     )
     rows = []
-    for name in cases.wanted(CASES):
-        for judge, load in _loaders(cases, name):
+    for name in suite.wanted(CASES):
+        for judge, load in _loaders(suite, name):
             with load as loader, serving(loader) as server:
-                soak = soaked(server, _inputs(cases[name]), cases.inputs)
+                soak = soaked(server, _inputs(suite[name]), suite.inputs)
             page.data.setdefault("soak", {})[f"{name}, {judge}"] = soak.summary
             rows.append([name, judge, *soak.cells])
     heading = [
@@ -69,10 +70,10 @@ def run(cases: Cases) -> Page:
         "vanishes. The slowest waited for that worker to load."
     )
     rows = []
-    for name in cases.wanted(CASES):
-        _, load = _loaders(cases, name)[1]
+    for name in suite.wanted(CASES):
+        _, load = _loaders(suite, name)[1]
         with load as loader, serving(loader) as server:
-            soak = soaked(server, _inputs(cases[name]), cases.inputs, kill=True)
+            soak = soaked(server, _inputs(suite[name]), suite.inputs, kill=True)
         page.data.setdefault("killed", {})[name] = soak.killed
         told = soak.killed
         rows.append(
@@ -83,45 +84,45 @@ def run(cases: Cases) -> Page:
             ]
         )
     page.table(["case", "good answered", "good refused in words", "without an answer", "slowest, s"], rows)
-    size = min(CROWD, 10 * cases.inputs)
+    size = min(CROWD, 10 * suite.inputs)
     page.say(
-        f"Then {size:,} clients connect at once to the `fast` detector of the first case, under the limit of "
+        f"Then {size:,} clients connect at once to the `fast` detector of the first classifier, under the limit of "
         "connections that `gradgeo serve` has, and each sends a good request."
     )
-    first = cases.wanted(CASES)[0]
-    _, load = _loaders(cases, first)[1]
+    first = suite.wanted(CASES)[0]
+    _, load = _loaders(suite, first)[1]
     with load as loader, serving(loader) as server:
-        found = crowded(server, _inputs(cases[first])[:1], size)
+        found = crowded(server, _inputs(suite[first])[:1], size)
     page.data["crowd"] = found
     page.table(list(found), [[str(value) for value in found.values()]])
     return page
 
 
-def _inputs(case: Case) -> Floats:
-    return case.x[case.half : case.half + 256].numpy()
+def _inputs(classifier: ClassifierUnderTest) -> Floats:
+    return classifier.x[classifier.half : classifier.half + 256].numpy()
 
 
-def _loaders(cases: Cases, name: str) -> list[tuple[str, contextlib.AbstractContextManager[Any]]]:
-    presets: list[tuple[str, contextlib.AbstractContextManager[Any]]] = [("bare", _bare(cases, name))]
-    return presets + [(preset, _fitted(cases, name, preset)) for preset in ("fast", "full")]
-
-
-@contextmanager
-def _bare(cases: Cases, name: str) -> Iterator[Any]:
-    case = cases[name]
-    yield BareLoader(cases.spec(name), tuple(case.x.shape[1:]), case.logits.shape[1])
+def _loaders(suite: Suite, name: str) -> list[tuple[str, contextlib.AbstractContextManager[Any]]]:
+    presets: list[tuple[str, contextlib.AbstractContextManager[Any]]] = [("bare", _bare(suite, name))]
+    return presets + [(preset, _fitted(suite, name, preset)) for preset in ("fast", "full")]
 
 
 @contextmanager
-def _fitted(cases: Cases, name: str, preset: str) -> Iterator[Any]:
-    from gradgeo.serve.inference import DetectorLoader, detector_parameters
+def _bare(suite: Suite, name: str) -> Iterator[Any]:
+    classifier = suite[name]
+    yield BareLoader(suite.spec(name), tuple(classifier.x.shape[1:]), classifier.logits.shape[1])
 
-    case = cases[name]
-    rows = torch.nonzero(case.right[: case.half])[:FITTED, 0]
+
+@contextmanager
+def _fitted(suite: Suite, name: str, preset: str) -> Iterator[Any]:
+    from gradgeo.serve.inference import DetectorLoader
+
+    classifier = suite[name]
+    rows = torch.nonzero(classifier.correct[: classifier.half])[:FITTED, 0]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "detector.gradgeo"
-        Detector(case.model, evidence=preset).fit(case.x[rows]).save(file)
-        yield DetectorLoader(file, partial(load_model, cases.spec(name)), 1, detector_parameters(file))
+        Detector(classifier.model, evidence=preset).fit(classifier.x[rows]).save(file)
+        yield DetectorLoader(file, partial(load_model, suite.spec(name)), 1)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class BareLoader:
         from gradgeo.serve.inference import Facts
 
         torch.set_num_threads(1)
-        return _BareJudge(load_model(self.model), Facts(self.shape, self.classes, False, 0, {}))
+        return _BareJudge(load_model(self.model), Facts(self.shape, self.classes, False, 0, "bare", {}))
 
 
 @dataclass(frozen=True)

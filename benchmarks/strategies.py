@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
 from benchmarks.timing import timed
-from gradgeo.bench.case import Cases
 from gradgeo.report.html.numbers import NONE
 
 Way = Callable[[], object]
 
 
-def strategies(page: Page, cases: Cases, mlp: nn.Module, *, quick: bool) -> None:
+def strategies(page: Page, suite: Suite, mlp: nn.Module, *, quick: bool) -> None:
     """Add the table to `page`; if `quick` of the smallest model, and without compiling."""
-    ten, beats = cases["cifar10"], cases["ecg5000"]
+    ten, beats = suite["cifar10"], suite["ecg5000"]
     flat = torch.rand(1, 3072, generator=torch.Generator().manual_seed(0))
     models: dict[str, tuple[nn.Module, Tensor]] = {"1-D CNN, C 5, N 1": (beats.folded, beats.x[:1])}
     if not quick:

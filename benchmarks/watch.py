@@ -3,8 +3,8 @@
 import numpy as np
 
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
 from gradgeo._typing import Array
-from gradgeo.bench.case import Cases
 from gradgeo.watch import Watch
 
 LENGTH = 1000  # inputs in a stream without a shift
@@ -17,12 +17,12 @@ SHIFTS = ((0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (4.0, 1.0), (4.0, 0.5), (4.0, 0.2)
 """By how many standard deviations the outlier score moves, of which share of the inputs."""
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """False alarms on streams without a shift, and the inputs until an alarm after one; normal outlier scores."""
     page = Page("How soon the watch sees a shift, and how often it cries wolf")
     page.say(
         "Outlier scores are normal; each stream has a calibration set of its own of n scores. First "
-        f"{2 * cases.inputs} streams of {LENGTH} inputs without any shift: the share in which the watch has alarmed at "
+        f"{2 * suite.inputs} streams of {LENGTH} inputs without any shift: the share in which the watch has alarmed at "
         "any time, which `rate` bounds. 'Rounded' scores have many ties. 'Taken for uniform' is what would come of "
         "taking split-conformal p-values for independent and uniform, which they are not: false alarms."
     )
@@ -34,16 +34,16 @@ def run(cases: Cases) -> Page:
         ("its own past", 499, {"baseline": BASELINE}),
         ("its own past, rounded scores", 499, {"ties": 0, "baseline": BASELINE}),
     ):
-        peaks = _peaks(2 * cases.inputs, n, **options)
+        peaks = _peaks(2 * suite.inputs, n, **options)
         shares = [float((peaks >= -np.log10(rate)).mean()) for rate in RATES]
         page.data.setdefault("false_alarms", {})[f"{name}, n {n}"] = dict(zip(map(str, RATES), shares, strict=True))
         rows.append([name, str(n), *(f"{share:.4f}" for share in shares)])
-    naive = _naive(max(20, cases.inputs // 10))
+    naive = _naive(max(20, suite.inputs // 10))
     shares = [float((naive >= -np.log10(rate)).mean()) for rate in RATES]
     page.data["false_alarms"]["taken for uniform"] = dict(zip(map(str, RATES), shares, strict=True))
     rows.append([f"taken for uniform, {LONG} inputs", "99", *(f"{share:.4f}" for share in shares)])
     page.table(["compared with", "n", *(f"rate {rate}" for rate in RATES)], rows)
-    repeats = max(11, cases.inputs // 10)
+    repeats = max(11, suite.inputs // 10)
     page.say(
         f"Then {USUAL} inputs without a shift and as many with one as it takes, {PATIENCE} at most; n = 499, rate "
         f"0.001; median over {repeats} streams (90 % quantile). A share of inputs shifted by 4 stands for that share "

@@ -2,13 +2,11 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gradgeo.errors import ArgumentError
-from gradgeo.scoring.shift import shift
 from gradgeo.watch import Watch
 
 
@@ -178,28 +176,3 @@ def test_what_is_no_p_value_of_this_detector_is_refused_and_does_not_count(bad: 
 def test_a_damaged_state_is_refused(damage: dict) -> None:
     with pytest.raises(ArgumentError, match=r"Watch.from_dict: expected state to be what Watch.as_dict gave"):
         Watch.from_dict(Watch(9).as_dict() | damage)
-
-
-@pytest.mark.parametrize("name", ["verdicts.csv", "verdicts.parquet", "verdicts"])
-def test_a_file_of_verdicts_is_watched_in_the_order_of_its_rows(name: str, tmp_path: Path) -> None:
-    ranks = [*np.random.default_rng(0).integers(1, 101, 300).tolist(), *[3] * 60]
-    p_values: list[float | None] = [rank / 100 for rank in ranks]
-    p_values[7] = None
-    out = tmp_path / name
-    if name.endswith(".csv"):
-        out.write_text("index,p_value\n" + "".join(f"{i},{'' if p is None else p}\n" for i, p in enumerate(p_values)))
-    else:
-        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-        parts = [(out, p_values)]
-        if name == "verdicts":
-            out.mkdir()
-            parts = [(out / "part-00000.parquet", p_values[:200]), (out / "part-00001.parquet", p_values[200:])]
-            (out / "_gradgeo.json").write_text("{}")
-        for file, part in parts:
-            parquet.write_table(arrow.table({"index": list(range(len(part))), "p_value": part}), file)
-    state = shift(out, 99)
-    whole = Watch(99)
-    assert state == whole.update([np.nan if p is None else p for p in p_values])
-    assert state.alarm
-    assert state.unjudgeable == 1
-    assert 299 < state.alarm_at < 360

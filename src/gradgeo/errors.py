@@ -1,9 +1,8 @@
-"""What gradgeo raises and warns with, and how a message gets the name of the function the user called.
+"""Errors, warnings and the checks of arguments, in one form.
 
-The command line imports this module to answer `--help`, so neither torch nor numpy is imported here at its head.
+The command line imports this module to answer `--help`, so it must not import torch or numpy at its head.
 """
 
-import math
 import sys
 import warnings
 from collections.abc import Callable, Sized
@@ -18,19 +17,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LONGEST_TEXT = 1000
-"""Characters of a name or of another program's message that a message repeats."""
+"""Characters of a foreign text (a file name, the message of another library) that a message quotes."""
 
 _PACKAGE = str(Path(__file__).parent)
 
 
 class GradgeoError(Exception):
-    """Base of every error raised on purpose.
+    """Base class of all errors of gradgeo.
 
-    Deep code states a fact (`expected x to be ..., got ...`); each `@public` function the error passes
-    puts its own name in front, so that the user reads the name of what they called.
+    Internal code states a fact (`expected x to be ..., got ...`). Each `@public` function that the error passes puts
+    its own name in front, so that the message names the function that the user called.
     """
 
     where: str | None = None
+    """Name of the outermost public function that the error has passed."""
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -50,23 +50,23 @@ class NotFittedError(GradgeoError, AttributeError):
 
 
 class DataError(GradgeoError):
-    """A data source is missing, unreadable, or not in the layout it should have."""
+    """A data source is missing, unreadable or of a wrong layout."""
 
 
 class DetectorFileError(GradgeoError):
-    """A detector file is truncated, altered, too large, of another version, or for another model."""
+    """A detector file is truncated, altered, too large, of another version or for another model."""
 
 
 class ExportError(GradgeoError):
-    """A detector, its model or an operator cannot be exported; the message says what, and what to use instead."""
+    """A detector, its model or an operator cannot be exported; the message names it and an alternative."""
 
 
 class MissingDependencyError(GradgeoError, ImportError):
-    """An optional library is needed; the message says which extra brings it."""
+    """An optional library is not installed; the message names the extra to install."""
 
 
 class GradgeoWarning(UserWarning):
-    """Something was judged with less than it could be; the message says what and why."""
+    """A result is less complete or less reliable than usual; the message says why."""
 
 
 class UnusableInputWarning(GradgeoWarning):
@@ -79,8 +79,8 @@ def expected(argument: str, rule: str, got: object, advice: str = "") -> Argumen
 
 
 def describe(value: object) -> str:
-    """`value` as a message shows it: shape, dtype and device of arrays, length of others, never their content."""
-    # A value can only be a tensor or an array where its library has been imported already.
+    """`value` for a message: shape, dtype and device of arrays, the length of other collections, not their content."""
+    # A value can be a tensor or an array only if its library has been imported already.
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
@@ -93,7 +93,7 @@ def describe(value: object) -> str:
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Let errors that leave `function` carry its name; the outermost public function wins."""
+    """A decorator: errors that leave `function` carry its name; the outermost public function wins."""
     name = function.__qualname__.removesuffix(".__init__")
 
     @wraps(function)
@@ -108,7 +108,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def warn(message: str, category: type[GradgeoWarning] = GradgeoWarning) -> None:
-    """Warn at the line outside this package that called into it (skip_file_prefixes does this from Python 3.12)."""
+    """Warn at the line outside this package that called it (`skip_file_prefixes` of Python 3.12 does the same)."""
     frame, level = sys._getframe(), 0
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
@@ -116,7 +116,7 @@ def warn(message: str, category: type[GradgeoWarning] = GradgeoWarning) -> None:
 
 
 def choice(argument: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse a `value` that is not one of the `allowed` names."""
+    """Raises: ArgumentError unless `value` is one of the `allowed` names."""
     if value not in allowed:
         names = ", ".join(map(repr, allowed))
         raise expected(argument, f"one of {names}", value)
@@ -128,8 +128,8 @@ def is_integer(value: object) -> TypeGuard[int]:
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Whether `value` is a finite Python number; a bool is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` is a Python number that float64 holds and that is finite; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def positive_integer(argument: str, value: int) -> int:
@@ -169,7 +169,7 @@ def class_labels(labels: "Tensor", n: int, num_classes: int, argument: str = "la
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks, terminal codes or lone surrogates, which are escaped, and of limited length."""
+    """`text` cut to LONGEST_TEXT characters, with line breaks, terminal codes and lone surrogates escaped."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:LONGEST_TEXT])
     return escaped + ("..." if len(text) > LONGEST_TEXT else "")
 

@@ -228,20 +228,6 @@ def test_an_input_the_model_cannot_take(net: nn.Module) -> None:
         decision_path(net, torch.zeros(1, 5, 5), torch.ones(1, 5, 5), points=3)
 
 
-def test_nothing_of_the_callers_is_changed(net: nn.Module) -> None:
-    start, end = ends((1, 6, 6))
-    copies, state = (start.clone(), end.clone()), torch.random.get_rng_state()
-    net.train()
-    with torch.no_grad():
-        decision_path(net, start, end, points=3)
-    assert net.training
-    net.eval()
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(start, copies[0])
-    assert torch.equal(end, copies[1])
-    assert all(parameter.grad is None for parameter in net.parameters())
-
-
 # As data
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo import Detector
-from gradgeo.bench.shared_passes import Panel
+from gradgeo.bench.shared_passes import DetectorGroup
 from gradgeo.errors import ArgumentError
 from gradgeo.geometry.autograd import AutogradJacobian
 
@@ -32,18 +32,18 @@ def trusted(model: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def panel(model: nn.Module) -> Panel:
-    return Panel([Detector(model, evidence=preset) for preset in PRESETS]).fit(*trusted(model))
+def group(model: nn.Module) -> DetectorGroup:
+    return DetectorGroup([Detector(model, evidence=preset) for preset in PRESETS]).fit(*trusted(model))
 
 
 @pytest.mark.parametrize("number", range(len(PRESETS)))
-def test_each_detector_is_what_it_would_be_alone(number: int, panel: Panel, model: nn.Module) -> None:
-    alone, shared = Detector(model, evidence=PRESETS[number]).fit(*trusted(model)), panel.detectors[number]
+def test_each_detector_is_what_it_would_be_alone(number: int, group: DetectorGroup, model: nn.Module) -> None:
+    alone, shared = Detector(model, evidence=PRESETS[number]).fit(*trusted(model)), group.detectors[number]
     for name in ("evidence_", "fit_size_", "calibration_size_", "misclassified_", "temperature_", "radius_"):
         assert getattr(shared, name) == getattr(alone, name), name
-    assert np.array_equal(shared._reference.reference_index, alone._reference.reference_index)
+    assert np.array_equal(shared.fitted_.calibration.rows, alone.fitted_.calibration.rows)
     new = torch.cat([inputs(60, seed=1), 2 * inputs(30, seed=2)])
-    found, right = panel.predict(new)[number], alone.predict(new)
+    found, right = group.predict(new)[number], alone.predict(new)
     if PRESETS[number] == "fast":  # its nearest boundary is now told by the gradients that the others need
         assert torch.allclose(found.outlier_score, right.outlier_score, rtol=1e-4)
         assert torch.equal(found.outlier_score.argsort(), right.outlier_score.argsort())
@@ -54,13 +54,13 @@ def test_each_detector_is_what_it_would_be_alone(number: int, panel: Panel, mode
     assert torch.equal(found.label, right.label)
 
 
-def test_detectors_of_a_panel_judge_by_themselves_too(panel: Panel) -> None:
-    together = panel.predict(inputs(20, seed=1))
-    for detector, found in zip(panel.detectors, together, strict=True):
+def test_detectors_of_a_panel_judge_by_themselves_too(group: DetectorGroup) -> None:
+    together = group.predict(inputs(20, seed=1))
+    for detector, found in zip(group.detectors, together, strict=True):
         assert torch.allclose(detector.outlier_score(inputs(20, seed=1)), found.outlier_score, rtol=1e-4)
 
 
-def test_an_input_is_measured_once(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_is_measured_once(group: DetectorGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     rows = AutogradJacobian._rows
 
@@ -69,9 +69,9 @@ def test_an_input_is_measured_once(panel: Panel, monkeypatch: pytest.MonkeyPatch
         return rows(self, cotangents)
 
     monkeypatch.setattr(AutogradJacobian, "_rows", counting)
-    panel.predict(inputs(4))
+    group.predict(inputs(4))
     shared, made[:] = sum(made), []
-    panel.detectors[0].predict(inputs(4))
+    group.detectors[0].predict(inputs(4))
     assert shared == sum(made) > 0
 
 
@@ -81,5 +81,5 @@ def test_so_few_inputs_that_they_would_be_split_otherwise_are_refused(model: nn.
     assert len({len(detector.fit(x).calibration_scores_) for detector in detectors}) == 2
     fresh = [Detector(model, evidence=preset) for preset in PRESETS]
     with pytest.raises(ArgumentError, match="all detectors learn from the same inputs, got 60"):
-        Panel(fresh).fit(x)
+        DetectorGroup(fresh).fit(x)
     assert not any(hasattr(detector, "fit_size_") for detector in fresh)

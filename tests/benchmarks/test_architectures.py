@@ -1,4 +1,4 @@
-"""Other people's classifiers: a few of those that `gradgeo bench architectures` measures, and ones of another kind."""
+"""Other people's classifiers: a few of those that `python -m benchmarks architectures` measures, and ones of another kind."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import gradgeo
 from benchmarks import architectures, reference
+from benchmarks.shipped import Suite
 from gradgeo import Detector
-from gradgeo.bench.case import Cases
 from helpers import ROOT
 
 CHEAP = (
@@ -49,7 +49,9 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         architectures, "ARCHITECTURES", {n: architectures.Architecture("family", "timm", n) for n in broken}
     )
     page = (
-        architectures.run(Cases(tmp_path)).write(tmp_path, "architectures", "gradgeo bench architectures").read_text()
+        architectures.run(Suite(tmp_path))
+        .write(tmp_path, "architectures", "python -m benchmarks architectures")
+        .read_text()
     )
     assert "wrong in float64 (beyond 1e-06): a, b (ValueError: no such\\nmodel). An input on a" in page
     assert "kink in float32 (beyond 0.0001 or two signs): a." in page

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import scoring
 from benchmarks.page import Page
-from gradgeo.bench.case import Cases
+from benchmarks.shipped import Suite
 from gradgeo.data import open_source
 
 
@@ -17,7 +17,7 @@ def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "KINDS", {"npy": scoring.KINDS["npy"]})
     monkeypatch.setattr(scoring, "_peak", lambda data, out: (100.0, 100.0 + len(open_source(data))))
     monkeypatch.setattr(scoring, "find_spec", lambda name: None)  # Ray has its own test
-    page = scoring.run(Cases(tmp_path, inputs=20, only=("digits",)))
+    page = scoring.run(Suite(tmp_path, inputs=20, only=("digits",)))
     found = page.data["throughput"]["digits fast"]
     assert found["inputs"] == 20
     assert 0 < found["utilisation"] < 1
@@ -27,7 +27,7 @@ def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("| npy | 100 | 120 | 140 | +16.7% |" in block for block in page.blocks)
     hours = scoring.TARGET / page.data["throughput"]["digits fast"]["per_second"] / 3600
     assert f"| digits fast | {hours:,.0f} |" in page.blocks[-1]
-    text = page.write(tmp_path, "scoring", "gradgeo bench scoring").read_text()
+    text = page.write(tmp_path, "scoring", "python -m benchmarks scoring").read_text()
     assert text.startswith("# Scoring at any size\n")
 
 
@@ -51,10 +51,10 @@ def test_peak_of_a_process_of_its_own(tmp_path: Path) -> None:
 def test_ray_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What workers open is the case's own data and detector; the engine's own test runs it on Ray."""
     monkeypatch.setattr(scoring, "RayEngine", lambda opened, jobs: scoring_here(opened))
-    cases = Cases(tmp_path, inputs=20)
-    case = cases["digits"]
-    detector = scoring.Detector(case.model, evidence=["confidence"]).fit(case.x[:200])
-    found = scoring._on_ray(detector, cases, case, cases.source("digits", limit=20), 1.0, tmp_path / "out")
+    suite = Suite(tmp_path, inputs=20)
+    classifier = suite["digits"]
+    detector = scoring.Detector(classifier.model, evidence=["confidence"]).fit(classifier.x[:200])
+    found = scoring._on_ray(detector, suite, classifier, suite.source("digits", limit=20), 1.0, tmp_path / "out")
     assert found["ray"] > 0
     assert found["ray_started"] >= found["ray"]
 

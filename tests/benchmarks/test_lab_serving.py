@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import serving
 from benchmarks import watch as watching
-from gradgeo.bench.case import Cases
+from benchmarks.shipped import Suite
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.workers import WorkerLostError
 from helpers.serving import SHAPE, LocalPool, judge, served
@@ -63,8 +63,8 @@ def test_the_page_of_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name, value in (("LENGTH", 40), ("LONG", 200), ("USUAL", 60), ("PATIENCE", 40), ("BASELINE", 50)):
         monkeypatch.setattr(watching, name, value)
     monkeypatch.setattr(watching, "SHIFTS", ((4.0, 1.0), (0.0, 1.0)))
-    page = watching.run(Cases(tmp_path, inputs=10))
+    page = watching.run(Suite(tmp_path, inputs=10))
     assert set(page.data["false_alarms"]["calibration, n 499"]) == {"0.1", "0.01", "0.001"}
     assert page.data["delays"]["4 of 1, fit"][0].isdigit()
     assert page.data["delays"]["0 of 1, fit"] == ["> 40", "> 40"]
-    assert page.write(tmp_path, "watch", "gradgeo bench watch").read_text().startswith("# How soon")
+    assert page.write(tmp_path, "watch", "python -m benchmarks watch").read_text().startswith("# How soon")

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from benchmarks import adaptive, evasion, paper
+from benchmarks.shipped import Suite
+from benchmarks.ten_statistics import SHARES
 from gradgeo.bench import cache
-from gradgeo.bench.case import SHARES, Cases
 
 pytestmark = pytest.mark.data
 WEIGHTS = [f"CSA, weight {weight:g}" for weight in adaptive.WEIGHTS]
@@ -15,7 +16,7 @@ WEIGHTS = [f"CSA, weight {weight:g}" for weight in adaptive.WEIGHTS]
 @pytest.fixture
 def few(tmp_path, monkeypatch, gradgeo_data):
     monkeypatch.setattr(cache, "CACHE", tmp_path)
-    return Cases(gradgeo_data, inputs=6, only=("mnist",))
+    return Suite(gradgeo_data, inputs=6, only=("mnist",))
 
 
 def test_adaptive_attacks(few, monkeypatch):

@@ -2,11 +2,13 @@
 
 import json
 import re
-import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import BENCHMARKS, reproduce
 from helpers import ROOT, TESTS
 
 
@@ -186,14 +188,22 @@ def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch
             assert measured <= area + 0.1 or method.startswith("gradgeo"), (method, column)
 
 
-def test_every_page_can_be_made_again(capsys: pytest.CaptureFixture[str]) -> None:
-    again = runpy.run_path(str(ROOT / "results" / "reproduce.py"))
+def test_every_page_can_be_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
     pages = {page.stem for page in (ROOT / "results").glob("*.md")}
-    assert set(again["commands"]()) == pages
-    assert again["main"](["--list"]) == 0
+    assert set(reproduce.commands()) == pages == {*BENCHMARKS, "battery"}
+    assert reproduce.run([], listed=True) == 0
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == len(pages)
-    for line in listed:
-        assert re.fullmatch(r"gradgeo bench( [a-z-]+)?( --[a-z]+ [\w.,/-]+| -o results)*", line), line
-    assert again["main"](["nowhere"]) == 2
+    for page, line in zip(sorted(pages), listed, strict=True):
+        assert re.fullmatch(rf"python -m benchmarks {page}( --[a-z]+ [\w.,/-]+| -o results)*", line), line
+    assert reproduce.run(["nowhere"]) == 2
     assert "no page nowhere; there are accuracy, adaptive" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_without_a_name_the_measurements_are_listed() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
+    shown = done.stdout + done.stderr
+    assert all(re.search(rf"\b{name}\b", shown) for name in (*BENCHMARKS, "battery", "reproduce"))
+    unknown = [sys.executable, "-m", "benchmarks", "nowhere"]
+    assert subprocess.run(unknown, cwd=ROOT, capture_output=True, check=False).returncode == 2

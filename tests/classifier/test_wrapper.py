@@ -17,13 +17,6 @@ def conv_net() -> nn.Module:
     )
 
 
-class Noisy(nn.Module):
-    """Draws from the global generator in its forward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :5] + 1e-3 * torch.randn(1)
-
-
 def snapshot(model: nn.Module) -> list:
     state = [v.clone() for v in model.state_dict().values()]
     modes = [(m.training, len(m._forward_hooks)) for m in model.modules()]
@@ -37,37 +30,6 @@ def same(a: object, b: object) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return a == b
-
-
-def calls(model: nn.Module) -> dict:
-    x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    detector = gradgeo.Detector(model)
-    return {
-        "maps": lambda: gradgeo.saliency_maps(model, x[:4]),
-        "csm": lambda: gradgeo.csm(model, x[:4]),
-        "fit": lambda: detector.fit(x),
-        "fit on a data set": lambda: gradgeo.Detector(model).fit(torch.utils.data.TensorDataset(x)),
-        "predict": lambda: gradgeo.Detector(model).fit(x).predict(x[:4]),
-        "explain": lambda: gradgeo.Detector(model).fit(x).explain(x[:2]),
-        "wrong shape": lambda: gradgeo.csm(model, x[:, :, :5]),
-        "wrong option": lambda: gradgeo.csm(model, x[:4], classes=99),
-    }
-
-
-@pytest.mark.parametrize("name", calls(Noisy()))
-@pytest.mark.parametrize("kind", ["train", "eval", "frozen", "noisy"])
-def test_calls_leave_no_trace(name: str, kind: str) -> None:
-    model = nn.Sequential(Noisy()) if kind == "noisy" else conv_net()
-    model.train(kind != "eval").requires_grad_(kind != "frozen")
-    if kind == "train":
-        model[1].eval()  # a mixed mode, as when BatchNorm is frozen in fine-tuning
-        model(torch.rand(2, 1, 8, 8)).sum().backward()
-    before = snapshot(model)
-    try:
-        calls(model)[name]()
-    except GradgeoError:
-        assert name.startswith("wrong") or kind == "noisy"
-    assert same(snapshot(model), before)
 
 
 def test_train_mode_is_judged_in_eval_mode() -> None:

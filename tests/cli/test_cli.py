@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import gradgeo
 from gradgeo import cli
-from gradgeo.cli import console
+from gradgeo.cli import progress
 from gradgeo.data import Preprocess
 from gradgeo.data.models import load_model
 from gradgeo.errors import GradgeoWarning
@@ -150,7 +150,7 @@ def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
     monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path
 ) -> None:
     own = {"resize": 9, "crop": [8, 8], "channels": 1, "mean": [0.1], "std": [0.9], "interpolation": "bicubic"}
-    monkeypatch.setattr("gradgeo.cli.detector.pretrained_preprocessing", lambda spec: own)
+    monkeypatch.setattr("gradgeo.data.models.pretrained_preprocessing", lambda spec: own)
     fit = ("fit", "-m", model, "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 300, "--evidence", "csm")
     code, text, err = run(*fit)
     assert (code, err) == (0, "")
@@ -429,13 +429,13 @@ def test_the_bar_shows_rate_and_time_left_on_a_terminal_only(monkeypatch: pytest
     for terminal in (True, False):
         stream = StringIO()
         monkeypatch.setattr(
-            console, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
+            progress, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
         )  # fmt: skip
-        with console.progress("scoring", 10) as advance:
+        with progress.progress("scoring", 10) as advance:
             advance(4)
             advance(4)
         assert bool(stream.getvalue()) == terminal
-    bar = console._Rate()
+    bar = progress._Rate()
     task = type("Task", (), {"speed": 12.3})
     assert str(bar.render(task)) == "12/s"
 
@@ -456,7 +456,7 @@ def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tm
     code = (
         "import os, signal, gradgeo.cli as cli\n"
         "def end(*args, **options): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "import gradgeo.scoring.rows as rows; rows.Judge.rows = end\n"
+        "import gradgeo.scoring.verdicts as verdicts; verdicts.BatchScorer.add = end\n"
         "cli.main()"
     )
     out = tmp_path / "v.csv"

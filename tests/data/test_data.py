@@ -21,7 +21,7 @@ from PIL import Image
 from gradgeo.data import Indexed, Preprocess, ReadableItems, digits, open_source
 from gradgeo.data.images import MOST_PIXELS, decode
 from gradgeo.data.source import encode_labels
-from gradgeo.errors import ArgumentError, DataError, MissingDependencyError, one_line
+from gradgeo.errors import ArgumentError, DataError
 
 
 def png(array: np.ndarray, form: str = "PNG") -> bytes:
@@ -165,11 +165,6 @@ def test_names_cannot_break_lines_or_speak_to_the_terminal(tmp_path: Path) -> No
     (tmp_path / "a\n\x1b[31mred.png").write_bytes(png(grey(1)))
     [item] = open_source(tmp_path)
     assert item.name == "a\\n\\x1b[31mred.png"
-
-
-def test_one_line_escapes_surrogates_and_ends() -> None:
-    assert one_line("ä\udc80") == "ä\\udc80"
-    assert len(one_line("x" * 10_000)) < 1100
 
 
 # Parquet
@@ -582,17 +577,6 @@ def test_missing_and_unknown(tmp_path: Path) -> None:
         open_source(tmp_path / "a.xyz")
     with pytest.raises(DataError, match=r"no images in .*looked there and in 0 sub-folders"):
         open_source(tmp_path)
-
-
-def test_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.png").touch()
-    monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(MissingDependencyError, match=r"gradgeo\[images\]"):
-        open_source(tmp_path)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (tmp_path / "a.parquet").touch()
-    with pytest.raises(MissingDependencyError, match=r"gradgeo\[parquet\]"):
-        open_source(tmp_path / "a.parquet")
 
 
 def test_readable_items_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:

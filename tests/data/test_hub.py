@@ -18,7 +18,7 @@ from PIL import Image
 
 from gradgeo.data import Stream, open_source
 from gradgeo.data.hub import parse
-from gradgeo.errors import DataError, MissingDependencyError
+from gradgeo.errors import DataError
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed; it comes with gradgeo[hub]")
 
@@ -555,12 +555,6 @@ def test_the_library_is_left_as_it_was(tmp_path: Path, bars: bool) -> None:
         assert datasets.is_progress_bar_enabled() == bars
     finally:
         (datasets.enable_progress_bars if before else datasets.disable_progress_bars)()
-
-
-def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingDependencyError, match=r"gradgeo\[hub\]"):
-        open_source("hf:a/b:test")
 
 
 @pytest.mark.process

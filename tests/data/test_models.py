@@ -9,7 +9,7 @@ from torch import nn
 from gradgeo.data import Preprocess
 from gradgeo.data.digits import digits_classifier
 from gradgeo.data.models import is_named, load_model, pretrained_preprocessing
-from gradgeo.errors import ArgumentError, GradgeoWarning, MissingDependencyError, ModelError
+from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError
 
 NETS = """
 from dataclasses import dataclass
@@ -224,14 +224,6 @@ def test_zoo_takes_the_number_of_classes_from_the_weights(spec: str, tmp_path: P
 def test_zoo_names(spec: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         load_model(spec)
-
-
-@pytest.mark.parametrize("zoo", ["torchvision", "timm"])
-def test_zoo_not_installed(zoo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, zoo, None)
-    monkeypatch.setitem(sys.modules, f"{zoo}.models", None)
-    with pytest.raises(MissingDependencyError, match=rf"gradgeo\[{zoo}\]"):
-        load_model(f"{zoo}:resnet18")
 
 
 @pytest.mark.zoo

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import gradgeo
 from benchmarks import export as exporting
+from benchmarks.shipped import Suite
 from gradgeo import Detector, cli, export
-from gradgeo.bench.case import Cases
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data import digits
 from gradgeo.data.models import load_model
@@ -350,7 +350,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "TRAINED", (("mnist", "paper"),))
     monkeypatch.setattr(exporting, "ROUNDS", 1)
-    page = exporting.run(Cases(gradgeo_data, inputs=40, only=("mnist",)))
+    page = exporting.run(Suite(gradgeo_data, inputs=40, only=("mnist",)))
     (found,) = page.data["classifiers"].values()
     assert (found["inputs"], found["verdicts_differ"]) == (40, 0)
     assert found["logits"] < 1e-4

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import json
 import subprocess
 import sys
 import weakref
@@ -13,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import benchmarks
 import gradgeo
 from benchmarks import reference
 from gradgeo.classifier import optimized as optimized_module
@@ -536,14 +534,3 @@ def test_precisions_that_are_none() -> None:
             call(model, x, precision="half")
         with pytest.raises(ArgumentError, match="expected precision to be 'float32' for a function"):
             call(lambda x: model(x), x, precision="bfloat16")
-
-
-@pytest.mark.data
-def test_the_benchmark_runs_in_part(gradgeo_data: Path, tmp_path: Path) -> None:
-    page = benchmarks.run("engine", benchmarks.Cases(gradgeo_data, inputs=20), tmp_path, "gradgeo bench engine")
-    assert "| 1-D CNN, C 5, N 1 | 5 | 5 |" in page.read_text()
-    found = json.loads((tmp_path / "engine.json").read_text())
-    assert set(found["against"]["C"]["10"]) == {"all", "top 5", "(b)"}
-    assert len(found["memory"]) == 2
-    assert all(row["share"] <= 1.15 for row in found["memory"])
-    assert (tmp_path / "engine.png").read_bytes()[1:4] == b"PNG"

@@ -3,12 +3,10 @@
 import random
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ import gradgeo
 from gradgeo import Detector, attacks
 from gradgeo.bench.penultimate import Penultimate
 from gradgeo.errors import GradgeoError
+from helpers.untouched import same, state
 
 CALLS = 1000
 
@@ -54,31 +53,6 @@ class Model(nn.Module):
         h = self.drop(torch.relu(self.norm(self.conv(Fails.apply(x)))))
         logits = self.head(h.flatten(1) + 1e-4 * torch.randn(1))
         return logits * torch.nan if self.fails == "nan" else logits
-
-
-def state(model: Model, x: Tensor) -> list[Any]:
-    found: list[Any] = [v.clone() for v in model.state_dict().values()]
-    for module in model.modules():
-        own = vars(module)
-        found += [module.training, sorted(own), [list(own[name]) for name in own if name.endswith("hooks")]]
-    for parameter in model.parameters():
-        found += [parameter.requires_grad, id(parameter), id(parameter.grad), parameter.grad, parameter._version]
-    found += [x.clone(), x.grad, x.requires_grad, x._version, x.is_leaf]
-    found += [torch.get_rng_state(), random.getstate(), *np.random.get_state()[1:3]]  # noqa: NPY002
-    found += [torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")]
-    found += [torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()]
-    found += [list(warnings.filters), warnings.showwarning, np.geterr()]
-    return found
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and torch.equal(a.detach().nan_to_num(-7), b.detach().nan_to_num(-7))
-    if isinstance(a, np.ndarray):
-        return np.array_equal(a, b)
-    if isinstance(a, list | tuple):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 class Chance:

@@ -10,7 +10,7 @@ from scipy.integrate import trapezoid
 from gradgeo import metrics
 from gradgeo.attacks.decision_path import DecisionPath
 from gradgeo.detector.results import Explanation, Statistic
-from gradgeo.errors import ArgumentError, MissingDependencyError
+from gradgeo.errors import ArgumentError
 from gradgeo.report import plots
 
 POINTS = 21
@@ -199,9 +199,3 @@ def test_roc_curves_enclose_the_auroc() -> None:
 
 def test_a_notebook_shows_figures_without_pyplot() -> None:
     assert plots.csm(torch.eye(2))._repr_png_().startswith(b"\x89PNG")
-
-
-def test_without_matplotlib_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match=r"path: matplotlib is needed here .*gradgeo\[plots\]"):
-        plots.path(made())

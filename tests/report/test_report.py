@@ -5,7 +5,6 @@ import re
 import struct
 import sys
 import time
-import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 from gradgeo.report import charts, drift, gallery
 from gradgeo.report.page import wilson
 from gradgeo.report.summary import summarise
-from gradgeo.scoring.metadata import About
+from gradgeo.scoring import COLUMNS
+from gradgeo.scoring.metadata import Metadata
 from gradgeo.scoring.reader import Scores
 
 HOSTILE = "<script>alert(1)</script> \"'> </title> {{ 7 * 7 }} &amp;"
@@ -69,9 +69,9 @@ def test_the_counts_are_those_of_the_file(whole: Path) -> None:
     for cause in made_scores.CAUSES:
         assert summary.causes[cause] == sum(row["cause"] == cause for row in flagged)
     for i, name in enumerate(made_scores.EVIDENCE):
-        assert summary.spoke[name] == sum(row["evidence"][i] <= 0.0500001 for row in flagged)
-        assert summary.loudest[name] == sum(np.argmin(row["evidence"]) == i for row in flagged)
-    assert summary.silent == sum(min(row["evidence"]) > 0.0500001 for row in flagged)
+        assert summary.significant[name] == sum(row["evidence"][i] <= 0.0500001 for row in flagged)
+        assert summary.most_surprising[name] == sum(np.argmin(row["evidence"]) == i for row in flagged)
+    assert summary.none_significant == sum(min(row["evidence"]) > 0.0500001 for row in flagged)
     for label in range(10):
         of_class = [row for row in judged if row["label"] == label]
         assert summary.by_class[label] == [len(of_class), sum(not row["trusted"] for row in of_class)]
@@ -117,21 +117,6 @@ def test_parts_in_a_folder_are_one_file(tmp_path: Path, whole: Path) -> None:
         report.html(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("state", "unfinished"), [('{"complete": false}', True), ('{"complete": true}', False), ("[", False), ("[]", False)]
-)
-def test_a_run_that_goes_on_is_told(tmp_path: Path, state: str, unfinished: bool) -> None:
-    made_scores.write(tmp_path / "part-00000.parquet", 300)
-    (tmp_path / "_gradgeo.json").write_text(state)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        words = Text(report.html(tmp_path)).words
-    assert [str(one.message) for one in caught] == [
-        f"the run that writes {tmp_path} has not ended: the page shows the rows so far."
-    ] * unfinished
-    assert ("has not ended" in words) == unfinished
-
-
 def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> None:
     made = made_scores.columns(1000, time=False)
     for name in ("cause", "evidence", "thumbnail", "csm", "csm_classes", "true_label"):
@@ -141,7 +126,7 @@ def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> 
     pq.write_table(table, tmp_path / "a.parquet")
     pa_csv.write_csv(table, tmp_path / "a.csv")
     one, two = (summarise(Scores(tmp_path / f"a.{ending}")) for ending in ("parquet", "csv"))
-    assert one.about == two.about == About()
+    assert one.metadata == two.metadata == Metadata()
     assert (one.rows, one.judged, one.trusted, one.errors) == (two.rows, two.judged, two.trusted, two.errors)
     assert one.outlying.tolist() == two.outlying.tolist()
     assert [row["name"] for row in Scores(tmp_path / "a.csv").take(np.array([3, 4]))] == ['two\nlines, "quoted"', "NaN"]
@@ -159,7 +144,7 @@ def test_counting_does_not_depend_on_the_size_of_a_batch(whole: Path, monkeypatc
 
 def changed(name: str) -> dict[str, Any]:
     made = made_scores.columns(600, odd=0.2)
-    none = pa.nulls(600, made_scores.TYPES[name]) if name in made_scores.TYPES else None
+    none = pa.nulls(600, made_scores.SCHEMA.arrow_type(name)) if name in COLUMNS else None
     if name == "none flagged":
         made["trusted"] = np.ones(600, bool)
     elif name == "all flagged":
@@ -259,8 +244,8 @@ def test_signals_are_lines_with_gaps() -> None:
 
 
 def test_pictures_end_where_the_budget_does() -> None:
-    row = dict.fromkeys(made_scores.TYPES) | {"index": 1, "thumbnail": made_scores.png()}
-    cards = [gallery.card(row, About(), largest=True)] * 3
+    row = dict.fromkeys(COLUMNS) | {"index": 1, "thumbnail": made_scores.png()}
+    cards = [gallery.card(row, Metadata(), largest=True)] * 3
     size = len(cards[0].thumbnail or "")
     kept = gallery.within(cards, 2 * size)
     assert [card.thumbnail is None for card in kept] == [False, False, True]
@@ -391,6 +376,12 @@ def test_tests_of_drift_keep_their_level_with_more_traffic_than_calibration() ->
     assert min(alarms(0.3)) > 0.5
 
 
+@pytest.mark.parametrize("count", [200, 10_000])
+def test_the_range_of_chance_is_that_of_the_beta_binomial(count: int) -> None:
+    exact = stats.betabinom.ppf([0.005, 0.995], count, 50, 950) / count
+    assert drift.expected_share(count, 0.05, 999, 0.01) == pytest.approx(tuple(exact), abs=1.5 / count)
+
+
 def test_drift_knows_its_direction_and_what_is_exactly_uniform() -> None:
     size = 999
     p = np.arange(51, 1001) / 1000
@@ -453,7 +444,7 @@ def test_times_below_an_axis_are_short(times: list[str], short: list[str]) -> No
 
 
 def test_the_metadata_of_the_file_are_the_agreed_ones(whole: Path) -> None:
-    about = Scores(whole).about
+    about = Scores(whole).metadata
     told = json.loads(made_scores.metadata()[b"gradgeo"])
     assert about.evidence == made_scores.EVIDENCE
     assert about.calibration_scores is not None

@@ -19,12 +19,12 @@ from torch import nn
 from gradgeo import Detector
 from gradgeo.data import Source, open_source
 from gradgeo.errors import DataError
-from gradgeo.scoring import ray_engine as cluster_module
 from gradgeo.scoring import score
-from gradgeo.scoring.manifest import run_of
+from gradgeo.scoring.formats import VerdictSchema
+from gradgeo.scoring.manifest import Manifest
 from gradgeo.scoring.parts import Parts
-from gradgeo.scoring.ray_engine import RayEngine
-from gradgeo.scoring.schema import Table
+from gradgeo.scoring.ray_engine import RayEngine, _PartWorker
+from helpers import ROOT, TESTS
 from helpers.nets import inputs, network
 
 ray = pytest.importorskip("ray", reason="ray is not installed; it comes with gradgeo[ray]")
@@ -36,7 +36,7 @@ def cluster() -> Iterator[None]:
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         found = os.environ.get("PYTHONPATH")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *([found] if found else [])]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(TESTS), *([found] if found else [])]))
         ray.init(
             num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=10**8
         )
@@ -105,7 +105,7 @@ def test_a_killed_worker_costs_no_row(cluster: None, room: Path, tmp_path: Path)
     assert (room / "killed").exists()
     assert pq.read_table(tmp_path / "ray").equals(pq.read_table(tmp_path / "local"))
     assert (there.rows, there.scored, there.trusted, there.correct) == (60, 60, local.trusted, local.correct)
-    assert there.lanes == 2
+    assert there.detectors == 2
     assert 0 < there.utilisation < 1
     assert sum(told) == 60
 
@@ -118,7 +118,7 @@ def test_it_goes_on_where_one_process_was_and_counts_shards_first(cluster: None,
     with pytest.raises(DataError, match="cut off"):
         score(CutOff(detector), source, tmp_path / "ray.csv", batch_size=5, part_size=5)
     found = score(detector, source, tmp_path / "ray.csv", batch_size=5, part_size=5, engine=engine)
-    assert (found.rows, found.resumed, found.lanes) == (25, 10, 1)
+    assert (found.rows, found.resumed, found.detectors) == (25, 10, 1)
     assert (tmp_path / "ray.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
 
 
@@ -145,7 +145,7 @@ def test_a_worker_that_sees_other_data_says_so(cluster: None, room: Path, tmp_pa
 
 def test_what_goes_wrong_in_a_worker_goes_back_as_text(room: Path, tmp_path: Path) -> None:
     detector, source = Job(room)()
-    parts = Parts(tmp_path, ".csv", Table(True, None, run_of(detector, source, 10).metadata))
+    parts = Parts(tmp_path, ".csv", VerdictSchema(True, None, Manifest.of(detector, source, 10).metadata))
 
     def opened() -> tuple[Detector, Source]:
         return detector, source
@@ -153,9 +153,9 @@ def test_what_goes_wrong_in_a_worker_goes_back_as_text(room: Path, tmp_path: Pat
     def broken() -> tuple[Detector, Source]:
         raise ZeroDivisionError("division by\nzero")
 
-    maker = cluster_module._Maker(broken, parts, 10, 5, 1, on_gpu=False)
+    maker = _PartWorker(broken, parts, 10, 5, 1, on_gpu=False)
     assert maker({"part": np.array([3, 4])})["error"] == [r"ZeroDivisionError: division by\nzero"] * 2
-    maker = cluster_module._Maker(opened, parts, 10, 5, 1, on_gpu=False)
+    maker = _PartWorker(opened, parts, 10, 5, 1, on_gpu=False)
     made = maker({"part": np.array([3, 4])})
     assert made["error"] == ["", ""]
     assert parts.numbers() == [3, 4]

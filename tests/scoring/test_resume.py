@@ -14,13 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gradgeo import Detector, scoring
+from gradgeo import Detector
 from gradgeo.data import Preprocess, open_source
 from gradgeo.data.digits import digits_classifier
 from gradgeo.errors import DataError, ModelError
 from gradgeo.scoring import score
-from gradgeo.scoring.output import STATE
+from gradgeo.scoring.formats import VerdictSchema
+from gradgeo.scoring.metadata import Metadata
+from gradgeo.scoring.output import OutputTarget
 from gradgeo.scoring.parts import Parts
+from gradgeo.scoring.schema import STATE_FILE, RunState
+from gradgeo.scoring.verdicts import no_rows
 from helpers.nets import inputs, network
 
 KILLS = 20
@@ -228,11 +232,11 @@ def test_killed_while_the_folders_change_places(
 ) -> None:
     out = tmp_path / "v"
     score(detector, open_source(data, limit=30), out, part_size=10)
-    exchange = scoring.Place._finish_exchange
-    monkeypatch.setattr(scoring.Place, "_finish_exchange", lambda self: None)  # as if it never came to that
+    exchange = OutputTarget._finish_exchange
+    monkeypatch.setattr(OutputTarget, "_finish_exchange", lambda self: None)  # as if it never came to that
     score(detector, open_source(data), out, part_size=10, restart=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".v.old", ".v.parts", "a.npy"]
-    monkeypatch.setattr(scoring.Place, "_finish_exchange", exchange)
+    monkeypatch.setattr(OutputTarget, "_finish_exchange", exchange)
     assert score(detector, open_source(data), out, part_size=10).resumed == 50
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "v"]
 
@@ -256,7 +260,7 @@ def test_killed_while_the_parts_of_a_file_are_removed(
         score(detector, open_source(data, start=1), out, part_size=10)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".v.csv.old", "a.npy", "v.csv"]
     hidden = (tmp_path / ".v.csv.old").rename(tmp_path / ".v.csv.parts")
-    (hidden / STATE).unlink()  # what is left says nothing of its settings and is not taken for this run's
+    (hidden / STATE_FILE).unlink()  # what is left says nothing of its settings and is not taken for this run's
     (tmp_path / ".v.csv.old").mkdir()
     assert score(detector, open_source(data), out, part_size=10).resumed == 0
     assert out.read_text().splitlines()[1].startswith("0,0,")
@@ -343,8 +347,9 @@ def test_what_every_file_says(detector: Detector, data: Path, tmp_path: Path) ->
     assert said[0]["calibration_scores"] == sorted(said[0]["calibration_scores"])
     assert said[0]["calibration_size"] == detector.calibration_size_
     assert len(said[0]["detector"]) == 64
-    state = json.loads((tmp_path / "v" / STATE).read_text())
-    assert state["rows"] == 50
+    state = RunState.read(tmp_path / "v")
+    assert state is not None
+    assert state.rows == 50
 
 
 def test_the_hash_of_a_detector_is_that_of_its_file(detector: Detector, tmp_path: Path) -> None:
@@ -356,9 +361,9 @@ def test_the_hash_of_a_detector_is_that_of_its_file(detector: Detector, tmp_path
 
 
 def test_parts_are_sorted_by_number_beyond_five_digits(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, ".csv", scoring.Table(False, None, {}))
+    parts = Parts(tmp_path, ".csv", VerdictSchema(False, None, Metadata()))
     for number in (100_000, 99_999, 7):
-        parts.write(number, [dict.fromkeys(scoring.COLUMNS) | {"index": number}])
+        parts.write(number, {name: [None] for name in no_rows()} | {"index": [number]})
     assert parts.numbers() == [7, 99_999, 100_000]
     stream = BytesIO()
     parts.join(stream)

@@ -16,7 +16,7 @@ from gradgeo.data import Preprocess, open_source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, DataError, GradgeoWarning, ModelError, NotFittedError
 from gradgeo.scoring import COLUMNS, check_out, score
-from gradgeo.scoring.schema import SCALARS
+from gradgeo.scoring.schema import SCHEMA
 from helpers.nets import inputs, network
 
 
@@ -92,7 +92,7 @@ def test_csv_and_parquet_say_the_same(detector: Detector, tmp_path: Path) -> Non
     rows = table.to_pylist()
     text = {None: "", True: "true", False: "false"}
     assert read_csv(tmp_path / "out.csv") == [
-        {key: text[v] if v is None or isinstance(v, bool) else str(v) for key, v in row.items() if key in SCALARS}
+        {key: text[v] if v is None or isinstance(v, bool) else str(v) for key, v in row.items() if SCHEMA[key].scalar}
         for row in rows
     ]
     judged = [row for row in rows if row["error"] is None]

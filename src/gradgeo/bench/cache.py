@@ -1,4 +1,4 @@
-"""Finished work, kept on disk under a hash of all that it depends on, so that a killed run goes on where it was."""
+"""Finished work, kept on disk under a hash of all that it depends on, so that a killed run resumes where it stopped."""
 
 import ast
 import hashlib
@@ -12,64 +12,78 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-import gradgeo
 from gradgeo._files import atomic_stream
 from gradgeo.classifier.fingerprint import weights_hash
 from gradgeo.classifier.wrapper import Model
 
 CACHE = Path(".cache/bench")
 
-CHUNK = 250  # inputs in one piece of cached work
+CHUNK = 250
+"""Inputs in one piece of cached work."""
+
+GEOMETRY_CODE = ("classifier/**/*.py", "geometry/**/*.py")
+"""The code that saliency maps and their statistics depend on: whole packages, so that no module is missed."""
+
+DETECTOR_CODE = (*GEOMETRY_CODE, "detector/**/*.py", "bench/shared_passes.py")
+"""The code that a detector's scores depend on."""
 
 
 def cached(make: Callable[[], dict[str, Any]], *key: object) -> dict[str, Any]:
-    """The arrays that `make` gives, made once for each key."""
-    found = kept(*key)
-    if found is None:
-        found = make()
-        keep(found, *key)
-    return found
+    """The arrays that `make` returns, computed once for each key."""
+    arrays = load(*key)
+    if arrays is None:
+        arrays = make()
+        store(arrays, *key)
+    return arrays
 
 
-def kept(*key: object) -> dict[str, Any] | None:
-    """The arrays that were kept under a key, if any."""
+def load(*key: object) -> dict[str, Any] | None:
+    """The arrays stored under a key; None where there are none."""
     if not (path := _path(key)).exists():
         return None
-    with np.load(path) as found:
-        return dict(found)
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
-def keep(made: dict[str, Any], *key: object) -> None:
-    """Keep arrays under a key; written in one piece, so that none is ever half there."""
+def store(arrays: dict[str, Any], *key: object) -> None:
+    """Store arrays under a key; the file is replaced whole, so that a killed run leaves no half of one."""
     path = _path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_stream(path) as stream:
-        np.savez(stream, **made)
+        np.savez(stream, **arrays)
 
 
 def _path(key: tuple[object, ...]) -> Path:
     return CACHE / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.npz"
 
 
-def content(x: Tensor) -> str:
+def tensor_hash(x: Tensor) -> str:
     """A hash of the values of `x`."""
     return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()
 
 
-def weights(model: Model) -> str:
-    """A hash of the weights of `model`; the empty text for a function, whose results are not kept between runs."""
+def weights_key(model: Model) -> str:
+    """A hash of the weights of `model`; for a function the process, so that its results are not reused by another."""
     return weights_hash(model) or f"process {os.getpid()}"
 
 
 @cache
-def code(*parts: str) -> str:
-    """A hash of what these files and folders of gradgeo compute; comments and docstrings do not count."""
-    root = Path(gradgeo.__file__).parent
-    files = sorted(file for part in parts for file in root.glob(part))
-    return hashlib.sha256("\n".join(map(_meaning, files)).encode()).hexdigest()
+def source_hash(*patterns: str) -> str:
+    """A hash of the code in these files of gradgeo; comments and docstrings do not count.
+
+    Args:
+        patterns: as `Path.glob` takes them, from the package's folder.
+    """
+    return hash_of_code(Path(__file__).parents[1], patterns)
 
 
-def _meaning(file: Path) -> str:
+def hash_of_code(root: Path, patterns: tuple[str, ...]) -> str:
+    """`source_hash` of a package in another folder."""
+    files = sorted({file for pattern in patterns for file in root.glob(pattern)})
+    return hashlib.sha256("\n".join(map(_code, files)).encode()).hexdigest()
+
+
+def _code(file: Path) -> str:
     tree = ast.parse(file.read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

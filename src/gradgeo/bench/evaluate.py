@@ -1,4 +1,4 @@
-"""One classifier, every column, every method: the run that fills the benchmark's page."""
+"""One classifier, every scenario, every method: the run that fills the benchmark's page."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.page import made_by
 from gradgeo.bench import comparison
 from gradgeo.bench.methods import METHODS, Method
-from gradgeo.bench.scenarios import COLUMNS, Column, Made, Setting
-from gradgeo.bench.scores import Scored, attempt, groups
+from gradgeo.bench.provenance import provenance
+from gradgeo.bench.scenarios import SCENARIOS, Generated, Scenario, Task
+from gradgeo.bench.scores import MethodScores, score_or_errors, shared_groups
 from gradgeo.errors import GradgeoError
 
 SCHEMA = 1
 
-TRUSTED = "trusted"  # among the columns: the inputs that are to be told from the others
+TRUSTED = "trusted"
+"""Among the scenarios' inputs: the trusted ones, which detectors are to tell from the others."""
 
 Say = Callable[[str], None]
 
@@ -26,42 +27,42 @@ def silent(text: str) -> None:
 
 
 def evaluate(
-    setting: Setting,
+    task: Task,
     *,
-    columns: dict[str, Column] | None = None,
+    scenarios: dict[str, Scenario] | None = None,
     methods: dict[str, Method] | None = None,
     command: str = "gradgeo bench",
     say: Say = silent,
 ) -> dict[str, Any]:
-    """Scores, figures and differences of `methods` on `columns` for one classifier, as JSON-ready data.
+    """Scores, figures and differences of `methods` on `scenarios` for one classifier, ready for JSON.
 
-    A column that cannot be made and a method that fails keep their place, with the reason.
+    A scenario that cannot be generated and a method that fails keep their place, with the reason.
     """
-    case, methods = setting.case, methods or METHODS
-    described, inputs = columns_of(setting, columns or COLUMNS, say)
-    found: dict[str, Scored | Exception] = {}
-    for group in groups(methods):
-        say(f"{case.name}: scoring with {', '.join(group)}")
-        found |= attempt(group, case, inputs)
+    classifier, methods = task.classifier, methods or METHODS
+    described, inputs = generate(task, SCENARIOS if scenarios is None else scenarios, say)
+    results: dict[str, MethodScores | Exception] = {}
+    for group in shared_groups(methods):
+        say(f"{classifier.name}: scoring with {', '.join(group)}")
+        results |= score_or_errors(group, classifier, inputs)
     scores: dict[str, comparison.Scores] = {}
     used: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
         used[name] = {"peer": method.peer, "passes": method.passes, "error": None, "ms_per_input": None}
-        scored = found[name]
-        if isinstance(scored, Exception):
-            used[name]["error"] = _portable(f"{type(scored).__name__}: {scored}")[:300]
+        result = results[name]
+        if isinstance(result, Exception):
+            used[name]["error"] = _portable(f"{type(result).__name__}: {result}")[:300]
             continue
-        outside = {column: of for column, of in scored.scores.items() if column != TRUSTED}
-        scores[name] = comparison.Scores(scored.scores[TRUSTED], outside)
-        used[name]["ms_per_input"] = scored.ms_per_input
+        untrustworthy = {scenario: values for scenario, values in result.scores.items() if scenario != TRUSTED}
+        scores[name] = comparison.Scores(result.scores[TRUSTED], untrustworthy)
+        used[name]["ms_per_input"] = result.ms_per_input
     return {
         "schema": SCHEMA,
-        "made": made_by(command),
+        "made": provenance(command),
         "model": {
-            "name": case.name,
-            "classes": case.logits.shape[1],
-            "accuracy": float(case.right[case.half :].double().mean()),
-            "fitted_on": int(case.right[: case.half].sum()),
+            "name": classifier.name,
+            "classes": classifier.logits.shape[1],
+            "accuracy": float(classifier.correct[classifier.half :].double().mean()),
+            "fitted_on": int(classifier.correct[: classifier.half].sum()),
             "trusted": len(inputs[TRUSTED]),
         },
         "columns": described,
@@ -70,26 +71,26 @@ def evaluate(
     }
 
 
-def columns_of(
-    setting: Setting, columns: dict[str, Column], say: Say = silent
+def generate(
+    task: Task, scenarios: dict[str, Scenario], say: Say = silent
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor]]:
-    """What is to be said of each column that applies, and its inputs, if it has any; the trusted ones come first."""
+    """The description of each scenario that applies, and the inputs of those that have any; the trusted come first."""
     described: dict[str, dict[str, Any]] = {}
-    inputs = {TRUSTED: setting.x}
-    for name, column in columns.items():
-        if not column.applies(setting):
+    inputs = {TRUSTED: task.x}
+    for name, scenario in scenarios.items():
+        if not scenario.applies(task):
             continue
-        say(f"{setting.case.name}: making {name}")
-        found, error = _made(column, setting)
+        say(f"{task.classifier.name}: generating {name}")
+        generated, error = _inputs_or_error(scenario, task)
         described[name] = {
-            "cause": column.cause,
-            "count": len(found.x),
-            "success_rate": found.success,
-            "note": found.note,
+            "cause": scenario.cause,
+            "count": len(generated.x),
+            "success_rate": generated.success,
+            "note": generated.note,
             "error": error,
         }
-        if len(found.x):
-            inputs[name] = found.x
+        if len(generated.x):
+            inputs[name] = generated.x
     return described, inputs
 
 
@@ -97,26 +98,25 @@ def _compared(scores: dict[str, comparison.Scores], peers: set[str]) -> dict[str
     ours = [name for name in scores if name not in peers]
     if ours:
         return comparison.compare(scores, ours=ours[0], peers=peers)
-    found = comparison.cells(scores)  # nothing to test the peers against
+    cells = comparison.cells(scores)  # nothing to test the peers against
     return {
-        "cells": found,
-        "summary": comparison.summary(found, peers),
+        "cells": cells,
+        "summary": comparison.summary(cells, peers),
         "differences": {},
         "curves": comparison.curves(scores),
         "histograms": comparison.histograms(scores),
     }
 
 
-def _made(column: Column, setting: Setting) -> tuple[Made, str | None]:
+def _inputs_or_error(scenario: Scenario, task: Task) -> tuple[Generated, str | None]:
     try:
-        found = column.make(setting)
+        return scenario.inputs(task), None
     except GradgeoError as error:
-        return Made(torch.empty(0)), _portable(str(error))
-    return (found if isinstance(found, Made) else Made(found)), None
+        return Generated(torch.empty(0)), _portable(str(error))
 
 
 def _portable(text: str) -> str:
     """`text` without the folders of this machine, as results are published."""
-    for place, short in ((Path.cwd(), "."), (Path.cwd().parent, ".."), (Path.home(), "~")):
-        text = text.replace(f"{place}/", f"{short}/") if place != Path("/") else text
+    for folder, short in ((Path.cwd(), "."), (Path.cwd().parent, ".."), (Path.home(), "~")):
+        text = text.replace(f"{folder}/", f"{short}/") if folder != Path("/") else text
     return text

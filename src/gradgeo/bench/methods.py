@@ -1,7 +1,7 @@
 """The detectors that are compared, each fitted on the same trusted inputs: ours, and pytorch-ood's.
 
 A method of your own takes one line: `METHODS["mine"] = Method(lambda model, x: my_detector)`, where `my_detector` has
-pytorch-ood's two methods: `fit(loader)` and `predict(x)`, scores (N,), larger for what should not be trusted.
+pytorch-ood's two methods: `fit(loader)`, and `predict(x)` with outlier scores (N,), larger = less trustworthy.
 """
 
 from collections.abc import Callable
@@ -13,37 +13,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgeo.bench.cache import code
+from gradgeo.bench.cache import DETECTOR_CODE, GEOMETRY_CODE, source_hash
 from gradgeo.bench.penultimate import Penultimate
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.pytorch_ood import OodDetector
 from gradgeo.errors import require
 
-OURS = (
-    *("classifier.py", "copies.py", "logits.py", "fast_copy.py", "geometry/*.py", "observation.py", "evidence.py"),
-    *("measurement.py", "one_class.py", "joint.py", "conformal.py", "batches.py", "survey.py", "fitting.py"),
-    *("detector.py", "panel.py"),
-)
+PEER_CODE = (*GEOMETRY_CODE, "bench/methods.py", "bench/penultimate.py")
+"""The code of ours that a peer's scores depend on, besides its own version."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a detector is made for a model, given a few of its inputs.
-
-    Those that are `shared` make an `OodDetector` and differ in their evidence alone: one set of passes serves them all.
-    """
+    """A detector that is compared."""
 
     make: Callable[[nn.Module, Tensor], Any]
+    """The detector for a model, given a few of its inputs."""
     peer: bool = True
+    """Whether it is another's; ours is tested against all peers."""
     passes: str = "1 forward"
+    """What it costs for one input, for the page."""
     shared: bool = False
+    """Whether it makes an `OodDetector` of ours, which differs from the others in its evidence alone: one set of passes
+    serves them all."""
 
     @property
     def version(self) -> str:
-        """What its scores depend on beside the model and the data."""
+        """What its scores depend on besides the model and the data."""
         if not self.peer:
-            return code(*OURS)
-        return f"pytorch-ood {version('pytorch-ood')}" if find_spec("pytorch_ood") else ""
+            return source_hash(*DETECTOR_CODE)
+        library = f"pytorch-ood {version('pytorch-ood')}" if find_spec("pytorch_ood") else ""
+        return f"{library} {source_hash(*PEER_CODE)}"
 
 
 def _ours(evidence: str, passes: str) -> Method:
@@ -68,9 +68,9 @@ def _vim(model: nn.Module, x: Tensor) -> Any:
 
 
 def _gradnorm(model: nn.Module, x: Tensor) -> Any:
-    head = Penultimate(model, x).head.weight  # shares its memory with the layer of `model` that it is a copy of
-    own = {name for name, value in model.named_parameters() if value.data_ptr() == head.data_ptr()}
-    return require("pytorch_ood.detector", "bench").GradNorm(model, param_filter=lambda name: name in own)
+    head = Penultimate(model, x).head.weight  # shares memory with the layer of `model` that it copies
+    last = {name for name, value in model.named_parameters() if value.data_ptr() == head.data_ptr()}
+    return require("pytorch_ood.detector", "bench").GradNorm(model, param_filter=lambda name: name in last)
 
 
 def _react(model: nn.Module, x: Tensor) -> Any:

@@ -1,10 +1,10 @@
-"""The battery: what a classifier should not trust, one registered column for each way of going wrong.
+"""The scenarios of the benchmark: inputs that a classifier should not trust, one for each way of going wrong.
 
-A column of your own takes one line: `COLUMNS["my sensor fault"] = Column("ood", lambda s: my_inputs)`.
+A scenario of your own takes one line: `SCENARIOS["sensor fault"] = Scenario("ood", lambda task: my_inputs)`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,143 +12,164 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradgeo import attacks
-from gradgeo.bench.case import Attack, Case, Cases
+from gradgeo.bench.attacked import Attack, attacked
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 
-SIZE = 1000  # inputs in a column, where there are as many
+SIZE = 1000
+"""Inputs in a scenario, where there are as many."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a column is made for: a classifier, its evaluation inputs, and how strong its attacks are."""
+class Task:
+    """What a scenario is generated for: a classifier and the number of inputs."""
 
-    case: Case
-    cases: Cases
+    classifier: ClassifierUnderTest
+    """Its second half of inputs is used."""
     size: int = SIZE
+    """Inputs in a scenario."""
 
     @property
     def x(self) -> Tensor:
         """Correctly classified inputs of the second half: the trusted ones, and those that are attacked."""
-        return self.case.x[self.case.half :][self._right][: self.size]
+        return self._second_half(self.classifier.x)[self._correct][: self.size]
 
     @property
     def y(self) -> Tensor:
         """Their classes."""
-        return self.case.y[self.case.half :][self._right][: self.size]
+        return self._second_half(self.classifier.y)[self._correct][: self.size]
 
     @property
-    def wrong(self) -> Tensor:
+    def misclassified(self) -> Tensor:
         """Misclassified inputs of the second half."""
-        return self.case.x[self.case.half :][~self._right][: self.size]
+        return self._second_half(self.classifier.x)[~self._correct][: self.size]
 
     @property
-    def _right(self) -> Tensor:
-        return self.case.right[self.case.half :]
+    def _correct(self) -> Tensor:
+        return self._second_half(self.classifier.correct)
+
+    def _second_half(self, values: Tensor) -> Tensor:
+        return values[self.classifier.half :]
 
     @property
-    def image(self) -> bool:
+    def input_shape(self) -> torch.Size:
+        """Of one input."""
+        return self.classifier.x.shape[1:]
+
+    @property
+    def is_image(self) -> bool:
         """Whether inputs are images (1 or 3, H, W) in [0, 1]."""
-        return self.case.x.ndim == 4 and self.case.x.shape[1] in (1, 3) and self.case.bounds == (0.0, 1.0)
+        channels_known = len(self.input_shape) == 3 and self.input_shape[0] in (1, 3)
+        return channels_known and self.classifier.bounds == (0.0, 1.0)
 
-    def draws(self, name: str) -> torch.Generator:
-        """A generator that is the column's own, so that columns do not depend on each other."""
+    @property
+    def is_signal(self) -> bool:
+        """Whether inputs are signals (channels, time)."""
+        return len(self.input_shape) == 2
+
+    def generator(self, name: str) -> torch.Generator:
+        """A random generator of the scenario's own, so that scenarios do not depend on each other."""
         return torch.Generator().manual_seed(sum(map(ord, name)))
 
     def noise(self, name: str, draw: Callable[..., Tensor]) -> Tensor:
-        """As many inputs of the classifier's shape, drawn by `draw`."""
-        return draw(self.size, *self.case.x.shape[1:], generator=self.draws(name))
+        """Inputs (size, *input) drawn by `draw`, such as `torch.rand`."""
+        return draw(self.size, *self.input_shape, generator=self.generator(name))
 
-    def attacked(self, attack: Attack, strength: int | None, **options: Any) -> "Made":
-        """The successful examples of an attack at one of the case's budgets."""
-        if strength is not None:
-            options |= {"epsilon": self.case.budgets[strength]}
-        made = self.cases.attacked(self.case, self.x, self.y, attack, **options)
-        note = "" if strength is None else f"epsilon {_fraction(options['epsilon'])}"
-        return Made(made.adversarial[made.success], float(made.success.double().mean()), note)
+    def attack(self, attack: Attack, budget: int | None, **options: Any) -> "Generated":
+        """The successful examples of an attack at one of the classifier's budgets; None for an attack without."""
+        if budget is not None:
+            options |= {"epsilon": self.classifier.budgets[budget]}
+        result = attacked(self.classifier, self.x, self.y, attack, **options)
+        note = "" if budget is None else f"epsilon {_fraction(options['epsilon'])}"
+        return Generated(result.adversarial[result.success], float(result.success.double().mean()), note)
 
 
 @dataclass(frozen=True)
-class Made:
-    """The inputs of a column (N, *input), and for an attack the share of inputs on which it succeeded."""
+class Generated:
+    """The inputs of a scenario."""
 
     x: Tensor
+    """Inputs (N, *input)."""
     success: float | None = None
+    """Of an attack: the share of inputs on which it succeeded."""
     note: str = ""
+    """For the page."""
+
+
+def _always(task: Task) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
-class Column:
-    """One way of going wrong: its cause ("ood", "attack" or "mistake"), how it is made, and for which classifiers."""
+class Scenario:
+    """One way of going wrong."""
 
     cause: str
-    make: Callable[[Setting], Tensor | Made]
-    applies: Callable[[Setting], bool] = field(default=lambda setting: True)
+    """"ood", "attack" or "mistake"."""
+    generate: Callable[[Task], Tensor | Generated]
+    """The inputs of the scenario."""
+    applies: Callable[[Task], bool] = _always
+    """Whether the scenario makes sense for the task's classifier."""
+
+    def inputs(self, task: Task) -> Generated:
+        """The inputs, with what is known of them."""
+        generated = self.generate(task)
+        return generated if isinstance(generated, Generated) else Generated(generated)
 
 
-def _image(setting: Setting) -> bool:
-    return setting.image
+def _image(task: Task) -> bool:
+    return task.is_image
 
 
-def _signal(setting: Setting) -> bool:
-    return setting.case.x.ndim == 3 and not setting.image
+def _signal(task: Task) -> bool:
+    return task.is_signal
 
 
-def _other(name: str) -> Column:
-    """Another public image data set, brought to the classifier's shape."""
-
-    def applies(setting: Setting) -> bool:
-        return setting.image and name in setting.case.siblings
-
-    return Column("ood", lambda s: shaped(s.cases.read(name, s.size)[0], s.case.x.shape[1:]), applies)
+def _image_or_signal(task: Task) -> bool:
+    return task.is_image or task.is_signal
 
 
-def _attack(attack: Attack, strength: int | None, **options: Any) -> Column:
-    return Column(
+def _attack(attack: Attack, budget: int | None, **options: Any) -> Scenario:
+    return Scenario(
         "attack",
-        lambda s: s.attacked(attack, strength, **options),
-        lambda s: strength is None or strength < len(s.case.budgets),
+        lambda task: task.attack(attack, budget, **options),
+        lambda task: budget is None or budget < len(task.classifier.budgets),
     )
 
 
-def _flat(setting: Setting) -> Tensor:
-    level = torch.rand(setting.size, *setting.case.x.shape[1:2], generator=setting.draws("constant"))
-    shape = setting.case.x.shape[2:]
-    level = level if setting.image else 4 * level - 2
-    return level.view(*level.shape, *[1] * len(shape)).expand(-1, -1, *shape).contiguous()
+def _constant(task: Task) -> Tensor:
+    channels, *rest = task.input_shape
+    level = torch.rand(task.size, channels, generator=task.generator("constant"))  # (N, channels)
+    level = level if task.is_image else 4 * level - 2
+    return level.view(*level.shape, *[1] * len(rest)).expand(-1, -1, *rest).contiguous()
 
 
-def _blobs(setting: Setting) -> Tensor:
-    coarse = torch.rand(setting.size, setting.case.x.shape[1], 6, 6, generator=setting.draws("smooth blobs"))
-    return F.interpolate(coarse, size=tuple(setting.case.x.shape[2:]), mode="bicubic").clamp(0, 1)
+def smooth_blobs(n: int, shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """6 x 6 uniform noise upsampled bicubically to images (n, *shape) in [0, 1]."""
+    channels, *size = shape
+    coarse = torch.rand(n, channels, 6, 6, generator=generator)
+    return F.interpolate(coarse, size=tuple(size), mode="bicubic").clamp(0, 1)
 
 
-def _shaken(setting: Setting) -> Tensor:
-    noise = torch.randn(setting.x.shape, generator=setting.draws("noisy inputs"))
-    shaken = setting.x + 0.2 * noise
-    return shaken.clamp(0, 1) if setting.image else shaken
+def _noisy(task: Task) -> Tensor:
+    noise = torch.randn(task.x.shape, generator=task.generator("noisy inputs"))
+    noisy = task.x + 0.2 * noise
+    return noisy.clamp(0, 1) if task.is_image else noisy
 
 
-def _gaussian(setting: Setting) -> Tensor:
-    noise = setting.noise("Gaussian noise", torch.randn)
-    return (0.5 + 0.25 * noise).clamp(0, 1) if setting.image else noise
+def _gaussian(task: Task) -> Tensor:
+    noise = task.noise("Gaussian noise", torch.randn)
+    return (0.5 + 0.25 * noise).clamp(0, 1) if task.is_image else noise
 
 
-COLUMNS: dict[str, Column] = {
-    "CIFAR-100": _other("cifar100"),
-    "CIFAR-10": _other("cifar10"),
-    "SVHN": _other("svhn"),
-    "MNIST": _other("mnist"),
-    "Fashion-MNIST": _other("fashion_mnist"),
-    "KMNIST": _other("kmnist"),
-    "EMNIST letters": _other("emnist_letters"),
-    "other beats": Column(
-        "ood", lambda s: s.cases.signals(s.case)[: s.size], lambda s: _signal(s) and bool(s.case.siblings)
+SCENARIOS: dict[str, Scenario] = {
+    "reversed": Scenario("ood", lambda task: task.x.flip(-1), _signal),
+    "uniform noise": Scenario("ood", lambda task: task.noise("uniform noise", torch.rand), _image),
+    "Gaussian noise": Scenario("ood", _gaussian, _image_or_signal),
+    "constant": Scenario("ood", _constant, _image_or_signal),
+    "smooth blobs": Scenario(
+        "ood", lambda task: smooth_blobs(task.size, task.input_shape, task.generator("smooth blobs")), _image
     ),
-    "reversed": Column("ood", lambda s: s.x.flip(-1), _signal),
-    "uniform noise": Column("ood", lambda s: s.noise("uniform noise", torch.rand), _image),
-    "Gaussian noise": Column("ood", _gaussian, lambda s: s.image or _signal(s)),
-    "constant": Column("ood", _flat, lambda s: s.image or _signal(s)),
-    "smooth blobs": Column("ood", _blobs, _image),
-    "noisy inputs": Column("ood", _shaken),
+    "noisy inputs": Scenario("ood", _noisy),
     "PGD": _attack(attacks.pgd, 0),
     "PGD, small": _attack(attacks.pgd, 1),
     "PGD, smallest": _attack(attacks.pgd, 2),
@@ -158,20 +179,9 @@ COLUMNS: dict[str, Column] = {
     "PGD, targeted, small": _attack(attacks.pgd, 1, targeted=True),
     "minimum L2": _attack(attacks.minimum_norm, None),
     "CSA": _attack(attacks.csa, 0, weight=1.0),
-    "misclassified": Column("mistake", lambda s: s.wrong),
+    "misclassified": Scenario("mistake", lambda task: task.misclassified),
 }
-"""Every column by name."""
-
-
-def shaped(x: Tensor, shape: torch.Size) -> Tensor:
-    """Images (N, c, h, w) as (N, *shape): zero-padded or resized, repeated to three channels or averaged to one."""
-    channels, height, width = shape
-    if x.shape[1] != channels:
-        x = x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else x.mean(1, keepdim=True)
-    if x.shape[2] <= height and x.shape[3] <= width:
-        down, right = height - x.shape[2], width - x.shape[3]
-        return F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
-    return F.interpolate(x, size=(height, width), mode="bilinear", antialias=True)
+"""Every scenario by name, in the order of the page."""
 
 
 def _fraction(epsilon: float) -> str:

@@ -1,4 +1,4 @@
-"""What the battery is run on: the classifiers beside the project, or one of the user's own with its data."""
+"""What the benchmark compares for a user: a classifier of their own with its data, or the digits; and which methods."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,29 +7,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradgeo.bench.case import SHIPPED, Case, Cases, readable
+from gradgeo.bench.cache import CHUNK
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import METHODS, Method
-from gradgeo.bench.scenarios import COLUMNS, Column, Setting
-from gradgeo.data import Preprocess, open_source
+from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
+from gradgeo.data import Preprocess, Source, digits, open_source
 from gradgeo.data.models import load_model, load_object
 from gradgeo.errors import ArgumentError, DataError, expected
 
+DIGITS_BUDGETS = (0.3, 0.1)
+"""Of the attacks on the digits."""
 
-def own_case(
+
+def user_classifier(
     model: str,
     data: str,
     *,
     weights: str | None = None,
     preprocess: Preprocess | None = None,
     budgets: tuple[float, ...] | None = None,
-) -> Case:
-    """A case from a model and data as the other commands name them.
+) -> ClassifierUnderTest:
+    """A classifier under test from a model and data as the other commands name them.
 
     The data is shuffled by a fixed seed and halved; without labels every input counts as classified correctly. Inputs
     within 0..1 keep to these bounds under attack, with budgets of 8, 2 and 1 levels of 255; others are unbounded, with
     budgets of these shares of their standard deviation.
     """
-    x, y = readable(open_source(data, preprocess=preprocess))
+    x, y = read_inputs(open_source(data, preprocess=preprocess))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     x, y = x[order], y[order]
     bounded = float(x.min()) >= 0 and float(x.max()) <= 1
@@ -37,66 +41,82 @@ def own_case(
     if budgets is None:
         budgets = tuple(scale * levels / 255 for levels in (8, 2, 1))
     bounds = (0.0, 1.0) if bounded else None
-    return Case(Path(model).name, load_model(model, weights), x, y, len(x) // 2, budgets, bounds)
+    return ClassifierUnderTest(Path(model).name, load_model(model, weights), x, y, len(x) // 2, budgets, bounds)
 
 
-def own_setting(model: str, data: str, inputs: int, **options: Any) -> Setting:
-    """The setting of one's own classifier; options as in `own_case`."""
-    return Setting(own_case(model, data, **options), Cases(Path()), inputs)
+def user_task(model: str, data: str, size: int, **options: Any) -> Task:
+    """The task of a user's own classifier; options as in `user_classifier`."""
+    return Task(user_classifier(model, data, **options), size)
 
 
-def shipped_settings(folder: Path | None, names: tuple[str, ...] | None, inputs: int) -> list[Setting]:
-    """The settings of the classifiers of these names in a folder (None: all five); `digits` needs no folder."""
-    names = tuple(SHIPPED) if names is None else names
-    for name in names:
-        if name not in ("digits", *SHIPPED):
-            raise expected("cases", f"among digits, {', '.join(SHIPPED)}", name)
-    if folder is None and names != ("digits",):
-        raise DataError("no folder with data/ and models/; pass --data, or --quick for the digits alone")
-    cases = Cases(folder or Path())
-    return [Setting(cases[name], cases, inputs) for name in names]
+def digits_classifier() -> ClassifierUnderTest:
+    """The classifier of the demo, fitted on its `fit` part and reported on its `test` part; needs no file."""
+    parts = digits.split()
+    x, y = (torch.cat([parts[part][i] for part in ("fit", "test")]) for i in (0, 1))
+    return ClassifierUnderTest("digits", load_model("digits"), x, y, len(parts["fit"][0]), DIGITS_BUDGETS)
 
 
-def own_columns(
+def digits_task(size: int) -> Task:
+    """The task of the demo's classifier."""
+    return Task(digits_classifier(), size)
+
+
+def read_inputs(source: Source) -> tuple[Tensor, Tensor]:
+    """The inputs of a source that can be read and have the shape of the first, and their labels, -1 where unknown."""
+    items = [item for batch in source.batches(CHUNK) for item in batch if item.x is not None]
+    if not items or items[0].x is None:
+        raise DataError(f"{source.spec} holds no input that can be read")
+    shape = items[0].x.shape
+    pairs = [(item.x, -1 if item.label is None else item.label) for item in items if item.x is not None]
+    pairs = [(x, y) for x, y in pairs if x.shape == shape]
+    return torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
+
+
+def user_scenarios(
     ood: tuple[str, ...], attacks: tuple[str, ...] | None, preprocess: Preprocess | None = None
-) -> dict[str, Column]:
-    """The synthetic columns, those of other data, the attacks of these kinds (None: all) and the mistakes."""
-    kinds = {name.split(",")[0].lower() for name, column in COLUMNS.items() if column.cause == "attack"}
+) -> dict[str, Scenario]:
+    """Scenarios of the user's other data, the synthetic ones, attacks of these kinds (None: all), and the mistakes."""
+    kinds = {_kind(name) for name, scenario in SCENARIOS.items() if scenario.cause == "attack"}
     for kind in attacks or ():
         if kind.lower() not in kinds:
             raise expected("attacks", f"among {', '.join(sorted(kinds))}", kind)
-
-    def wanted(name: str, column: Column) -> bool:
-        asked = attacks is None or name.split(",")[0].lower() in {kind.lower() for kind in attacks}
-        return column.cause != "attack" or asked
-
+    wanted = kinds if attacks is None else {kind.lower() for kind in attacks}
     short = [Path(spec).name for spec in ood]
-    labels = short if len({*short, *COLUMNS}) == len(short) + len(COLUMNS) else ood
-    given = {label: Column("ood", _reader(spec, preprocess)) for label, spec in zip(labels, ood, strict=True)}
-    return given | {name: column for name, column in COLUMNS.items() if wanted(name, column)}
+    labels = short if len({*short, *SCENARIOS}) == len(short) + len(SCENARIOS) else ood
+    of_data = {label: Scenario("ood", _reader(spec, preprocess)) for label, spec in zip(labels, ood, strict=True)}
+    return of_data | {
+        name: scenario for name, scenario in SCENARIOS.items() if scenario.cause != "attack" or _kind(name) in wanted
+    }
 
 
-def _reader(spec: str, preprocess: Preprocess | None) -> Callable[[Setting], Tensor]:
-    def read(setting: Setting) -> Tensor:
-        x, _ = readable(open_source(spec, preprocess=preprocess, limit=None))
-        if x.shape[1:] != setting.case.x.shape[1:]:
-            shapes = f"{tuple(x.shape[1:])}, the classifier's are {tuple(setting.case.x.shape[1:])}"
+def _kind(name: str) -> str:
+    """Of an attack scenario: "pgd" of "PGD, small"."""
+    return name.split(",")[0].lower()
+
+
+def _reader(spec: str, preprocess: Preprocess | None) -> Callable[[Task], Tensor]:
+    def read(task: Task) -> Tensor:
+        x, _ = read_inputs(open_source(spec, preprocess=preprocess, limit=None))
+        if x.shape[1:] != task.input_shape:
+            shapes = f"{tuple(x.shape[1:])}, the classifier's are {tuple(task.input_shape)}"
             raise DataError(f"the inputs of {spec} have shape {shapes}; resize them with --size and --channels")
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-        return x[order[: setting.size]]
+        return x[order[: task.size]]
 
     return read
 
 
-def own_method(spec: str) -> Method:
-    """What `file.py:function` or `package.module:Class` makes of the model: a detector with pytorch-ood's contract."""
+def user_method(spec: str) -> Method:
+    """The method of `file.py:function` or `package.module:Class`: called with the model, it returns a detector with
+    pytorch-ood's `fit` and `predict`."""
     make = load_object(spec)
     return Method(lambda model, x: make(model))
 
 
-def chosen_methods(names: tuple[str, ...] | None, more: tuple[str, ...]) -> dict[str, Method]:
+def select_methods(names: tuple[str, ...] | None, more: tuple[str, ...]) -> dict[str, Method]:
     """The built-in methods of these names (None: all), and those of the specs in `more`."""
     for name in names or ():
         if name not in METHODS:
             raise ArgumentError(f"expected methods among {', '.join(METHODS)}, got {name}")
-    return {n: m for n, m in METHODS.items() if names is None or n in names} | {s: own_method(s) for s in more}
+    chosen = {name: method for name, method in METHODS.items() if names is None or name in names}
+    return chosen | {spec: user_method(spec) for spec in more}

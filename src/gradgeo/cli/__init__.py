@@ -1,4 +1,8 @@
-"""The command line: commands parse, call the library and print."""
+"""The command line: commands parse, call the library and print.
+
+The library, and with it torch, is imported inside the functions that need it, so that `--help` and completion answer
+at once.
+"""
 
 import signal
 import sys
@@ -6,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from gradgeo import __version__
+from gradgeo._version import __version__
 from gradgeo.cli.bench import bench, demo
-from gradgeo.cli.console import Command
+from gradgeo.cli.console import Command, Commands
 from gradgeo.cli.detector import explain, fit, info
 from gradgeo.cli.export import export
 from gradgeo.cli.path import path
@@ -16,7 +20,13 @@ from gradgeo.cli.report import report
 from gradgeo.cli.score import score
 from gradgeo.cli.serve import serve
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich would be most of the time that `--help` takes
+    pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 100},
+)
 for _command in (demo, fit, score, explain, info, path, report, serve, export, bench):
     app.command(cls=Command)(_command)
 

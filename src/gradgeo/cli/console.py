@@ -4,15 +4,12 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from gradgeo.errors import GradgeoError, GradgeoWarning, one_line
 
@@ -23,8 +20,35 @@ LONGEST = 80
 """Characters of a value that `info` prints."""
 
 
+class Commands(TyperGroup):
+    """The group of all commands; it lists them without the machinery that converts values of options."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The group's own options, flags that are off by default.
+
+        Typer gives `--help` and the flags of completion no default, and imports pydantic to convert that, which takes
+        longer than all the rest of `gradgeo score --help`.
+        """
+        parameters: list[Any] = super().get_params(ctx)
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False) and parameter.default is None:
+                parameter.default = False
+        return parameters
+
+
 class Command(TyperCommand):
     """A command whose failures and warnings are one line each on stderr."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options; completion asks only which ones are there, so their values stay unconverted texts."""
+        if not ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        options, ctx.args, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.get_params(ctx):
+            ctx.params[parameter.name], source = parameter.consume_value(ctx, options)
+            ctx.set_parameter_source(parameter.name, source)
+        remaining: list[str] = ctx.args
+        return remaining
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command's function."""
@@ -64,23 +88,6 @@ def print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
 def share(part: int, whole: int) -> str | None:
     """A percentage with its counts; None of nothing."""
     return f"{part / whole:.1%} ({part} of {whole})" if whole else None
-
-
-class _Rate(ProgressColumn):
-    """Items a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f}/s" if task.speed else "")
-
-
-@contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with count, rate and, where the total is known, time left on stderr; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The main job beside scoring: fit, explain, info."""
+"""A detector from trusted inputs, what it says of single inputs, and what its file holds: fit, explain, info."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradgeo._files import atomic_path, refuse_source
-from gradgeo.cli.console import print_pairs, progress
+from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     AsJson,
     BatchSize,
@@ -35,13 +35,7 @@ from gradgeo.cli.options import (
     on_device,
     preprocess_for,
 )
-from gradgeo.data import Preprocess, ReadableItems, open_source
-from gradgeo.data.models import load_model, pretrained_preprocessing
-from gradgeo.detector import serialization as detector_file
-from gradgeo.detector.detector import Detector
-from gradgeo.detector.evidence import PRESETS
 from gradgeo.errors import DataError, warn
-from gradgeo.scoring import checked
 
 
 def fit(
@@ -71,10 +65,16 @@ def fit(
     batch_size: BatchSize = 64,
     workers: Workers = 1,
 ) -> None:
-    """Fit a detector on trusted inputs that the model was not trained on.
+    """Fit a detector on trusted inputs. The model must not have been trained on them.
 
     Example: gradgeo fit -m digits -d digits/fit -o digits.gradgeo
     """
+    from gradgeo.cli.progress import progress
+    from gradgeo.data import Preprocess, ReadableItems, open_source
+    from gradgeo.data.models import load_model, pretrained_preprocessing
+    from gradgeo.detector import Detector
+    from gradgeo.detector.evidence import PRESETS
+
     preprocess = preprocess_for(
         Preprocess(), size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
     )
@@ -143,11 +143,15 @@ def explain(
     stream: Streaming = False,
     device: Device = "cpu",
 ) -> None:
-    """Say which statistics make inputs trustworthy or not: those of --index, or else the first few.
+    """Say why single inputs are trusted or not. Takes those of --index, or else the first few.
 
     Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
     """
-    notes = detector_file.inspect(file)["notes"]
+    from gradgeo.data import Preprocess, open_source
+    from gradgeo.detector import serialization
+    from gradgeo.scoring import checked
+
+    notes = serialization.inspect(file)["notes"]
     fitted = Preprocess.from_dict(notes.get("preprocess"))
     preprocess = preprocess_for(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
@@ -156,29 +160,31 @@ def explain(
     source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
     items = [item_at(source, i) for i in index] if index else list(source)
     detector = load_detector(file, notes, model, weights, device)
-    told: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for read in items:
         item = checked(read, detector.input_shape_)
-        told.append({"index": item.index, "name": item.name, "true_label": item.label, "error": item.error})
+        rows.append({"index": item.index, "name": item.name, "true_label": item.label, "error": item.error})
         if item.x is None:
             warn(f"{item.name} (index {item.index}) cannot be judged: {item.error}")
             continue
         explanation = detector.explain(item.x[None])[0]
-        told[-1] |= explanation.as_dict()
+        rows[-1] |= explanation.as_dict()
         if not as_json:
             typer.echo(f"{item.name} (index {item.index})\n{explanation}\n")
     if as_json:
-        typer.echo(json.dumps(told, indent=2, allow_nan=False))
-    if all(entry["error"] for entry in told):
+        typer.echo(json.dumps(rows, indent=2, allow_nan=False))
+    if all(entry["error"] for entry in rows):
         raise DataError("none of the inputs can be judged")
 
 
 def info(file: DetectorPath, as_json: AsJson = False) -> None:
-    """Print what a detector file holds; its model is not needed.
+    """Print what a detector file holds. Its model is not needed.
 
     Example: gradgeo info digits.gradgeo
     """
-    facts = detector_file.inspect(file)
+    from gradgeo.detector import serialization
+
+    facts = serialization.inspect(file)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:

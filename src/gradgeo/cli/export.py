@@ -1,19 +1,16 @@
 """Export: a detector and its model as one file for other runtimes."""
 
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from torch import Tensor
 
 from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import DATA, DataRoot, DetectorPath, SameModel, Weights, load_detector
-from gradgeo.data import Preprocess, open_source
-from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, expected
-from gradgeo.scoring import checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INPUTS = 32
 """That the file is held to the detector on."""
@@ -30,18 +27,20 @@ def export(
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Write a detector and its model as one graph: input -> logits, outlier_score, p_value, trusted.
+    """Write a detector and its model as one graph for other runtimes. Input -> logits, outlier_score, p_value, trusted.
 
     Example: gradgeo export digits.gradgeo -m digits -d digits/test -o digits.onnx
     """
     if out.expanduser().resolve() == file.resolve():
         raise expected("out", "another file than the detector", str(out))
-    notes = detector_file.inspect(file)["notes"]
+    from gradgeo import export as exporting
+    from gradgeo.detector import serialization
+
+    notes = serialization.inspect(file)["notes"]
     detector = load_detector(file, notes, model, weights, "cpu")
     shape = detector.input_shape_
     example = _noise(shape) if data is None else _inputs(data, notes, shape, data_root)
-    package = import_module("gradgeo.export")
-    agreement = package.write(detector, example, out, form)
+    agreement = exporting.write(detector, example, out, form)
     n = len(agreement.scores)
     print_pairs(
         {
@@ -55,11 +54,18 @@ def export(
     )
 
 
-def _noise(shape: tuple[int, ...]) -> Tensor:
+def _noise(shape: tuple[int, ...]) -> "Tensor":
+    import torch
+
     return torch.rand(INPUTS, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _inputs(data: str, notes: dict[str, object], shape: tuple[int, ...], data_root: str | None) -> Tensor:
+def _inputs(data: str, notes: dict[str, object], shape: tuple[int, ...], data_root: str | None) -> "Tensor":
+    import torch
+
+    from gradgeo.data import Preprocess, open_source
+    from gradgeo.scoring import checked
+
     preprocess = Preprocess.from_dict(notes.get("preprocess"))
     source = open_source(data, preprocess=preprocess, limit=INPUTS, data_root=data_root)
     items = [checked(item, shape) for batch in source.batches(INPUTS) for item in batch]

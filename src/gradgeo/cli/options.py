@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import nn
 
-from gradgeo.data import Item, Preprocess, Source
-from gradgeo.data.models import is_named, load_model
-from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, expected, one_line
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gradgeo import Detector
+    from gradgeo.data import Item, Preprocess, Source
 
 MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
@@ -43,15 +44,20 @@ Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load_detector(file: Path, notes: dict[str, Any], model: str | None, weights: str | None, device: str) -> Detector:
-    """The detector, with the model that the user named or its own, if that is no code of a file's choice."""
+def load_detector(file: Path, notes: dict[str, Any], model: str | None, weights: str | None, device: str) -> "Detector":
+    """The detector with the model that the user named, or else the one in its notes if that runs no code of theirs."""
+    from gradgeo.data.models import load_model
+    from gradgeo.detector import Detector
+
     return Detector.load(file, on_device(device, load_model(*model_named(notes, model, weights))))
 
 
 def model_named(notes: dict[str, Any], model: str | None, weights: str | None) -> tuple[str, str | None]:
-    """The model and weights that the user named, or that a detector's notes name if that is no code."""
+    """The model and weights that the user named, or else those of a detector's notes if they run no code of theirs."""
     if model is not None:
         return model, weights
+    from gradgeo.data.models import is_named
+
     fitted, fitted_weights = notes.get("model"), notes.get("weights")
     if not isinstance(fitted, str) or not is_named(fitted):
         raise DataError(f"pass --model; the detector was fitted with {one_line(str(fitted))}")
@@ -60,8 +66,10 @@ def model_named(notes: dict[str, Any], model: str | None, weights: str | None) -
     return fitted, weights
 
 
-def on_device(device: str, model: nn.Module) -> nn.Module:
+def on_device(device: str, model: "nn.Module") -> "nn.Module":
     """`model` moved to the device of that name."""
+    import torch
+
     try:
         return model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
@@ -69,7 +77,7 @@ def on_device(device: str, model: nn.Module) -> nn.Module:
 
 
 def preprocess_for(
-    base: Preprocess,
+    base: "Preprocess",
     size: str | None,
     channels: int | None,
     mean: str | None,
@@ -79,7 +87,7 @@ def preprocess_for(
     crop: str | None = None,
     order: str | None = None,
     interpolation: str | None = None,
-) -> Preprocess:
+) -> "Preprocess":
     """`base` with the options that were given in place of its own."""
     given: dict[str, Any] = {
         "size": size and _sides("--size", size),
@@ -102,7 +110,7 @@ def _sides(option: str, text: str) -> tuple[int, ...]:
     return sides * 2 if len(sides) == 1 else sides
 
 
-def item_at(source: Source, index: int) -> Item:
+def item_at(source: "Source", index: int) -> "Item":
     """The item at that position; refuses one that the data does not have."""
     try:
         return source[index]

@@ -7,8 +7,6 @@ from typing import Annotated
 import typer
 
 from gradgeo._files import atomic_path, refuse_source
-from gradgeo.attacks.decision_path import ENDINGS as DATA_ENDINGS
-from gradgeo.attacks.decision_path import adversary, decision_path
 from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     Channels,
@@ -26,11 +24,7 @@ from gradgeo.cli.options import (
     on_device,
     preprocess_for,
 )
-from gradgeo.data import Preprocess, open_source
-from gradgeo.data.models import load_model
-from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DataError, expected
-from gradgeo.report import plots
 
 
 def path(
@@ -53,15 +47,21 @@ def path(
     data_root: DataRoot = None,
     device: Device = "cpu",
 ) -> None:
-    """Draw how decision and geometry change on the line from an input to its adversarial example, found by PGD.
+    """Draw the decision on the way from an input to an attacked one. PGD searches the adversarial example.
 
     Example: gradgeo path -m digits -d digits/test -i 7 --epsilon 0.3 -o path.png
     """
-    endings = (*plots.ENDINGS, *DATA_ENDINGS)
+    from gradgeo.attacks.decision_path import ENDINGS, adversary, decision_path
+    from gradgeo.data import Preprocess, open_source
+    from gradgeo.data.models import load_model
+    from gradgeo.detector import serialization
+    from gradgeo.report import plots
+
+    endings = (*plots.ENDINGS, *ENDINGS)
     for file in out:
         if file.suffix not in endings:
             raise expected("out", f"a file ending in {', '.join(endings)}", str(file))
-    notes = detector_file.inspect(detector)["notes"] if detector else {}
+    notes = serialization.inspect(detector)["notes"] if detector else {}
     preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
     source = open_source(data, preprocess=preprocess, data_root=data_root)
     item = item_at(source, index)
@@ -70,15 +70,15 @@ def path(
             refuse_source(file, data)
         files = [stack.enter_context(atomic_path(file)) for file in out]
         if detector:
-            judge = load_detector(detector, notes, model, weights, device)
-            classifier = judge.model
+            fitted = load_detector(detector, notes, model, weights, device)
+            classifier = fitted.model
         elif model:
-            judge, classifier = None, on_device(device, load_model(model, weights))
+            fitted, classifier = None, on_device(device, load_model(model, weights))
         else:
             raise typer.BadParameter("pass --model or --detector")
         if item.x is None:
             raise DataError(f"{item.name} (index {index}) cannot be read: {item.error}")
-        end = adversary(
+        adversarial = adversary(
             classifier,
             item.x[None],
             item.label,
@@ -88,18 +88,18 @@ def path(
             target=target,
             bounds=None if bounds == "none" else numbers("--bounds", bounds, ",", float),
         )
-        found = decision_path(classifier, item.x[None], end, points=points, detector=judge)
+        line = decision_path(classifier, item.x[None], adversarial, points=points, detector=fitted)
         for file in files:
-            if file.suffix in DATA_ENDINGS:
-                found.write(file)
+            if file.suffix in ENDINGS:
+                line.write(file)
             else:
-                plots.path(found, file, names=source.classes)
+                plots.path(line, file, names=source.classes)
     print_pairs(
         {
             "item": f"{item.name} (index {index})",
-            "class": int(found.label[0]),
-            "adversarial class": int(found.label[-1]),
-            "label switches at": ", ".join(f"{switch:.3f}" for switch in found.switches),
+            "class": int(line.label[0]),
+            "adversarial class": int(line.label[-1]),
+            "label switches at": ", ".join(f"{switch:.3f}" for switch in line.switches),
             "written to": ", ".join(map(str, out)),
         }
     )

@@ -13,7 +13,7 @@ def report(
     scores: Annotated[Path, typer.Argument(help="What score wrote: a .parquet or .csv file, or a folder of parts.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page, .html.")],
 ) -> None:
-    """Write one HTML page about a file of verdicts: how many are trusted, why not, drift, and flagged inputs.
+    """Write one HTML page about a file of verdicts. Shares of trusted inputs, reasons of the others, drift, examples.
 
     Example: gradgeo report verdicts.parquet -o report.html
     """

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradgeo import scoring
-from gradgeo.cli.console import print_pairs, progress, share
+from gradgeo.cli.console import print_pairs, share
 from gradgeo.cli.options import (
     BatchSize,
     Channels,
@@ -31,14 +30,16 @@ from gradgeo.cli.options import (
     load_detector,
     preprocess_for,
 )
-from gradgeo.data import Preprocess, Source, open_source
-from gradgeo.detector import serialization as detector_file
-from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError
-from gradgeo.scoring.ray_engine import RayEngine
-from gradgeo.scoring.shift import shift
+
+if TYPE_CHECKING:
+    from gradgeo import Detector
+    from gradgeo.data import Source
 
 ENGINES = ("local", "ray")
+
+PART = 4096
+"""`gradgeo.scoring.PART`, whose import would load torch for a line of help; a test holds them equal."""
 
 
 def score(
@@ -63,21 +64,26 @@ def score(
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
-    part_size: Annotated[
-        int, typer.Option(min=1, help="Inputs in a part, which is what a kill loses at most.")
-    ] = scoring.PART,
+    part_size: Annotated[int, typer.Option(min=1, help="Inputs in a part, which is what a kill loses at most.")] = PART,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew where parts of a run are found.")] = False,
     engine: Annotated[str, typer.Option(help="local, or ray for several processes and machines.")] = "local",
     jobs: Annotated[int | None, typer.Option(min=1, help="Detectors side by side with ray; default all.")] = None,
 ) -> None:
-    """Judge every item of some data and write one row per item; killed and started again, it goes on.
+    """Judge every item of some data, one row for each. A run that was killed goes on when it is started again.
 
     Example: gradgeo score digits.gradgeo -m digits -d digits/test -o verdicts.csv
     """
+    from gradgeo import scoring
+    from gradgeo.cli.progress import progress
+    from gradgeo.data import Preprocess
+    from gradgeo.detector import serialization
+    from gradgeo.scoring.ray_engine import RayEngine
+    from gradgeo.watch import Watch
+
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
     scoring.check_out(out)
-    notes = detector_file.inspect(file)["notes"]
+    notes = serialization.inspect(file)["notes"]
     fitted = Preprocess.from_dict(notes.get("preprocess"))
     preprocess = preprocess_for(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
@@ -99,6 +105,7 @@ def score(
         },
     )
     detector, source = job()
+    watch = Watch(detector.calibration_size_)
     with progress("scoring", source.size) as advance:
         summary = scoring.score(
             detector,
@@ -110,6 +117,7 @@ def score(
             restart=restart,
             engine=scoring.local if engine == "local" else RayEngine(job, jobs=jobs),
             progress=advance,
+            watch=watch,
         )
     if not summary.scored:
         raise DataError(f"none of the {summary.rows} inputs can be judged; the first: {summary.first_error}")
@@ -122,11 +130,20 @@ def score(
             "trusted": share(summary.trusted, summary.scored),
             "accuracy": share(summary.correct, summary.labelled),
             "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
-            "shift alarm": str(shift(out.expanduser(), detector.calibration_size_)),
+            "shift alarm": str(watch.state),
+            "rate": _rate(summary.rows - summary.resumed, summary.seconds),
             "model at work": None if busy is None else f"{busy:.1%} of {summary.seconds:.1f} s",
             "written to": out,
         }
     )
+
+
+def _rate(inputs: int, seconds: float) -> str | None:
+    """How many inputs a second this run took, and the time that 10^9 would take; None where nothing was left to do."""
+    if not inputs or not seconds:
+        return None
+    rate = inputs / seconds
+    return f"{rate:,.0f} inputs a second; 10^9 inputs take {1e9 / rate / 86400:,.1f} days"
 
 
 @dataclass(frozen=True)
@@ -140,8 +157,11 @@ class Job:
     data: str
     options: dict[str, Any]
 
-    def __call__(self) -> tuple[Detector, Source]:
+    def __call__(self) -> "tuple[Detector, Source]":
         """The detector and the data."""
+        from gradgeo.data import open_source
+        from gradgeo.detector import serialization
+
         source = open_source(self.data, **self.options)
-        notes = detector_file.inspect(self.file)["notes"]
+        notes = serialization.inspect(self.file)["notes"]
         return load_detector(self.file, notes, self.model, self.weights, self.device), source

@@ -16,6 +16,9 @@ from gradgeo.errors import DataError, expected, public
 
 __all__ = ["Indexed", "Item", "Preprocess", "ReadableItems", "Source", "Stream", "open_source"]
 
+Usable = ReadableItems
+"""The former name of `ReadableItems`."""
+
 KINDS = (
     "an image, a folder of images, a .parquet file, a folder or pattern of them, a .npz or .npy file, .tar shards, "
     "hf:NAME, ucr:NAME or digits"

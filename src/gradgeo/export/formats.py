@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgeo._files import atomic_path
+from gradgeo._version import __version__
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, NotFittedError, choice, expected, require
@@ -113,15 +114,13 @@ def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -
 
 
 def _metadata(detector: Detector) -> dict[str, str]:
-    from gradgeo import __version__
-
     return {
         "gradgeo_version": __version__,
         "alpha": repr(float(detector.alpha)),
         "detector_sha256": detector.digest(),
         "class_names": json.dumps(detector.notes.get("class_names") or []),
         "input_shape": json.dumps(list(detector.input_shape_)),
-        "evidence": json.dumps([e.name for e in detector._instrument.evidence]),
+        "evidence": json.dumps(detector.evidence_),
     }
 
 

@@ -66,7 +66,7 @@ def _page(scores: Scores) -> tuple[str, Summary]:
     shown = np.unique(np.concatenate([summary.outlying, summary.drawn]))
     largest = set(summary.outlying.tolist())
     rows = scores.take(shown)
-    cards = [card(row, scores.about, largest=at in largest) for at, row in zip(shown.tolist(), rows, strict=True)]
+    cards = [card(row, scores.metadata, largest=at in largest) for at, row in zip(shown.tolist(), rows, strict=True)]
     cards.sort(key=lambda entry: (-_or_least(entry.outlier_score), entry.index))
     failures = [_failure(row) for row in scores.take(np.array(summary.first_errors, np.int64))]
     name = scores.path.resolve().name

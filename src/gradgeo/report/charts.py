@@ -14,14 +14,14 @@ SIZE = (320, 180)
 
 def scores(summary: Summary) -> str:
     """Outlier scores of the judged rows against those of the calibration inputs."""
-    edges, about = summary.score_edges, summary.about
+    edges, metadata = summary.score_edges, summary.metadata
     total = max(1, int(summary.scores.sum()))
 
     def draw(axes: Any) -> None:
         # bins of one width, counted: matplotlib cannot scale every edge that a score may have
         highest = summary.scores.max() / total
-        if about.calibration_scores is not None:
-            usual = calibration_shares(edges, about.calibration_scores)
+        if metadata.calibration_scores is not None:
+            usual = calibration_shares(edges, metadata.calibration_scores)
             highest = max(highest, usual.max())
             axes.stairs(usual, fill=True, color=ROLES["line"])
         axes.stairs(summary.scores / total, color=ROLES["ours"], linewidth=1.6)
@@ -29,9 +29,9 @@ def scores(summary: Summary) -> str:
         ticks = np.linspace(0, len(edges) - 1, 4)
         width = (edges[-1] - edges[0]) / (len(edges) - 1)
         axes.set_xticks(ticks, [f"{edges[0] + tick * width:.3g}" + "+" * bool(tick == ticks[-1]) for tick in ticks])
-        if about.calibration_scores is not None and about.alpha is not None:
-            quantiles = about.calibration_scores
-            threshold = np.interp(1 - about.alpha, np.linspace(0, 1, len(quantiles)), quantiles)
+        if metadata.calibration_scores is not None and metadata.alpha is not None:
+            quantiles = metadata.calibration_scores
+            threshold = np.interp(1 - metadata.alpha, np.linspace(0, 1, len(quantiles)), quantiles)
             _flag(axes, float(np.interp(threshold, edges, np.arange(len(edges)))))
 
     return _chart(draw)
@@ -49,8 +49,8 @@ def p_values(summary: Summary) -> str:
         axes.axhline(1 / bins, color=ROLES["ink"], linewidth=1, linestyle=(0, (4, 3)))
         axes.set(xlim=(0, 1), ylim=(0, 1.08 * max(2 / bins, float(shares.max()))))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        if summary.about.alpha is not None:
-            _flag(axes, summary.about.alpha)
+        if summary.metadata.alpha is not None:
+            _flag(axes, summary.metadata.alpha)
 
     return _chart(draw)
 
@@ -133,9 +133,9 @@ def _times(axes: Any, windows: Sequence[Window]) -> None:
     axes.set_xlim(0, count)
     labels = _short([windows[0].start, windows[count // 2].start, windows[-1].end])
     places = [0, count // 2, count]
-    kept = [0, 1, 2] if count > 2 else [0, 2]
-    axes.set_xticks([places[i] for i in kept], [labels[i] for i in kept])
-    for label, i in zip(axes.get_xticklabels(), kept, strict=True):
+    shown = [0, 1, 2] if count > 2 else [0, 2]
+    axes.set_xticks([places[i] for i in shown], [labels[i] for i in shown])
+    for label, i in zip(axes.get_xticklabels(), shown, strict=True):
         label.set_horizontalalignment(("left", "center", "right")[i])
 
 

@@ -28,17 +28,17 @@ def headline(summary: Summary) -> str:
 
 def alarms(summary: Summary) -> str:
     """Whether as many are flagged as false alarms explain."""
-    about = summary.about
+    metadata = summary.metadata
     if not summary.judged:
         return ""
-    if about.alpha is None or about.calibration_size is None:
+    if metadata.alpha is None or metadata.calibration_size is None:
         return "The file does not state its false-alarm rate and calibration, so what chance explains is not known."
-    mean, share = about.alpha, summary.flagged / summary.judged
-    low, high = expected_share(summary.judged, about.alpha, about.calibration_size, LEVEL)
+    mean, share = metadata.alpha, summary.flagged / summary.judged
+    low, high = expected_share(summary.judged, metadata.alpha, metadata.calibration_size, LEVEL)
     usual = (
         f"If every input were trustworthy, about {percent(mean)} % would be flagged, and with "
-        f"{number(about.calibration_size)} calibration inputs anything from {percent(low)} to {percent(high)} % would "
-        f"be chance ({percent(1 - LEVEL).removesuffix('.0')} %)."
+        f"{number(metadata.calibration_size)} calibration inputs anything from {percent(low)} to {percent(high)} % "
+        f"would be chance ({percent(1 - LEVEL).removesuffix('.0')} %)."
     )
     if share > high:
         return f"{usual} {percent(share)} % are: more than false alarms explain."
@@ -66,8 +66,8 @@ def drift(summary: Summary, windows: Sequence[Window]) -> str:
     rule = "P-values of inputs that the detector trusts are uniform when all is well."
     if not windows:
         return "There are no verdicts to follow."
-    about = summary.about
-    if about.alpha is None or about.calibration_size is None:
+    metadata = summary.metadata
+    if metadata.alpha is None or metadata.calibration_size is None:
         return f"{rule} The file does not state the size of the calibration set, which the test needs."
     shifted = [window for window in windows if window.shifted]
     test = f"two-sample Kolmogorov-Smirnov test at {percent(LEVEL).removesuffix('.0')} %, Holm's correction"
@@ -77,7 +77,7 @@ def drift(summary: Summary, windows: Sequence[Window]) -> str:
         return f"{rule} Over all {_inputs(windows[0].judged)} {verdict} ({test}). {few}"
     if not shifted:
         return f"{rule} In none of {len(windows)} windows do they depart from that ({test})."
-    first, middle = shifted[0], usual_quartiles(about.alpha)[1]
+    first, middle = shifted[0], usual_quartiles(metadata.alpha)[1]
     smaller = sum(1 for window in shifted if (window.distance or 0) > 0) * 2 >= len(shifted)
     medians = [window.quartiles[1] for window in shifted if window.quartiles]
     least = (

@@ -1,4 +1,4 @@
-"""How the parts of a run are made: one after the other, in this process."""
+"""The engine that scores the parts of a run one after the other, in this process."""
 
 import re
 import time
@@ -6,86 +6,102 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
-from gradgeo.data.source import Source
+from gradgeo.data.source import Item, Source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import GradgeoWarning, UnusableInputWarning
 from gradgeo.scoring.parts import Parts
-from gradgeo.scoring.rows import PICTURES, SHOWN, Judge
-from gradgeo.scoring.summary import Row, Summary
+from gradgeo.scoring.summary import Summary
+from gradgeo.scoring.verdicts import BatchScorer, no_rows
+
+PREVIEWS = 64
+"""Flagged inputs of a part that get a preview: a picture and a CSM."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What there is to do and where it goes; part number n holds the items from n * `part_size` on."""
+class ScoringJob:
+    """What to score, by what, and where the parts go."""
 
     detector: Detector
     source: Source
     parts: Parts
     part_size: int
+    """Items in a part: part n holds those from n * `part_size` on."""
+
     batch_size: int
     workers: int
+    """Threads that read ahead."""
+
+    def positions(self, number: int) -> range:
+        """The positions of the items of a part."""
+        return range(number * self.part_size, (number + 1) * self.part_size)
+
+    def number(self, batch: list[Item]) -> int:
+        """The part that a batch belongs to."""
+        return (batch[0].index - self.source.start) // self.part_size
 
 
 class Engine(Protocol):
-    """Makes parts of a run, in any order; their rows depend on the part alone."""
+    """Scores parts of a run, in any order; the rows of a part depend on the part alone."""
 
-    def __call__(self, work: Work, numbers: Iterable[int], progress: Callable[[int], None]) -> Summary:
-        """Make the parts `numbers`, which ascend and, for a stream, go on for ever; `progress` is told of inputs."""
+    def __call__(
+        self,
+        job: ScoringJob,
+        numbers: Iterable[int],
+        *,
+        progress: Callable[[int], None],
+        finished: Callable[[int], None],
+    ) -> Summary:
+        """Write the parts `numbers`, which ascend and are endless for a stream of unknown length.
+
+        Args:
+            job: what to score.
+            numbers: the parts that are missing.
+            progress: called with the number of inputs scored since its last call.
+            finished: called with the number of a part whose file is there.
+
+        Returns: what these parts count, with the times and the number of detectors.
+        """
         ...
 
 
-def local(work: Work, numbers: Iterable[int], progress: Callable[[int], None]) -> Summary:
-    """Make parts one after the other, while threads read ahead across them."""
+def local(
+    job: ScoringJob, numbers: Iterable[int], *, progress: Callable[[int], None], finished: Callable[[int], None]
+) -> Summary:
+    """Score parts one after the other, while threads read ahead across them."""
     began = time.perf_counter()
     summary = Summary()
-    judge = Judge(work.detector, work.source.preprocess)
-    size = work.part_size
-    ranges = (range(number * size, (number + 1) * size) for number in numbers)
-    rows: list[Row] = []
-    shown = 0
-    with each_once():
-        for batch in work.source.batches(work.batch_size, workers=work.workers, parts=ranges):
-            if rows and _number(work, batch[0].index) != _number(work, rows[0]["index"]):
-                _finish(work, rows, summary)
-                rows, shown = [], 0
-            made = judge.rows(batch, PICTURES - shown)
-            shown += sum(any(row[name] is not None for name in SHOWN) for row in made)
-            rows += made
-            progress(len(batch))
-        if rows:
-            _finish(work, rows, summary)
-    summary.seconds, summary.model_seconds = time.perf_counter() - began, judge.seconds
+    scorer = BatchScorer(job.detector, job.source.preprocess)
+    with repeated_warnings_once():
+        batches = job.source.batches(job.batch_size, workers=job.workers, parts=map(job.positions, numbers))
+        for number, part in groupby(batches, job.number):
+            columns, previews = no_rows(), PREVIEWS
+            for batch in part:
+                previews -= scorer.add(batch, columns, previews)
+                progress(len(batch))
+            summary.merge(job.parts.write(number, columns))
+            finished(number)
+    summary.seconds, summary.model_seconds = time.perf_counter() - began, scorer.seconds
     return summary
 
 
-def _number(work: Work, index: int) -> int:
-    """The part that an item belongs to."""
-    return (index - work.source.start) // work.part_size
-
-
-def _finish(work: Work, rows: list[Row], summary: Summary) -> None:
-    work.parts.write(_number(work, rows[0]["index"]), rows)
-    for row in rows:
-        summary.add(row)
-
-
 @contextmanager
-def each_once() -> Iterator[None]:
-    """Warnings that differ in numbers alone, as those of many batches do, are given once, at the end.
+def repeated_warnings_once() -> Iterator[None]:
+    """Give warnings that differ only in numbers, as those of many batches do, once, at the end.
 
-    Those about inputs without a verdict are not: each such input has a row that says so.
+    Warnings about inputs without a verdict are dropped: the row of each such input says so.
     """
     first: dict[str, tuple[Warning | str, type[Warning]]] = {}
 
-    def keep(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    def remember(message: Warning | str, category: type[Warning], *location: Any, **options: Any) -> None:
         first.setdefault(re.sub(r"\d+", "N", str(message)), (message, category))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", GradgeoWarning)
         warnings.simplefilter("ignore", UnusableInputWarning)
-        warnings.showwarning = keep
+        warnings.showwarning = remember
         yield
     for message, category in first.values():
         warnings.warn(message, category, stacklevel=2)

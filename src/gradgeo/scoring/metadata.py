@@ -1,9 +1,9 @@
-"""What a file of verdicts states of the run that wrote it: the metadata of its Arrow schema, checked."""
+"""The metadata of a file of verdicts: what it says of the run that wrote it, written and checked in one place."""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +11,7 @@ import numpy as np
 
 from gradgeo._typing import Array
 from gradgeo.errors import DataError, one_line
-
-KEY = b"gradgeo"
-FORMAT, VERSION = "gradgeo-scores", 1
+from gradgeo.scoring.schema import FORMAT, METADATA_KEY, VERSION
 
 MOST_EVIDENCE = 64
 """Kinds of evidence that a file may name."""
@@ -23,73 +21,120 @@ QUANTILES = 101
 
 
 @dataclass(frozen=True)
-class About:
+class Metadata:
     """What a file states of the run that wrote it; None or empty where it does not."""
 
     gradgeo: str | None = None
+    """The version that wrote the file."""
+
     alpha: float | None = None
+    """The false-alarm rate of the detector."""
+
     class_names: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    """Names of the entries of the column `evidence`."""
+
     input_shape: tuple[int, ...] = ()
-    calibration_scores: Array | None = None  # `QUANTILES` of them, ascending
+    calibration_scores: Array | None = None
+    """(`QUANTILES`,) quantiles of the calibration scores, ascending."""
+
     calibration_size: int | None = None
     detector: str | None = None
+    """`Detector.digest()`."""
+
     model: str | None = None
+    """What the detector's notes call the model."""
+
     data: str | None = None
+    """What the user called the data."""
+
+    preprocess: dict[str, Any] | None = None
+    start: int | None = None
+    limit: int | None = None
+    time: str | None = None
+    seed: int | None = None
+    part_size: int | None = None
+    run: str | None = None
+    """The hash of all settings that the rows depend on: parts of one run have the same."""
 
     def class_name(self, label: int) -> str:
-        """Of a label, its number where the file has no name for it."""
+        """The name of a label, its number where the file has no name for it."""
         return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
 
-    @classmethod
-    def of(cls, metadata: Mapping[bytes, bytes] | None, file: str) -> "About":
-        """From the metadata of an Arrow schema.
+    def encode(self) -> dict[bytes, bytes]:
+        """The metadata of an Arrow schema."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.calibration_scores is not None:
+            values["calibration_scores"] = self.calibration_scores.tolist()
+        return {METADATA_KEY: json.dumps({"format": FORMAT, "version": VERSION, **values}).encode()}
 
-        Raises: DataError for another version, and for what no gradgeo writes.
+    @classmethod
+    def decode(cls, metadata: Mapping[bytes, bytes] | None, file: str) -> "Metadata":
+        """The inverse of `encode`; of a file without metadata all fields are None or empty.
+
+        Raises: DataError for another version, and for what no gradgeo writes; it names the `file`.
         """
-        if not metadata or KEY not in metadata:
+        if not metadata or METADATA_KEY not in metadata:
             return cls()
         try:
-            told = json.loads(metadata[KEY])
+            document = json.loads(metadata[METADATA_KEY])
         except (ValueError, RecursionError) as error:
             raise DataError(f"{file} has metadata that are not JSON: {one_line(str(error))}") from error
-        if not isinstance(told, dict) or told.get("format") != FORMAT:
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise DataError(f"{file} has metadata of another format than {FORMAT}. Is it a file that score wrote?")
-        if told.get("version") != VERSION:
+        if document.get("version") != VERSION:
             raise DataError(
-                f"{file} is of version {one_line(str(told.get('version')))[:40]}, this gradgeo reads {VERSION}. "
-                f"Use the gradgeo that wrote it ({one_line(str(told.get('gradgeo')))[:40]}), or score again."
+                f"{file} is of version {one_line(str(document.get('version')))[:40]}, this gradgeo reads {VERSION}. "
+                f"Use the gradgeo that wrote it ({one_line(str(document.get('gradgeo')))[:40]}), or score again."
             )
-        fields: dict[str, Any] = {name: told[name] for name in cls.__dataclass_fields__ if told.get(name) is not None}
-        wrong = [name for name, value in fields.items() if not _LEGAL[name](value)]
+        values: dict[str, Any] = {name: document[name] for name in _LEGAL if document.get(name) is not None}
+        wrong = [name for name, value in values.items() if not _LEGAL[name](value)]
         if wrong:
             raise DataError(f"{file} has metadata that gradgeo does not write: {', '.join(wrong)}. Score again.")
         for name in ("class_names", "evidence", "input_shape"):
-            fields[name] = tuple(fields.get(name, ()))
-        if "calibration_scores" in fields:
-            fields["calibration_scores"] = np.array(fields["calibration_scores"], np.float64)
-        return cls(**fields)
+            values[name] = tuple(values.get(name, ()))
+        if "calibration_scores" in values:
+            values["calibration_scores"] = np.array(values["calibration_scores"], np.float64)
+        return cls(**values)
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    return isinstance(value, list) and all(map(_text, value))
 
 
-_LEGAL = {
+_LEGAL: dict[str, Callable[[Any], bool]] = {
+    "gradgeo": _text,
     "alpha": lambda value: _number(value) and 0 < value < 1,
     "class_names": _texts,
     "evidence": lambda value: _texts(value) and len(value) <= MOST_EVIDENCE,
-    "input_shape": lambda value: isinstance(value, list) and all(isinstance(entry, int) for entry in value),
+    "input_shape": lambda value: isinstance(value, list) and all(map(_integer, value)),
     "calibration_scores": lambda value: (
         isinstance(value, list)
         and len(value) == QUANTILES
         and all(map(_number, value))
         and all(low <= high for low, high in pairwise(value))
     ),
-    "calibration_size": lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
-    **dict.fromkeys(("gradgeo", "detector", "model", "data"), lambda value: isinstance(value, str)),
+    "calibration_size": lambda value: _integer(value) and value > 0,
+    "detector": _text,
+    "model": _text,
+    "data": _text,
+    "preprocess": lambda value: isinstance(value, dict),
+    "start": _integer,
+    "limit": _integer,
+    "time": _text,
+    "seed": _integer,
+    "part_size": _integer,
+    "run": _text,
 }

@@ -1,21 +1,19 @@
-"""Where verdicts go: one file, or a folder of parts; begun, found again after a kill, and finished all at once."""
+"""Where verdicts go: one file, or a folder of parts; begun, resumed after a kill, and completed in one step."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from filelock import lock_descriptor
 
 from gradgeo._files import atomic_stream, check_writable, sync_folder
 from gradgeo.errors import DataError, expected
-from gradgeo.scoring.manifest import FORMAT, Run
-from gradgeo.scoring.parts import LEFTOVERS, WORK_STAYS, Parts
-from gradgeo.scoring.schema import FORMATS, Table
-
-STATE = "_gradgeo.json"
-"""What a folder of parts belongs to; readers of Parquet data sets pass over names that begin with _."""
+from gradgeo.scoring.formats import FORMATS, VerdictSchema
+from gradgeo.scoring.manifest import Manifest
+from gradgeo.scoring.parts import LEFTOVERS, RESUME_ADVICE, Parts
+from gradgeo.scoring.schema import STATE_FILE, RunState
 
 
 def check_out(out: Path) -> None:
@@ -27,62 +25,60 @@ def check_out(out: Path) -> None:
     out = out.resolve()
     if out.exists() and not out.is_dir():
         raise expected("out", f"a folder, or a file ending in {' or '.join(FORMATS)}", str(out))
-    if out.is_dir() and _state(out) is None and any(not e.name.startswith(LEFTOVERS) for e in out.iterdir()):
+    if out.is_dir() and RunState.read(out) is None and any(not e.name.startswith(LEFTOVERS) for e in out.iterdir()):
         raise DataError(f"cannot write {out}: the folder holds other files. Name a new or an empty one.")
-    check_writable(out / LEFTOVERS[0].removeprefix(".") if out.is_dir() else out)
+    check_writable(out / "part-" if out.is_dir() else out)
 
 
-class Place:
-    """The folder where the parts of a run are made, and the way from there to `out`.
+class OutputTarget:
+    """The folder where the parts of a run are written, and the way from there to `out`.
 
-    For one file it is a hidden folder beside it; for a folder that folder itself, but a hidden one where it holds a
-    finished run, which stays until the new one is complete.
-
-    Attributes:
-        parts: the parts.
-        rows: how many `out` holds of this run, complete, already; None where it does not.
+    For one file it is a hidden folder beside it. For a folder it is that folder itself, except where it holds a
+    finished run: that stays until the new one, in a hidden folder, is complete.
     """
 
-    def __init__(self, out: Path, run: Run, table: Table, *, restart: bool) -> None:
+    rows: int | None
+    """How many rows `out` holds of this run, complete already; None where it does not."""
+
+    def __init__(self, out: Path, manifest: Manifest, schema: VerdictSchema, *, restart: bool) -> None:
         self._out = out.resolve()
-        self._run = run
+        self._manifest = manifest
         self._hidden = self._out.with_name(f".{self._out.name}.parts")
+        self._old = self._out.with_name(f".{self._out.name}.old")
         self.one_file = out.suffix in FORMATS
         self._finish_exchange()
-        folder = self._folder(restart)
-        state = _state(folder)
+        folder = self._parts_folder(restart)
+        state = RunState.read(folder)
         if state is not None and not restart:
-            self._refuse_other(state, folder)
-        self.rows: int | None = None
-        if state is not None and not self.one_file and folder == self._out:
-            self.rows = state["rows"]
-        self.parts = Parts(folder, out.suffix if self.one_file else ".parquet", table)
+            self._refuse_other_run(state, folder)
+        self.rows = state.rows if state is not None and not self.one_file and folder == self._out else None
+        self.parts = Parts(folder, out.suffix if self.one_file else ".parquet", schema)
 
-    def _folder(self, restart: bool) -> Path:
+    def _parts_folder(self, restart: bool) -> Path:
         if self.one_file:
             return self._hidden
-        state = _state(self._out)
-        if state is None or state["rows"] is None:
+        state = RunState.read(self._out)
+        if state is None or state.rows is None:
             return self._out
-        begun = _state(self._hidden)
-        if restart or (begun is not None and not self._run.differences(begun["settings"])):
+        begun = RunState.read(self._hidden)
+        if restart or (begun is not None and not self._manifest.differences(begun.settings)):
             return self._hidden
         return self._out
 
     @contextmanager
-    def begun(self, *, restart: bool) -> Iterator[None]:
-        """The folder made, alone in use, and rid of what a kill or, with `restart`, an earlier run left there.
+    def open_for_writing(self, *, restart: bool) -> Iterator[None]:
+        """Create the folder of the parts, lock it, and remove what a kill or, with `restart`, an earlier run left.
 
-        If the block fails before any part is done, all is as it was.
+        If the block fails before any part is written, the folder is as it was before.
         """
         folder = self.parts.folder
         new = not folder.exists()
         with self._writing():
             folder.mkdir(exist_ok=True)
-        with _alone(folder):
+        with _locked(folder):
             with self._writing():
                 self.parts.remove_leftovers()
-                if restart or _state(folder) is None:  # parts that nothing says the settings of are no parts
+                if restart or RunState.read(folder) is None:  # without a state nobody knows whose parts these are
                     for number in self.parts.numbers():
                         self.parts.path(number).unlink()
                     self._write_state(None)
@@ -90,88 +86,77 @@ class Place:
                 yield
             finally:
                 if folder.exists() and not self.parts.numbers():
-                    (folder / STATE).unlink(missing_ok=True)
+                    (folder / STATE_FILE).unlink(missing_ok=True)
                     if new or folder == self._hidden:
                         folder.rmdir()
 
-    def finish(self, rows: int) -> None:
-        """Turn the parts, all of which are there with so many rows, into `out`."""
+    def complete(self, rows: int) -> None:
+        """Turn the parts, all of which are there with so many rows together, into `out`."""
         with self._writing():
             if self.one_file:
-                whole = self.parts.folder / f"part-whole{self._out.suffix}"
-                with atomic_stream(whole, advice=WORK_STAYS) as stream:
-                    self.parts.join(stream)
-                whole.replace(self._out)
-                sync_folder(self._out.parent)
-                self._hidden.rename(self._old)  # as one step, so that no kill leaves half of the parts
-                shutil.rmtree(self._old)
+                self._join()
                 return
             self._write_state(rows)
             if self.parts.folder == self._hidden:
                 self._out.rename(self._old)
                 self._finish_exchange()
 
+    def _join(self) -> None:
+        whole = self.parts.folder / f"part-whole{self.parts.suffix}"  # not beside `out`, where a kill would leave it
+        with atomic_stream(whole, advice=RESUME_ADVICE) as stream:
+            self.parts.join(stream)
+        whole.replace(self._out)
+        sync_folder(self._out.parent)
+        self._hidden.rename(self._old)  # in one step, so that no kill leaves half of the parts to resume from
+        shutil.rmtree(self._old)
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise DataError(f"cannot write {self._out}: {error.strerror or error}. {WORK_STAYS}") from error
-
-    @property
-    def _old(self) -> Path:
-        return self._out.with_name(f".{self._out.name}.old")
+            raise DataError(f"cannot write {self._out}: {error.strerror or error}. {RESUME_ADVICE}") from error
 
     def _finish_exchange(self) -> None:
-        """Put a complete new folder in the place of the old one, which is moved away already, and remove that."""
+        """Move a complete new folder to the place of the old one, which has been moved away, and remove that."""
         if not self._old.exists():
             return
-        begun = _state(self._hidden)
-        if not self.one_file and not self._out.exists() and begun is not None and begun["rows"] is not None:
+        begun = RunState.read(self._hidden)
+        if not self.one_file and not self._out.exists() and begun is not None and begun.rows is not None:
             self._hidden.rename(self._out)
             sync_folder(self._out.parent)
         if self.one_file or self._out.exists():
             shutil.rmtree(self._old)
 
-    def _refuse_other(self, state: dict[str, Any], folder: Path) -> None:
-        if differing := self._run.differences(state["settings"]):
+    def _refuse_other_run(self, state: RunState, folder: Path) -> None:
+        if differing := self._manifest.differences(state.settings):
             raise DataError(
                 f"{folder} holds parts of a run with another {', '.join(differing)}. "
                 "Pass restart=True (--restart) to begin anew, or another out."
             )
 
     def _write_state(self, rows: int | None) -> None:
-        state = {"format": FORMAT, "settings": self._run.settings, "rows": rows}
-        with atomic_stream(self.parts.folder / STATE, advice=WORK_STAYS) as stream:
-            stream.write(json.dumps(state, indent=1).encode())
-
-
-def _state(folder: Path) -> dict[str, Any] | None:
-    """What a folder of parts belongs to, and its `rows` where it is complete; None for any other folder."""
-    try:
-        state = json.loads((folder / STATE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    known = isinstance(state, dict) and state.get("format") == FORMAT and isinstance(state.get("settings"), dict)
-    return state if known and isinstance(state.get("rows"), int | None) else None
+        RunState(self._manifest.settings, rows).write(self.parts.folder, advice=RESUME_ADVICE)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else is within this block for `folder`, on systems that have such locks; a killed process holds none."""
-    try:
-        from fcntl import LOCK_EX, LOCK_NB, flock
-    except ImportError:
+def _locked(folder: Path) -> Iterator[None]:
+    """Exclude other runs from `folder`, on systems that lock folders. A killed process leaves no lock.
+
+    The lock is on the folder, not on a file in it, because the folder is renamed under the lock and must be left
+    without files that are not part of the result.
+    """
+    if os.name != "posix":  # Windows does not open folders
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            flock(descriptor, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another run is writing to {folder}. Wait for it, or pass another out.") from None
+            free = lock_descriptor(descriptor, blocking=False)
         except OSError:  # a file system without locks
-            pass
+            free = True
+        if not free:
+            raise DataError(f"another run is writing to {folder}. Wait for it, or pass another out.")
         yield
     finally:
         os.close(descriptor)

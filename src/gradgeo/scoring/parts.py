@@ -6,57 +6,72 @@ from pathlib import Path
 from typing import IO
 
 from gradgeo._files import atomic_stream
+from gradgeo._typing import Array
 from gradgeo.errors import DataError
-from gradgeo.scoring.schema import FORMATS, Table
-from gradgeo.scoring.summary import Row, Summary
+from gradgeo.scoring.formats import FORMATS, Format, VerdictSchema
+from gradgeo.scoring.schema import Columns
+from gradgeo.scoring.summary import Summary
 
-NAME = re.compile(r"part-(\d{5,})")
+PART_NAME = re.compile(r"part-(\d{5,})")
 LEFTOVERS = (".part-", "._gradgeo.")
-"""How files begin that a killed run was still writing."""
+"""How the names of files begin that a killed run was still writing."""
 
-WORK_STAYS = "What is done stays: run the same command again and it goes on."
+RESUME_ADVICE = "What is done stays: run the same command again and it goes on."
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The files `part-00000` ... in a folder; can be sent to other processes, which write parts of their own."""
+    """The files `part-00000` ... in a folder. It can be sent to other processes, which write parts of their own."""
 
     folder: Path
-    ending: str
-    table: Table
+    suffix: str
+    schema: VerdictSchema
+
+    @property
+    def format(self) -> Format:
+        """How a part is written and read."""
+        return FORMATS[self.suffix]
 
     def path(self, number: int) -> Path:
         """The file of a part."""
-        return self.folder / f"part-{number:05d}{self.ending}"
+        return self.folder / f"part-{number:05d}{self.suffix}"
 
     def numbers(self) -> list[int]:
-        """The parts whose files are there."""
-        found = (NAME.fullmatch(path.stem) for path in self.folder.glob(f"part-*{self.ending}"))
-        return sorted(int(match[1]) for match in found if match)
+        """The parts whose files are there, ascending."""
+        matches = (PART_NAME.fullmatch(path.stem) for path in self.folder.glob(f"part-*{self.suffix}"))
+        return sorted(int(match[1]) for match in matches if match)
 
-    def done(self) -> dict[int, Summary]:
-        """What each finished part counts."""
-        counted = ((number, self.counted(number)) for number in self.numbers())
+    def counts(self) -> dict[int, Summary]:
+        """What each finished part counts, by number, ascending."""
+        counted = ((number, self.count(number)) for number in self.numbers())
         return {number: summary for number, summary in counted if summary is not None}
 
-    def counted(self, number: int) -> Summary | None:
-        """What a part counts; None where it is not there, or is a file that cannot be read, which a disk may leave."""
+    def count(self, number: int) -> Summary | None:
+        """What a part counts; None, and the file removed, where it is missing or damaged, as by a power failure.
+
+        Raises: DataError for a part of another run.
+        """
         try:
-            return FORMATS[self.ending].count(self.path(number), self.table)
+            return self.format.count(self.path(number), self.schema)
         except DataError:
             raise
         except Exception:  # whatever a damaged file makes its library raise
             self.path(number).unlink(missing_ok=True)
             return None
 
-    def write(self, number: int, rows: list[Row]) -> None:
-        """Write a part under another name, bring it to the disk and move it into place."""
-        with atomic_stream(self.path(number), advice=WORK_STAYS) as stream:
-            FORMATS[self.ending].write(stream, rows, self.table)
+    def p_values(self, number: int) -> Array:
+        """(N,) the p-values of a finished part, NaN where there is no verdict."""
+        return self.format.p_values(self.path(number))
+
+    def write(self, number: int, columns: Columns) -> Summary:
+        """Write a part, all or nothing; returns what it counts. Raises: DataError where it cannot be written."""
+        with atomic_stream(self.path(number), advice=RESUME_ADVICE) as stream:
+            self.format.write(stream, columns, self.schema)
+        return Summary.of_columns(columns)
 
     def join(self, stream: IO[bytes]) -> None:
         """Write all parts as one file."""
-        FORMATS[self.ending].join(map(self.path, self.numbers()), stream, self.table)
+        self.format.join(map(self.path, self.numbers()), stream, self.schema)
 
     def remove_leftovers(self) -> None:
         """Remove what a killed run was writing."""

@@ -1,7 +1,6 @@
 """A file of verdicts as a report reads it: checked, in batches, never as a whole. Everything in it is distrusted."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,48 +11,26 @@ from numpy.typing import NDArray
 
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.errors import DataError, expected, one_line, require
-from gradgeo.scoring.metadata import About
-
-STATE = "_gradgeo.json"
-"""What a run notes of itself in its folder."""
+from gradgeo.scoring.metadata import Metadata
+from gradgeo.scoring.schema import INTEGERS, NUMBERS, PREVIEW_COLUMNS, SCHEMA, RunState
 
 BATCH = 65_536
 """Rows that are read at a time."""
-
-INTEGERS, STRINGS = ("int", "uint"), ("string", "large_string")
-NUMBERS = ("float", "double", "halffloat", *INTEGERS)
-KINDS: dict[str, tuple[str, ...]] = {
-    "index": INTEGERS,
-    "name": (*STRINGS, "dictionary"),
-    "label": INTEGERS,
-    "probability": NUMBERS,
-    "outlier_score": NUMBERS,
-    "p_value": NUMBERS,
-    "trusted": ("bool",),
-    "error": (*STRINGS, "dictionary", "null"),
-    "true_label": (*INTEGERS, "null"),
-    "cause": (*STRINGS, "dictionary", "null"),
-    "evidence": ("list", "large_list", "fixed_size_list", "null"),
-    "time": (*NUMBERS, "timestamp", "date", "null"),
-    "thumbnail": ("binary", "large_binary", "null"),
-    "signal": ("list", "large_list", "fixed_size_list", "null"),
-    "csm": ("list", "large_list", "fixed_size_list", "null"),
-    "csm_classes": ("list", "large_list", "fixed_size_list", "null"),
-}
-"""The columns that are read, and how the names of the Arrow types that they may have begin."""
-
-REQUIRED = ("index", "name", "label", "probability", "outlier_score", "p_value", "trusted", "error")
-PICTURES = ("thumbnail", "signal", "csm")
 
 
 class Scores:
     """A .parquet or .csv file of verdicts, or a folder of part-*.parquet.
 
-    Attributes: `path`, `about`, `columns` (those it has of `KINDS`), `timed` ("index", "time", or "date" where the
-    time is a timestamp: what drift is followed over), `unfinished` (a folder whose run says that it has not ended).
-
     Raises: ArgumentError for another ending; DataError for a missing, unreadable or foreign file.
     """
+
+    path: Path
+    metadata: Metadata
+    columns: frozenset[str]
+    """The columns of `SCHEMA` that the file has."""
+
+    ordered_by: str
+    """What drift is followed over: "index", "time", or "date" where the time is a timestamp."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
@@ -62,11 +39,10 @@ class Scores:
         files = self._files()
         with self._reading():
             self._set = self._dataset.dataset(files, format=self._csv() if self._is_csv else "parquet")
-            self.about = self._stated(files)
+            self.metadata = self._metadata(files)
         self.columns = self._checked_columns()
-        self.unfinished = _unfinished(self.path)
         kind = str(self._set.schema.field("time").type) if "time" in self.columns else "null"
-        self.timed = "index" if kind == "null" else "date" if kind.startswith(("timestamp", "date")) else "time"
+        self.ordered_by = "index" if kind == "null" else "date" if kind.startswith(("timestamp", "date")) else "time"
 
     @property
     def _is_csv(self) -> bool:
@@ -88,39 +64,35 @@ class Scores:
     def _csv(self) -> Any:
         csv, arrow = require("pyarrow.csv", "report"), self._arrow
         types = {
-            **dict.fromkeys(("index", "label", "true_label"), arrow.int64()),
-            **dict.fromkeys(("probability", "outlier_score", "p_value"), arrow.float64()),
-            **dict.fromkeys(("name", "error", "cause"), arrow.string()),
-            "trusted": arrow.bool_(),
-        }
+            name: getattr(arrow, column.arrow)() for name, column in SCHEMA.items() if column.scalar and name != "time"
+        }  # of a time CSV does not say whether it is a number or a date
         convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
         parse = csv.ParseOptions(newlines_in_values=True)
         return self._dataset.CsvFileFormat(parse_options=parse, convert_options=convert)
 
-    def _stated(self, files: Sequence[str]) -> About:
-        """What the first part states; that the others are of the same run is checked."""
+    def _metadata(self, files: Sequence[str]) -> Metadata:
+        """What the first part states. Raises: DataError where another part is of another run."""
         if self._is_csv:
-            return About()
-        stated = [(file, About.of(self._metadata(file), file)) for file in files]
+            return Metadata()
+        read_schema = require("pyarrow.parquet", "report").read_schema
+        stated = [(file, Metadata.decode(read_schema(file).metadata, file)) for file in files]
         first = stated[0][1]
-        for file, about in stated[1:]:
+        for file, metadata in stated[1:]:
             for name in ("detector", "alpha", "evidence"):
-                if getattr(about, name) != getattr(first, name):
+                if getattr(metadata, name) != getattr(first, name):
                     raise DataError(f"{file} is of another run than {Path(files[0]).name}: its {name} differs")
         return first
 
-    def _metadata(self, file: str) -> Mapping[bytes, bytes] | None:
-        schema = require("pyarrow.parquet", "report").read_schema(file)
-        return dict(schema.metadata) if schema.metadata else None
-
     def _checked_columns(self) -> frozenset[str]:
         types = {field.name: str(field.type) for field in self._set.schema}
-        if missing := [name for name in REQUIRED if name not in types]:
+        if missing := [name for name, column in SCHEMA.items() if column.required and name not in types]:
             raise DataError(f"{self.path} lacks the columns {', '.join(missing)}. Is it a file that score wrote?")
-        for name, kinds in KINDS.items():
-            if name in types and not types[name].startswith(kinds):
-                raise DataError(f"the column {name} of {self.path} is of type {types[name][:60]}, not {kinds[0]}")
-        return frozenset(name for name in KINDS if name in types)
+        for name, column in SCHEMA.items():
+            if name in types and not types[name].startswith(column.reads):
+                raise DataError(
+                    f"the column {name} of {self.path} is of type {types[name][:60]}, not {column.reads[0]}"
+                )
+        return frozenset(name for name in SCHEMA if name in types)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -132,22 +104,28 @@ class Scores:
 
     @cached_property
     def rows(self) -> int:
-        """How many there are."""
+        """How many rows there are."""
         with self._reading():
             return int(self._set.count_rows())
+
+    @cached_property
+    def unfinished(self) -> bool:
+        """Whether this is the folder of a run that has not ended, or of which parts have been lost since."""
+        state = RunState.read(self.path)
+        return state is not None and state.rows != self.rows
 
     def batches(self, columns: Sequence[str], *, pictured: bool = False) -> Iterator["Batch"]:
         """The rows in order, `BATCH` at a time, with those of `columns` that the file has.
 
         Args:
-            columns: names of `KINDS`, none of `PICTURES`.
-            pictured: add a column of that name, whether a row has something to look at.
+            columns: names of `SCHEMA`, none of `PREVIEW_COLUMNS`.
+            pictured: add a column of that name, whether a row has a preview.
         """
         field, compute = self._dataset.field, self._compute
         wanted = {name: self._plain(name) for name in columns if name in self.columns}
         if pictured:
             wanted["pictured"] = compute.scalar(False)
-            for name in self.columns.intersection(PICTURES):
+            for name in self.columns.intersection(PREVIEW_COLUMNS):
                 wanted["pictured"] = wanted["pictured"] | field(name).is_valid()
         with self._reading():
             for batch in self._set.to_batches(columns=wanted, batch_size=BATCH, **self._frugal):
@@ -162,20 +140,20 @@ class Scores:
         return options
 
     def _plain(self, name: str) -> Any:
-        """A column as an expression of one type, whatever the file's is."""
+        """A column as an expression of one type, whatever type the file has."""
         field, arrow = self._dataset.field(name), self._arrow
-        kind = KINDS[name]
-        if name == "time" and self.timed == "date":
+        kinds = SCHEMA[name].reads
+        if name == "time" and self.ordered_by == "date":
             return field.cast(arrow.timestamp("us"), safe=False).cast(arrow.int64())
-        if kind[0] == INTEGERS[0]:
+        if kinds[0] == INTEGERS[0]:
             return field.cast(arrow.int64(), safe=False)
-        if kind[0] == NUMBERS[0]:
+        if kinds[0] == NUMBERS[0]:
             return field.cast(arrow.float64(), safe=False)
-        return field.cast(arrow.large_string()) if kind[0] == "string" else field
+        return field.cast(arrow.large_string()) if kinds[0] == "string" else field
 
     def take(self, positions: IntArray) -> list[dict[str, Any]]:
         """Whole rows, by their ascending positions in the file; only the row groups that hold them are read."""
-        found: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         start, columns = 0, sorted(self.columns - {"time"})  # which may lie beyond what Python calls a date
         with self._reading():
             for fragment in self._set.get_fragments():
@@ -188,19 +166,10 @@ class Scores:
                         continue
                     for batch in part.to_batches(columns=columns, batch_size=BATCH, **self._frugal):
                         here = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
-                        found += batch.take(self._arrow.array(here)).to_pylist() if len(here) else []
+                        rows += batch.take(self._arrow.array(here)).to_pylist() if len(here) else []
                         start += len(batch)
                     start = end
-        return found
-
-
-def _unfinished(folder: Path) -> bool:
-    """Whether what a run notes beside its parts says that more are to come."""
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(state, dict) and state.get("complete") is False
+        return rows
 
 
 class Batch:
@@ -233,11 +202,11 @@ class Batch:
     def table(self, name: str, width: int, rows: BoolArray) -> Array:
         """A column of lists of `width` numbers at some rows (n, width); NaN where a list has another length."""
         column = self._batch.column(name).filter(self._arrow.array(rows))
-        made = np.full((len(column), width), np.nan)
+        values = np.full((len(column), width), np.nan)
         if column.null_count == len(column):
-            return made
+            return values
         sizes = self._compute.fill_null(self._compute.list_value_length(column), -1)
         whole = np.asarray(sizes.to_numpy(zero_copy_only=False)) == width
         flat = self._compute.list_flatten(column.filter(self._arrow.array(whole))).cast("float64")
-        made[whole] = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, width)
-        return made
+        values[whole] = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, width)
+        return values

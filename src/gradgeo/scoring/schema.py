@@ -1,147 +1,106 @@
-"""How rows become bytes: Parquet with everything, CSV with the scalar columns."""
+"""What a file of verdicts holds: its columns, their types, its metadata key and version, and the state of a run.
 
-import csv
+Both sides, the writers and the readers of this package, take all of it from here.
+"""
+
 import json
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from gradgeo.errors import DataError, require
-from gradgeo.scoring.summary import COUNTED, Row, Summary
+from gradgeo._files import atomic_stream
 
-SCALARS = {
-    "index": "int64",
-    "name": "string",
-    "label": "int64",
-    "probability": "float64",
-    "outlier_score": "float64",
-    "p_value": "float64",
-    "trusted": "bool_",
-    "error": "string",
-    "true_label": "int64",
-    "cause": "string",
-    "time": "float64",
+FORMAT, VERSION = "gradgeo-scores", 1
+
+METADATA_KEY = b"gradgeo"
+"""The key of an Arrow schema's metadata under which the JSON of `Metadata` stands."""
+
+Columns = dict[str, list[Any]]
+"""Some rows of verdicts, column by column, None where a row has no value."""
+
+INTEGERS, STRINGS = ("int", "uint"), ("string", "large_string")
+NUMBERS = ("float", "double", "halffloat", *INTEGERS)
+TEXTS, LISTS = (*STRINGS, "dictionary"), ("list", "large_list", "fixed_size_list")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a file of verdicts."""
+
+    arrow: str
+    """Name of the Arrow type that `score` writes; `list:` before that of the entries of a list."""
+
+    reads: tuple[str, ...]
+    """How the names of the Arrow types may begin that a report reads; the first names the rule in messages."""
+
+    required: bool = False
+    """Whether a file without the column is no file of verdicts."""
+
+    @property
+    def scalar(self) -> bool:
+        """Whether CSV has the column too."""
+        return self.arrow != "binary" and not self.arrow.startswith("list:")
+
+
+SCHEMA: dict[str, Column] = {
+    "index": Column("int64", INTEGERS, required=True),
+    "name": Column("string", TEXTS, required=True),
+    "label": Column("int64", INTEGERS, required=True),
+    "probability": Column("float64", NUMBERS, required=True),
+    "outlier_score": Column("float64", NUMBERS, required=True),
+    "p_value": Column("float64", NUMBERS, required=True),
+    "trusted": Column("bool_", ("bool",), required=True),
+    "error": Column("string", (*TEXTS, "null"), required=True),
+    "true_label": Column("int64", (*INTEGERS, "null")),
+    "cause": Column("string", (*TEXTS, "null")),
+    "evidence": Column("list:float32", (*LISTS, "null")),
+    "time": Column("float64", (*NUMBERS, "timestamp", "date", "null")),
+    "thumbnail": Column("binary", ("binary", "large_binary", "null")),
+    "signal": Column("list:float32", (*LISTS, "null")),
+    "csm": Column("list:float32", (*LISTS, "null")),
+    "csm_classes": Column("list:int32", (*LISTS, "null")),
 }
-LISTS = {"evidence": "float32", "signal": "float32", "csm": "float32", "csm_classes": "int32"}
-COLUMNS = ("index", "name", "label", "probability", "outlier_score", "p_value", "trusted", "error", "true_label",
-           "cause", "evidence", "time", "thumbnail", "signal", "csm", "csm_classes")  # fmt: skip
 """The columns of verdicts; `true_label` only for data with labels, `time` only where it was asked for."""
 
-SCHEMA_KEY = b"gradgeo"
-COMPRESSION = "zstd"
+COLUMNS = tuple(SCHEMA)
+"""Their names, in the order of a file."""
+
+PREVIEW_COLUMNS = ("thumbnail", "signal", "csm")
+"""What a person is shown of a flagged input."""
+
+COUNTED_COLUMNS = ("name", "label", "trusted", "error", "true_label")
+"""What a `Summary` counts."""
+
+
+STATE_FILE = "_gradgeo.json"
+"""The state of a run in its folder of parts; readers of Parquet data sets pass over names that begin with _."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """Which columns the rows have, and what stands in the schema of every Parquet file of them."""
+class RunState:
+    """What a folder of parts says of the run that writes it."""
 
-    labelled: bool
-    is_datetime: bool | None
-    metadata: dict[str, Any]
+    settings: dict[str, Any]
+    """All that the rows depend on, see `Manifest`."""
 
-    @property
-    def columns(self) -> list[str]:
-        """Those of `COLUMNS` that there are."""
-        absent = {
-            name for name, there in (("true_label", self.labelled), ("time", self.is_datetime is not None)) if not there
-        }
-        return [name for name in COLUMNS if name not in absent]
+    rows: int | None
+    """How many rows the parts have together; None while the run has not ended."""
 
-    @property
-    def schema(self) -> Any:
-        """Of Arrow."""
-        arrow = require("pyarrow", "parquet")
+    def write(self, folder: Path, *, advice: str = "") -> None:
+        """Write it to `folder`. Raises: DataError, whose message ends with `advice`."""
+        state = {"format": FORMAT, "settings": self.settings, "rows": self.rows}
+        with atomic_stream(folder / STATE_FILE, advice=advice) as stream:
+            stream.write(json.dumps(state, indent=1).encode())
 
-        def kind(name: str) -> Any:
-            if name in LISTS:
-                return arrow.list_(getattr(arrow, LISTS[name])())
-            if name == "thumbnail":
-                return arrow.binary()
-            return arrow.timestamp("us") if name == "time" and self.is_datetime else getattr(arrow, SCALARS[name])()
-
-        return arrow.schema(
-            [(name, kind(name)) for name in self.columns], metadata={SCHEMA_KEY: json.dumps(self.metadata)}
-        )
-
-
-@dataclass(frozen=True)
-class Format:
-    """One way to write rows, read counts back and join files."""
-
-    ending: str
-    write: Callable[[IO[bytes], list[Row], Table], None]
-    count: Callable[[Path, Table], Summary]  # raises whatever a damaged file makes its library raise
-    join: Callable[[Iterable[Path], IO[bytes], Table], None]
-
-
-def _write_parquet(stream: IO[bytes], rows: list[Row], table: Table) -> None:
-    arrow = require("pyarrow", "parquet")
-    made = arrow.Table.from_pylist(rows, table.schema)
-    require("pyarrow.parquet", "parquet").write_table(made, stream, compression=COMPRESSION)
-
-
-def _count_parquet(path: Path, table: Table) -> Summary:
-    with require("pyarrow.parquet", "parquet").ParquetFile(path) as file:
-        known = json.loads((file.schema_arrow.metadata or {}).get(SCHEMA_KEY, b"{}"))
-        if known.get("run") != table.metadata["run"]:
-            raise DataError(f"{path} belongs to another run. Pass restart=True (--restart), or another out.")
-        wanted = [name for name in COUNTED if name in table.columns]
-        summary = Summary()
-        for batch in file.iter_batches(columns=wanted):
-            for row in batch.to_pylist():
-                summary.add(row)
-        return summary
-
-
-def _join_parquet(parts: Iterable[Path], stream: IO[bytes], table: Table) -> None:
-    parquet = require("pyarrow.parquet", "parquet")
-    with parquet.ParquetWriter(stream, table.schema, compression=COMPRESSION) as writer:
-        for part in parts:
-            with parquet.ParquetFile(part) as file:
-                writer.write_table(file.read().replace_schema_metadata(table.schema.metadata))
-
-
-def _text(stream: IO[bytes]) -> TextIOWrapper:
-    return TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-
-
-def _write_csv(stream: IO[bytes], rows: list[Row], table: Table) -> None:
-    text = _text(stream)
-    writer = csv.DictWriter(text, [name for name in table.columns if name in SCALARS], extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(row | {"trusted": str(row["trusted"]).lower()} for row in rows)
-    text.detach()  # which leaves `stream` open
-
-
-def _read_csv(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        yield from csv.DictReader(stream)
-
-
-def _count_csv(path: Path, table: Table) -> Summary:
-    summary = Summary()
-    for row in _read_csv(path):
-        empty: Row = {name: value or None for name, value in row.items()}
-        summary.add(empty | {"trusted": row["trusted"] == "true"})
-    return summary
-
-
-def _join_csv(parts: Iterable[Path], stream: IO[bytes], table: Table) -> None:
-    text = _text(stream)
-    writer = csv.DictWriter(text, [name for name in table.columns if name in SCALARS])
-    writer.writeheader()
-    for part in parts:
-        writer.writerows(_read_csv(part))
-    text.detach()
-
-
-FORMATS = {
-    form.ending: form
-    for form in (
-        Format(".parquet", _write_parquet, _count_parquet, _join_parquet),
-        Format(".csv", _write_csv, _count_csv, _join_csv),
-    )
-}
-"""By the ending of the file."""
+    @classmethod
+    def read(cls, folder: Path) -> "RunState | None":
+        """The state in `folder`; None where there is none, or something else under its name."""
+        try:
+            state = json.loads((folder / STATE_FILE).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None
+        if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("settings"), dict):
+            return None
+        rows = state.get("rows")
+        whole = rows is None or (isinstance(rows, int) and not isinstance(rows, bool))
+        return cls(state["settings"], rows) if whole else None

@@ -1,70 +1,94 @@
-"""What a run of `score` came to, counted row by row and part by part."""
+"""What a run of `score` came to, counted part by part."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Row = dict[str, Any]
+import numpy as np
+
+from gradgeo._typing import BoolArray
 
 
 @dataclass
 class Summary:
-    """What a run of `score` came to.
-
-    Attributes:
-        rows: inputs, all of which have a row.
-        scored: of these, inputs with a verdict; the others have an error text.
-        trusted: of the scored, those with a p-value above alpha.
-        first_error: name and error of the first input without a verdict.
-        labelled, correct: scored inputs whose true label is known, and those predicted correctly.
-        trusted_labelled, trusted_correct: the same among the trusted.
-        resumed: of the rows, those that an earlier, interrupted run had written.
-        seconds: wall time of reading, judging and writing the other rows.
-        model_seconds: of these, the time within the detector, summed over `lanes`.
-        lanes: detectors that worked side by side.
-    """
+    """What a run of `score` came to."""
 
     rows: int = 0
+    """Inputs, each of which has a row."""
+
     scored: int = 0
+    """Inputs with a verdict; the others have an error text."""
+
     trusted: int = 0
+    """Scored inputs with a p-value above alpha."""
+
     first_error: str | None = None
+    """Name and error of the first input without a verdict."""
+
     labelled: int = 0
+    """Scored inputs whose true label is known."""
+
     correct: int = 0
+    """Labelled inputs that are predicted correctly."""
+
     trusted_labelled: int = 0
     trusted_correct: int = 0
+    """As `labelled` and `correct`, among the trusted."""
+
     resumed: int = 0
+    """Rows that an earlier, interrupted run had written."""
+
     seconds: float = 0.0
+    """Wall time of reading, scoring and writing the other rows."""
+
     model_seconds: float = 0.0
-    lanes: int = 1
+    """Time within the detector, summed over `detectors`."""
+
+    detectors: int = 1
+    """Detectors that worked in parallel."""
 
     @property
     def utilisation(self) -> float | None:
         """The share of the wall time that the detectors were at work; None of a run that had nothing to do."""
-        return self.model_seconds / (self.seconds * self.lanes) if self.seconds else None
+        return self.model_seconds / (self.seconds * self.detectors) if self.seconds else None
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row."""
-        self.rows += 1
-        if row["error"] is not None:
-            self.first_error = self.first_error or f"{row['name']}: {row['error']}"
-            return
-        true_label = row.get("true_label")
-        labelled = true_label is not None
-        correct = labelled and true_label == row["label"]
-        self.scored += 1
-        self.trusted += row["trusted"]
-        self.labelled += labelled
-        self.correct += correct
-        self.trusted_labelled += labelled and row["trusted"]
-        self.trusted_correct += correct and row["trusted"]
+    @classmethod
+    def of(
+        cls, failed: BoolArray, trusted: BoolArray, labelled: BoolArray, correct: BoolArray, first_error: str | None
+    ) -> "Summary":
+        """Count rows by masks (N,): without a verdict, trusted, with a true label, predicted correctly."""
+        scored = ~failed
+        trusted, labelled = trusted & scored, labelled & scored
+        correct = correct & labelled
+        return cls(
+            rows=len(failed),
+            scored=int(scored.sum()),
+            trusted=int(trusted.sum()),
+            first_error=first_error,
+            labelled=int(labelled.sum()),
+            correct=int(correct.sum()),
+            trusted_labelled=int((labelled & trusted).sum()),
+            trusted_correct=int((correct & trusted).sum()),
+        )
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Sequence[Any]]) -> "Summary":
+        """Count rows by their columns `COUNTED_COLUMNS`, of which `true_label` may be missing."""
+        errors, labels = columns["error"], columns["label"]
+        truth = columns.get("true_label") or [None] * len(errors)
+        failed = [error is not None for error in errors]
+        first = failed.index(True) if any(failed) else None
+        return cls.of(
+            np.array(failed, bool),
+            np.array(columns["trusted"], bool),
+            np.array([label is not None for label in truth], bool),
+            np.array([label == true for label, true in zip(labels, truth, strict=True)], bool),
+            None if first is None else f"{columns['name'][first]}: {errors[first]}",
+        )
 
     def merge(self, other: "Summary") -> None:
-        """Count the rows that `other` has counted, which stand behind these."""
+        """Add what `other` has counted; its rows come after these."""
         for name in ("rows", "scored", "trusted", "labelled", "correct", "trusted_labelled", "trusted_correct"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_error = self.first_error or other.first_error
         self.model_seconds += other.model_seconds
-
-
-COUNTED = ("name", "label", "trusted", "error", "true_label")
-"""What `Summary.add` looks at."""

@@ -7,14 +7,15 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("matplotlib")
 
-from benchmarks import reporting
-from gradgeo.bench.case import Cases
+from benchmarks import report as reporting
+from benchmarks.shipped import Suite
 
 
+@pytest.mark.simulation
 def test_each_length_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "LENGTHS", (1000, 50_000))
     monkeypatch.setattr(reporting, "PICTURES", 20)
-    page = reporting.run(Cases(tmp_path, inputs=20))
+    page = reporting.run(Suite(tmp_path, inputs=20))
     assert list(page.data["rows"]) == [20, 1000]
     for found in page.data["rows"].values():
         assert 0 < found["seconds"] < 60

@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.memory import peak_resident
 from benchmarks.page import Page
+from benchmarks.shipped import Suite
 from gradgeo import report
-from gradgeo.bench.case import Cases
 from gradgeo.errors import require
 
 LENGTHS = (10_000, 100_000, 1_000_000)
@@ -20,7 +20,7 @@ PICTURES = 5000  # flagged inputs with a thumbnail and a matrix
 DRIFT = 0.2  # added to the scores of the last third, so that there is something to find
 
 
-def run(cases: Cases) -> Page:
+def run(suite: Suite) -> Page:
     """Each length in a process of its own."""
     for name in ("pyarrow", "PIL", "jinja2", "matplotlib"):  # told before the work rather than within a process
         require(name, "bench")
@@ -33,7 +33,7 @@ def run(cases: Cases) -> Page:
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for length in (length * min(cases.inputs, 1000) // 1000 for length in LENGTHS):
+        for length in (length * min(suite.inputs, 1000) // 1000 for length in LENGTHS):
             scores = made_scores.write(Path(folder) / f"{length}.parquet", length, drift=DRIFT, pictures=PICTURES)
             seconds, size, before, after = _measured(scores, Path(folder) / f"{length}.html")
             found = {"seconds": seconds, "bytes": size, "mib_before": before, "mib_after": after}

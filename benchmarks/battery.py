@@ -1,0 +1,126 @@
+"""Every detector in every scenario on the shipped classifiers; with several processes the work is shared among them.
+
+Each attack on each classifier is a task of a process; once these are done, so is each group of methods that share
+passes. What the processes compute stays in the cache, where `evaluate` finds it.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from benchmarks.scenarios import shipped_scenarios
+from benchmarks.shipped import Suite, shipped_tasks
+from gradgeo.bench.cache import CHUNK
+from gradgeo.bench.classifier_under_test import logits_of
+from gradgeo.bench.evaluate import Say, evaluate, generate, silent
+from gradgeo.bench.methods import Method
+from gradgeo.bench.page.write import write
+from gradgeo.bench.scenarios import Scenario, Task
+from gradgeo.bench.scores import score_or_errors, shared_groups
+from gradgeo.bench.user_model import select_methods
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is compared on what; small enough to be sent to another process."""
+
+    folder: Path | None
+    """The folder with data/ and models/; None for the digits alone."""
+    names: tuple[str, ...] | None
+    """Of the classifiers; None for all five."""
+    inputs: int
+    """In a scenario."""
+    methods: tuple[str, ...] | None = None
+    """Built-in methods; None for all."""
+    more: tuple[str, ...] = ()
+    """Further methods, by spec."""
+
+    def selected(self) -> dict[str, Method]:
+        """The methods."""
+        return select_methods(self.methods, self.more)
+
+    def tasks(self) -> tuple[list[Task], dict[str, Scenario]]:
+        """The task of each classifier, and the scenarios."""
+        suite = Suite(self.folder or Path(), inputs=self.inputs)
+        return shipped_tasks(suite, self.names, self.folder), shipped_scenarios(suite)
+
+
+def run(choice: Choice, out: Path, name: str, command: str, *, jobs: int = 1, say: Say = silent) -> list[Path]:
+    """Compare, and write the page NAME into `out`; returns the paths of its files."""
+    methods = choice.selected()
+    if jobs > 1:
+        share(choice, jobs, say)
+    tasks, scenarios = choice.tasks()
+    results = [evaluate(task, scenarios=scenarios, methods=methods, command=command, say=say) for task in tasks]
+    return write(results, out, name)
+
+
+def share(choice: Choice, jobs: int, say: Say = silent) -> None:
+    """Do the work in processes of one thread each, so that `evaluate` finds it in the cache.
+
+    The largest groups and the slowest classifiers go first, so that no process is left with them at the end. A task
+    that fails leaves the others alone; `evaluate` meets its error again and reports it.
+
+    Networks as small as ours gain next to nothing from a second thread: two processes do in an hour what one of two
+    threads does in an hour and a half.
+
+    Args:
+        say: called in each process with what it is at; a function that can be pickled.
+    """
+    tasks, scenarios = choice.tasks()
+    slowest_first = sorted(tasks, key=_cost, reverse=True)
+    attacks = [
+        partial(_attack, task.classifier.name, name)
+        for task in slowest_first
+        for name, scenario in scenarios.items()
+        if scenario.cause == "attack" and scenario.applies(task)
+    ]
+    largest_first = sorted(shared_groups(choice.selected()), key=len, reverse=True)
+    scores = [partial(_score, task.classifier.name, tuple(group)) for group in largest_first for task in slowest_first]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for steps in (attacks, scores):
+            list(pool.map(partial(_work, choice, say), steps))
+
+
+def _cost(task: Task) -> float:
+    """An estimate of how long a classifier takes, to sort by: a forward pass, once for each class."""
+    start = time.perf_counter()
+    logits = logits_of(task.classifier.model, task.classifier.x[:CHUNK])
+    return (time.perf_counter() - start) * logits.shape[1]
+
+
+_Step = Callable[[Choice, Say], None]
+
+
+def _work(choice: Choice, say: Say, step: _Step) -> None:
+    torch.set_num_threads(1)
+    try:
+        step(choice, say)
+    except Exception as error:  # in whatever way a method or an attack may fail
+        say(f"{type(error).__name__}: {error}; to be tried again")
+
+
+def _attack(classifier: str, name: str, choice: Choice, say: Say) -> None:
+    task, scenarios = _task(choice, classifier)
+    generate(task, {name: scenarios[name]}, say)
+
+
+def _score(classifier: str, methods: tuple[str, ...], choice: Choice, say: Say) -> None:
+    task, scenarios = _task(choice, classifier)
+    _, inputs = generate(task, scenarios)
+    (group,) = (group for group in shared_groups(choice.selected()) if tuple(group) == methods)
+    say(f"{classifier}: scoring with {', '.join(methods)}")
+    score_or_errors(group, task.classifier, inputs)
+
+
+@cache
+def _task(choice: Choice, classifier: str) -> tuple[Task, dict[str, Scenario]]:
+    """One for all steps of a process."""
+    (task,), scenarios = replace(choice, names=(classifier,)).tasks()
+    return task, scenarios

@@ -1,0 +1,122 @@
+"""The classifiers and test sets that the laboratory measures: those in a folder beside the project, and the digits."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.named import find
+from gradgeo import attacks
+from gradgeo.bench.attacked import attacked
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
+from gradgeo.bench.scenarios import Task
+from gradgeo.bench.user_model import digits_classifier, read_inputs
+from gradgeo.data import Source, open_source
+from gradgeo.data.models import load_model
+from gradgeo.errors import DataError, expected
+
+
+@dataclass(frozen=True)
+class ShippedClassifier:
+    """A trained classifier in the folder, its test data, and how it is attacked."""
+
+    net: str
+    """The function of models/nets.py that loads it."""
+    data: str
+    """Its test set, as `Suite.read` takes it."""
+    others: tuple[str, ...]
+    """Data sets that it was not trained on."""
+    budgets: tuple[float, ...] = (8 / 255, 2 / 255, 1 / 255)
+    """Of L-inf attacks, the largest first."""
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    """Of the input space; None where it has none."""
+
+
+SHIPPED = {
+    "mnist": ShippedClassifier("mnist_cnn", "mnist", ("fashion_mnist", "kmnist"), (0.3, 0.1)),
+    "fashion": ShippedClassifier("fashion_cnn", "fashion_mnist", ("mnist", "kmnist"), (0.1, 0.025)),
+    "cifar10": ShippedClassifier("cifar10_resnet20", "cifar10", ("cifar100", "svhn", "mnist", "fashion_mnist")),
+    "cifar100": ShippedClassifier("cifar100_resnet20", "cifar100", ("cifar10", "svhn", "mnist", "fashion_mnist")),
+    "ecg5000": ShippedClassifier(
+        "ecg5000_cnn", "ucr:ECG5000/test", ("ucr:ECG200/test", "ucr:ECG200/train"), (0.1, 0.025), None
+    ),
+}
+
+
+class Suite:
+    """Classifiers under test by name, and the data of a run; `digits` needs no folder.
+
+    Args:
+        folder: a folder with data/ and models/.
+        inputs: how many inputs of each kind a measurement uses, where it does not say otherwise.
+        only: names of what is measured; None for all.
+    """
+
+    def __init__(self, folder: Path, *, inputs: int = 1000, only: tuple[str, ...] | None = None) -> None:
+        self.folder = folder.resolve()
+        self.inputs = inputs
+        self._only = only
+        self._loaded: dict[str, ClassifierUnderTest] = {}
+
+    def __getitem__(self, name: str) -> ClassifierUnderTest:
+        if name not in self._loaded:
+            self._loaded[name] = digits_classifier() if name == "digits" else self._load(name)
+        return self._loaded[name]
+
+    def wanted(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are measured."""
+        return [name for name in names if self._only is None or name in self._only]
+
+    def task(self, name: str, size: int | None = None) -> Task:
+        """The task of a classifier, of `inputs` inputs unless `size` says otherwise."""
+        return Task(self[name], self.inputs if size is None else size)
+
+    def _load(self, name: str) -> ClassifierUnderTest:
+        shipped = SHIPPED[name]
+        model = load_model(self.spec(name))
+        x, y = self.read(shipped.data)
+        half = len(x) // 2
+        if name == "ecg5000":  # the archive's test part is sorted by class
+            order = torch.from_numpy(np.random.RandomState(0).permutation(len(x)))
+            x, y, half = x[order], y[order], 2000
+        return ClassifierUnderTest(name, model, x, y, half, shipped.budgets, shipped.bounds)
+
+    def source(self, name: str, limit: int | None = None) -> Source:
+        """The test set of the classifier `name`, as a source."""
+        if name == "digits":
+            return open_source("digits", limit=limit)
+        return find(SHIPPED[name].data, folder=self.folder, limit=limit)
+
+    def spec(self, name: str) -> str:
+        """The name of a classifier as `load_model` takes it."""
+        if name == "digits":
+            return name
+        if not (self.folder / "models" / "nets.py").is_file():
+            raise DataError(f"{self.folder} holds no models/nets.py; name the folder of data and models with --data")
+        return f"{self.folder}/models/nets.py:{SHIPPED[name].net}"
+
+    def read(self, name: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """Test inputs and labels of a public data set by its usual name, or of the UCR archive as `ucr:NAME/PART`."""
+        if name.startswith("ucr:"):
+            return read_inputs(open_source(name, limit=limit, data_root=self.folder / "data" / "UCR"))
+        return read_inputs(find(name, folder=self.folder, limit=limit))
+
+
+def shipped_tasks(suite: Suite, names: tuple[str, ...] | None, folder: Path | None) -> list[Task]:
+    """The tasks of the classifiers of these names (None: all five), whose data is in `folder`; `digits` needs none."""
+    names = tuple(SHIPPED) if names is None else names
+    for name in names:
+        if name not in ("digits", *SHIPPED):
+            raise expected("cases", f"among digits, {', '.join(SHIPPED)}", name)
+    if folder is None and names != ("digits",):
+        raise DataError("no folder with data/ and models/; pass --data, or --quick for the digits alone")
+    return [suite.task(name) for name in names]
+
+
+def pgd_examples(classifier: ClassifierUnderTest, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
+    """Successful untargeted PGD examples, step epsilon/4, 100 steps; cached."""
+    result = attacked(classifier, x, y, attacks.pgd, epsilon=epsilon)
+    return result.adversarial[result.success]

@@ -1,0 +1,79 @@
+"""A classifier under test: the model, test inputs it was not trained on, and the budgets of its attacks."""
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from gradgeo.bench.cache import CHUNK
+from gradgeo.classifier.wrapper import Classifier
+from gradgeo.detector.fitting import typical_temperature
+
+
+@dataclass(frozen=True)
+class ClassifierUnderTest:
+    """A classifier with labelled test inputs: the first `half` to fit detectors on, the rest to report on."""
+
+    name: str
+    """As the page calls it."""
+    model: nn.Module
+    """In eval mode."""
+    x: Tensor
+    """Inputs (N, *input)."""
+    y: Tensor
+    """Their classes (N,); -1 where unknown."""
+    half: int
+    """How many of them detectors are fitted on."""
+    budgets: tuple[float, ...] = (8 / 255, 2 / 255, 1 / 255)
+    """Of L-inf attacks, the largest first."""
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    """Of the input space; None where it has none."""
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of all inputs (N, C)."""
+        return logits_of(self.model, self.x)
+
+    @cached_property
+    def temperature(self) -> float:
+        """The temperature that a detector fitted on the trusted inputs of the first half would choose."""
+        margins = self.margin[: self.half][self.correct[: self.half]]
+        return typical_temperature(margins.double().numpy())
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        """A copy for attacks, faster and the same up to rounding: batch norms inside convolutions, channels last."""
+        model = copy.deepcopy(self.model).eval()
+        try:
+            return fuse(model).to(memory_format=torch.channels_last)
+        except Exception:  # torch.fx cannot trace every model, and raises many kinds of error
+            return model
+
+    @property
+    def correct(self) -> Tensor:
+        """Which inputs are classified correctly (N,); those without a label count as such."""
+        return (self.logits.argmax(1) == self.y) | (self.y < 0)
+
+    @property
+    def margin(self) -> Tensor:
+        """Largest minus second logit (N,)."""
+        return -self.logits.topk(2, dim=1).values.diff(dim=1)[:, 0]
+
+    @property
+    def trusted(self) -> Tensor:
+        """The correctly classified inputs of the first half, which detectors are fitted on."""
+        return self.x[: self.half][self.correct[: self.half]]
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (N, C)."""
+    classifier = Classifier(model)
+    return torch.cat([classifier.logits(part).logits for part in torch.split(x, CHUNK)])
+
+
+def predicted_classes(model: nn.Module, x: Tensor) -> Tensor:
+    """Predicted classes (N,)."""
+    return logits_of(model, x).argmax(1)

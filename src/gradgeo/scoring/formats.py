@@ -1,0 +1,175 @@
+"""How columns become bytes: Parquet with everything, CSV with the scalar columns."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from io import TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gradgeo._typing import Array
+from gradgeo.errors import DataError, require
+from gradgeo.scoring.metadata import Metadata
+from gradgeo.scoring.schema import COLUMNS, COUNTED_COLUMNS, SCHEMA, Columns
+from gradgeo.scoring.summary import Summary
+
+COMPRESSION = "zstd"
+CSV_ROWS = 4096
+"""Rows of CSV that are copied at a time."""
+
+
+@dataclass(frozen=True)
+class VerdictSchema:
+    """Which columns the rows of a run have, and the metadata of every Parquet file of them."""
+
+    labelled: bool
+    """Whether there are true labels."""
+
+    is_datetime: bool | None
+    """Whether times are dates (True) or numbers (False); None without times."""
+
+    metadata: Metadata
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Those of `COLUMNS` that the rows have."""
+        present = {"true_label": self.labelled, "time": self.is_datetime is not None}
+        return [name for name in COLUMNS if present.get(name, True)]
+
+    @property
+    def scalars(self) -> list[str]:
+        """The columns of CSV."""
+        return [name for name in self.columns if SCHEMA[name].scalar]
+
+    @property
+    def arrow(self) -> Any:
+        """The Arrow schema, with the metadata."""
+        fields = [(name, self.arrow_type(name)) for name in self.columns]
+        return require("pyarrow", "parquet").schema(fields, metadata=self.metadata.encode())
+
+    def arrow_type(self, name: str) -> Any:
+        """The Arrow type of a column."""
+        arrow = require("pyarrow", "parquet")
+        if name == "time" and self.is_datetime:
+            return arrow.timestamp("us")
+        entry = SCHEMA[name].arrow.removeprefix("list:")
+        kind = getattr(arrow, entry)()
+        return kind if SCHEMA[name].arrow == entry else arrow.list_(kind)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write verdicts, to read back what a resumed run needs, and to join files."""
+
+    suffix: str
+    write: Callable[[IO[bytes], Columns, VerdictSchema], None]
+    count: Callable[[Path, VerdictSchema], Summary]
+    """Raises whatever a damaged file makes its library raise."""
+
+    p_values: Callable[[Path], Array]
+    """(N,) in the order of the rows, NaN where there is no verdict."""
+
+    join: Callable[[Iterable[Path], IO[bytes], VerdictSchema], None]
+
+
+def _write_parquet(stream: IO[bytes], columns: Columns, schema: VerdictSchema) -> None:
+    arrow, target = require("pyarrow", "parquet"), schema.arrow
+    arrays = [arrow.array(columns[field.name], field.type) for field in target]
+    table = arrow.Table.from_arrays(arrays, schema=target)
+    require("pyarrow.parquet", "parquet").write_table(table, stream, compression=COMPRESSION)
+
+
+def _count_parquet(path: Path, schema: VerdictSchema) -> Summary:
+    compute, parquet = require("pyarrow.compute", "parquet"), require("pyarrow.parquet", "parquet")
+    with parquet.ParquetFile(path) as file:
+        if Metadata.decode(file.schema_arrow.metadata, str(path)).run != schema.metadata.run:
+            raise DataError(f"{path} belongs to another run. Pass restart=True (--restart), or another out.")
+        table = file.read(columns=[name for name in COUNTED_COLUMNS if name in schema.columns])
+
+    def mask(values: Any) -> Any:
+        return values.fill_null(False).to_numpy()
+
+    failed = mask(table["error"].is_valid())
+    nothing = np.zeros(len(table), bool)
+    labelled = correct = nothing
+    if schema.labelled:
+        labelled = mask(table["true_label"].is_valid())
+        correct = mask(compute.equal(table["label"], table["true_label"]))
+    first = None
+    if failed.any():
+        at = int(failed.argmax())
+        first = f"{table['name'][at].as_py()}: {table['error'][at].as_py()}"
+    return Summary.of(failed, mask(table["trusted"]), labelled, correct, first)
+
+
+def _p_values_parquet(path: Path) -> Array:
+    with require("pyarrow.parquet", "parquet").ParquetFile(path) as file:
+        column = file.read(columns=["p_value"])["p_value"]
+    return np.asarray(column.to_numpy(), np.float64)  # null becomes NaN
+
+
+def _join_parquet(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> None:
+    parquet, target = require("pyarrow.parquet", "parquet"), schema.arrow
+    with parquet.ParquetWriter(stream, target, compression=COMPRESSION) as writer:
+        for part in parts:
+            with parquet.ParquetFile(part) as file:
+                writer.write_table(file.read().replace_schema_metadata(target.metadata))
+
+
+def _text(stream: IO[bytes]) -> TextIOWrapper:
+    return TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+
+
+def _write_csv(stream: IO[bytes], columns: Columns, schema: VerdictSchema) -> None:
+    text = _text(stream)
+    writer = csv.writer(text)
+    writer.writerow(schema.scalars)
+    lower = columns | {"trusted": [str(trusted).lower() for trusted in columns["trusted"]]}
+    writer.writerows(zip(*(lower[name] for name in schema.scalars), strict=True))
+    text.detach()  # which leaves `stream` open
+
+
+def _read_csv(path: Path) -> Iterator[dict[str, tuple[str, ...]]]:
+    """The columns of some rows at a time, "" where there is no value."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = csv.reader(stream)
+        names = next(rows)
+        while some := list(islice(rows, CSV_ROWS)):
+            yield dict(zip(names, zip(*some, strict=True), strict=True))
+
+
+def _count_csv(path: Path, schema: VerdictSchema) -> Summary:
+    summary = Summary()
+    for columns in _read_csv(path):
+        present = {name: [value or None for value in columns[name]] for name in COUNTED_COLUMNS if name in columns}
+        summary.merge(Summary.of_columns(present | {"trusted": [value == "true" for value in columns["trusted"]]}))
+    return summary
+
+
+def _p_values_csv(path: Path) -> Array:
+    values = [float(value or "nan") for columns in _read_csv(path) for value in columns["p_value"]]
+    return np.array(values, np.float64)
+
+
+def _join_csv(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> None:
+    text = _text(stream)
+    writer = csv.writer(text)
+    writer.writerow(schema.scalars)
+    for part in parts:
+        for columns in _read_csv(part):
+            writer.writerows(zip(*columns.values(), strict=True))
+    text.detach()
+
+
+FORMATS = {
+    form.suffix: form
+    for form in (
+        Format(".parquet", _write_parquet, _count_parquet, _p_values_parquet, _join_parquet),
+        Format(".csv", _write_csv, _count_csv, _p_values_csv, _join_csv),
+    )
+}
+"""By the ending of the file."""

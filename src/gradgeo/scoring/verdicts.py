@@ -1,0 +1,93 @@
+"""From items to columns of verdicts: a row for each item, with the verdict of those that can be scored."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.source import Item, with_expected_shape
+from gradgeo.detector.detector import Detector
+from gradgeo.scoring.previews import picture, similarities
+from gradgeo.scoring.schema import COLUMNS, PREVIEW_COLUMNS, Columns
+
+VERDICT_COLUMNS = ("label", "probability", "outlier_score", "p_value", "trusted")
+"""Columns that are fields of `Predictions`."""
+
+NO_VERDICT = "NaN or infinite logits, or no gradient at all"
+
+
+def checked(item: Item, shape: tuple[int, ...] | None) -> Item:
+    """`item`, with an error in place of an `x` that has another shape or is not finite."""
+    item = with_expected_shape(item, shape)
+    if item.x is None or bool(torch.isfinite(item.x).all()):
+        return item
+    return replace(item, x=None, error="NaN or infinite values")
+
+
+def no_rows() -> Columns:
+    """Columns without rows."""
+    return {name: [] for name in COLUMNS}
+
+
+@dataclass
+class BatchScorer:
+    """A detector that fills columns and measures the time of its own work."""
+
+    detector: Detector
+    preprocess: Preprocess
+    """What was done to the inputs, and is undone in previews."""
+
+    seconds: float = 0.0
+    """Time spent in the detector."""
+
+    def add(self, items: list[Item], columns: Columns, previews: int) -> int:
+        """Append a row for each item; returns how many of them got a preview.
+
+        Args:
+            items: one batch.
+            columns: what to append to.
+            previews: how many of the flagged items may get one.
+        """
+        items = [checked(item, self.detector.input_shape_) for item in items]
+        batch: Columns = {name: [None] * len(items) for name in COLUMNS}
+        batch["index"] = [item.index for item in items]
+        batch["name"] = [item.name for item in items]
+        batch["trusted"] = [False] * len(items)
+        batch["error"] = [item.error for item in items]
+        batch["true_label"] = [item.label for item in items]
+        batch["time"] = [item.time for item in items]
+        usable = {row: item.x for row, item in enumerate(items) if item.x is not None}
+        if usable:
+            self._judge(usable, batch, previews)
+        for name, values in batch.items():
+            columns[name] += values
+        shown = zip(*(batch[name] for name in PREVIEW_COLUMNS), strict=True)
+        return sum(any(value is not None for value in row) for row in shown)
+
+    def _judge(self, usable: dict[int, Tensor], batch: Columns, previews: int) -> None:
+        """Fill in the verdicts of the `usable` rows."""
+        began = time.perf_counter()
+        judgement = self.detector.judge(torch.stack([*usable.values()]), explain=True)
+        self.seconds += time.perf_counter() - began
+        verdicts = {name: getattr(judgement.predictions, name).tolist() for name in VERDICT_COLUMNS}  # (U,) each
+        evidence = zip(*(p_values.tolist() for p_values in judgement.evidence.values()), strict=True)
+        evidence_rows: list[Any] = [list(row) for row in evidence] or [[]] * len(usable)  # (U, E)
+        for i, (row, x) in enumerate(usable.items()):
+            if verdicts["p_value"][i] != verdicts["p_value"][i]:
+                batch["error"][row] = NO_VERDICT
+                continue
+            for name, values in verdicts.items():
+                batch[name][row] = values[i]
+            batch["evidence"][row] = evidence_rows[i]
+            explanation = judgement.explanations.get(i)
+            if explanation is None or verdicts["trusted"][i]:
+                continue
+            batch["cause"][row] = explanation.cause
+            if previews > 0:
+                previews -= 1
+                preview = picture(x, self.preprocess) | similarities(explanation, judgement.logits[i])
+                for name, value in preview.items():
+                    batch[name][row] = value

@@ -1,0 +1,150 @@
+"""A run keeps the place of what fails, scores every method as by itself, and repeats nothing that is finished."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradgeo.bench import cache
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
+from gradgeo.bench.evaluate import evaluate
+from gradgeo.bench.methods import METHODS, Method
+from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
+from gradgeo.bench.scores import score, shared_groups
+from gradgeo.bench.shared_passes import DetectorGroup
+from gradgeo.detector.detector import Detector
+from gradgeo.detector.fitted import FittedDetector
+from gradgeo.errors import DataError
+
+pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
+QUICK = {name: METHODS[name] for name in ("gradgeo", "MaxSoftmax", "KNN")}
+OURS = {name: METHODS[name] for name in ("gradgeo", "gradgeo fast", "ten statistics")}
+
+
+@pytest.fixture(scope="module")
+def few() -> Task:
+    """A classifier that is measured in no time."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x = torch.rand(400, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    return Task(ClassifierUnderTest("few", model, x, model(x).argmax(1), 250), 30)
+
+
+def alone(name: str, task: Task, x: Tensor) -> np.ndarray:
+    return score({name: METHODS[name]}, task.classifier, {"a": x})[name].scores["a"]
+
+
+@pytest.mark.simulation
+def test_a_run_has_every_part_and_is_json(digits: Task) -> None:
+    scenarios = {name: SCENARIOS[name] for name in ("uniform noise", "PGD", "misclassified")}
+    said: list[str] = []
+    result = evaluate(digits, scenarios=scenarios, methods=QUICK, say=said.append)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert set(result["columns"]) == set(scenarios)
+    assert set(result["cells"]) == set(QUICK)
+    assert result["methods"]["gradgeo"]["peer"] is False
+    assert any("KNN" in text for text in said)
+
+
+@pytest.mark.simulation
+def test_a_failing_method_and_a_missing_data_set_keep_their_place(digits: Task) -> None:
+    class Broken:
+        def fit(self, loader: object) -> None:
+            raise RuntimeError("no luck")
+
+    def missing(task: Task) -> Tensor:
+        raise DataError(f"nothing in {Path.home()}/data and {Path.cwd()}/data")
+
+    scenarios = {"gone": Scenario("ood", missing), "constant": SCENARIOS["constant"]}
+    methods = {
+        "broken": Method(lambda model, x: Broken()),
+        "MaxSoftmax": METHODS["MaxSoftmax"],
+        "gradgeo": METHODS["gradgeo"],
+    }
+    result = evaluate(digits, scenarios=scenarios, methods=methods)
+    assert result["methods"]["broken"]["error"] == "RuntimeError: no luck"
+    assert "broken" not in result["cells"]
+    assert "nothing in" in result["columns"]["gone"]["error"]
+    assert str(Path.home()) not in result["columns"]["gone"]["error"]
+    assert str(Path.cwd()) not in result["columns"]["gone"]["error"]
+    assert set(result["cells"]["MaxSoftmax"]) == {"constant"}
+
+
+def test_finished_pieces_are_not_scored_again(digits: Task) -> None:
+    calls: list[object] = []
+
+    class Counting:
+        def fit(self, loader: object) -> None:
+            calls.append("fit")
+
+        def predict(self, x: Tensor) -> Tensor:
+            calls.append(len(x))
+            return x.flatten(1).sum(1)
+
+    group = {"counting": Method(lambda model, x: Counting())}
+    first = score(group, digits.classifier, {"a": digits.x})["counting"]
+    timed = ["fit", 8, 40]
+    assert calls == [*timed, 40]
+    second = score(group, digits.classifier, {"a": digits.x})["counting"]
+    assert calls == [*timed, 40]
+    assert np.array_equal(first.scores["a"], second.scores["a"])
+    assert first.ms_per_input == second.ms_per_input > 0
+    score(group, digits.classifier, {"a": digits.x, "b": digits.x + 1})
+    assert calls == [*timed, 40, "fit", 40]
+
+
+def test_methods_that_share_passes_score_as_by_themselves(
+    few: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = score(OURS, few.classifier, {"a": few.x, "b": few.noise("b", torch.rand)})
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "other")
+    for name, found in together.items():
+        assert np.allclose(found.scores["a"], alone(name, few, few.x), rtol=1e-4), name
+    cost = {name: found.ms_per_input for name, found in together.items()}
+    assert cost["gradgeo"] > max(cost["gradgeo fast"], cost["ten statistics"])  # each by itself
+
+
+def test_only_what_is_not_finished_of_those_that_share_is_done(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[str] = []
+    adopt = Detector.adopt
+    monkeypatch.setattr(Detector, "adopt", lambda self, made: (fitted.append(self.evidence), adopt(self, made))[1])
+    alone("gradgeo fast", few, few.x)
+    assert fitted == ["fast"]
+    before = set(cache.CACHE.iterdir())
+    score(OURS, few.classifier, {"a": few.x})
+    assert fitted == ["fast", "full", "paper"]
+    assert before < set(cache.CACHE.iterdir())
+    score(OURS, few.classifier, {"a": few.x})
+    assert len(fitted) == 3
+
+
+def test_where_sharing_fails_each_is_tried_by_itself(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DetectorGroup, "predict", lambda self, x: 1 / 0)
+    result = evaluate(few, scenarios={"constant": SCENARIOS["constant"]}, methods=OURS)
+    assert set(result["cells"]) == set(OURS)
+    monkeypatch.setattr(FittedDetector, "predictions", lambda self, measured, alpha: 1 / 0)
+    result = evaluate(few, scenarios={"noise": SCENARIOS["uniform noise"]}, methods=OURS)
+    assert {facts["error"] for facts in result["methods"].values()} == {"ZeroDivisionError: division by zero"}
+    assert list(result["methods"]) == list(OURS)
+
+
+def test_groups_keep_the_order_in_which_they_are_named() -> None:
+    methods = {name: METHODS[name] for name in ("KNN", "ten statistics", "ViM", "gradgeo")}
+    assert list(map(list, shared_groups(methods))) == [["KNN"], ["ten statistics", "gradgeo"], ["ViM"]]
+
+
+def test_peers_are_those_of_pytorch_ood_on_the_same_model(digits: Task) -> None:
+    from pytorch_ood.detector import EnergyBased
+
+    scores = alone("EnergyBased", digits, digits.x)
+    assert np.allclose(scores, EnergyBased(digits.classifier.model).predict(digits.x).double().numpy())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "gradgeo"])
+def test_every_peer_runs(digits: Task, name: str) -> None:
+    scores = alone(name, digits, digits.x[:10])
+    assert scores.shape == (10,)
+    assert np.isfinite(scores).all()

@@ -1,0 +1,109 @@
+"""A user's own classifier, data and detector: as the command line names them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradgeo.bench.evaluate import evaluate
+from gradgeo.bench.methods import METHODS
+from gradgeo.bench.user_model import select_methods, user_scenarios, user_task
+from gradgeo.errors import ArgumentError
+
+pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef load():\n    torch.manual_seed(1)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))\n\n"
+        "class Mine:\n    def __init__(self, model):\n        self.model = model\n"
+        "    def fit(self, loader):\n        return self\n    def predict(self, x):\n        return -self.model(x).amax(1)\n"
+    )
+    np.savez(tmp_path / "id.npz", x=generator.random((300, 3, 4, 4), np.float32))
+    np.savez(tmp_path / "ood.npz", x=generator.random((50, 3, 4, 4), np.float32) ** 4)
+    return tmp_path
+
+
+def test_a_model_data_and_a_detector_without_labels(mine: Path) -> None:
+    task = user_task(f"{mine}/net.py:load", f"{mine}/id.npz", 50)
+    scenarios = user_scenarios((f"{mine}/ood.npz",), ("pgd",))
+    methods = select_methods(("gradgeo", "gradgeo fast", "KNN"), (f"{mine}/net.py:Mine",))
+    result = evaluate(task, scenarios=scenarios, methods=methods)
+    assert result["columns"]["ood.npz"]["count"] == 50
+    assert {"PGD", "PGD, small"} <= set(result["columns"])
+    assert "FGSM" not in result["columns"]
+    assert result["columns"]["misclassified"]["count"] == 0
+    assert set(result["cells"]) == {"gradgeo", "gradgeo fast", "KNN", f"{mine}/net.py:Mine"}
+
+
+def test_data_of_the_same_name_keeps_its_whole_path(mine: Path) -> None:
+    specs = (f"{mine}/a/x.npz", f"{mine}/b/x.npz")
+    assert set(user_scenarios(specs, ())) >= set(specs)
+    assert "PGD" in user_scenarios(("elsewhere/PGD",), None)
+    assert "elsewhere/PGD" in user_scenarios(("elsewhere/PGD",), None)
+
+
+@pytest.mark.process
+def test_killed_at_any_moment_it_resumes_where_it_was(mine: Path) -> None:
+    """The same figures as an undisturbed run, and nothing that was finished is done again."""
+    command = [
+        *(sys.executable, "-c", "from gradgeo.cli import main; main()", "bench", "--model", "net.py:load"),
+        *("--id", "id.npz", "--ood", "ood.npz", "--attacks", "pgd", "--methods", "gradgeo,MaxLogit", "--inputs", "60"),
+    ]
+
+    def run(out: str, seconds: float | None = None) -> int:
+        process = subprocess.Popen(
+            [*command, "--out", out], cwd=mine, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    began = time.monotonic()
+    assert run("whole") == 0
+    taken = time.monotonic() - began
+    shutil.rmtree(mine / ".cache")
+
+    def finished() -> list[Path]:
+        return [file for file in (mine / ".cache" / "bench").glob("*.npz") if not file.name.startswith(".")]
+
+    for share in (0.6, 0.75, 0.9):
+        run("killed", share * taken)
+        assert all(file.stat().st_size for file in finished())
+    before = {file: file.stat().st_mtime_ns for file in finished()}
+    assert run("killed") == 0
+    assert all(file.stat().st_mtime_ns == written for file, written in before.items())
+    cells = [json.loads((mine / out / "battery.json").read_text())[0]["cells"] for out in ("whole", "killed")]
+    assert cells[0] == cells[1]
+
+
+def test_unbounded_data_gets_unbounded_attacks_in_its_own_units(mine: Path) -> None:
+    np.savez(mine / "raw.npz", x=40 * np.random.default_rng(0).standard_normal((120, 48)).astype(np.float32))
+    classifier = user_task(f"{mine}/net.py:load", f"{mine}/raw.npz", 10).classifier
+    assert classifier.bounds is None
+    assert classifier.budgets[0] == pytest.approx(40 * 8 / 255, rel=0.1)
+
+
+def test_bad_choices_are_refused_before_any_work() -> None:
+    with pytest.raises(ArgumentError, match="attacks"):
+        user_scenarios((), ("nonsense",))
+    with pytest.raises(ArgumentError, match=r"MaxSoftmax.*got nope"):
+        select_methods(("nope",), ())
+
+
+def test_ood_data_of_another_shape_says_so_in_its_scenario(mine: Path) -> None:
+    np.savez(mine / "wide.npz", x=np.zeros((5, 3, 4, 9), np.float32))
+    task = user_task(f"{mine}/net.py:load", f"{mine}/id.npz", 20)
+    scenarios = {"w": user_scenarios((f"{mine}/wide.npz",), ())["wide.npz"]}
+    result = evaluate(task, scenarios=scenarios, methods={"MaxLogit": METHODS["MaxLogit"]})
+    assert "(3, 4, 9)" in result["columns"]["w"]["error"]

@@ -1,0 +1,88 @@
+"""The shipped classifiers: their scenarios and ten statistics, and the battery's work shared among processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import battery
+from benchmarks.battery import Choice
+from benchmarks.scenarios import reshaped, shipped_scenarios
+from benchmarks.shipped import SHIPPED, Suite, shipped_tasks
+from benchmarks.ten_statistics import number_of_maps, ten_statistics
+from gradgeo import csm, csm_statistics
+from gradgeo.bench import cache
+from gradgeo.bench.evaluate import evaluate, silent
+from gradgeo.bench.scenarios import SCENARIOS
+from gradgeo.errors import ArgumentError, DataError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
+
+
+def test_other_data_sets_come_before_the_scenarios_of_every_classifier() -> None:
+    suite = Suite(Path())
+    scenarios = shipped_scenarios(suite)
+    assert list(scenarios)[-len(SCENARIOS) :] == list(SCENARIOS)
+    task = suite.task("digits", 10)
+    assert not [name for name in scenarios if name not in SCENARIOS and scenarios[name].applies(task)]
+
+
+def test_small_images_are_padded_and_large_ones_shrunk() -> None:
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(reshaped(x, torch.Size((3, 32, 32)))[:, 2, 2:30, 2:30], x[:, 0])
+    assert reshaped(torch.rand(2, 3, 32, 32), torch.Size((1, 28, 28))).shape == (2, 1, 28, 28)
+
+
+def test_the_number_of_maps_of_a_share() -> None:
+    assert [number_of_maps(share, 100) for share in (1.0, 0.2, 0.05)] == [100, 20, 5]
+    assert number_of_maps(0.05, 10) == 3
+    assert number_of_maps(0.5, 2) == 2
+
+
+def test_statistics_of_the_most_likely_classes_are_those_of_fewer_maps() -> None:
+    task = Suite(Path()).task("digits", 40)
+    found = ten_statistics(task.classifier, task.x[:6], 3.0, share=0.5)
+    matrices = csm(task.classifier.model, task.x[:6], temperature=3.0, classes=5)
+    direct = csm_statistics(matrices, torch.zeros(6, dtype=torch.long)).double().numpy()
+    assert np.allclose(found.features, direct, atol=1e-5)
+
+
+def test_bad_choices_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="pass --data"):
+        shipped_tasks(Suite(Path()), None, None)
+    with pytest.raises(ArgumentError, match=f"cases.*{next(iter(SHIPPED))}.*imagenet"):
+        shipped_tasks(Suite(tmp_path), ("imagenet",), tmp_path)
+
+
+def test_a_step_that_fails_says_so_and_stops_no_other() -> None:
+    said: list[str] = []
+    choice = Choice(None, ("digits",), 20)
+    battery._work(choice, said.append, lambda choice, say: 1 / 0)  # type: ignore[arg-type, return-value]
+    battery._work(choice, said.append, lambda choice, say: say("next"))
+    assert said == ["ZeroDivisionError: division by zero; to be tried again", "next"]
+
+
+@pytest.mark.process
+def test_processes_say_what_they_are_at_and_leave_their_work_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
+    call = "share(Choice(None, ('digits',), 5, ('MaxSoftmax',)), 2, say)"
+    code = "from benchmarks.battery import Choice, share\nfrom gradgeo.cli.console import say\n"
+    code += f"if __name__ == '__main__': {call}"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "gradgeo: digits: scoring with MaxSoftmax" in run.stderr
+    monkeypatch.setattr(cache, "CACHE", tmp_path / ".cache" / "bench")
+    stored = set(cache.CACHE.iterdir())
+    choice = Choice(None, ("digits",), 5, ("MaxSoftmax",))
+    (task,), scenarios = choice.tasks()
+    result = evaluate(task, scenarios=scenarios, methods=choice.selected(), say=silent)
+    assert set(result["cells"]) == {"MaxSoftmax"}
+    assert len(stored) > 10
+    assert set(cache.CACHE.iterdir()) == stored

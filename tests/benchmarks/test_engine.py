@@ -1,0 +1,20 @@
+"""The measurement of what matrices cost, in part."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import engine
+from benchmarks.shipped import Suite
+
+
+@pytest.mark.data
+def test_it_runs_in_part(gradgeo_data: Path, tmp_path: Path) -> None:
+    page = engine.run(Suite(gradgeo_data, inputs=20)).write(tmp_path, "engine", "python -m benchmarks engine")
+    assert "| 1-D CNN, C 5, N 1 | 5 | 5 |" in page.read_text()
+    found = json.loads((tmp_path / "engine.json").read_text())
+    assert set(found["against"]["C"]["10"]) == {"all", "top 5", "(b)"}
+    assert len(found["memory"]) == 2
+    assert all(row["share"] <= 1.15 for row in found["memory"])
+    assert (tmp_path / "engine.png").read_bytes()[1:4] == b"PNG"
