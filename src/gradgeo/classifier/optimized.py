@@ -11,7 +11,7 @@ from gradgeo.classifier.change_detection import state_of
 from gradgeo.classifier.conv_kernels import freeze
 from gradgeo.classifier.isolated_copy import Model, isolated_copy
 from gradgeo.classifier.linear_kernels import freeze_linear, wide
-from gradgeo.classifier.logits import logits_of
+from gradgeo.classifier.logits import Draws, logits_of
 
 TRIAL = 8
 """Inputs on which a changed copy must give the logits of the unchanged one."""
@@ -64,6 +64,7 @@ class OptimizedModel:
         """Entries per sample of what its layers make, all that a graph of it holds; 0 if not known."""
         self._channels_last = False
         self._calls = threading.local()
+        self._draws = Draws()
         self._turn: AbstractContextManager[Any] = threading.RLock()
         """What a thread holds during a forward pass: a lock, unless the model was seen to write nothing into itself."""
         if isinstance(model, nn.Module) and any(isinstance(m, nn.RNNBase) for m in model.modules()):
@@ -85,7 +86,7 @@ class OptimizedModel:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None, bool]:
         """Logits (N, C), the features (N, F) that `head` was given, and whether it made the logits of them."""
         with self._turn:
-            logits = logits_of(self.model, self._to_memory_format(x))
+            logits = logits_of(self.model, self._to_memory_format(x), self._draws)
         call, self._calls.last = getattr(self._calls, "last", None), None
         if call is None:
             return logits, None, False

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from gradgeo.classifier.change_detection import ModelState, state_of
 from gradgeo.classifier.isolated_copy import Model as Model
 from gradgeo.classifier.isolated_copy import isolated_copy, unwrapped
-from gradgeo.classifier.logits import alone, logits_of
+from gradgeo.classifier.logits import Draws, logits_of
 from gradgeo.classifier.microbatch import AdaptiveBatch
 from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.classifier.prepared import PreparedBatch, clean
+from gradgeo.classifier.randomness import is_single_threaded
 from gradgeo.errors import choice, expected
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
@@ -46,6 +47,7 @@ class Classifier:
         """Whether `module` is a copy of the caller's."""
         self._optimized: dict[torch.dtype | None, OptimizedModel] = {}
         self._optimizing = threading.Lock()
+        self._draws = Draws()
         self._turn = threading.RLock()  # a model may keep in itself what it is doing
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
@@ -124,11 +126,11 @@ class Classifier:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
 
-        To be called within `preserve_state`, for it seeds the random state that a stochastic model draws from. One
-        thread at a time; those of `optimized` run together where the model writes nothing into itself.
+        To be called within `preserve_state`. One thread at a time; those of `optimized` run together where the model
+        writes nothing into itself.
         """
         with self._turn:
-            return logits_of(self.module, x)
+            return logits_of(self.module, x, self._draws)
 
 
 @dataclass(frozen=True)
@@ -188,17 +190,17 @@ _CUDNN = threading.RLock()  # its flags are global
 
 @contextmanager
 def preserve_state(x: Tensor, *, recurrent: bool = False) -> Iterator[None]:
-    """Gradients on, autocast off, TF32 off, whatever the caller's context; random state the same for every call.
+    """Gradients on, autocast off, TF32 off, whatever the caller's context.
 
-    The global random state, seeded at each forward pass, is put back afterwards; with other threads running it is left
-    alone.
+    A stochastic model draws from generators of its own (`randomness`). For what these do not catch the global random
+    state is seeded at each forward pass and put back afterwards, unless other threads are running.
     """
     cuda = x.device.type == "cuda"
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(x.device.type, enabled=False))
-        if alone():
+        if is_single_threaded():
             stack.enter_context(torch.random.fork_rng(devices=[x.device] if cuda else []))
         if cuda:
             cudnn = torch.backends.cudnn
