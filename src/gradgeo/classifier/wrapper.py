@@ -38,12 +38,12 @@ class Classifier:
     def __init__(self, model: Model) -> None:
         if not callable(model):
             raise expected("model", "a torch.nn.Module or a function x -> logits", model)
-        given = unwrapped(model) if isinstance(model, nn.Module) else None
-        copied = None if given is None else isolated_copy(given)
+        original = unwrapped(model) if isinstance(model, nn.Module) else None
+        copied = None if original is None else isolated_copy(original)
         if copied is None:
             _refuse_training(model)
         self.module: Model = model if copied is None else copied
-        self.private = copied is not given
+        self.private = copied is not original
         """Whether `module` is a copy of the caller's."""
         self._optimized: dict[torch.dtype | None, OptimizedModel] = {}
         self._optimizing = threading.Lock()
@@ -57,11 +57,11 @@ class Classifier:
 
     @classmethod
     def of(cls, model: Model) -> "Classifier":
-        """The classifier of `model`, the one of the last call while `model` is as it was then (see `model_state`)."""
+        """The classifier of `model`: that of the last call, unless `model` changed since (see `change_detection`)."""
         if isinstance(model, nn.Module):
             state = state_of(unwrapped(model))
             if state is not None:
-                return _kept(unwrapped(model), state)
+                return _cached(unwrapped(model), state)
         return cls(model)
 
     def optimized(self, batch: PreparedBatch, precision: str = "float32") -> OptimizedModel:
@@ -143,29 +143,29 @@ class LogitsResult:
     """(N,) bool: whether every entry of a row's input and of its logits is finite."""
 
 
-KEPT = 4
+CACHED = 4
 """Models whose classifiers are kept from call to call: copying, watching and folding one takes longer than a sample."""
 
-_KEPT: list[tuple[weakref.ref[nn.Module], ModelState, Classifier]] = []
-_KEEPING = threading.RLock()  # a model may die, and its entry go, while this thread holds it
+_CACHE: list[tuple[weakref.ref[nn.Module], ModelState, Classifier]] = []
+_CACHE_LOCK = threading.RLock()  # a model may die, and its entry go, while this thread holds it
 
 
-def _kept(model: nn.Module, state: ModelState) -> Classifier:
-    with _KEEPING:
-        for entry in _KEPT:
+def _cached(model: nn.Module, state: ModelState) -> Classifier:
+    with _CACHE_LOCK:
+        for entry in _CACHE:
             if entry[0]() is model and entry[1] == state:
                 return entry[2]
     classifier = Classifier(model)
     if classifier.module is not model:  # else it would keep the model alive
-        with _KEEPING:
-            _KEPT[:] = [e for e in _KEPT if e[0]() is not None and e[0]() is not model][1 - KEPT :]
-            _KEPT.append((weakref.ref(model, _forget), state, classifier))
+        with _CACHE_LOCK:
+            _CACHE[:] = [e for e in _CACHE if e[0]() is not None and e[0]() is not model][1 - CACHED :]
+            _CACHE.append((weakref.ref(model, _forget), state, classifier))
     return classifier
 
 
 def _forget(reference: "weakref.ref[nn.Module]") -> None:
-    with _KEEPING:
-        _KEPT[:] = [entry for entry in _KEPT if entry[0] is not reference]
+    with _CACHE_LOCK:
+        _CACHE[:] = [entry for entry in _CACHE if entry[0] is not reference]
 
 
 def _refuse_training(function: Callable[[Tensor], Any]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradgeo.classifier.fingerprint import synthetic_inputs
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector import serialization as detector_file
 from gradgeo.detector.detector import Detector
@@ -84,8 +85,7 @@ class DetectorLoader:
         torch.set_num_threads(self.threads)
         judge = DetectorJudge(Detector.load(self.file, self.model()), self.parameters)
         shape = judge.facts.shape
-        trial = 0.5 + 0.5 * np.cos(0.37 * np.arange(2 * int(np.prod(shape)))).reshape(2, *shape)
-        judge(trial.astype(judge.facts.dtype))
+        judge(synthetic_inputs(judge.facts.shape).numpy().astype(judge.facts.dtype))
         return judge
 
 
