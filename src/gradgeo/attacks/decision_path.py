@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.attacks import pgd
-from gradgeo.attacks.norms import Bounds
+from gradgeo.attacks.norms import Bounds, per_input
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, ModelError, expected, is_integer, public
@@ -285,7 +285,7 @@ def _line(start: Tensor, end: Tensor, points: int) -> Tensor:
     if bool((start == end).all()):
         raise expected("end", "another input than start", "the same values")
     weight = torch.linspace(0, 1, points, dtype=torch.float64, device=start.device)
-    line = torch.lerp(start.double(), end.double(), weight.view(-1, *[1] * (start.ndim - 1)))
+    line = torch.lerp(start.double(), end.double(), per_input(weight, start))
     return line.to(torch.promote_types(start.dtype, end.dtype))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.attacks.descent import AttackBatch, descend, gradient_of
-from gradgeo.attacks.norms import Bounds, ball
+from gradgeo.attacks.norms import Bounds, ball, per_input
 from gradgeo.attacks.runner import AttackResult, AttackRunner
 from gradgeo.classifier.wrapper import Model
 from gradgeo.errors import expected, is_finite, positive_integer, public
@@ -91,7 +91,6 @@ def _to_boundary(point: Tensor, logits: Tensor, batch: AttackBatch, rivals: int)
     rivals = 1 if batch.targeted else min(rivals, logits.shape[1] - 1)
     lead = own - logits.gather(1, others.topk(rivals, dim=1).indices)  # (n, rivals), zero on each boundary
     step, nearest = torch.zeros_like(point), torch.full_like(own, torch.inf)
-    per_input = (-1, *[1] * (point.ndim - 1))
     for i in range(rivals):
         gradient = gradient_of([(lead[:, i].sum(), None)], point, retain_graph=i + 1 < rivals)  # (n, *input)
         slope = torch.linalg.vector_norm(gradient.flatten(1), dim=1, keepdim=True)  # (n, 1)
@@ -100,5 +99,5 @@ def _to_boundary(point: Tensor, logits: Tensor, batch: AttackBatch, rivals: int)
         nearest = torch.where(nearer, distance, nearest)
         # distance * gradient / |gradient|, up the lead of a target and down that of a label.
         factor = (distance + MARGIN) / slope * (1 if batch.targeted else -1)
-        step = torch.where(nearer.view(per_input), factor.view(per_input) * gradient, step)
+        step = torch.where(per_input(nearer, point), per_input(factor, point) * gradient, step)
     return step

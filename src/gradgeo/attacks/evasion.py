@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradgeo.attacks.descent import AttackBatch, descend, gradient_of
 from gradgeo.attacks.losses import class_loss
-from gradgeo.attacks.norms import Bounds, ball
+from gradgeo.attacks.norms import Bounds, ball, per_input
 from gradgeo.attacks.pgd import checked_step_size
 from gradgeo.attacks.runner import AttackResult, AttackRunner, seeded
 from gradgeo.detector.detector import Detector
@@ -118,13 +118,13 @@ def evasion(
             of_score = torch.stack([score_gradient(point) for _ in range(draws)]).mean(0)  # (n, *input)
             update_best(point, misclassified)
             # To first order neither step undoes what the other has gained: each is orthogonal to the other's gradient.
-            follows_score = misclassified.view(-1, *[1] * (point.ndim - 1))
+            follows_score = per_input(misclassified, point)
             step = torch.where(follows_score, _orthogonal(of_score, of_loss), _orthogonal(of_loss, of_score))
             return region.direction(step).mul_(-length)
 
         final, _ = descend(runner.classifier, batch, start, step_fn=step_fn, norm=region, steps=steps)
         update_best(final, batch.succeeded(runner.classifier.logits(final).logits))
-        evaded = lowest.isfinite().to(final.device).view(-1, *[1] * (final.ndim - 1))
+        evaded = per_input(lowest.isfinite().to(final.device), final)
         return torch.where(evaded, best, final), ~has_gradient
 
     return runner.run(attack, random_start=random_start, restarts=restarts)
@@ -148,7 +148,7 @@ def _estimated(detector: Detector, size: float, generator: torch.Generator) -> C
         ahead, behind = (detector.outlier_score((point + side * size * signs).detach()) for side in (1.0, -1.0))
         slope = ((ahead - behind) / (2 * size)).nan_to_num(0.0).to(point)  # (n,) along `signs`
         # For independent signs s the mean of <g, s> s is g: the cross terms s_i s_j average to 0.
-        return slope.view(-1, *[1] * (point.ndim - 1)) * signs
+        return per_input(slope, point) * signs
 
     return gradient
 

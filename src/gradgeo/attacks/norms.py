@@ -103,7 +103,7 @@ class _L2(Norm):
     def within(self, delta: Tensor) -> Tensor:
         length = self.length(delta).clamp_min(torch.finfo(delta.dtype).tiny)  # (N,), never 0
         shrink: Tensor = (self.epsilon / length).clamp_max(1.0)
-        return delta * shrink.view(-1, *[1] * (delta.ndim - 1))
+        return delta * per_input(shrink, delta)
 
     def draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
         # A normal vector points in a uniform direction. The volume within radius r grows as r^d, so the radius of a
@@ -111,11 +111,16 @@ class _L2(Norm):
         normal = torch.randn(x.shape, generator=generator, device=generator.device)
         uniform = torch.rand(len(x), generator=generator, device=generator.device)
         radius = self.epsilon * uniform ** (1 / max(1, math.prod(x.shape[1:])))
-        drawn: Tensor = self.direction(normal) * radius.view(-1, *[1] * (x.ndim - 1))
+        drawn: Tensor = self.direction(normal) * per_input(radius, x)
         return drawn.to(x)
 
 
 NORMS: dict[str, type[Norm]] = {"linf": _Linf, "l2": _L2}
+
+
+def per_input(values: Tensor, like: Tensor) -> Tensor:
+    """One value per input, (n,) or (n, 1), as (n, 1, ..., 1), which broadcasts against `like` (n, *input)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def ball(name: str, epsilon: float, bounds: Bounds) -> Norm:

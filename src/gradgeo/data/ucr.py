@@ -5,6 +5,7 @@ Source: H. A. Dau et al., "The UCR time series archive", 2018.
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,9 @@ class Series:
 
     def __init__(self, files: list[Path], train: Path) -> None:
         self._rows = [(file.name, number, line) for file in files for number, line in enumerate(_lines(file))]
-        raw = sorted({label for line in _lines(train) if (label := _label(line)) is not None})
-        rank: dict[float | None, int] = {label: number for number, label in enumerate(raw)}
-        self.classes = tuple(f"{label:g}" for label in raw)
+        index, self.classes = _classes(_label(line) for line in _lines(train))
         self.content_id = content_id(files)
-        self.labels = [rank.get(_label(line)) for _, _, line in self._rows]
+        self.labels = [index.get(_label(line)) for _, _, line in self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -78,11 +77,16 @@ def open_ucr(spec: str, root: Path | None) -> Reader:
 def _from_aeon(name: str, parts: tuple[str, ...]) -> Arrays:
     load = require("aeon.datasets", "ucr").load_classification
     loaded = {part: load(name, split=part) for part in {"train", *parts}}
-    raw = sorted({float(label) for label in loaded["train"][1]})
-    rank = {label: number for number, label in enumerate(raw)}
+    index, classes = _classes(float(label) for label in loaded["train"][1])
     x = np.concatenate([np.asarray(loaded[part][0], dtype=np.float32) for part in parts])
-    labels = [rank.get(float(label)) for part in parts for label in loaded[part][1]]
-    return Arrays(x, labels, place=f"ucr:{name}", classes=tuple(f"{label:g}" for label in raw))
+    labels = [index.get(float(label)) for part in parts for label in loaded[part][1]]
+    return Arrays(x, labels, place=f"ucr:{name}", classes=classes)
+
+
+def _classes(train: Iterable[float | None]) -> tuple[dict[float | None, int], tuple[str, ...]]:
+    """The index of each label of the training part, in sorted order, and the names of the classes."""
+    labels = sorted({label for label in train if label is not None})
+    return {label: i for i, label in enumerate(labels)}, tuple(f"{label:g}" for label in labels)
 
 
 def _lines(file: Path) -> list[str]:
