@@ -23,7 +23,7 @@ from gradgeo.export.traced import GradientGraphs
 from gradgeo.geometry.chunking import MANY
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
-from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
+from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines
 
 OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
 
@@ -75,10 +75,12 @@ class GraphContext(EvidenceContext):
         many = classes.shape[1] >= MANY
         if many and sign:
             signs = forward.maps(maps).flatten(2)
-            matrix = cosines_of((signs @ signs.mT).double())
+            products = (signs @ signs.mT).double()
+            matrix = cosines(products, products.diagonal(dim1=1, dim2=2))
         elif many and classes.shape[1] >= forward.rank:
             coefficients = forward.coefficients(maps.loss.cotangents(forward.logits, classes)[0])
-            matrix = cosines_of(coefficients @ forward.gram @ coefficients.mT)
+            products = coefficients @ forward.gram @ coefficients.mT
+            matrix = cosines(products, products.diagonal(dim1=1, dim2=2))
         else:
             matrix = cosine_similarity_matrix(forward.maps(maps))
         judged = (forward.has_gradient & forward.usable)[:, None, None]
