@@ -99,9 +99,9 @@ def measured_by(
     instrument = EvidenceExtractor(instrument.evidence, maps, radius)
 
     def measure(part: Tensor) -> dict[str, Any]:
-        made = instrument.measure(classifier.model, [part], batch_size=64)
-        tables = {e.name: table for e, table in zip(instrument.evidence, made.features, strict=True)}
-        return {"label": made.label, "probability": made.probability, **tables}
+        measured = instrument.measure(classifier.model, [part], batch_size=64)
+        tables = {e.name: table for e, table in zip(instrument.evidence, measured.features, strict=True)}
+        return {"label": measured.label, "probability": measured.probability, **tables}
 
     key = ("evidence", weights_key(classifier.model), source_hash(*DETECTOR_CODE), tensor_hash(typical), names)
     parts = [cached(partial(measure, part), *key, tensor_hash(part)) for part in torch.split(x, CHUNK)]
