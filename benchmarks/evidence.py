@@ -1,7 +1,7 @@
 """What each evidence is worth: alone, removed, joined in other ways; what it costs; and how often a cause is named."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,14 @@ from torch import Tensor
 from benchmarks.page import Page
 from benchmarks.scenarios import shipped_scenarios
 from benchmarks.shipped import Suite
-from gradgeo._typing import Array, IntArray
+from gradgeo._typing import Array
 from gradgeo.bench.cache import CHUNK, DETECTOR_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest, logits_of
 from gradgeo.bench.evaluate import generate
 from gradgeo.bench.scenarios import Task
-from gradgeo.detector.detector import TYPICAL_MARGIN
 from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
-from gradgeo.detector.fitting import NEAREST
+from gradgeo.detector.fitting import NEAREST, typical_temperature
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.results import CAUSES, likely_cause
 from gradgeo.geometry.losses import Loss
@@ -93,48 +92,44 @@ def measured_by(
 ) -> EvidenceFeatures:
     """Some evidence of `x`, cached; `typical` trusted inputs set the temperature and the radius."""
     margins = -logits_of(classifier.model, typical).topk(2, dim=1).values.diff(dim=1)[:, 0]
-    maps = Maps(Loss("cross_entropy", float(np.quantile(margins.double().numpy(), TYPICAL_MARGIN))))
-    instrument = EvidenceExtractor(tuple(EVIDENCE[name] for name in names), maps)
-    radius = instrument.typical_radius(classifier.model, [typical], batch_size=CHUNK)
-    instrument = EvidenceExtractor(instrument.evidence, maps, radius)
+    maps = Maps(Loss("cross_entropy", typical_temperature(margins.double().numpy())))
+    extractor = EvidenceExtractor(tuple(EVIDENCE[name] for name in names), maps)
+    radius = extractor.typical_radius(classifier.model, [typical], classifier.logits.shape[1], batch_size=CHUNK)
+    extractor = EvidenceExtractor(extractor.evidence, maps, radius)
 
     def measure(part: Tensor) -> dict[str, Any]:
-        measured = instrument.measure(classifier.model, [part], batch_size=64)
-        tables = {e.name: table for e, table in zip(instrument.evidence, measured.features, strict=True)}
-        return {"label": measured.label, "probability": measured.probability, **tables}
+        measured = extractor.measure(classifier.model, [part], batch_size=64)
+        tables = {name: table.numpy() for name, table in zip(extractor.names, measured.features, strict=True)}
+        return {"label": measured.label.numpy(), "probability": measured.probability.numpy(), **tables}
 
     key = ("evidence", weights_key(classifier.model), source_hash(*DETECTOR_CODE), tensor_hash(typical), names)
     parts = [cached(partial(measure, part), *key, tensor_hash(part)) for part in torch.split(x, CHUNK)]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return EvidenceFeatures([joined[e.name] for e in instrument.evidence], joined["label"], joined["probability"])
+    joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return EvidenceFeatures(tuple(joined[name] for name in extractor.names), joined["label"], joined["probability"])
 
 
-def _tables(measured: EvidenceFeatures, names: tuple[str, ...]) -> list[Array]:
+def _tables(measured: EvidenceFeatures, names: tuple[str, ...]) -> list[Tensor]:
     return [measured.features[EVERY.index(name)] for name in names]
 
 
-def _joint(sets: Sets, names: tuple[str, ...]) -> tuple[EvidenceFusion, dict[str, Tensor]]:
-    """The joint model of some evidence, and the members' scores of every set."""
+def _fusion(sets: Sets, names: tuple[str, ...]) -> tuple[EvidenceFusion, dict[str, Tensor]]:
+    """The fusion of some evidence, and the members' scores of every set."""
     fitted = sets["fit"]
-    joint = joint_of(names, _tables(fitted, names), fitted.label, int(fitted.label.max()) + 1, seed=0)
-    return joint, {
-        name: joint.scores([*map(torch.from_numpy, _tables(m, names))], torch.from_numpy(m.label))
-        for name, m in sets.items()
-        if name != "fit"
-    }
+    fusion = fusion_of(names, _tables(fitted, names), fitted.label, int(fitted.label.max()) + 1, seed=0)
+    return fusion, {name: fusion.scores(_tables(m, names), m.label) for name, m in sets.items() if name != "fit"}
 
 
-def joint_of(
-    names: tuple[str, ...], features: list[Array], predicted: IntArray, num_classes: int, *, seed: int
+def fusion_of(
+    names: tuple[str, ...], features: Sequence[Tensor], predicted: Tensor, num_classes: int, *, seed: int
 ) -> EvidenceFusion:
-    """The joint model of some evidence, as a detector would fit it."""
+    """The fusion of some evidence, as a detector would fit it."""
     kinds, questions = [EVIDENCE[n].one_class for n in names], [EVIDENCE[n].question for n in names]
     return EvidenceFusion.fit(kinds, questions, features, predicted, num_classes, seed=seed)
 
 
 def _cell(page: Page, name: str, label: str, sets: Sets, names: tuple[str, ...]) -> str:
-    joint, scores = _joint(sets, names)
-    joined = {name: joint.join(s).numpy() for name, s in scores.items()}
+    fusion, scores = _fusion(sets, names)
+    joined = {name: fusion.fuse(s).numpy() for name, s in scores.items()}
     return _figures(page, name, label, joined.pop("trusted"), joined)
 
 
@@ -151,27 +146,27 @@ def _figures(page: Page, name: str, label: str, trusted: Array, columns: dict[st
 
 
 def _scored(sets: Sets, join: Callable[[EvidenceFusion, Tensor], Tensor]) -> tuple[Array, dict[str, Array]]:
-    joint, scores = _joint(sets, PRESETS["full"])
-    joined = {name: join(joint, s).numpy() for name, s in scores.items()}
+    fusion, scores = _fusion(sets, PRESETS["full"])
+    joined = {name: join(fusion, s).numpy() for name, s in scores.items()}
     return joined.pop("trusted"), joined
 
 
-def _cauchy(surprise: Tensor) -> Tensor:
+def _cauchy(surprisal: Tensor) -> Tensor:
     """Liu and Xie, JASA 2020: the mean of tan((1/2 - p) pi), monotone in its p-value."""
-    p = (-surprise).exp().clamp(1e-12, 1 - 1e-12)
+    p = (-surprisal).exp().clamp(1e-12, 1 - 1e-12)
     return torch.tan((0.5 - p) * torch.pi).mean(1)
 
 
 JOINING: dict[str, Callable[[EvidenceFusion, Tensor], Tensor]] = {
-    "two steps, power 1.5 (ours)": lambda joint, scores: joint.join(scores),
-    "two steps, sums": lambda joint, scores: joint.answers(scores).sum(1),
-    "two steps, largest": lambda joint, scores: joint.answers(scores).amax(1),
-    "one step, power 1.5": lambda joint, scores: (joint.surprise.of(scores) ** 1.5).sum(1),
-    "one step, sum (Fisher)": lambda joint, scores: joint.surprise.of(scores).sum(1),
-    "one step, largest (Tippett)": lambda joint, scores: joint.surprise.of(scores).amax(1),
-    "one step, Cauchy": lambda joint, scores: _cauchy(joint.surprise.of(scores)),
+    "two steps, power 1.5 (ours)": lambda fusion, scores: fusion.fuse(scores),
+    "two steps, sums": lambda fusion, scores: fusion.group_surprisal(scores).sum(1),
+    "two steps, largest": lambda fusion, scores: fusion.group_surprisal(scores).amax(1),
+    "one step, power 1.5": lambda fusion, scores: (fusion.by_evidence.of(scores) ** 1.5).sum(1),
+    "one step, sum (Fisher)": lambda fusion, scores: fusion.by_evidence.of(scores).sum(1),
+    "one step, largest (Tippett)": lambda fusion, scores: fusion.by_evidence.of(scores).amax(1),
+    "one step, Cauchy": lambda fusion, scores: _cauchy(fusion.by_evidence.of(scores)),
 }
-"""How members' scores can become one; members and their surprise are the same in all."""
+"""How members' scores can become one; members and their surprisal are the same in all."""
 
 
 def _confusion(page: Page, names: list[str], measured: dict[str, Sets], causes: dict[str, str]) -> None:
@@ -182,12 +177,12 @@ def _confusion(page: Page, names: list[str], measured: dict[str, Sets], causes: 
     )
     rows = []
     for name in names:
-        joint, scores = _joint(measured[name], PRESETS["full"])
-        limit = float(np.quantile(joint.join(scores["trusted"]).numpy(), 0.95))
+        fusion, scores = _fusion(measured[name], PRESETS["full"])
+        limit = float(np.quantile(fusion.fuse(scores["trusted"]).numpy(), 0.95))
         for scenario, values in scores.items():
-            flagged = values[joint.join(values) > limit]
-            answers = joint.answers(flagged).tolist()
-            named = [likely_cause(dict(zip(joint.asked, row, strict=True))) for row in answers]
+            flagged = values[fusion.fuse(values) > limit]
+            by_question = fusion.group_surprisal(flagged).tolist()
+            named = [likely_cause(dict(zip(fusion.question_names, row, strict=True))) for row in by_question]
             shares = {cause: named.count(cause) / max(1, len(named)) for cause in CAUSES}
             page.data.setdefault("causes", {}).setdefault(name, {})[scenario] = {"flagged": len(named), **shares}
             kind = causes.get(scenario, "trusted")
@@ -198,8 +193,8 @@ def _confusion(page: Page, names: list[str], measured: dict[str, Sets], causes: 
 def _seconds(classifier: ClassifierUnderTest, preset: str) -> float:
     """Wall time of 1,000 inputs, from one timed batch after another that warms up."""
     evidence = tuple(EVIDENCE[name] for name in PRESETS[preset])
-    instrument = EvidenceExtractor(evidence, Maps(Loss("cross_entropy", classifier.temperature)), 0.01)
-    instrument.measure(classifier.model, [classifier.x[:TIMED]], batch_size=TIMED)
+    extractor = EvidenceExtractor(evidence, Maps(Loss("cross_entropy", classifier.temperature)), 0.01)
+    extractor.measure(classifier.model, [classifier.x[:TIMED]], batch_size=TIMED)
     start = time.perf_counter()
-    instrument.measure(classifier.model, [classifier.x[:TIMED]], batch_size=TIMED)
+    extractor.measure(classifier.model, [classifier.x[:TIMED]], batch_size=TIMED)
     return 1000 * (time.perf_counter() - start) / TIMED

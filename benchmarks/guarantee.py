@@ -1,10 +1,9 @@
 """Whether false alarms are as rare as stated: the rate over random splits of real test data."""
 
 import numpy as np
-import torch
 from scipy import stats
 
-from benchmarks.evidence import joint_of, measured_by
+from benchmarks.evidence import fusion_of, measured_by
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
@@ -63,11 +62,8 @@ def _refit(classifier: ClassifierUnderTest) -> tuple[dict[float, list[float]], i
     rng, rates = np.random.default_rng(0), {alpha: list[float]() for alpha in ALPHAS}
     for split in range(SPLITS):
         fit, calibration, test = (seen[part] for part in np.split(rng.permutation(n), [learn, learn + size]))
-        joint = joint_of(PRESETS["full"], fit.features, fit.label, classifier.logits.shape[1], seed=split)
-        known, new = (
-            joint.join(joint.scores([*map(torch.from_numpy, part.features)], torch.from_numpy(part.label))).numpy()
-            for part in (calibration, test)
-        )
+        fusion = fusion_of(PRESETS["full"], fit.features, fit.label, classifier.logits.shape[1], seed=split)
+        known, new = (fusion.fuse(fusion.scores(part.features, part.label)).numpy() for part in (calibration, test))
         p = conformal.p_values(np.sort(known), new)
         for alpha in ALPHAS:
             rates[alpha].append(float((p <= alpha).mean()))

@@ -115,14 +115,14 @@ def _bare(suite: Suite, name: str) -> Iterator[Any]:
 
 @contextmanager
 def _fitted(suite: Suite, name: str, preset: str) -> Iterator[Any]:
-    from gradgeo.serve.inference import DetectorLoader, detector_parameters
+    from gradgeo.serve.inference import DetectorLoader
 
     classifier = suite[name]
     rows = torch.nonzero(classifier.correct[: classifier.half])[:FITTED, 0]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "detector.gradgeo"
         Detector(classifier.model, evidence=preset).fit(classifier.x[rows]).save(file)
-        yield DetectorLoader(file, partial(load_model, suite.spec(name)), 1, detector_parameters(file))
+        yield DetectorLoader(file, partial(load_model, suite.spec(name)), 1)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class BareLoader:
         from gradgeo.serve.inference import Facts
 
         torch.set_num_threads(1)
-        return _BareJudge(load_model(self.model), Facts(self.shape, self.classes, False, 0, {}))
+        return _BareJudge(load_model(self.model), Facts(self.shape, self.classes, False, 0, "bare", {}))
 
 
 @dataclass(frozen=True)

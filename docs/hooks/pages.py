@@ -53,8 +53,8 @@ def results() -> list[Path]:
 
 def made(page: Path) -> dict[str, Any]:
     """How the results of a page were made."""
-    told = json.loads(page.with_suffix(".json").read_text())
-    return (told[0] if isinstance(told, list) else told)["made"]
+    content = json.loads(page.with_suffix(".json").read_text())
+    return (content[0] if isinstance(content, list) else content)["made"]
 
 
 INDEX = """# Benchmarks

@@ -4,6 +4,8 @@ Scores are larger for less trustworthy inputs. A NaN score, an input that could 
 the detector does not trust it. `gradgeo bench coverage` measures how often the intervals hold the true value.
 """
 
+from __future__ import annotations  # signatures say ArrayLike, not the union behind it
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Monitoring a stream of p-values for a shift, with a false-alarm probability that holds at every time."""
 
+from __future__ import annotations  # signatures say ArrayLike, not the union behind it
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -837,6 +837,7 @@ def speed_ratio(n, steps):
     return speed(model, x, predicted(model, x), steps=steps, rounds=5)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("n", "steps"), [(1, 100), (32, 12)])
 def test_pgd_is_nearly_as_fast_as_a_bare_loop(n, steps):
     assert any(speed_ratio(n, steps) >= 0.75 for _ in range(4))  # the machine may be busy

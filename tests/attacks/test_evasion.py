@@ -57,6 +57,7 @@ def test_its_gradient_is_that_of_finite_differences_where_there_is_one() -> None
         del EVIDENCE["logits"]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("options", [{}, {"gradient": "estimated", "draws": 3}, {"norm": "l2"}, {"targeted": True}])
 def test_it_looks_more_trusted_than_pgd(fitted: Detector, options: dict) -> None:
     model, x = fitted.model, inputs(24, 4)

@@ -16,6 +16,7 @@ from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
 from gradgeo.bench.scores import score, shared_groups
 from gradgeo.bench.shared_passes import DetectorGroup
 from gradgeo.detector.detector import Detector
+from gradgeo.detector.fitted import FittedDetector
 from gradgeo.errors import DataError
 
 pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
@@ -36,6 +37,7 @@ def alone(name: str, task: Task, x: Tensor) -> np.ndarray:
     return score({name: METHODS[name]}, task.classifier, {"a": x})[name].scores["a"]
 
 
+@pytest.mark.simulation
 def test_a_run_has_every_part_and_is_json(digits: Task) -> None:
     scenarios = {name: SCENARIOS[name] for name in ("uniform noise", "PGD", "misclassified")}
     said: list[str] = []
@@ -47,6 +49,7 @@ def test_a_run_has_every_part_and_is_json(digits: Task) -> None:
     assert any("KNN" in text for text in said)
 
 
+@pytest.mark.simulation
 def test_a_failing_method_and_a_missing_data_set_keep_their_place(digits: Task) -> None:
     class Broken:
         def fit(self, loader: object) -> None:
@@ -106,8 +109,8 @@ def test_methods_that_share_passes_score_as_by_themselves(
 
 def test_only_what_is_not_finished_of_those_that_share_is_done(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[str] = []
-    fit = Detector._learn
-    monkeypatch.setattr(Detector, "_learn", lambda self, *found: (fitted.append(self.evidence), fit(self, *found)))
+    adopt = Detector.adopt
+    monkeypatch.setattr(Detector, "adopt", lambda self, made: (fitted.append(self.evidence), adopt(self, made))[1])
     alone("gradgeo fast", few, few.x)
     assert fitted == ["fast"]
     before = set(cache.CACHE.iterdir())
@@ -122,7 +125,7 @@ def test_where_sharing_fails_each_is_tried_by_itself(few: Task, monkeypatch: pyt
     monkeypatch.setattr(DetectorGroup, "predict", lambda self, x: 1 / 0)
     result = evaluate(few, scenarios={"constant": SCENARIOS["constant"]}, methods=OURS)
     assert set(result["cells"]) == set(OURS)
-    monkeypatch.setattr(Detector, "_verdicts", lambda self, measured: 1 / 0)
+    monkeypatch.setattr(FittedDetector, "predictions", lambda self, measured, alpha: 1 / 0)
     result = evaluate(few, scenarios={"noise": SCENARIOS["uniform noise"]}, methods=OURS)
     assert {facts["error"] for facts in result["methods"].values()} == {"ZeroDivisionError: division by zero"}
     assert list(result["methods"]) == list(OURS)

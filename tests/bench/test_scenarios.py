@@ -8,6 +8,7 @@ from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.scenarios import SCENARIOS, Generated, Scenario, Task
 
 
+@pytest.mark.simulation
 def test_scenarios_are_generated_from_the_second_half_and_stay_within_bounds(digits: Task) -> None:
     classifier = digits.classifier
     predicted = classifier.logits[classifier.half :][classifier.correct[classifier.half :]].argmax(1)

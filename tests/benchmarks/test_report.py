@@ -11,6 +11,7 @@ from benchmarks import report as reporting
 from benchmarks.shipped import Suite
 
 
+@pytest.mark.simulation
 def test_each_length_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "LENGTHS", (1000, 50_000))
     monkeypatch.setattr(reporting, "PICTURES", 20)

@@ -200,6 +200,7 @@ def test_every_page_can_be_reproduced(capsys: pytest.CaptureFixture[str]) -> Non
     assert "no page nowhere; there are accuracy, adaptive" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_without_a_name_the_measurements_are_listed() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
     shown = done.stdout + done.stderr

@@ -34,18 +34,18 @@ def test_ties_are_conservative() -> None:
     assert conformal.p_values(np.zeros(19), np.zeros(1))[0] == 1.0
 
 
-@pytest.mark.parametrize(("alpha", "needed"), [(0.05, 19), (0.01, 99), (0.3, 3), (0.5, 1)])
-def test_the_fewest_scores_that_can_flag(alpha: float, needed: int) -> None:
-    assert conformal.needed(alpha) == needed
-    assert 1 / (needed + 1) <= alpha + 1e-12
-    assert needed == 1 or 1 / needed > alpha
+@pytest.mark.parametrize(("alpha", "least"), [(0.05, 19), (0.01, 99), (0.3, 3), (0.5, 1)])
+def test_the_fewest_scores_that_can_flag(alpha: float, least: int) -> None:
+    assert conformal.min_calibration_size(alpha) == least
+    assert 1 / (least + 1) <= alpha + 1e-12
+    assert least == 1 or 1 / least > alpha
 
 
 @pytest.mark.parametrize("n", [39, 60, 151, 1000, 4567])
 @pytest.mark.parametrize("alpha", [0.05, 0.01, 0.1])
 def test_calibration_size_makes_alpha_attainable(n: int, alpha: float) -> None:
-    size = conformal.calibration_size(n, 0.5, alpha, at_most=max(n - 20, conformal.needed(alpha)))
+    size = conformal.calibration_size(n, 0.5, alpha, at_most=max(n - 20, conformal.min_calibration_size(alpha)))
     assert (alpha * (size + 1)) % 1 == pytest.approx(0, abs=1e-9) or (alpha * (size + 1)) % 1 == pytest.approx(1)
-    assert size >= conformal.needed(alpha)
+    assert size >= conformal.min_calibration_size(alpha)
     if n / 2 > 1 / alpha:
         assert abs(size - n / 2) <= 1 / alpha

@@ -251,8 +251,8 @@ def test_one_judgement_holds_what_predict_and_explain_say(evidence: str) -> None
         assert judged.explanations[i].evidence.keys() == whys[i].evidence.keys() == judged.evidence.keys()
         assert torch.allclose(judged.explanations[i].csm, whys[i].csm, atol=1e-5, equal_nan=True)
         assert judged.explanations[i].cause == whys[i].cause
-        for name, voice in whys[i].evidence.items():
-            assert float(judged.evidence[name][i]) == pytest.approx(voice.p_value, nan_ok=True)
+        for name, score in whys[i].evidence.items():
+            assert float(judged.evidence[name][i]) == pytest.approx(score.p_value, nan_ok=True)
     assert detector.judge(x[2:4]).explanations == {}
     assert detector.judge(x[:0]).logits.shape == (0, 4)
     with pytest.raises(GradgeoError, match=r"judge: expected x to be a tensor or array"):
@@ -352,7 +352,7 @@ def test_a_failed_fit_leaves_the_earlier_one() -> None:
 
 def test_evidence_of_ones_own() -> None:
     EVIDENCE["margin"] = Evidence(
-        "margin", ("margin",), lambda seen: seen.forward.logits.topk(2).values.diff(dim=1).abs()
+        "margin", ("margin",), lambda ctx: ctx.forward.logits.topk(2).values.diff(dim=1).abs()
     )
     try:
         both = Detector(network(), evidence=["csm", "margin"]).fit(inputs(200))
@@ -425,7 +425,9 @@ def test_not_fitted_is_its_own_error() -> None:
 
 def test_the_message_says_how_many_inputs_are_needed() -> None:
     for alpha in (0.05, 0.01):
-        enough = conformal.needed(alpha) + 32
+        enough = conformal.min_calibration_size(alpha) + 32
         with pytest.raises(GradgeoError, match=f"expected at least {enough} trusted inputs"):
             Detector(network(), alpha=alpha).fit(inputs(enough - 1))
-        assert Detector(network(), alpha=alpha).fit(inputs(enough)).calibration_size_ == conformal.needed(alpha)
+        assert Detector(network(), alpha=alpha).fit(inputs(enough)).calibration_size_ == conformal.min_calibration_size(
+            alpha
+        )

@@ -28,7 +28,7 @@ def inputs(n: int, seed: int = 1) -> Tensor:
     return nets.inputs(n, seed, dtype=torch.float64)
 
 
-def seen(
+def context(
     model: nn.Module, x: Tensor, *, classes: int | None = None, temperature: float = 2.0, **options
 ) -> EvidenceContext:
     classifier = Classifier.of(model)
@@ -48,13 +48,13 @@ def test_boundary_distances_of_a_linear_model_are_exact() -> None:
     for i in range(6):
         others = [j for j in range(5) if j != k[i]]
         expected.append(sorted(float((z[i, k[i]] - z[i, j]) / (w[k[i]] - w[j]).norm()) for j in others))
-    found = seen(nn.Sequential(nn.Flatten(), layer), x).boundary_distances.exp()
+    found = context(nn.Sequential(nn.Flatten(), layer), x).boundary_distances.exp()
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9)
 
 
 def test_map_norms_are_those_of_the_loss_without_its_confidence_factor() -> None:
     model, x, temperature = network(), inputs(3), 2.0
-    norms = seen(model, x, temperature=temperature).map_norms.exp()
+    norms = context(model, x, temperature=temperature).map_norms.exp()
     for i in range(3):
         for label in range(4):
             leaf = x[i : i + 1].clone().requires_grad_()
@@ -67,37 +67,37 @@ def test_map_norms_are_those_of_the_loss_without_its_confidence_factor() -> None
 def test_confidence_is_minus_the_log_odds() -> None:
     model, x = network(), inputs(5)
     p = model(x).softmax(1).amax(1).detach()
-    assert torch.allclose(EVIDENCE["confidence"].measure(seen(model, x))[:, 0], -(p / (1 - p)).log())
+    assert torch.allclose(EVIDENCE["confidence"].measure(context(model, x))[:, 0], -(p / (1 - p)).log())
 
 
 def test_the_neighbourhood_is_zetas() -> None:
     """At the same displacements, Theorem 1's own function gives the same cosines."""
     model, x, radius = network(), inputs(4), 0.02
-    around = seen(model, x, radius=radius).neighbourhood
+    near = context(model, x, radius=radius).neighbourhood
     for i, multiple in enumerate(RADII):
         moves = Neighbours(multiple * radius, DRAWS, generator=torch.Generator().manual_seed(i)).displacements(x)
         zetas = []
         for move in moves:  # of any length: `zeta` stretches directions to its radius
             length = float(move.square().mean().sqrt())
             zetas.append(gradgeo.zeta(model, x, radius=length, directions=move[None], temperature=2.0)[:, 0])
-        assert torch.allclose(around.zeta[:, i], torch.stack(zetas, 1), atol=1e-9)
+        assert torch.allclose(near.zeta[:, i], torch.stack(zetas, 1), atol=1e-9)
         after = torch.stack([margin(model(x + move).detach(), model(x).argmax(1)) for move in moves], 1)
         drop = margin(model(x).detach(), model(x).argmax(1))[:, None] - after
-        assert torch.allclose(around.drop[:, i], drop, atol=1e-9)
+        assert torch.allclose(near.drop[:, i], drop, atol=1e-9)
 
 
 def test_a_linear_model_does_not_turn() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).double()
     assert torch.allclose(
-        seen(model, inputs(3), radius=0.5).neighbourhood.turn, torch.ones(3, len(RADII), DRAWS).double()
+        context(model, inputs(3), radius=0.5).neighbourhood.turn, torch.ones(3, len(RADII), DRAWS).double()
     )
 
 
 def test_values_alone_are_the_same_values() -> None:
     model, x = network(), inputs(7)
-    cheap = seen(model, x, radius=0.05, gradients=False)
-    assert torch.allclose(cheap.drop, seen(model, x, radius=0.05).drop, atol=1e-12)
+    cheap = context(model, x, radius=0.05, gradients=False)
+    assert torch.allclose(cheap.drop, context(model, x, radius=0.05).drop, atol=1e-12)
     assert "neighbourhood" not in vars(cheap)
 
 
@@ -116,9 +116,9 @@ def test_the_fall_of_the_margin_under_shifts() -> None:
     falls = [
         before - margin(model(shift(x, axis, step)).detach(), model(x).argmax(1)) for axis in (2, 3) for step in (1, -1)
     ]
-    assert torch.allclose(seen(model, x).shift_drop, torch.stack(falls, 1), atol=1e-9)
+    assert torch.allclose(context(model, x).shift_drop, torch.stack(falls, 1), atol=1e-9)
     least = torch.stack(falls, 1).sort(1).values[:, :2].mean(1)
-    assert torch.allclose(EVIDENCE["shifts"].measure(seen(model, x))[:, 0], least, atol=1e-9)
+    assert torch.allclose(EVIDENCE["shifts"].measure(context(model, x))[:, 0], least, atol=1e-9)
     assert shiftable(torch.zeros(1, 3, 1, 8)) == [3]
     assert shiftable(torch.zeros(1, 30)) == []
 
@@ -133,10 +133,10 @@ def test_an_axis_without_neighbours_does_not_outvote_the_others() -> None:
             return head(x.mean((1, 2)))
 
     x = torch.randn(4, 1, 6, 1, generator=torch.Generator().manual_seed(0)) / 10 + torch.randn(4, 1, 1, 8)
-    observed = seen(Mean(), x)
-    time = observed.shift_drop[:, :2].mean(1)
-    assert (observed.shift_drop[:, 2:].abs().amax(1) > 10 * time.abs()).all()
-    assert (EVIDENCE["shifts"].measure(observed)[:, 0] <= time + 1e-6).all()
+    ctx = context(Mean(), x)
+    time = ctx.shift_drop[:, :2].mean(1)
+    assert (ctx.shift_drop[:, 2:].abs().amax(1) > 10 * time.abs()).all()
+    assert (EVIDENCE["shifts"].measure(ctx)[:, 0] <= time + 1e-6).all()
 
 
 def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
@@ -149,17 +149,17 @@ def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
 
 def test_no_sample_depends_on_its_batch() -> None:
     model, x = network(), inputs(6)
-    every = seen(model, x, radius=0.05)
+    every = context(model, x, radius=0.05)
     for i in range(6):
-        single = seen(model, x[i : i + 1], radius=0.05)
+        single = context(model, x[i : i + 1], radius=0.05)
         for name, evidence in EVIDENCE.items():
             assert torch.allclose(evidence.measure(single)[0], evidence.measure(every)[i], atol=1e-6), name
 
 
 def test_every_evidence_has_as_many_features_as_names_and_is_documented() -> None:
-    observation = seen(network(), inputs(4), radius=0.05)
+    ctx = context(network(), inputs(4), radius=0.05)
     for name, evidence in EVIDENCE.items():
-        measured = evidence.measure(observation)
+        measured = evidence.measure(ctx)
         assert name == evidence.name
         assert measured.shape == (4, len(evidence.features) or 24), name
         assert measured.isfinite().all(), name
@@ -168,9 +168,9 @@ def test_every_evidence_has_as_many_features_as_names_and_is_documented() -> Non
 
 @pytest.mark.parametrize("classes", [2, 3, None])
 def test_fewer_maps(classes: int | None) -> None:
-    observation = seen(network(), inputs(4), classes=classes, radius=0.05)
-    assert observation.boundary_distances.shape == (4, (classes or 4) - 1)
-    assert all(EVIDENCE[name].measure(observation).isfinite().all() for name in PRESETS["full"])
+    ctx = context(network(), inputs(4), classes=classes, radius=0.05)
+    assert ctx.boundary_distances.shape == (4, (classes or 4) - 1)
+    assert all(EVIDENCE[name].measure(ctx).isfinite().all() for name in PRESETS["full"])
 
 
 def test_the_fast_preset_costs_a_backward_pass_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def test_the_unit_of_the_inputs_does_not_matter(evidence: str) -> None:
 def test_a_model_without_a_linear_head() -> None:
     model = nn.Sequential(network(), nn.Tanh())  # no linear layer makes the logits
     detector = Detector(model).fit(inputs(120))
-    names = [e.name for e in detector._instrument.evidence]
+    names = detector.evidence_
     assert "neighbours" not in names
     assert "boundary" in names
     assert detector.predict(inputs(5, seed=2)).outlier_score.isfinite().all()
@@ -249,9 +249,9 @@ def test_explanations_name_evidence_and_cause() -> None:
         assert set(why.questions) == {"confidence", "features", "stability", "geometry"}
         assert (why.cause is None) == why.trusted
         assert why.cause in (*CAUSES, None)
-        loud = [voice.surprise for voice in why.evidence.values()]
-        assert loud == sorted(loud, reverse=True)
-        assert all(0 < voice.p_value <= 1 for voice in why.evidence.values())
+        surprisal = [score.surprise for score in why.evidence.values()]
+        assert surprisal == sorted(surprisal, reverse=True)
+        assert all(0 < score.p_value <= 1 for score in why.evidence.values())
         assert why.outlier_score == pytest.approx(sum(q**1.5 for q in why.questions.values()))
         assert why.as_dict()["cause"] == why.cause
         assert all(math.isfinite(q) for q in why.as_dict()["questions"].values())

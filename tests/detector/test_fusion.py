@@ -1,4 +1,4 @@
-"""TailSurprisal and its joining: tails, ties, held-out folds, and that many looks at one thing do not outvote another."""
+"""TailSurprisal and its fusion: tails, ties, held-out folds, and that many looks at one thing do not outvote another."""
 
 import math
 
@@ -17,60 +17,61 @@ RNG = np.random.default_rng(0)
 
 def test_surprise_of_exponential_scores_is_the_score() -> None:
     """-log P(S >= s) = s for a standard exponential, in the body and, extrapolated, far beyond it."""
-    surprise = TailSurprisal.fit(RNG.exponential(size=(50_000, 1)))
+    surprisal = TailSurprisal.fit(RNG.exponential(size=(50_000, 1)))
     s = torch.tensor([[0.0], [0.5], [1.0], [2.0], [6.0], [20.0]], dtype=torch.float64)
-    assert torch.allclose(surprise.of(s), s, rtol=0.05, atol=0.02)
+    assert torch.allclose(surprisal.of(s), s, rtol=0.05, atol=0.02)
 
 
 def test_surprise_at_the_quantiles_and_below_them() -> None:
-    surprise = TailSurprisal.fit(RNG.standard_normal((400, 2)))
+    surprisal = TailSurprisal.fit(RNG.standard_normal((400, 2)))
     levels = torch.linspace(0, BODY, LEVELS, dtype=torch.float64)
-    at_knots = surprise.of(torch.from_numpy(surprise.quantiles.T))
+    at_knots = surprisal.of(torch.from_numpy(surprisal.quantiles.T))
     assert torch.allclose(at_knots, -torch.log1p(-levels)[:, None].expand(-1, 2), atol=1e-12)
-    assert torch.equal(surprise.of(torch.full((1, 2), -99.0, dtype=torch.float64)), torch.zeros(1, 2).double())
+    assert torch.equal(surprisal.of(torch.full((1, 2), -99.0, dtype=torch.float64)), torch.zeros(1, 2).double())
 
 
 def test_a_score_that_many_share_counts_as_the_least_of_them() -> None:
     """P(score >= s) includes all who have s."""
-    surprise = TailSurprisal.fit(np.repeat([0.0, 1.0], [80, 20])[:, None])
-    tied = surprise.of(torch.tensor([[1.0]], dtype=torch.float64)).item()
+    surprisal = TailSurprisal.fit(np.repeat([0.0, 1.0], [80, 20])[:, None])
+    tied = surprisal.of(torch.tensor([[1.0]], dtype=torch.float64)).item()
     assert tied == pytest.approx(-math.log(0.2), abs=0.06)  # to within one of the levels
 
 
 def test_surprise_can_be_differentiated() -> None:
-    surprise = TailSurprisal.fit(RNG.standard_normal((100, 3)))
+    surprisal = TailSurprisal.fit(RNG.standard_normal((100, 3)))
     x = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
-    assert torch.autograd.gradcheck(surprise.of, x.requires_grad_())
+    assert torch.autograd.gradcheck(surprisal.of, x.requires_grad_())
 
 
 def test_constant_scores_do_no_harm() -> None:
-    surprise = TailSurprisal.fit(np.zeros((50, 1)))
-    assert surprise.of(torch.tensor([[0.0], [1.0], [-1.0]], dtype=torch.float64)).isfinite().all()
+    surprisal = TailSurprisal.fit(np.zeros((50, 1)))
+    assert surprisal.of(torch.tensor([[0.0], [1.0], [-1.0]], dtype=torch.float64)).isfinite().all()
 
 
 def fitted(tables: list[np.ndarray], kinds: list, questions: list[str]) -> EvidenceFusion:
-    return EvidenceFusion.fit(kinds, questions, tables, np.zeros(len(tables[0]), np.int64), 2, seed=0)
-
-
-def joined(joint: EvidenceFusion, tables: list[np.ndarray]) -> np.ndarray:
     label = torch.zeros(len(tables[0]), dtype=torch.long)
-    return joint.join(joint.scores([torch.from_numpy(t) for t in tables], label)).numpy()
+    return EvidenceFusion.fit(kinds, questions, [torch.from_numpy(t) for t in tables], label, 2, seed=0)
+
+
+def fused(fusion: EvidenceFusion, tables: list[np.ndarray]) -> np.ndarray:
+    label = torch.zeros(len(tables[0]), dtype=torch.long)
+    return fusion.fuse(fusion.scores([torch.from_numpy(t) for t in tables], label)).numpy()
 
 
 def test_a_single_member_is_its_own_score() -> None:
     table = RNG.standard_normal((80, 3))
-    joint = fitted([table], [ClassConditionalCopula], ["geometry"])
+    fusion = fitted([table], [ClassConditionalCopula], ["geometry"])
     alone = ClassConditionalCopula.fit(table, np.zeros(80, np.int64), 2)
     expected = alone.score(torch.from_numpy(table), torch.zeros(80, dtype=torch.long))
-    np.testing.assert_array_equal(joined(joint, [table]), expected)
+    np.testing.assert_array_equal(fused(fusion, [table]), expected)
 
 
 def test_surprise_is_learned_on_inputs_the_member_was_not_fitted_on() -> None:
     """A nearest-neighbour model knows its own inputs; on new ones of the kind it must be no more surprised than said."""
     table, new = RNG.standard_normal((300, 8)), RNG.standard_normal((2000, 8))
-    joint = fitted([table, table], [NearestNeighbours, Residual], ["a", "b"])
-    scores = joint.scores([torch.from_numpy(new)] * 2, torch.zeros(2000, dtype=torch.long))
-    mean = joint.surprise.of(scores).mean(0)
+    fusion = fitted([table, table], [NearestNeighbours, Residual], ["a", "b"])
+    scores = fusion.scores([torch.from_numpy(new)] * 2, torch.zeros(2000, dtype=torch.long))
+    mean = fusion.by_evidence.of(scores).mean(0)
     assert (mean < 1.15).all()  # that of a standard exponential is 1
     itself = _mean_if_learned_on_itself(table, new)
     assert itself > 1.5 * float(mean[0])
@@ -83,32 +84,32 @@ def _mean_if_learned_on_itself(table: np.ndarray, new: np.ndarray) -> float:
 
 
 def test_many_looks_at_one_question_do_not_outvote_another() -> None:
-    loud, noise = RNG.standard_normal((1000, 1)), RNG.standard_normal((1000, 1))
-    once = fitted([loud, noise], [UpperTail] * 2, ["a", "b"])
-    often = fitted([loud, *[noise] * 6], [UpperTail] * 7, ["a", *["b"] * 6])
+    strong, noise = RNG.standard_normal((1000, 1)), RNG.standard_normal((1000, 1))
+    once = fitted([strong, noise], [UpperTail] * 2, ["a", "b"])
+    often = fitted([strong, *[noise] * 6], [UpperTail] * 7, ["a", *["b"] * 6])
     new = [RNG.standard_normal((500, 1)) for _ in range(2)]
-    same = stats.spearmanr(joined(once, new), joined(often, [new[0], *[new[1]] * 6])).statistic
+    same = stats.spearmanr(fused(once, new), fused(often, [new[0], *[new[1]] * 6])).statistic
     assert same > 0.99
-    flat = fitted([loud, *[noise] * 6], [UpperTail] * 7, list("abcdefg"))
-    assert stats.spearmanr(joined(once, new), joined(flat, [new[0], *[new[1]] * 6])).statistic < 0.9
+    flat = fitted([strong, *[noise] * 6], [UpperTail] * 7, list("abcdefg"))
+    assert stats.spearmanr(fused(once, new), fused(flat, [new[0], *[new[1]] * 6])).statistic < 0.9
 
 
-def test_one_loud_alarm_and_many_quiet_ones_both_count() -> None:
+def test_one_strong_alarm_and_many_weak_ones_both_count() -> None:
     tables = [RNG.standard_normal((1000, 1)) for _ in range(4)]
-    joint = fitted(tables, [UpperTail] * 4, list("abcd"))
-    usual = joined(joint, [RNG.standard_normal((2000, 1)) for _ in range(4)])
-    loud = joined(joint, [np.array([[v]]) for v in (5.0, 0.0, 0.0, 0.0)])
-    quiet = joined(joint, [np.array([[1.7]])] * 4)
-    assert loud > np.quantile(usual, 0.99)
-    assert quiet > np.quantile(usual, 0.99)
+    fusion = fitted(tables, [UpperTail] * 4, list("abcd"))
+    usual = fused(fusion, [RNG.standard_normal((2000, 1)) for _ in range(4)])
+    strong = fused(fusion, [np.array([[v]]) for v in (5.0, 0.0, 0.0, 0.0)])
+    weak = fused(fusion, [np.array([[1.7]])] * 4)
+    assert strong > np.quantile(usual, 0.99)
+    assert weak > np.quantile(usual, 0.99)
 
 
 def test_nan_members_make_nan_scores() -> None:
     tables = [RNG.standard_normal((100, 2)) for _ in KINDS]
-    joint = fitted(tables, list(KINDS.values()), ["a"] * len(KINDS))
+    fusion = fitted(tables, list(KINDS.values()), ["a"] * len(KINDS))
     for broken in range(len(KINDS)):
         row = [np.zeros((1, 2)) if i != broken else np.array([[0.0, np.nan]]) for i in range(len(KINDS))]
-        assert np.isnan(joined(joint, row)).all(), broken
+        assert np.isnan(fused(fusion, row)).all(), broken
 
 
 def test_neighbours_are_scikit_learns() -> None:

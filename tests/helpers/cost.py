@@ -10,7 +10,7 @@ COSTLY = {
     "export": "traces a detector, and runs or compiles the file",
     "site": "builds the documentation",
     "zoo": "builds classifiers of torchvision, timm or transformers",
-    "simulation": "repeats fits or draws until a rate is known",
+    "simulation": "runs an experiment: fits, attacks or draws, repeated until a rate is known, or a benchmark in small",
     "browser": "opens a page in Chromium, and is skipped where there is none",
     "data": "needs GRADGEO_DATA, the folder with the trained classifiers and their data",
     "release": "checks the committed figures of results/, which are made anew for a release",

@@ -16,7 +16,7 @@ from gradgeo.serve.limits import Limits
 from gradgeo.serve.server import Server
 
 SHAPE, CLASSES = (2, 3), 4
-FACTS = Facts(SHAPE, CLASSES, False, 19, {"detector_sha256": "0123456789abcdef" * 4, "alpha": 0.05})
+FACTS = Facts(SHAPE, CLASSES, False, 19, "0123456789abcdef" * 4, {"alpha": 0.05})
 Judge = Callable[[np.ndarray, bool], dict[str, Any]]
 
 
@@ -52,13 +52,13 @@ class LocalPool:
         return self.facts
 
     async def __call__(self, x: np.ndarray, explain: bool) -> dict[str, Any]:
-        from gradgeo.serve.workers import JudgingError
+        from gradgeo.serve.workers import InferenceError
 
         self.batches.append(len(x))
         try:
             return await asyncio.to_thread(self.judge, x, explain)
         except ValueError as error:
-            raise JudgingError(f"the model or the detector failed ({type(error).__name__})") from None
+            raise InferenceError(f"the model or the detector failed ({type(error).__name__})") from None
 
     async def close(self) -> None:
         self.closed = True

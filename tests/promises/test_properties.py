@@ -271,7 +271,7 @@ def test_p_values_are_ranks_that_fall_as_scores_rise(calibration: list[float], s
 @few
 @given(st.integers(30, 400), st.sampled_from([0.01, 0.05, 0.1, 0.2]), st.floats(0.05, 0.95))
 def test_calibration_sizes_make_the_stated_rate_exact(n: int, alpha: float, share: float) -> None:
-    needed = conformal.needed(alpha)
+    needed = conformal.min_calibration_size(alpha)
     assume(needed <= n - 10)
     size = conformal.calibration_size(n, share, alpha, at_most=n - 10)
     assert needed <= size <= n - 10

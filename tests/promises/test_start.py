@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -150,6 +151,16 @@ def test_help_begins_with_lines_that_run() -> None:
     assert sum(line.startswith(">>>") for line in example.splitlines()) == 5
     assert doctest.testmod(gradgeo).attempted == 5
     assert doctest.testmod(gradgeo).failed == 0
+
+
+def test_signatures_name_types_and_not_what_is_inside_them() -> None:
+    functions = [
+        gradgeo.metrics.auroc, gradgeo.metrics.tnr_at_tpr, gradgeo.plots.roc, gradgeo.watch.Watch.update,
+        gradgeo.Detector.fit, gradgeo.Detector.predict, gradgeo.Detector.p_value, gradgeo.csm, gradgeo.attacks.pgd,
+    ]  # fmt: skip
+    for function in functions:
+        assert not re.search(r"numpy\._|_typing|Union\[", str(inspect.signature(function))), function
+    assert "ArrayLike" in str(inspect.signature(gradgeo.metrics.auroc))
 
 
 # Module paths and names that documentation has shown: none of them may stop working.

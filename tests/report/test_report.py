@@ -69,9 +69,9 @@ def test_the_counts_are_those_of_the_file(whole: Path) -> None:
     for cause in made_scores.CAUSES:
         assert summary.causes[cause] == sum(row["cause"] == cause for row in flagged)
     for i, name in enumerate(made_scores.EVIDENCE):
-        assert summary.spoke[name] == sum(row["evidence"][i] <= 0.0500001 for row in flagged)
-        assert summary.loudest[name] == sum(np.argmin(row["evidence"]) == i for row in flagged)
-    assert summary.silent == sum(min(row["evidence"]) > 0.0500001 for row in flagged)
+        assert summary.significant[name] == sum(row["evidence"][i] <= 0.0500001 for row in flagged)
+        assert summary.most_surprising[name] == sum(np.argmin(row["evidence"]) == i for row in flagged)
+    assert summary.none_significant == sum(min(row["evidence"]) > 0.0500001 for row in flagged)
     for label in range(10):
         of_class = [row for row in judged if row["label"] == label]
         assert summary.by_class[label] == [len(of_class), sum(not row["trusted"] for row in of_class)]
@@ -374,6 +374,12 @@ def test_tests_of_drift_keep_their_level_with_more_traffic_than_calibration() ->
     for rate in alarms(0.0):
         assert stats.binomtest(round(300 * rate), 300, 0.05, alternative="greater").pvalue > 0.001
     assert min(alarms(0.3)) > 0.5
+
+
+@pytest.mark.parametrize("count", [200, 10_000])
+def test_the_range_of_chance_is_that_of_the_beta_binomial(count: int) -> None:
+    exact = stats.betabinom.ppf([0.005, 0.995], count, 50, 950) / count
+    assert drift.expected_share(count, 0.05, 999, 0.01) == pytest.approx(tuple(exact), abs=1.5 / count)
 
 
 def test_drift_knows_its_direction_and_what_is_exactly_uniform() -> None:

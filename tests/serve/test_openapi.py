@@ -53,7 +53,6 @@ POINTS = [
 ]
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(("method", "path"), POINTS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_fuzzer_finds_no_fault(server: Server, method: str, path: str) -> None:

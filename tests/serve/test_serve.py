@@ -21,12 +21,12 @@ from helpers.serving import CLASSES, FACTS, SHAPE, LocalPool, asking, infer, jud
 
 tritonclient = pytest.importorskip("tritonclient.http")
 
-VERSION = FACTS.parameters["detector_sha256"][:12]
+VERSION = FACTS.digest[:12]
 
 
 @pytest.fixture(scope="module")
 def server() -> Any:
-    with served(limits=Limits(delay=0, patience=5.0, rows=8)) as server:
+    with served(limits=Limits(delay=0, client_timeout=5.0, rows=8)) as server:
         yield server
 
 
@@ -60,7 +60,7 @@ def test_the_public_client_sees_a_healthy_server(client: Any) -> None:
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
     told = client.get_model_metadata("m")
     assert told["versions"] == [VERSION]
-    assert told["parameters"]["detector_sha256"] == FACTS.parameters["detector_sha256"]
+    assert told["parameters"]["detector_sha256"] == FACTS.digest
     assert told["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, *SHAPE]}]
     assert told["outputs"][0] == {"name": "logits", "datatype": "FP32", "shape": [-1, CLASSES]}
 
@@ -327,7 +327,7 @@ def test_a_client_that_goes_takes_its_work_along() -> None:
 
 
 def test_slow_clients_are_let_go() -> None:
-    with served(limits=Limits(patience=0.3)) as server:
+    with served(limits=Limits(client_timeout=0.3)) as server:
         began = time.monotonic()
         with (
             socket.create_connection(server.address, timeout=20) as silent,
@@ -349,7 +349,7 @@ def test_slow_clients_are_let_go() -> None:
 
 
 def test_too_many_connections_are_refused_politely() -> None:
-    with served(limits=Limits(connections=20, patience=2.0)) as server, ExitStack() as crowd:
+    with served(limits=Limits(connections=20, client_timeout=2.0)) as server, ExitStack() as crowd:
         first = crowd.enter_context(socket.create_connection(server.address, timeout=20))
         until(lambda: server.server_state.connections)
         for _ in range(100):
@@ -371,7 +371,7 @@ def test_too_many_connections_are_refused_politely() -> None:
 
 
 def test_bodies_together_are_limited() -> None:
-    with served(limits=Limits(body=1000, bodies=1500, patience=3.0)) as server:
+    with served(limits=Limits(body=1000, bodies=1500, client_timeout=3.0)) as server:
         head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n{"
         with socket.create_connection(server.address, timeout=20) as slow:
             slow.sendall(head)
@@ -448,7 +448,7 @@ def test_an_exception_of_ours_is_logged_by_place_and_not_shown(
     def broken(self: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(service.Service, "described", broken)
+    monkeypatch.setattr(service.Service, "model_metadata", broken)
     with caplog.at_level("ERROR"):
         status, told, _ = request(server, "GET", "/v2/models/m")
         until(lambda: any(r.name == "gradgeo.serve" for r in caplog.records))

@@ -41,7 +41,7 @@ def logged(file: Path) -> list[dict]:
 
 @pytest.fixture
 def process(room: Path) -> Iterator[subprocess.Popen]:
-    options = ["-m", f"{room}/net.py:net", "--port", "0", "--token-file", f"{room}/token", "--linger", "0.3"]
+    options = ["-m", f"{room}/net.py:net", "--port", "0", "--token-file", f"{room}/token", "--drain-delay", "0.3"]
     with (room / "log").open("w") as log:
         process = subprocess.Popen([*COMMAND, str(room / "d.gradgeo"), *options], stderr=log, cwd=room)
         yield process

@@ -15,7 +15,7 @@ from gradgeo.serve.batching import Batcher
 from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.protocol import ProtocolError
-from gradgeo.serve.workers import JudgingError, Pool, StartError, WorkerLostError
+from gradgeo.serve.workers import InferenceError, Pool, StartError, WorkerLostError
 from helpers.serving import FACTS, SHAPE, LocalPool, infer, judge, served
 
 ONE = np.ones((1, *SHAPE))
@@ -65,7 +65,7 @@ async def _life(folder: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):  # the parent's business
         os.kill(first, number)
-    with pytest.raises(JudgingError, match=r"the model or the detector failed \(ValueError\)"):
+    with pytest.raises(InferenceError, match=r"the model or the detector failed \(ValueError\)"):
         await pool(ONE * 13, False)
     assert pool.pids == [first]
 
@@ -139,7 +139,7 @@ def test_a_request_that_kills_its_worker_is_refused_and_the_others_are_not() -> 
     assert alone.status == 503
 
 
-def test_a_fault_of_ours_ends_no_lane(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_ours_ends_no_worker(caplog: pytest.LogCaptureFixture) -> None:
     async def run(x: np.ndarray, explain: bool) -> dict[str, Any]:
         if (x == 5).any():
             raise KeyError("secret")
@@ -173,7 +173,7 @@ def test_explanations_do_not_share_a_batch_with_those_who_want_none() -> None:
     assert pool.batches == [2, 2, 1]
 
 
-def test_two_lanes_judge_at_the_same_time() -> None:
+def test_two_workers_run_at_the_same_time() -> None:
     inside = []
 
     async def run(x: np.ndarray, explain: bool) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def test_two_lanes_judge_at_the_same_time() -> None:
         return judge(x, explain)
 
     async def both() -> None:
-        batcher = Batcher(run, Limits(delay=0, batch=1), lanes=2)
+        batcher = Batcher(run, Limits(delay=0, batch=1), workers=2)
         batcher.start()
         async with asyncio.timeout(10):
             await asyncio.gather(*(batcher.submit(ONE, False) for _ in range(2)))

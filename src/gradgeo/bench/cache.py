@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-import gradgeo
 from gradgeo._files import atomic_stream
 from gradgeo.classifier.fingerprint import weights_hash
 from gradgeo.classifier.wrapper import Model
@@ -75,7 +74,7 @@ def source_hash(*patterns: str) -> str:
     Args:
         patterns: as `Path.glob` takes them, from the package's folder.
     """
-    return hash_of_code(Path(gradgeo.__file__).parent, patterns)
+    return hash_of_code(Path(__file__).parents[1], patterns)
 
 
 def hash_of_code(root: Path, patterns: tuple[str, ...]) -> str:

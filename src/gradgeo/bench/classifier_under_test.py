@@ -4,14 +4,13 @@ import copy
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from gradgeo.bench.cache import CHUNK
 from gradgeo.classifier.wrapper import Classifier
-from gradgeo.detector.detector import TYPICAL_MARGIN
+from gradgeo.detector.fitting import typical_temperature
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class ClassifierUnderTest:
     def temperature(self) -> float:
         """The temperature that a detector fitted on the trusted inputs of the first half would choose."""
         margins = self.margin[: self.half][self.correct[: self.half]]
-        return float(np.quantile(margins.double().numpy(), TYPICAL_MARGIN))
+        return typical_temperature(margins.double().numpy())
 
     @cached_property
     def folded(self) -> nn.Module:

@@ -1,16 +1,14 @@
 """Detectors that differ in their evidence alone, fitted and run by one set of passes over the inputs."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+from gradgeo.detector import fitting
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import Evidence
-from gradgeo.detector.fitting import measure_trusted
 from gradgeo.detector.inputs import Data
 from gradgeo.detector.results import Predictions
-from gradgeo.detector.survey import DataScan
 from gradgeo.errors import expected
 
 
@@ -27,28 +25,34 @@ class DetectorGroup:
     def fit(self, data: Data, labels: Any = None) -> Self:
         """As `Detector.fit`; ArgumentError where so few inputs are trusted that evidence decides which are learned
         from."""
-        fresh = [copy.copy(detector) for detector in self.detectors]
-        model, batch_size = fresh[0].model, fresh[0].batch_size
-        survey = DataScan.of(model, data, labels, batch_size=batch_size)
-        survey.told()
-        splits = [detector._prepare(survey) for detector in fresh]
-        if any(list(split.fit) != list(splits[0].fit) for split in splits):
-            raise expected("data", "so many that all detectors learn from the same inputs", len(survey.usable))
-        own = [detector._instrument.evidence for detector in fresh]
-        union = replace(fresh[0]._instrument, evidence=_union(own))
-        self._instrument, measured = measure_trusted(model, data, survey, splits[0], union, batch_size=batch_size)
-        for detector, evidence, split in zip(fresh, own, splits, strict=True):
-            detector._learn(survey, split, *self._instrument.only(evidence, measured))
-        for detector, made in zip(self.detectors, fresh, strict=True):
-            vars(detector).update(vars(made))
+        settings = [detector.settings for detector in self.detectors]
+        model, batch_size, seed = self.detectors[0].model, settings[0].batch_size, settings[0].seed
+        scanned = fitting.scan(model, data, labels, batch_size=batch_size)
+        scanned.warn_if_unusable()
+        trusted, extractors = zip(*(fitting.split(model, scanned, each) for each in settings), strict=True)
+        if any(list(other.learn_rows) != list(trusted[0].learn_rows) for other in trusted):
+            raise expected("data", "so many that all detectors learn from the same inputs", len(scanned.usable))
+        union = replace(extractors[0], evidence=_union([extractor.evidence for extractor in extractors]))
+        union, measured = fitting.extract(model, data, trusted[0], union, batch_size=batch_size)
+        learned = []
+        for rows, extractor in zip(trusted, extractors, strict=True):
+            own = union.only(extractor.evidence)
+            learned.append(fitting.learn(scanned, rows, own, union.part(measured, own.evidence), seed=seed))
+        for detector, fitted in zip(self.detectors, learned, strict=True):
+            detector.adopt(fitted)
+        self._extractor = union
         return self
 
     def predict(self, x: Data) -> list[Predictions]:
         """What `Detector.predict` gives, of each detector."""
-        first = self.detectors[0]
-        measured = self._instrument.measure(first.model, first._inputs(x), batch_size=first.batch_size)
+        first, batch_size = self.detectors[0], self.detectors[0].batch_size
+        inputs = first.fitted_.inputs(x, batch_size=batch_size)
+        measured = self._extractor.measure(first.model, inputs, batch_size=batch_size)
         return [
-            detector._verdicts(self._instrument.only(detector._evidence, measured)[1]) for detector in self.detectors
+            detector.fitted_.predictions(
+                self._extractor.part(measured, detector.fitted_.extractor.evidence), detector.alpha
+            )
+            for detector in self.detectors
         ]
 
 

@@ -131,10 +131,19 @@ def score(
             "accuracy": share(summary.correct, summary.labelled),
             "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
             "shift alarm": str(watch.state),
+            "rate": _rate(summary.rows - summary.resumed, summary.seconds),
             "model at work": None if busy is None else f"{busy:.1%} of {summary.seconds:.1f} s",
             "written to": out,
         }
     )
+
+
+def _rate(inputs: int, seconds: float) -> str | None:
+    """How many inputs a second this run took, and the time that 10^9 would take; None where nothing was left to do."""
+    if not inputs or not seconds:
+        return None
+    rate = inputs / seconds
+    return f"{rate:,.0f} inputs a second; 10^9 inputs take {1e9 / rate / 86400:,.1f} days"
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,18 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Of the model, in paths; default that of the file.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that judge.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Of PyTorch in each; more for large models on idle cores.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Inputs judged together at most.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Inputs in a batch at most.")] = 64,
     delay: Annotated[float, typer.Option(min=0, help="Milliseconds to wait for others to share a batch.")] = 5.0,
     rows: Annotated[int, typer.Option(min=1, help="Inputs in one request at most.")] = 64,
     queue: Annotated[int, typer.Option(min=1, help="Inputs that may wait.")] = 1024,
     body: Annotated[int | None, typer.Option(min=1, help="Bytes of a body at most; default by --rows.")] = None,
     connections: Annotated[int, typer.Option(min=1, help="Open at once.")] = 512,
     timeout: Annotated[float, typer.Option(help="Seconds until an answer.")] = 30.0,
-    patience: Annotated[float, typer.Option(help="Seconds that a client may take to send or read.")] = 10.0,
-    linger: Annotated[float, typer.Option(min=0, help="Seconds to go on after SIGTERM, not ready.")] = 0.0,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds for requests under way at the end.")] = 30.0,
+    client_timeout: Annotated[float, typer.Option(help="Seconds that a client may take to send or read.")] = 10.0,
+    drain_delay: Annotated[float, typer.Option(min=0, help="Seconds to go on after SIGTERM, not ready.")] = 0.0,
+    shutdown_timeout: Annotated[float, typer.Option(min=0, help="Seconds for running requests at the end.")] = 30.0,
     rate: Annotated[float, typer.Option(help="Chance, over all time, that the watch alarms for nothing.")] = 1e-3,
     token_file: Annotated[Path | None, typer.Option(help=f"Holds the bearer token; or set {TOKEN}.")] = None,
 ) -> None:
@@ -45,17 +45,17 @@ def serve(
     Example: gradgeo serve digits.gradgeo -m digits
     """
     import_module("gradgeo.serve")  # says which extra it needs
-    judges, limits = import_module("gradgeo.serve.inference"), import_module("gradgeo.serve.limits")
+    inference, limits = import_module("gradgeo.serve.inference"), import_module("gradgeo.serve.limits")
     server, logs = import_module("gradgeo.serve.server"), import_module("gradgeo.serve.logs")
     pools = import_module("gradgeo.serve.workers")
-    with judges.private_folder() as folder:
-        detector = judges.isolated_copy(file, Path(folder))
-        parameters = judges.detector_parameters(detector)
-        spec, kept = model_named(judges.notes(detector), model, weights)
-        if kept is not None:
-            kept = str(judges.isolated_copy(Path(kept), Path(folder)))
-        loader = judges.DetectorLoader(detector, partial(_load, spec, kept, device), threads, parameters)
-        made = server.Server(
+    with inference.private_folder() as folder:
+        detector = inference.private_file(file, Path(folder))
+        notes = import_module("gradgeo.detector.serialization").inspect(detector)["notes"]
+        spec, weights_file = model_named(notes, model, weights)
+        if weights_file is not None:
+            weights_file = str(inference.private_file(Path(weights_file), Path(folder)))
+        loader = inference.DetectorLoader(detector, partial(_load, spec, weights_file, device), threads)
+        service = server.Server(
             pools.Pool(loader, size=workers, timeout=2 * timeout),
             name=_name(name or file.stem),
             host=host,
@@ -67,16 +67,16 @@ def serve(
                 batch=batch,
                 delay=delay / 1000,
                 timeout=timeout,
-                patience=patience,
+                client_timeout=client_timeout,
                 connections=connections,
             ),
             token=_token(token_file),
-            linger=linger,
-            grace=grace,
+            drain_delay=drain_delay,
+            shutdown_timeout=shutdown_timeout,
             watch_rate=rate,
         )
         logs.to_stderr()
-        server.run(made)
+        server.run(service)
 
 
 def _load(spec: str, weights: str | None, device: str) -> "nn.Module":

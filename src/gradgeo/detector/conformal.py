@@ -17,12 +17,13 @@ def p_values(calibration: Array, scores: Array) -> Array:
         scores: (N,), larger = less trustworthy.
     """
     n = len(calibration)
-    at_least = n - np.searchsorted(calibration, scores, side="left")
+    at_least = n - np.searchsorted(calibration, scores, side="left")  # (N,)
     return np.where(np.isnan(scores), np.nan, (1 + at_least) / (n + 1))
 
 
-def needed(alpha: float) -> int:
+def min_calibration_size(alpha: float) -> int:
     """The fewest calibration scores with which any input can be flagged at `alpha`: 1 / (n + 1) <= alpha."""
+    # 1 / alpha may round to just above an integer, which must not count as the next one.
     return int(np.ceil(1 / alpha - 1e-9)) - 1
 
 
@@ -31,6 +32,6 @@ def calibration_size(n: int, share: float, alpha: float, *, at_most: int) -> int
 
     Then the false-alarm rate is alpha itself rather than the next smaller multiple of 1 / (n + 1).
     """
-    step = needed(alpha) + 1
+    step = min_calibration_size(alpha) + 1
     steps = min(round(share * n / step), (at_most + 1) // step)
     return max(1, steps) * step - 1

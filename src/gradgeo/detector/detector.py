@@ -1,56 +1,32 @@
 """The detector: fitted once on trusted inputs, it says of each prediction whether to trust it."""
 
-import copy
-from collections.abc import Iterable, Iterator
+from __future__ import annotations  # signatures say ArrayLike, not the union behind it
+
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
-from numbers import Integral, Real
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from gradgeo._typing import Array
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import conformal
-from gradgeo.detector import html_repr as notebook
-from gradgeo.detector import serialization as detector_file
-from gradgeo.detector.evidence import Evidence, resolve
-from gradgeo.detector.explanations import References, explanations, named
+from gradgeo.detector import fitting, html_repr, serialization
+from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
-from gradgeo.detector.fitting import Split, measure_trusted
-from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
-from gradgeo.detector.inputs import Data, batches
-from gradgeo.detector.one_class import KINDS, OneClass
+from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.results import Explanation, Judgement, Predictions
-from gradgeo.detector.survey import DataScan
-from gradgeo.errors import (
-    DetectorFileError,
-    NotFittedError,
-    choice,
-    expected,
-    public,
-    warn,
-)
+from gradgeo.detector.settings import Settings
+from gradgeo.errors import DetectorFileError, NotFittedError, expected, public, warn
 from gradgeo.geometry.autograd import DifferentiableJacobian
-from gradgeo.geometry.chunking import map_chunks
-from gradgeo.geometry.losses import LOSSES, Loss
-from gradgeo.geometry.options import Classes, Maps
+from gradgeo.geometry.options import Classes
 from gradgeo.geometry.surrogates import SmoothReLU
-
-_SETTINGS = ("evidence", "alpha", "classes", "loss", "temperature", "calibration", "seed", "batch_size")
-_FITTED = (
-    *("input_shape", "num_classes", "loss", "temperature", "radius"),
-    *("fit_size", "calibration_size", "misclassified", "unusable"),
-)
-
-MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes, for each feature of the widest evidence
-MODEST = 10  # features that evidence counts as where their number is the model's
-TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes the temperature
 
 
 class Detector:
@@ -69,7 +45,7 @@ class Detector:
 
     Args:
         model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again.
-        evidence: what is measured: a preset or a list of names from `gradgeo.detector.evidence.EVIDENCE`. "full": all of it;
+        evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
             "fast": what takes at most 3 backward passes; "paper": the ten statistics of the CSM. A preset leaves out
             what the model does not have, penultimate features for instance.
         alpha: the false-alarm rate: the share of trusted inputs that may be called untrustworthy. May be set to
@@ -77,19 +53,19 @@ class Detector:
         classes: whose saliency maps are made: None for all, an int for each sample's most likely, a tensor (K,) for
             these; the predicted class is always among them.
         loss: "cross_entropy", "mse" or "logit", as in `saliency_maps`. With two classes the first two put a cosine of
-            -1 on every input; `fit` then uses "logit" and says so.
+            -1 on every input; `fit` then uses "logit" and warns.
         temperature: at which the loss is differentiated; "auto" is the upper quartile of the trusted inputs' margins
             (largest minus second logit), at which hardly any trusted input saturates the softmax; 1 is the paper's.
-        calibration: share of the trusted inputs kept apart for the p-values.
+        calibration: share of the trusted inputs set apart for the p-values.
         seed: decides which inputs those are.
         batch_size: inputs judged at a time.
 
     Learned by `fit`: `input_shape_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the neighbourhood, in input
     units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were left out).
 
-    Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.conformal`. Deviations: the evidence
-    beside the ten statistics (`gradgeo.detector.evidence`) and how it is joined (`gradgeo.detector.fusion`); the temperature, which the
-    paper leaves at 1; the one-class models (`gradgeo.detector.one_class`).
+    Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.conformal`. Deviations: evidence
+    other than the ten statistics (`gradgeo.detector.evidence`) and how it is fused (`gradgeo.detector.fusion`); the
+    temperature, which the paper leaves at 1; the one-class models (`gradgeo.detector.one_class`).
     """
 
     @public
@@ -97,7 +73,7 @@ class Detector:
         self,
         model: Model,
         *,
-        evidence: str | list[str] | tuple[str, ...] = "full",
+        evidence: str | Sequence[str] = "full",
         alpha: float = 0.05,
         classes: Classes = None,
         loss: str = "cross_entropy",
@@ -117,29 +93,26 @@ class Detector:
         self.seed = seed
         self.batch_size = batch_size
         self.notes: dict[str, Any] = {}
-        self._check()
+        self._fitted: FittedDetector | None = None
+        self.settings  # noqa: B018  # checks the arguments
 
-    def _check(self) -> None:
-        resolve(self.evidence)
-        choice("loss", self.loss, LOSSES)
-        for name in ("alpha", "calibration"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 < float(value) < 1:
-                raise expected(name, "a number between 0 and 1", value)
-        for name, least in (("seed", 0), ("batch_size", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise expected(name, "a positive integer" if least else "an integer, 0 or more", value)
-        if isinstance(self.temperature, str):
-            choice("temperature", self.temperature, ("auto",))
-        else:
-            Loss(self.loss, self.temperature)
-        if isinstance(self.classes, Tensor) and (self.classes.ndim != 1 or len(self.classes) < 2):
-            raise expected("classes", "None, an int, or an integer tensor of shape (K,), K >= 2", self.classes)
+    @property
+    def settings(self) -> Settings:
+        """The arguments as they are now, checked: an attribute may have been set to anything since."""
+        return Settings(
+            evidence=self.evidence,
+            alpha=self.alpha,
+            classes=self.classes,
+            loss=self.loss,
+            temperature=self.temperature,
+            calibration=self.calibration,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
 
     @public
-    def fit(self, data: Data, labels: Any = None) -> Self:
-        """Learn what trusted inputs look like, and calibrate the p-values on a part kept apart.
+    def fit(self, data: ArrayLike | Dataset[Any] | DataLoader[Any], labels: ArrayLike | None = None) -> Self:
+        """Learn what trusted inputs look like, and calibrate the p-values on a part set apart.
 
         The data should be what the classifier meets in production when all is well, and not what it was trained on:
         on its training inputs it is too confident, and the stated false-alarm rate would not hold.
@@ -151,146 +124,25 @@ class Detector:
             labels: (N,) true classes for a tensor or array. Where there are labels, only correctly classified inputs
                 count as trusted.
 
-        Cost: two forward passes per input, and what its evidence costs.
+        A fit that fails leaves an earlier one as it was.
+
+        Cost: two forward passes per input, and what its evidence costs; with evidence of the neighbourhood up to 12
+        backward passes more for each of at most 256 inputs.
 
         Raises:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs
-                of differing shape, data that changed between the two readings.
+                of differing shape, data that changed between the two readings, a table instead of its numbers.
         """
-        self._check()
-        fresh = copy.copy(self)  # so that a failed fit leaves an earlier one as it was
-        fresh._fit(data, labels)
-        vars(self).update(vars(fresh))
+        return self.adopt(fitting.fit(self.model, data, labels, self.settings))
+
+    def adopt(self, fitted: FittedDetector) -> Self:
+        """Judge by what `gradgeo.detector.fitting` learned of this model, in place of `fit`."""
+        self._fitted = fitted
         return self
 
-    def _fit(self, data: Data, labels: Any) -> None:
-        survey = DataScan.of(self.model, data, labels, batch_size=self.batch_size)
-        survey.told()
-        split = self._prepare(survey)
-        found = measure_trusted(self.model, data, survey, split, self._instrument, batch_size=self.batch_size)
-        self._learn(survey, split, *found)
-
-    def _prepare(self, survey: DataScan) -> Split:
-        """Decide what is measured, but for the radius, and which inputs are learned from."""
-        self.input_shape_ = survey.input_shape
-        self.num_classes_ = survey.num_classes
-        self.unusable_, self.misclassified_ = survey.unusable, survey.misclassified
-        self.loss_ = self._loss_for(self.num_classes_)
-        self.classes_ = self.classes
-        evidence = self._available(survey.first_usable)
-        learn = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
-        split = Split.of(survey, learn, calibration=self.calibration, alpha=self.alpha, seed=self.seed)
-        self.temperature_ = self._temperature_for(survey.margin[split.fit])
-        self._instrument = EvidenceExtractor(evidence, Maps(Loss(self.loss_, self.temperature_), self.classes_))
-        return split
-
-    def _learn(self, survey: DataScan, split: Split, instrument: EvidenceExtractor, measured: EvidenceFeatures) -> None:
-        """Learn from what `instrument` measured of the trusted inputs, and calibrate."""
-        self._instrument, self.radius_ = instrument, instrument.radius
-        split = split.alive(survey, measured)
-        learnt, kept = split.parts(survey, measured)
-        evidence = instrument.evidence
-        self._joint = EvidenceFusion.fit(
-            [e.one_class for e in evidence],
-            [e.question for e in evidence],
-            learnt.features,
-            learnt.label,
-            self.num_classes_,
-            seed=self.seed,
-        )
-        scores = self._member_scores(kept)
-        self._reference = References(split.calibration, kept.label, named(evidence, kept.features)[1], scores.numpy())
-        self._calibration = np.sort(self._joint.join(scores).numpy())
-        self.fit_size_, self.calibration_size_ = len(split.fit), len(split.calibration)
-
-    def _available(self, x: Tensor) -> tuple[Evidence, ...]:
-        """The evidence that this model has, told by a pass of one input (or none)."""
-        wanted = resolve(self.evidence)
-        forwards = map_chunks(self.model, [x], Maps(), lambda forward, rows: forward, quiet=True)
-        missing = [e.name for e in wanted if not e.available(forwards[0])]
-        if missing and not isinstance(self.evidence, str):
-            raise expected(
-                "evidence",
-                "what this model has",
-                ", ".join(missing),
-                "Its logits are not made by a linear layer; leave these out, or use a preset.",
-            )
-        return tuple(e for e in wanted if e.name not in missing)
-
-    def _loss_for(self, num_classes: int) -> str:
-        if num_classes > 2 or self.loss == "logit":
-            return self.loss
-        warn(
-            f"with two classes the {self.loss} maps of both are opposite for every input (cosine -1); using the "
-            'gradients of the raw logits instead (loss="logit").'
-        )
-        return "logit"
-
-    def _temperature_for(self, margins: Array) -> float:
-        if not isinstance(self.temperature, str):
-            return float(self.temperature)
-        return max(float(np.quantile(margins, TYPICAL_MARGIN)), 1e-6)
-
-    def _measure(self, inputs: Iterable[Tensor], *, keep: tuple[str, ...] = ()) -> EvidenceFeatures:
-        return self._instrument.measure(self.model, inputs, batch_size=self.batch_size, keep=keep)
-
-    def _inputs(self, x: Data) -> Iterator[Tensor]:
-        """The batches of `x`, each of the shape `fit` saw."""
-        for batch, _ in batches(x, batch_size=self.batch_size, labelled=False):
-            if tuple(batch.shape[1:]) != self.input_shape_:
-                shape = ", ".join(map(str, self.input_shape_))
-                raise expected("x", f"of shape (N, {shape}) as in fit", batch)
-            yield batch
-
-    def _judge(self, x: Data, *, keep: tuple[str, ...] = ()) -> tuple[Predictions, EvidenceFeatures]:
-        self._require_fit()
-        self._check()
-        measured = self._measure(self._inputs(x), keep=keep)
-        return self._verdicts(measured), measured
-
-    def _verdicts(self, measured: EvidenceFeatures) -> Predictions:
-        score = self._joint.join(self._member_scores(measured)).numpy()
-        p = conformal.p_values(self._calibration, score)
-        if conformal.needed(self.alpha) > self.calibration_size_:
-            warn(
-                f"no input can be flagged at alpha = {self.alpha} with {self.calibration_size_} calibration inputs: "
-                f"p-values start at {1 / (self.calibration_size_ + 1):.4f}. Fit again with this alpha."
-            )
-        columns = (measured.label, measured.probability, score, p, np.greater(p, self.alpha))
-        return Predictions(*map(torch.from_numpy, columns))
-
-    def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
-        """The outlier score (N,) as a function of `x` (N, *input) that can be differentiated, for attacks.
-
-        Signs get the slope of a tanh, and ReLUs the derivatives of a softplus that bends over a width of (root mean
-        square of their input) / sharpness, so the maps are those of a smoother network and the value is near that of
-        `outlier_score`; with `sharpness` None ReLUs stay as they are and the value is the same
-        (`gradgeo.geometry.surrogates`). Call it with gradients enabled.
-
-        Cost: one forward and K backward passes with their graph, which stays in memory: pass few inputs.
-        """
-        self._require_fit()
-        classifier = Classifier.of(self.model)
-        batch = classifier.prepare(x)
-        with nullcontext() if sharpness is None else SmoothReLU(sharpness):
-            seen = self._instrument.observe(DifferentiableJacobian(classifier.optimized(batch), batch))
-            features = self._instrument.features(seen)
-        return self._joint.join(self._joint.scores(features, seen.forward.predicted.cpu()))
-
-    def _member_scores(self, measured: EvidenceFeatures) -> Tensor:
-        """The score of each evidence (N, M)."""
-        if not len(measured.label):
-            return torch.empty(0, len(self._instrument.evidence), dtype=torch.float64)
-        features = [torch.from_numpy(table) for table in measured.features]
-        return self._joint.scores(features, torch.from_numpy(measured.label))
-
-    def _require_fit(self) -> None:
-        if not hasattr(self, "_joint"):
-            raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
-
     @public
-    def predict(self, x: Data) -> Predictions:
-        """Predictions and verdicts for inputs (N, *input) of the shape given to `fit`.
+    def predict(self, x: ArrayLike | Dataset[Any] | DataLoader[Any]) -> Predictions:
+        """Predictions and verdicts for inputs (N, *input) of the shape that `fit` saw.
 
         A tensor, array, Dataset or DataLoader as in `fit`; labels are ignored. Rows that cannot be judged are not
         trusted, have NaN scores, and raise one warning with their count; see `Predictions`.
@@ -302,134 +154,120 @@ class Detector:
 
         Raises: NotFittedError before `fit`; ArgumentError for inputs of another shape or type.
         """
-        return self._judge(x)[0]
+        return self._predict(x)[0]
 
     @public
-    def outlier_score(self, x: Data) -> Tensor:
+    def outlier_score(self, x: ArrayLike | Dataset[Any] | DataLoader[Any]) -> Tensor:
         """Outlier scores (N,), float64, larger = less trustworthy; see `predict`."""
-        return self._judge(x)[0].outlier_score
+        return self._predict(x)[0].outlier_score
 
     @public
-    def p_value(self, x: Data) -> Tensor:
+    def p_value(self, x: ArrayLike | Dataset[Any] | DataLoader[Any]) -> Tensor:
         """Split-conformal p-values (N,), float64: P(p <= alpha | trusted) <= alpha for any alpha and sample size.
 
         The probability is over the draw of the calibration inputs and of a trusted input exchangeable with them.
         """
-        return self._judge(x)[0].p_value
+        return self._predict(x)[0].p_value
 
     @public
-    def explain(self, x: Data) -> list[Explanation]:
-        """What each verdict rests on: which evidence spoke and how loudly, the likely cause, every statistic beside its
-        trusted range, the CSM, the nearest trusted input.
+    def explain(self, x: ArrayLike | Dataset[Any] | DataLoader[Any]) -> list[Explanation]:
+        """What each verdict rests on: the evidence by its surprisal, the likely cause, every statistic with its trusted
+        range, the CSM, the nearest trusted input.
 
         Cost: that of `predict`, and all maps where the evidence takes fewer.
         """
-        predictions, measured = self._judge(x, keep=("csm", "classes"))
-        return self._explanations(predictions, measured) if len(predictions) else []
+        predictions, measured = self._predict(x, keep=("csm", "classes"))
+        return self.fitted_.explanations(predictions, measured) if len(predictions) else []
 
     @public
-    def judge(self, x: Tensor | NDArray[Any], *, explain: bool = False) -> Judgement:
-        """All that one pass tells of a batch: the logits, the verdicts, the p-value of each evidence.
+    def judge(self, x: ArrayLike, *, explain: bool = False) -> Judgement:
+        """All that one pass over a batch yields: the logits, the verdicts, the p-value of each evidence.
 
         Args:
             x: inputs (N, *input), a tensor or array.
             explain: add an explanation of each row that is not trusted, as `explain` gives it.
 
-        Cost: that of `predict`; explanations take the CSMs of the rows that are not trusted besides, where the evidence
-        makes none.
+        Cost: that of `predict`; where the evidence makes no CSM, explanations take those of the rows that are not
+        trusted as well.
         """
         if not isinstance(x, Tensor | np.ndarray):
             raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
-        csm_is_free = any(e.name == "csm" for e in self._evidence)
+        fitted = self.fitted_
+        csm_is_free = "csm" in self.evidence_
         keep = ("logits", "csm", "classes") if explain and csm_is_free else ("logits",)
-        predictions, measured = self._judge(x, keep=keep)
-        p_values = self._reference.p_values(self._member_scores(measured))
+        predictions, measured = self._predict(x, keep=keep)
+        p_values = fitted.calibration.evidence_p_values(fitted.scores(measured))  # (N, M)
         explained: dict[int, Explanation] = {}
-        rows = np.flatnonzero(~predictions.trusted.numpy())
+        rows = torch.nonzero(~predictions.trusted)[:, 0]
         if explain and len(rows):
             doubted = measured[rows]
             if not csm_is_free:
-                again = EvidenceExtractor((), self._instrument.maps).measure(
-                    self.model, self._inputs(x[rows]), batch_size=self.batch_size, keep=("csm", "classes"), quiet=True
+                csms = EvidenceExtractor((), fitted.extractor.maps).measure(
+                    self.model,
+                    fitted.inputs(
+                        x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()], batch_size=self.batch_size
+                    ),
+                    batch_size=self.batch_size,
+                    keep=("csm", "classes"),
+                    quiet=True,
                 )
-                doubted = replace(doubted, csm=again.csm, classes=again.classes)
-            explained = dict(zip(rows.tolist(), self._explanations(predictions[rows], doubted), strict=True))
-        logits = torch.empty(0, self.num_classes_) if measured.logits is None else measured.logits  # of no input, none
+                doubted = replace(doubted, csm=csms.csm, classes=csms.classes)
+            explained = dict(zip(rows.tolist(), fitted.explanations(predictions[rows], doubted), strict=True))
+        logits = torch.empty(0, fitted.num_classes) if measured.logits is None else measured.logits
         return Judgement(
             predictions,
             logits.masked_fill(predictions.label[:, None] < 0, torch.nan),
-            {e.name: torch.from_numpy(p_values[:, m]) for m, e in enumerate(self._evidence)},
+            {name: p_values[:, m] for m, name in enumerate(self.evidence_)},
             explained,
         )
 
-    @property
-    def evidence_(self) -> tuple[str, ...]:
-        """The names of the evidence in use: what this model has of `evidence`."""
-        return tuple(e.name for e in self._evidence)
+    def _predict(
+        self, x: ArrayLike | Dataset[Any] | DataLoader[Any], *, keep: tuple[str, ...] = ()
+    ) -> tuple[Predictions, EvidenceFeatures]:
+        fitted, batch_size = self.fitted_, self.settings.batch_size
+        inputs = fitted.inputs(x, batch_size=batch_size)
+        measured = fitted.extractor.measure(self.model, inputs, batch_size=batch_size, keep=keep)
+        return fitted.predictions(measured, self.alpha), measured
 
-    @property
-    def calibration_scores_(self) -> Array:
-        """The outlier scores of the calibration inputs, in rising order: what p-values compare with."""
-        self._require_fit()
-        return self._calibration.copy()
+    def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
+        """The outlier score (N,) as a function of `x` (N, *input) that can be differentiated, for attacks.
+
+        Signs get the slope of a tanh, and ReLUs the derivatives of a softplus that bends over a width of (root mean
+        square of their input) / sharpness, so the maps are those of a smoother network and the value is near that of
+        `outlier_score`; with `sharpness` None ReLUs stay as they are and the value is the same
+        (`gradgeo.geometry.surrogates`). Call it with gradients enabled.
+
+        Cost: one forward and K backward passes with their graph, which stays in memory: pass few inputs.
+        """
+        fitted, classifier = self.fitted_, Classifier.of(self.model)
+        batch = classifier.prepare(x)
+        with nullcontext() if sharpness is None else SmoothReLU(sharpness):
+            ctx = fitted.extractor.context(DifferentiableJacobian(classifier.optimized(batch), batch))
+            features = fitted.extractor.features(ctx)
+        return fitted.fusion.fuse(fitted.fusion.scores(features, ctx.forward.predicted.cpu()))
 
     @public
     def digest(self) -> str:
-        """The SHA-256 of all that verdicts depend on beside the model: settings and what `fit` learned.
+        """The SHA-256 of all that verdicts depend on besides the model: settings and what `fit` learned.
 
         A saved and loaded detector has the digest it had; notes and `batch_size` have no part in it.
         """
-        names = ("alpha", "classes_", "loss_", "temperature_", "radius_", "input_shape_", "evidence_")
-        return fingerprint.content_hash(
-            {n: getattr(self, n) for n in names}
-            | {"joint": self._joint, "calibration": self._calibration, "reference": self._reference}
-        )
-
-    @property
-    def _evidence(self) -> tuple[Evidence, ...]:
-        self._require_fit()
-        return self._instrument.evidence
-
-    def _explanations(self, predictions: Predictions, measured: EvidenceFeatures) -> list[Explanation]:
-        scores = self._member_scores(measured)
-        return explanations(predictions, measured, scores, self._evidence, self._joint, self._reference)
+        return self.fitted_.digest(self.alpha)
 
     @public
     def save(self, path: str | PathLike[str], *, notes: dict[str, Any] | None = None) -> None:
         """Write the fitted detector, without the model, to one file: safetensors with JSON metadata.
 
-        `notes` (anything JSON can hold) is kept beside it and comes back as `detector.notes`. The file is written
+        `notes` (anything JSON can hold) is stored with it and comes back as `detector.notes`. The file is written
         under another name and moved into place, so an interrupted save leaves the old file as it was.
         """
-        self._require_fit()
+        fitted = self.fitted_
         if notes is not None:
             if not isinstance(notes, dict):
                 raise expected("notes", "a dict that JSON can hold", notes)
             self.notes = notes
-        settings = {name: _plain(getattr(self, name)) for name in _SETTINGS}
-        settings["evidence"] = list(self.evidence_)
-        settings["classes"] = self.classes_.tolist() if isinstance(self.classes_, Tensor) else self.classes_
-        fitted = {name: getattr(self, f"{name}_") for name in _FITTED}
-        fitted["one_class"] = [_kind_name(member) for member in self._joint.members]
-        fitted["questions"] = list(self._joint.questions)
-        contents = detector_file.Contents(
-            settings=settings,
-            fitted=fitted,
-            fingerprint=fingerprint.of(self.model, self.input_shape_),
-            notes=self.notes,
-            arrays={
-                **vars(self._reference),
-                **vars(self._joint.surprise),
-                **{f"question_{name}": array for name, array in vars(self._joint.together).items()},
-                "calibration": self._calibration,
-                **{
-                    f"{e.name}/{name}": array
-                    for e, member in zip(self._instrument.evidence, self._joint.members, strict=True)
-                    for name, array in vars(member).items()
-                },
-            },
-        )
-        detector_file.write(path, contents)
+        identity = fingerprint.of(self.model, fitted.input_shape)
+        serialization.write(path, self.settings, fitted, fingerprint=identity, notes=self.notes)
 
     @classmethod
     @public
@@ -442,66 +280,95 @@ class Detector:
                 two synthetic inputs.
             strict: refuse another model; with False warn only (the stated false-alarm rate then holds no more).
         """
-        contents = detector_file.read(path)
-        settings = dict(contents.settings)
-        if isinstance(settings["classes"], list):
-            settings["classes"] = torch.tensor(settings["classes"])
-        detector = cls(model, **settings)
-        kinds = [KINDS[name] for name in contents.fitted.pop("one_class")]
-        questions = tuple(contents.fitted.pop("questions"))
-        for name, value in contents.fitted.items():
-            setattr(detector, f"{name}_", tuple(value) if isinstance(value, list) else value)
+        contents = serialization.read(path)
+        detector = cls(model, **contents.arguments())
         detector.notes = contents.notes
-        difference = fingerprint.difference(contents.fingerprint, model, detector.input_shape_)
-        if difference and (strict or fingerprint.num_classes(model, detector.input_shape_) != detector.num_classes_):
+        fitted = detector.adopt(contents.restored()).fitted_
+        difference = fingerprint.difference(contents.fingerprint, model, fitted.input_shape)
+        if difference and (strict or fingerprint.num_classes(model, fitted.input_shape) != fitted.num_classes):
             raise DetectorFileError(
                 f"{path} was fitted with another model: {difference}. Fit a detector for this model, or pass "
                 "strict=False to use it without its guarantee."
             )
         if difference:
             warn(f"{path} was fitted with another model: {difference}. Its false-alarm rate does not hold here.")
-        arrays = contents.arrays
-        detector.classes_, evidence = detector.classes, resolve(detector.evidence)
-        if [e.one_class for e in evidence] != kinds:
-            raise DetectorFileError(f"{path} holds evidence of another kind than this version's. Fit again.")
-        maps = Maps(Loss(detector.loss_, detector.temperature_), detector.classes_)
-        detector._instrument = EvidenceExtractor(evidence, maps, detector.radius_)
-        members = tuple(
-            kind(**{name: arrays[f"{e.name}/{name}"] for name in kind.LAYOUT})
-            for e, kind in zip(evidence, kinds, strict=True)
-        )
-        alone, together = (
-            TailSurprisal(**{f.name: arrays[prefix + f.name] for f in fields(TailSurprisal)})
-            for prefix in ("", "question_")
-        )
-        detector._joint = EvidenceFusion(members, questions, alone, together)
-        detector._reference = References(**{f.name: arrays[f.name] for f in fields(References)})
-        detector._calibration = arrays["calibration"]
         return detector
 
-    def __repr__(self) -> str:
-        state = f"fitted on {self.fit_size_} + {self.calibration_size_}" if hasattr(self, "fit_size_") else "not fitted"
-        return f"Detector(evidence=[{', '.join(self._names)}], alpha={self.alpha}, {state})"
-
-    def _repr_html_(self) -> str:
-        return notebook.detector(self, self._names)
+    @property
+    def fitted_(self) -> FittedDetector:
+        """All that `fit` learned, as one frozen record; NotFittedError before."""
+        if self._fitted is None:
+            raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
+        return self._fitted
 
     @property
-    def _names(self) -> list[str]:
+    def input_shape_(self) -> tuple[int, ...]:
+        """Of one input."""
+        return self.fitted_.input_shape
+
+    @property
+    def num_classes_(self) -> int:
+        """Of the model."""
+        return self.fitted_.num_classes
+
+    @property
+    def classes_(self) -> Classes:
+        """Whose saliency maps are made, as `classes` was at `fit`."""
+        return self.fitted_.extractor.maps.classes
+
+    @property
+    def loss_(self) -> str:
+        """Whose gradients the maps are."""
+        return self.fitted_.extractor.maps.loss.name
+
+    @property
+    def temperature_(self) -> float:
+        """At which the loss is differentiated."""
+        return self.fitted_.extractor.maps.loss.temperature or 1.0
+
+    @property
+    def radius_(self) -> float:
+        """Of the neighbourhood, root mean square per input entry, in input units."""
+        return self.fitted_.extractor.radius
+
+    @property
+    def fit_size_(self) -> int:
+        """Trusted inputs that were learned from."""
+        return self.fitted_.fit_size
+
+    @property
+    def calibration_size_(self) -> int:
+        """Trusted inputs that p-values compare with."""
+        return self.fitted_.calibration_size
+
+    @property
+    def misclassified_(self) -> int:
+        """Inputs left out because another class is predicted than their label says."""
+        return self.fitted_.misclassified
+
+    @property
+    def unusable_(self) -> int:
+        """Inputs left out because of NaN or infinite values or logits."""
+        return self.fitted_.unusable
+
+    @property
+    def evidence_(self) -> tuple[str, ...]:
+        """The names of the evidence in use: what this model has of `evidence`."""
+        return self.fitted_.extractor.names
+
+    @property
+    def calibration_scores_(self) -> Array:
+        """The outlier scores of the calibration inputs, in rising order: what p-values compare with."""
+        return self.fitted_.calibration.outlier_scores.copy()
+
+    def __repr__(self) -> str:
+        state = "not fitted" if self._fitted is None else f"fitted on {self.fit_size_} + {self.calibration_size_}"
+        return f"Detector(evidence=[{', '.join(self._evidence_names)}], alpha={self.alpha}, {state})"
+
+    def _repr_html_(self) -> str:
+        return html_repr.detector(self, self._evidence_names)
+
+    @property
+    def _evidence_names(self) -> tuple[str, ...]:
         """Of the evidence in use, or before `fit` of that asked for."""
-        return list(self.evidence_) if hasattr(self, "_instrument") else [e.name for e in resolve(self.evidence)]
-
-
-def _kind_name(member: OneClass) -> str:
-    """The name of its kind in a detector file."""
-    for name, kind in KINDS.items():
-        if type(member) is kind:
-            return name
-    raise DetectorFileError(
-        f"a one-class model of type {type(member).__name__} cannot be saved: it is not among gradgeo.detector.one_class.KINDS."
-    )
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy number as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
+        return tuple(e.name for e in resolve(self.evidence)) if self._fitted is None else self.evidence_

@@ -1,11 +1,12 @@
-"""Evidence: named measurements of how a classifier sees an input, all made from one shared forward pass.
+"""Evidence: named measurements of how a classifier responds to an input, all made from one shared forward pass.
 
-Each says what it rests on and what it is blind to; results/evidence.md measures both. Evidence of your own takes one
-line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda seen: ...)`, and `Detector(evidence=["csm", "mine"])`.
+Each says what it measures and what it is blind to; results/evidence.md shows both. Evidence of your own takes one
+line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda ctx: ...)`, and `Detector(evidence=["csm", "mine"])`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,60 +21,63 @@ from gradgeo.geometry.similarity import STATISTICS, statistics_of
 
 @dataclass(frozen=True)
 class Evidence:
-    """A measurement: `measure` gives (N, F) for an observation; NaN marks a sample it cannot judge.
-
-    `features` names the F columns for explanations; it is empty where F depends on the model.
-    """
+    """A measurement of each input of a batch, and how its features become an outlier score."""
 
     name: str
     features: tuple[str, ...]
+    """Names of the F features, for explanations; empty where F depends on the model."""
     measure: Callable[[EvidenceContext], Tensor]
+    """Features (N, F) of a batch; NaN marks a sample that cannot be judged."""
     one_class: type[OneClass] = ClassConditionalCopula
-    question: str = "geometry"  # evidence that answers the same one is joined first
+    """The model of the features over trusted inputs."""
+    question: str = "geometry"
+    """What it asks of an input; evidence of the same question is fused first."""
     available: Callable[[InputJacobian], bool] = lambda forward: True
-    around: str = ""  # what it takes of the neighbourhood: nothing, "values" or "gradients"
+    """Whether a model has what is measured, by a pass of one input or of none."""
+    neighbourhood: Literal["none", "values", "gradients"] = "none"
+    """What it measures at points around the input; `Detector.fit` then finds their radius."""
 
 
-def _csm(seen: EvidenceContext) -> Tensor:
+def _csm(ctx: EvidenceContext) -> Tensor:
     """The ten statistics of the signed CSM (Schwinn et al. 2021).
 
-    Blind to small perturbations, which hardly turn the maps, and to near-OOD inputs that the network sees as it sees
+    Blind to small perturbations, which hardly turn the maps, and to near-OOD inputs to which the network responds as to
     its own.
     """
-    return statistics_of(seen.csm, seen.position)
+    return statistics_of(ctx.csm, ctx.position)
 
 
-def _confidence(seen: EvidenceContext) -> Tensor:
+def _confidence(ctx: EvidenceContext) -> Tensor:
     """Minus the log odds of the predicted class: the order of the maximum softmax probability (Hendrycks and Gimpel,
     ICLR 2017), without its rounding to 1.
 
-    The best single evidence of mistakes. Blind to attacks beyond the boundary, which the network is sure of.
+    The best single evidence of mistakes. Blind to attacks beyond the boundary, of which the network is sure.
     """
-    logits, own = seen.forward.logits.double(), seen.forward.predicted[:, None]
+    logits, own = ctx.forward.logits.double(), ctx.forward.predicted[:, None]
     return logits.scatter(1, own, -torch.inf).logsumexp(1, keepdim=True) - logits.gather(1, own)
 
 
-def _features(seen: EvidenceContext) -> Tensor:
-    """The penultimate features, for models of how far they are from trusted ones.
+def _features(ctx: EvidenceContext) -> Tensor:
+    """The penultimate features, for models of their distance from trusted ones.
 
-    Good at other data and strong attacks. Blind to small attacks, which end beside features of the other class.
+    Good at other data and strong attacks. Blind to small attacks, which end near features of the other class.
     """
-    features = seen.forward.features
+    features = ctx.forward.features
     if features is None:
         raise expected("evidence", "other than neighbours and residual for a model without a last linear layer", "both")
     return features.double()
 
 
-def _boundary(seen: EvidenceContext) -> Tensor:
+def _boundary(ctx: EvidenceContext) -> Tensor:
     """First-order distances to the decision boundaries, lengths of the loss gradients, and the logits' shape, jointly.
 
-    An attack leaves an input confident beside a steep slope, noise leaves it unsure on a flat one: either alone is
-    ordinary, both together are not. Blind to inputs that the network sees as it sees its own.
+    An attack leaves an input confident next to a steep slope, noise leaves it unsure on a flat one: either alone is
+    ordinary, both together are not. Blind to inputs to which the network responds as to its own.
     """
-    distances, norms, position = seen.boundary_distances, seen.map_norms, seen.position[:, None]
-    others = norms.gather(1, without(seen.position, norms.shape[1]))
-    logits = seen.forward.logits.double()
-    spread = (logits / seen.temperature).log_softmax(1)
+    distances, norms, position = ctx.boundary_distances, ctx.map_norms, ctx.position[:, None]  # (N, K - 1), (N, K)
+    others = norms.gather(1, without(ctx.position, norms.shape[1]))  # (N, K - 1)
+    logits = ctx.forward.logits.double()
+    spread = (logits / ctx.temperature).log_softmax(1)
     top = logits.topk(2, dim=1).values
     columns = (
         *(distances[:, 0], distances[:, min(1, distances.shape[1] - 1)], distances.median(1).values),
@@ -92,19 +96,19 @@ _BOUNDARY = (
 )
 
 
-def _nearest_boundary(seen: EvidenceContext) -> Tensor:
-    """What `boundary` sees of the nearest boundary alone: its distance, how steep it is, and the logits' shape.
+def _nearest_boundary(ctx: EvidenceContext) -> Tensor:
+    """What `boundary` measures of the nearest boundary alone: its distance, how steep it is, and the logits' shape.
 
-    Two backward passes instead of one for each class; blind to what `boundary` is blind to, and to more of it.
+    One backward pass instead of one for each class; blind to what `boundary` is blind to, and more so.
     """
-    n, total = seen.forward.logits.shape
-    logits, predicted = seen.forward.logits.double(), seen.forward.predicted[:, None]
-    rival = logits.scatter(1, predicted, -torch.inf).argmax(1, keepdim=True)
-    apart = seen.forward.logits.new_zeros(n, 1, total)
+    n, total = ctx.forward.logits.shape
+    logits, predicted = ctx.forward.logits.double(), ctx.forward.predicted[:, None]  # (N, C), (N, 1)
+    rival = logits.scatter(1, predicted, -torch.inf).argmax(1, keepdim=True)  # (N, 1)
+    apart = ctx.forward.logits.new_zeros(n, 1, total)  # e_k - e_j, whose gradient is that of the margin
     apart.scatter_(2, predicted[..., None], 1.0).scatter_(2, rival[..., None], -1.0)
-    steepness = log_root(seen.forward.squares(apart)[:, 0])
-    gap = margin(seen.forward.logits, seen.forward.predicted)
-    spread = (logits / seen.temperature).log_softmax(1)
+    steepness = log_root(ctx.forward.squares(apart)[:, 0])
+    gap = margin(ctx.forward.logits, ctx.forward.predicted)
+    spread = (logits / ctx.temperature).log_softmax(1)
     columns = (
         *(gap.clamp_min(1e-30).log() - steepness, steepness),
         *(gap, -logits.logsumexp(1), -(spread.exp() * spread).sum(1), logits.mean(1), logits.std(1, correction=0)),
@@ -115,72 +119,72 @@ def _nearest_boundary(seen: EvidenceContext) -> Tensor:
 _NEAREST = ("distance", "steepness", "logit_margin", "energy", "entropy", "logit_mean", "logit_std")
 
 
-def _neighbourhood(seen: EvidenceContext) -> Tensor:
+def _neighbourhood(ctx: EvidenceContext) -> Tensor:
     """Theorem 1 at work: by how much the margin falls, how far the gradient turns and where it points, around x.
 
-    The evidence of small attacks: they end just beyond a boundary, in a spot that no trusted input sits in. Says
-    little of other data and nothing of mistakes.
+    The evidence of small attacks: they end just beyond a boundary, in a spot where no trusted input lies. Says little
+    of other data and nothing of mistakes.
     """
-    around = seen.neighbourhood
-    return torch.cat([around.drop.mean(2), around.turn.mean(2), around.zeta.mean(2)], dim=1)
+    near = ctx.neighbourhood
+    return torch.cat([near.drop.mean(2), near.turn.mean(2), near.zeta.mean(2)], dim=1)  # (N, 3 radii)
 
 
-def _turn(seen: EvidenceContext) -> Tensor:
+def _turn(ctx: EvidenceContext) -> Tensor:
     """How far the gradient turns around x, by itself: the evidence of noise and of single large steps (FGSM), which
     leave an input where the network's linear pieces are small."""
-    return seen.neighbourhood.turn.mean(2)
+    return ctx.neighbourhood.turn.mean(2)
 
 
-def _curvature(seen: EvidenceContext) -> Tensor:
-    """The loss's curvature along random ways from x (Lemma 2): its mean and its largest at each radius.
+def _curvature(ctx: EvidenceContext) -> Tensor:
+    """The loss's curvature along random directions from x (Lemma 2): its mean and its largest at each radius.
 
     Piecewise linear networks bend only at their kinks, so at the smallest radius this is mostly rounding.
     """
-    curvature = seen.neighbourhood.curvature
+    curvature = ctx.neighbourhood.curvature
     return torch.cat([curvature.mean(2), curvature.amax(2)], dim=1)
 
 
-def _flips(seen: EvidenceContext) -> Tensor:
+def _flips(ctx: EvidenceContext) -> Tensor:
     """The share of neighbours that are predicted otherwise, at each radius.
 
     What an attack at a boundary shows; coarse, with so few neighbours: the fall of the margin says more.
     """
-    return seen.neighbourhood.flip.mean(2)
+    return ctx.neighbourhood.flip.mean(2)
 
 
-def _raw_csm(seen: EvidenceContext) -> Tensor:
-    """The ten statistics of the CSM of the gradients themselves, whose large entries the sign does away with.
+def _raw_csm(ctx: EvidenceContext) -> Tensor:
+    """The ten statistics of the CSM of the gradients themselves, with the large entries that the sign levels.
 
     Blind where the signed CSM is; large gradients in a few entries outvote the rest.
     """
-    return statistics_of(seen.raw_csm, seen.position)
+    return statistics_of(ctx.raw_csm, ctx.position)
 
 
-def _magnitude(seen: EvidenceContext) -> Tensor:
+def _magnitude(ctx: EvidenceContext) -> Tensor:
     """Minus the log of the penultimate features' sum of magnitudes: inputs that excite few of them (Huang et al.,
     NeurIPS 2021; Park et al., ICCV 2023).
 
     Blind to attacks beyond the boundary, which excite as many or more, and to mistakes.
     """
-    return -_features(seen).abs().sum(1, keepdim=True).clamp_min(1e-30).log()
+    return -_features(ctx).abs().sum(1, keepdim=True).clamp_min(1e-30).log()
 
 
-def _stability(seen: EvidenceContext) -> Tensor:
-    """By how much the margin falls around x: of small attacks the loudest evidence, when asked whether it is large.
+def _stability(ctx: EvidenceContext) -> Tensor:
+    """By how much the margin falls around x: large values are the strongest evidence of small attacks.
 
-    Found by forward passes alone. Blind to everything else.
+    Measured by forward passes alone. Blind to everything else.
     """
-    return seen.drop.mean(2)
+    return ctx.drop.mean(2)
 
 
-def _shifts(seen: EvidenceContext) -> Tensor:
+def _shifts(ctx: EvidenceContext) -> Tensor:
     """By how much the margin falls where the input is shifted by one entry (Tian, Yang and Cai, AAAI 2018), as the mean
-    of the smaller half of the falls, lest an axis whose neighbours have nothing in common outvote the others.
+    of the smaller half of the falls, so that an axis whose neighbours have nothing in common does not outvote the rest.
 
-    A classifier is trained to see the same in an image or a signal a step aside; what a small attack added is tuned to
-    its place. The loudest evidence of small attacks, by forward passes alone. Blind to mistakes and other data.
+    A classifier is trained to give the same answer for an image or a signal a step aside; a small attack is tuned to
+    its place. The most surprising evidence of small attacks, by forward passes alone. Blind to mistakes and other data.
     """
-    drop = seen.shift_drop.sort(1).values
+    drop = ctx.shift_drop.sort(1).values  # (N, 2 axes), rising
     return drop[:, : drop.shape[1] // 2].mean(1, keepdim=True)
 
 
@@ -201,17 +205,17 @@ EVIDENCE: dict[str, Evidence] = {
     for e in (
         Evidence("confidence", ("log_odds",), _confidence, UpperTail, "confidence"),
         Evidence("neighbours", (), _features, NearestNeighbours, "features", _has_head),
-        Evidence("stability", _at_radii("drop"), _stability, UpperTail, "stability", around="values"),
+        Evidence("stability", _at_radii("drop"), _stability, UpperTail, "stability", neighbourhood="values"),
         Evidence("shifts", ("shift_drop",), _shifts, UpperTail, "stability", _has_axes),
         Evidence("csm", STATISTICS, _csm),
         Evidence("residual", (), _features, Residual, available=_has_head),
         Evidence("boundary", _BOUNDARY, _boundary),
-        Evidence("neighbourhood", _at_radii("drop", "turn", "zeta"), _neighbourhood, around="gradients"),
-        Evidence("turn", _at_radii("turn"), _turn, around="gradients"),
+        Evidence("neighbourhood", _at_radii("drop", "turn", "zeta"), _neighbourhood, neighbourhood="gradients"),
+        Evidence("turn", _at_radii("turn"), _turn, neighbourhood="gradients"),
         Evidence("nearest_boundary", _NEAREST, _nearest_boundary),
         Evidence("raw_csm", tuple(f"raw_{name}" for name in STATISTICS), _raw_csm),
-        Evidence("flips", _at_radii("flips"), _flips, UpperTail, "stability", around="gradients"),
-        Evidence("curvature", _at_radii("curvature", "largest_curvature"), _curvature, around="gradients"),
+        Evidence("flips", _at_radii("flips"), _flips, UpperTail, "stability", neighbourhood="gradients"),
+        Evidence("curvature", _at_radii("curvature", "largest_curvature"), _curvature, neighbourhood="gradients"),
         Evidence("magnitude", ("magnitude",), _magnitude, UpperTail, "features", _has_head),
     )
 }
@@ -225,7 +229,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 """Named sets of evidence: all that helps; the best with no more than 3 backward passes; the ten statistics alone."""
 
 
-def resolve(evidence: str | list[str] | tuple[str, ...]) -> tuple[Evidence, ...]:
+def resolve(evidence: str | Sequence[str]) -> tuple[Evidence, ...]:
     """The evidence a detector uses: a preset's name, or a list of evidence names."""
     if isinstance(evidence, str):
         choice("evidence", evidence, tuple(PRESETS))

@@ -1,13 +1,13 @@
-"""Measuring evidence over whole sources of inputs: what `fit`, `predict` and `explain` have in common."""
+"""Extracting evidence from whole sources of inputs: what `fit`, `predict` and `explain` have in common."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from gradgeo._typing import Array, BoolArray, IntArray
+from gradgeo._typing import IntArray
 from gradgeo.classifier.wrapper import Model
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.measurements import EvidenceContext
@@ -16,79 +16,105 @@ from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
 
-UNBOUNDED = 1e6  # root mean square per input entry beyond which a boundary counts as not there
+UNBOUNDED = 1e6  # root mean square per input entry beyond which there is no boundary to speak of
+RIVALS = 12  # most likely other classes whose boundaries are looked at for the nearest
 
 
 @dataclass(frozen=True)
 class EvidenceFeatures:
-    """What was measured of some inputs; NaN features where they cannot be judged."""
+    """What was measured of N inputs, on the CPU; NaN features where they cannot be judged."""
 
-    features: list[Array]  # (N, F) of each evidence
-    label: IntArray  # (N,), -1 where unusable
-    probability: Array  # (N,)
-    logits: Tensor | None = None  # (N, C), this and what follows where asked for
-    csm: Tensor | None = None  # (N, K, K)
-    classes: Tensor | None = None  # (N, K), of the CSM
+    features: tuple[Tensor, ...]
+    """(N, F) of each evidence, float64."""
+    label: Tensor
+    """(N,) int64, the predicted class, -1 where unusable."""
+    probability: Tensor
+    """(N,) float64, its softmax probability."""
+    logits: Tensor | None = None
+    """(N, C), where asked for."""
+    csm: Tensor | None = None
+    """(N, K, K), where asked for."""
+    classes: Tensor | None = None
+    """(N, K) classes of the CSM, where asked for."""
 
-    def __getitem__(self, rows: IntArray) -> "EvidenceFeatures":
-        """Some of the inputs."""
+    def __getitem__(self, rows: Tensor | IntArray) -> Self:
+        """Some of the inputs, by their positions."""
         kept = (None if table is None else table[rows] for table in (self.logits, self.csm, self.classes))
-        return EvidenceFeatures(
-            [table[rows] for table in self.features], self.label[rows], self.probability[rows], *kept
+        return type(self)(
+            tuple(table[rows] for table in self.features), self.label[rows], self.probability[rows], *kept
         )
 
     @property
-    def alive(self) -> BoolArray:
-        """Whether every feature of a row is finite (N,)."""
-        alive = np.ones(len(self.label), np.bool_)
+    def has_gradient(self) -> Tensor:
+        """Whether every feature of an input is finite (N,): without a gradient no geometry is defined."""
+        finite = torch.ones(len(self.label), dtype=torch.bool)
         for table in self.features:
-            alive &= np.isfinite(table).all(1)
-        return alive
+            finite &= table.isfinite().all(1)
+        return finite
 
 
 @dataclass(frozen=True)
 class EvidenceExtractor:
-    """Which evidence is measured, from which maps, and how large its neighbourhood is."""
+    """Which evidence is measured, from which maps, and at which radius around each input."""
 
     evidence: tuple[Evidence, ...]
+    """M kinds, in the order of the features."""
     maps: Maps
+    """The loss, temperature and classes of the saliency maps."""
     radius: float = 1.0
+    """Of the neighbourhood, root mean square per input entry."""
 
-    def only(
-        self, evidence: tuple[Evidence, ...], measured: EvidenceFeatures
-    ) -> "tuple[EvidenceExtractor, EvidenceFeatures]":
-        """The instrument of some of its evidence, and what it would have `measured`."""
-        radius = self.radius if any(e.around for e in evidence) else 1.0
-        features = [measured.features[self.evidence.index(e)] for e in evidence]
-        return replace(self, evidence=evidence, radius=radius), replace(measured, features=features)
+    @property
+    def has_neighbourhood(self) -> bool:
+        """Whether anything is measured around the inputs, so that the radius matters."""
+        return any(e.neighbourhood != "none" for e in self.evidence)
 
-    def observe(self, forward: InputJacobian) -> EvidenceContext:
-        """The observation that a forward pass is measured by."""
-        return EvidenceContext(
-            forward, self.maps, self.radius, gradients=any(e.around == "gradients" for e in self.evidence)
-        )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the evidence."""
+        return tuple(e.name for e in self.evidence)
 
-    def features(self, seen: EvidenceContext) -> list[Tensor]:
+    def only(self, evidence: tuple[Evidence, ...]) -> Self:
+        """The extractor of some of its evidence."""
+        part = replace(self, evidence=evidence)
+        return part if part.has_neighbourhood else replace(part, radius=1.0)
+
+    def part(self, measured: EvidenceFeatures, evidence: tuple[Evidence, ...]) -> EvidenceFeatures:
+        """Of what this extractor `measured`, the features of some of its evidence."""
+        return replace(measured, features=tuple(measured.features[self.evidence.index(e)] for e in evidence))
+
+    def context(self, forward: InputJacobian) -> EvidenceContext:
+        """What the evidence measures of a forward pass."""
+        gradients = any(e.neighbourhood == "gradients" for e in self.evidence)
+        return EvidenceContext(forward, self.maps, self.radius, gradients=gradients)
+
+    def features(self, ctx: EvidenceContext) -> list[Tensor]:
         """The features (N, F) of each evidence, float64 on the CPU; NaN for unusable samples."""
-        usable = seen.forward.usable[:, None]
-        # Around comes last: by then the gradients that span all maps may be there, and serve at the input itself.
-        order = sorted(self.evidence, key=lambda e: bool(e.around))
-        found = {e.name: torch.where(usable, e.measure(seen).double(), torch.nan).cpu() for e in order}
+        usable = ctx.forward.usable[:, None]  # (N, 1)
+        # The neighbourhood comes last: the gradients that span all maps may be there by then, and serve at the input.
+        order = sorted(self.evidence, key=lambda e: e.neighbourhood != "none")
+        found = {e.name: torch.where(usable, e.measure(ctx).double(), torch.nan).cpu() for e in order}
         return [found[e.name] for e in self.evidence]
 
-    def typical_radius(self, model: Model, inputs: Iterable[Tensor], *, batch_size: int) -> float:
+    def typical_radius(self, model: Model, inputs: Iterable[Tensor], num_classes: int, *, batch_size: int) -> float:
         """The median first-order distance of trusted `inputs` to their nearest boundary, per root of input entries.
 
         A radius in units of the classifier's own: the same noise level would be nothing to one model and all to
-        another.
+        another. Of many classes only the `RIVALS` most likely others are candidates for the nearest boundary.
+
+        Cost: one forward and at most `RIVALS` backward passes per input.
         """
+        # Chunks are sized for the maps that are made: of few classes, more inputs fit.
+        sized_for = self.maps
+        if sized_for.count(num_classes) > RIVALS + 1:
+            sized_for = replace(sized_for, classes=RIVALS + 1)
 
         def distances(forward: InputJacobian, rows: slice) -> Tensor:
             entries = max(1, forward.x[:1].numel())
-            nearest: Tensor = self.observe(forward).boundary_distances[:, 0].exp() / entries**0.5
-            return nearest.cpu()
+            nearest: Tensor = EvidenceContext(forward, self.maps).nearest_boundary(RIVALS).exp() / entries**0.5
+            return nearest.cpu()  # (n,)
 
-        near = map_chunks(model, inputs, self.maps, distances, at_most=batch_size, quiet=True)
+        near = map_chunks(model, inputs, sized_for, distances, at_most=batch_size, quiet=True)
         if not near:
             raise expected("data", "the same at both readings", "no input at the second")
         found = torch.cat(near)
@@ -104,31 +130,32 @@ class EvidenceExtractor:
         keep: tuple[str, ...] = (),
         quiet: bool = False,
     ) -> EvidenceFeatures:
-        """Features, labels and probabilities of `inputs`, and which of "logits", "csm" and "classes" to `keep`; warns
-        about inputs without, unless `quiet`."""
+        """Features, labels and probabilities of `inputs`, and those of "logits", "csm" and "classes" that `keep` names.
 
-        def observed(forward: InputJacobian, rows: slice) -> tuple[Tensor, ...]:
-            seen = self.observe(forward)
-            features = self.features(seen)  # first, so that a CSM that is kept changes no rounding
+        Warns of inputs that cannot be judged, with their count, unless `quiet`.
+        """
+
+        def measured(forward: InputJacobian, rows: slice) -> tuple[Tensor, ...]:
+            ctx = self.context(forward)
+            features = self.features(ctx)  # first, so that keeping a CSM changes no rounding
             probability = forward.logits.double().softmax(1).amax(1)
             columns = (
                 torch.where(forward.usable, forward.predicted, -1),
                 torch.where(forward.usable, probability, torch.nan),
-                *(forward.logits if name == "logits" else getattr(seen, name) for name in keep),
+                *(forward.logits if name == "logits" else getattr(ctx, name) for name in keep),
             )
             return (*(column.cpu() for column in columns), *features)
 
-        parts = map_chunks(model, inputs, self.maps, observed, at_most=batch_size, quiet=quiet)
-        if not parts:
-            return EvidenceFeatures(
-                [np.empty((0, len(e.features))) for e in self.evidence], np.empty(0, np.int64), np.empty(0)
-            )
-        label, probability, *others = (torch.cat(column) for column in zip(*parts, strict=True))
-        kept, tables = dict(zip(keep, others, strict=False)), others[len(keep) :]
-        measured = EvidenceFeatures([table.numpy() for table in tables], label.numpy(), probability.numpy(), **kept)
-        if not quiet and (dead := int((~measured.alive & (measured.label >= 0)).sum())):
+        chunks = map_chunks(model, inputs, self.maps, measured, at_most=batch_size, quiet=quiet)
+        if not chunks:
+            no_features = tuple(torch.empty(0, len(e.features), dtype=torch.float64) for e in self.evidence)
+            return EvidenceFeatures(no_features, torch.empty(0).long(), torch.empty(0).double())
+        label, probability, *others = (torch.cat(column) for column in zip(*chunks, strict=True))
+        kept, features = dict(zip(keep, others, strict=False)), tuple(others[len(keep) :])
+        found = EvidenceFeatures(features, label, probability, **kept)
+        if not quiet and (zero := int((~found.has_gradient & (label >= 0)).sum())):
             warn(
-                f"{dead} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.",
+                f"{zero} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.",
                 UnusableInputWarning,
             )
-        return measured
+        return found

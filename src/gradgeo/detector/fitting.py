@@ -1,85 +1,219 @@
-"""What a fit learns from: which trusted inputs, and what is measured of them before any evidence is looked at."""
+"""Fitting in four steps, each a pure function with a frozen result: scan -> split -> extract -> learn."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from gradgeo._typing import BoolArray, IntArray
-from gradgeo.classifier.wrapper import Model
+from gradgeo._typing import Array, BoolArray, IntArray
+from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import conformal
+from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.evidence import Evidence, resolve
+from gradgeo.detector.explanations import named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
+from gradgeo.detector.fitted import FittedDetector
+from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.inputs import Data, batches
-from gradgeo.detector.survey import DataScan, first_of, rows_of
-from gradgeo.errors import ArgumentError, expected
+from gradgeo.detector.settings import Settings
+from gradgeo.errors import ArgumentError, UnusableInputWarning, expected, warn
+from gradgeo.geometry.chunking import map_chunks
+from gradgeo.geometry.losses import Loss
+from gradgeo.geometry.options import Maps
 
+MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes, for each feature of the widest evidence
+MODEST = 10  # features that evidence counts as where their number is the model's
+TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes the temperature
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
+def fit(model: Model, data: Data, labels: Any, settings: Settings) -> FittedDetector:
+    """All four steps, for one detector; see `Detector.fit`."""
+    scanned = scan(model, data, labels, batch_size=settings.batch_size)
+    scanned.warn_if_unusable()
+    trusted, extractor = split(model, scanned, settings)
+    extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
+    return learn(scanned, trusted, extractor, measured, seed=settings.seed)
+
+
 @dataclass(frozen=True)
-class Split:
-    """Which trusted inputs are learned from and which are kept apart to calibrate on, by their positions, rising."""
+class DataScan:
+    """What one forward pass over the data shows of each input (N,), and of all."""
 
-    fit: IntArray
-    calibration: IntArray
-    learn: int  # inputs that learning takes
-    alpha: float
+    input_shape: tuple[int, ...]
+    """Of one input."""
+    num_classes: int
+    """C, of the model."""
+    first_usable: Tensor
+    """(1, *input), or (0, *input) where no input is usable."""
+    probability: Array
+    """(N,), of the predicted class."""
+    margin: Array
+    """(N,), the largest less the second logit."""
+    usable: BoolArray
+    """(N,), whether input and logits are finite."""
+    correct: BoolArray
+    """(N,), whether the predicted class is the label; all True without labels."""
 
-    @classmethod
-    def of(cls, survey: DataScan, learn: int, *, calibration: float, alpha: float, seed: int) -> Self:
-        """A share of the trusted inputs to calibrate on, drawn by `seed`, and at least `learn` others."""
-        _require_enough(survey.trusted, learn, alpha, survey.lost)
-        order = np.random.default_rng(seed).permutation(np.flatnonzero(survey.trusted))
-        size = conformal.calibration_size(len(order), calibration, alpha, at_most=len(order) - learn)
-        return cls(np.sort(order[size:]), np.sort(order[:size]), learn, alpha)
+    @property
+    def trusted(self) -> BoolArray:
+        """Which inputs a detector may be fitted on (N,)."""
+        return self.usable & self.correct
 
-    def alive(self, survey: DataScan, measured: EvidenceFeatures) -> Self:
-        """The split without the inputs of which something could not be `measured`."""
-        trusted = survey.trusted
-        alive = np.zeros_like(trusted)
-        alive[trusted] = measured.alive
-        dead = f"{int((trusted & ~alive).sum())} have no gradient at all (dead network)"
-        _require_enough(alive, self.learn, self.alpha, dead)
-        fit, calibration = self.fit[alive[self.fit]], self.calibration[alive[self.calibration]]
-        if len(fit) < self.learn or len(calibration) < conformal.needed(self.alpha):
-            raise ArgumentError(
-                f"expected more inputs with gradients, got {len(fit)} to learn from, {len(calibration)} to calibrate "
-                "on after the dead ones were left out. Give more data or a larger alpha."
+    @property
+    def unusable(self) -> int:
+        """How many inputs have NaN or infinite values or logits."""
+        return int((~self.usable).sum())
+
+    @property
+    def misclassified(self) -> int:
+        """How many of the others have another label than is predicted."""
+        return int((self.usable & ~self.correct).sum())
+
+    @property
+    def exclusion_reason(self) -> str:
+        """Why inputs are not trusted, with the counts."""
+        return f"{self.misclassified} are misclassified, {self.unusable} unusable"
+
+    def warn_if_unusable(self) -> None:
+        """Warn of inputs that are left out, and of labels that look as if numbered otherwise."""
+        if self.unusable:
+            warn(
+                f"{self.unusable} of {len(self.usable)} inputs have NaN or infinite values or logits and are left out.",
+                UnusableInputWarning,
             )
-        return replace(self, fit=fit, calibration=calibration)
+        if self.misclassified > self.trusted.sum():
+            warn(
+                f"{self.misclassified} of {len(self.usable)} inputs count as misclassified: are the labels numbered as "
+                "the model's classes are?"
+            )
 
-    def parts(self, survey: DataScan, measured: EvidenceFeatures) -> tuple[EvidenceFeatures, EvidenceFeatures]:
-        """What was measured of the inputs to learn from, and of those to calibrate on."""
-        row = np.cumsum(survey.trusted) - 1  # of each input in what was measured
-        return measured[row[self.fit]], measured[row[self.calibration]]
+
+def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
+    """Read `data` once, by forward passes alone.
+
+    Raises: ArgumentError for no input, inputs of differing shape, or labels that are none of the classes.
+    """
+    classifier = Classifier.of(model)
+    shape: tuple[int, ...] | None = None
+    rows = []
+    for x, y in batches(data, labels, batch_size=batch_size):
+        if shape is None:
+            shape, first = tuple(x.shape[1:]), x[:0]
+        if tuple(x.shape[1:]) != shape:
+            raise expected("every input", f"of the same shape {shape}", x)
+        seen = classifier.logits(x)
+        logits, usable = seen.logits.cpu(), seen.usable.cpu()  # (n, C), (n,)
+        if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
+            raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")
+        if not len(first) and bool(usable.any()):
+            first = x[usable.to(x.device)][:1]
+        correct = torch.ones_like(usable) if y is None else logits.argmax(1) == y
+        top = logits.double().topk(2, dim=1).values  # (n, 2)
+        rows.append((logits.double().softmax(1).amax(1), top[:, 0] - top[:, 1], usable, correct))
+        num_classes = logits.shape[1]
+    if shape is None:
+        raise expected("data", "at least one input", "none")
+    columns = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
+    return DataScan(shape, num_classes, first, *columns)
 
 
-def _require_enough(trusted: BoolArray, learn: int, alpha: float, lost: str) -> None:
-    calibrate = conformal.needed(alpha)
-    if trusted.sum() < calibrate + learn:
-        raise ArgumentError(
-            f"expected at least {calibrate + learn} trusted inputs ({calibrate} to calibrate alpha = {alpha}, "
-            f"{learn} to learn from), got {int(trusted.sum())} of {len(trusted)} inputs: {lost}. "
-            "Give more data or a larger alpha."
+@dataclass(frozen=True)
+class TrustedSet:
+    """The T trusted inputs of N, in the order of the data, and which of them are set apart to calibrate on."""
+
+    rows: IntArray
+    """(T,) positions in the data, ascending."""
+    probability: Array
+    """(T,) of the predicted class, by which a second reading is recognised."""
+    margins: Array
+    """(T,) largest less second logit."""
+    calibrates: BoolArray
+    """(T,) whether set apart; the others are learned from."""
+    total: int
+    """N."""
+    num_classes: int
+    """C, of the model."""
+    least: int
+    """Inputs that learning takes."""
+    alpha: float
+    """The false-alarm rate that calibration must allow."""
+
+    @property
+    def learn_rows(self) -> IntArray:
+        """Positions of the inputs to learn from, ascending."""
+        return self.rows[~self.calibrates]
+
+    def only(self, kept: BoolArray) -> Self:
+        """The set without those inputs (T,) that have no gradient.
+
+        Raises: ArgumentError where too few are left.
+        """
+        zero_gradient = f"{int((~kept).sum())} have no gradient at all (dead network)"
+        _require_enough(int(kept.sum()), self.total, self.least, self.alpha, zero_gradient)
+        part = replace(
+            self,
+            rows=self.rows[kept],
+            probability=self.probability[kept],
+            margins=self.margins[kept],
+            calibrates=self.calibrates[kept],
         )
+        learn, calibrate = int((~part.calibrates).sum()), int(part.calibrates.sum())
+        if learn < self.least or calibrate < conformal.min_calibration_size(self.alpha):
+            raise ArgumentError(
+                f"expected more inputs with gradients, got {learn} to learn from, {calibrate} to calibrate on after "
+                "those without one were left out. Give more data or a larger alpha."
+            )
+        return part
 
 
-def measure_trusted(
-    model: Model, data: Data, survey: DataScan, split: Split, instrument: EvidenceExtractor, *, batch_size: int
+def split(model: Model, scanned: DataScan, settings: Settings) -> tuple[TrustedSet, EvidenceExtractor]:
+    """Which trusted inputs are learned from and which calibrate, and what is measured of them, but for the radius.
+
+    A share of them, drawn by the seed, calibrates; at least `MINIMUM_PER_FEATURE` inputs for each feature of the widest
+    evidence are left to learn from.
+
+    Raises: ArgumentError for too few trusted inputs, or evidence that this model does not have.
+    """
+    loss = _usable_loss(settings.loss, scanned.num_classes)
+    evidence = _available(model, settings.evidence, scanned.first_usable)
+    least = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
+    rows = np.flatnonzero(scanned.trusted)  # (T,)
+    _require_enough(len(rows), len(scanned.trusted), least, settings.alpha, scanned.exclusion_reason)
+    order = np.random.default_rng(settings.seed).permutation(len(rows))
+    size = conformal.calibration_size(len(rows), settings.calibration, settings.alpha, at_most=len(rows) - least)
+    calibrates = np.zeros(len(rows), np.bool_)
+    calibrates[order[:size]] = True
+    probability, margins = scanned.probability[rows], scanned.margin[rows]
+    trusted = TrustedSet(
+        rows, probability, margins, calibrates, len(scanned.trusted), scanned.num_classes, least, settings.alpha
+    )
+    temperature = settings.temperature
+    if isinstance(temperature, str):
+        temperature = typical_temperature(margins[~calibrates])
+    return trusted, EvidenceExtractor(evidence, Maps(Loss(loss, float(temperature)), settings.classes))
+
+
+def extract(
+    model: Model, data: Data, trusted: TrustedSet, extractor: EvidenceExtractor, *, batch_size: int
 ) -> tuple[EvidenceExtractor, EvidenceFeatures]:
-    """The second reading: `instrument` with the radius of this classifier, and what it measures of trusted inputs."""
-    if any(e.around for e in instrument.evidence):
-        near = split.fit[:NEAREST]
-        kept = np.zeros(near[-1] + 1, np.bool_)
-        kept[near] = True
-        inputs = rows_of(first_of(batches(data, batch_size=batch_size, labelled=False), len(kept)), kept)
-        instrument = replace(instrument, radius=instrument.typical_radius(model, inputs, batch_size=batch_size))
-    inputs = rows_of(batches(data, batch_size=batch_size, labelled=False), survey.trusted)
-    measured = instrument.measure(model, inputs, batch_size=batch_size)
+    """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs.
+
+    Raises: ArgumentError for data that is not the same as at the first.
+    """
+    if extractor.has_neighbourhood:
+        near = _inputs_at(data, trusted.learn_rows[:NEAREST], batch_size=batch_size)
+        radius = extractor.typical_radius(model, near, trusted.num_classes, batch_size=batch_size)
+        extractor = replace(extractor, radius=radius)
+    inputs = _inputs_at(data, trusted.rows, total=trusted.total, batch_size=batch_size)
+    measured = extractor.measure(model, inputs, batch_size=batch_size)
     # Another batch may round differently; more than that is another input.
     if (
-        len(measured.label) != survey.trusted.sum()
-        or np.mean(np.abs(measured.probability - survey.probability[survey.trusted]) > 1e-3) > 0.01
+        len(measured.label) != len(trusted.rows)
+        or np.mean(np.abs(measured.probability.numpy() - trusted.probability) > 1e-3) > 0.01
     ):
         raise expected(
             "data",
@@ -87,4 +221,101 @@ def measure_trusted(
             "other predictions at the second",
             "Use a data set without random augmentation and a model that draws no random numbers.",
         )
-    return instrument, measured
+    return extractor, measured
+
+
+def learn(
+    scanned: DataScan, trusted: TrustedSet, extractor: EvidenceExtractor, measured: EvidenceFeatures, *, seed: int
+) -> FittedDetector:
+    """Fit the one-class models and their fusion on one part of what was `measured` (T,), calibrate on the other.
+
+    Raises: ArgumentError where too few of the inputs have gradients.
+    """
+    has_gradient = measured.has_gradient.numpy()
+    trusted, measured = trusted.only(has_gradient), measured[np.flatnonzero(has_gradient)]
+    learned, held_out = (measured[np.flatnonzero(rows)] for rows in (~trusted.calibrates, trusted.calibrates))
+    evidence = extractor.evidence
+    fusion = EvidenceFusion.fit(
+        [e.one_class for e in evidence],
+        [e.question for e in evidence],
+        learned.features,
+        learned.label,
+        scanned.num_classes,
+        seed=seed,
+    )
+    scores = fusion.scores(held_out.features, held_out.label)  # (n, M)
+    calibration = CalibrationSet(
+        outlier_scores=np.sort(fusion.fuse(scores).numpy()),
+        rows=trusted.rows[trusted.calibrates],
+        labels=held_out.label.numpy(),
+        features=named_features(evidence, held_out.features)[1].numpy(),
+        scores=scores.numpy(),
+    )
+    return FittedDetector(
+        input_shape=scanned.input_shape,
+        num_classes=scanned.num_classes,
+        extractor=extractor,
+        fusion=fusion,
+        calibration=calibration,
+        fit_size=len(learned.label),
+        misclassified=scanned.misclassified,
+        unusable=scanned.unusable,
+    )
+
+
+def typical_temperature(margins: Array) -> float:
+    """The upper quartile of trusted inputs' margins (n,), largest less second logit, and never zero.
+
+    At this temperature hardly any trusted input saturates the softmax, whose gradients would otherwise vanish.
+    """
+    return max(float(np.quantile(margins, TYPICAL_MARGIN)), 1e-6)
+
+
+def _require_enough(trusted: int, total: int, least: int, alpha: float, reason: str) -> None:
+    calibrate = conformal.min_calibration_size(alpha)
+    if trusted < calibrate + least:
+        raise ArgumentError(
+            f"expected at least {calibrate + least} trusted inputs ({calibrate} to calibrate alpha = {alpha}, "
+            f"{least} to learn from), got {trusted} of {total} inputs: {reason}. "
+            "Give more data or a larger alpha."
+        )
+
+
+def _usable_loss(loss: str, num_classes: int) -> str:
+    if num_classes > 2 or loss == "logit":
+        return loss
+    warn(
+        f"with two classes the {loss} maps of both are opposite for every input (cosine -1); using the "
+        'gradients of the raw logits instead (loss="logit").'
+    )
+    return "logit"
+
+
+def _available(model: Model, names: str | Sequence[str], x: Tensor) -> tuple[Evidence, ...]:
+    """The evidence that this model has, by a pass of one input, or of none, `x`."""
+    wanted = resolve(names)
+    (forward,) = map_chunks(model, [x], Maps(), lambda forward, rows: forward, quiet=True)
+    missing = [e.name for e in wanted if not e.available(forward)]
+    if missing and not isinstance(names, str):
+        raise expected(
+            "evidence",
+            "what this model has",
+            ", ".join(missing),
+            "Its logits are not made by a linear layer; leave these out, or use a preset.",
+        )
+    return tuple(e for e in wanted if e.name not in missing)
+
+
+def _inputs_at(data: Data, rows: IntArray, *, batch_size: int, total: int | None = None) -> Iterator[Tensor]:
+    """The inputs at some positions, ascending, batch by batch; read no further than the last one, or to the end where
+    their `total` is given, which must then be as many."""
+    start = 0
+    for x, _ in batches(data, batch_size=batch_size, labelled=False):
+        here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(x))] - start
+        start += len(x)
+        if total is not None and start > total:
+            raise expected("data", "the same at both readings", "more inputs at the second")
+        if len(here):
+            yield x[torch.from_numpy(here).to(x.device)]
+        if total is None and start > rows[-1]:
+            return

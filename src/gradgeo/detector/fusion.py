@@ -1,25 +1,26 @@
-"""Joining the one-class scores of several kinds of evidence into one outlier score.
+"""Fusing the one-class scores of several kinds of evidence into one outlier score.
 
-Each evidence is blind to some cause, and on that cause its score is noise. Written as surprise, -log P(score >= s) over
-trusted inputs, scores of any kind compare. Summed (Fisher 1932, "Statistical methods for research workers"), many quiet
-alarms count as much as a loud one, but every further member dilutes what a single one knows; the largest alone does the
-opposite. We add powers of 1.5, between the two, in two steps: first over the evidence that answers one question, whose
-sum becomes a surprise again, then over the questions. So ten ways to look at the geometry do not outvote the one that
-knows of mistakes. results/evidence.md compares this with other ways.
+Each evidence is blind to some cause, and on that cause its score is noise. Written as surprisal, -log P(score >= s)
+over trusted inputs, scores of any kind compare. Summed (Fisher 1932, "Statistical methods for research workers"), many
+weak alarms count as much as one strong alarm, but every further member dilutes what a single one knows; the largest
+alone does the opposite. We add powers of 1.5, between the two, in two steps: first over the evidence that answers one
+question, whose sum becomes a surprisal again, then over the questions. So ten ways to look at the geometry do not
+outvote the one that knows of mistakes. results/evidence.md compares this with other rules.
 
 Evidence is dependent, so the sum has no known distribution and claims none: split conformal calibration of the sum is
 what makes the p-value valid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradgeo._typing import Array, IntArray
-from gradgeo.detector.one_class import OneClass, interpolate
+from gradgeo._typing import Array
+from gradgeo.detector.one_class import Layout, OneClass, checked_arrays, ensure, interpolate
 
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`
@@ -34,27 +35,40 @@ class TailSurprisal:
     The tail is extrapolated by its mean excess, so an input beyond all that was ever seen counts by how far beyond.
     """
 
-    quantiles: Array  # (M, LEVELS) of each member's scores
-    excess: Array  # (M,) mean excess over the last quantile
+    LAYOUT: ClassVar[Layout] = {"quantiles": ("f8", ("members", "levels")), "excess": ("f8", ("members",))}
+
+    quantiles: Array
+    """(M, LEVELS), ascending, of each member's scores."""
+    excess: Array
+    """(M,), positive: the mean excess over the last quantile."""
 
     @classmethod
-    def fit(cls, scores: Array) -> "TailSurprisal":
-        """Learn from scores (n, M) of trusted inputs that the members were not fitted on."""
-        quantiles = np.quantile(scores, np.linspace(0, BODY, LEVELS), axis=0).T
-        beyond = np.clip(scores - quantiles[:, -1], 0, None)
+    def fit(cls, scores: Array) -> Self:
+        """Fit to scores (n, M) of trusted inputs that the members were not fitted on."""
+        quantiles = np.quantile(scores, np.linspace(0, BODY, LEVELS), axis=0).T  # (M, LEVELS)
+        beyond = np.clip(scores - quantiles[:, -1], 0, None)  # (n, M), 0 within the body
         count = np.maximum((beyond > 0).sum(0), 1)
+        # Where no score lies beyond the body the tail is as steep as the body's width makes sense of, never zero.
         body = np.maximum(quantiles[:, -1] - quantiles[:, 0], 1e-12)
         return cls(np.ascontiguousarray(quantiles), np.maximum(beyond.sum(0) / count, 1e-9 * body))
 
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], members: int) -> Self:
+        """Of arrays read from a file; ValueError where they are not what `fit` makes of this many `members`."""
+        made = cls(**checked_arrays(cls.LAYOUT, arrays, {"members": members, "levels": LEVELS}))
+        ensure(bool((np.diff(made.quantiles, axis=1) >= 0).all()), "quantiles are not sorted")
+        ensure(bool((made.excess > 0).all()), "excess is not positive")
+        return made
+
     def of(self, scores: Tensor) -> Tensor:
-        """TailSurprisal (N, M), 0 or more, of scores (N, M), differentiable."""
-        knots = torch.from_numpy(self.quantiles)
+        """Surprisal (N, M), 0 or more, of scores (N, M), differentiable."""
+        knots = torch.from_numpy(self.quantiles)  # (M, LEVELS)
         levels = -torch.log1p(-torch.linspace(0, BODY, LEVELS, dtype=knots.dtype)).expand_as(knots).contiguous()
-        rows = scores.T.contiguous()
-        # From above: a score that fills several quantiles counts as the least of them.
+        rows = scores.T.contiguous()  # (M, N): each member is interpolated over its own knots
+        # Interpolated from above: a score that fills several quantiles counts as the smallest of their levels.
         within = -interpolate(-rows, -knots.flip(1), -levels.flip(1))
         beyond = (rows - knots[:, -1:]).clamp_min(0) / torch.from_numpy(self.excess)[:, None]
-        return (within + beyond).T
+        return (within + beyond).T  # (N, M)
 
 
 @dataclass(frozen=True)
@@ -62,13 +76,17 @@ class EvidenceFusion:
     """A one-class model for each evidence, how surprising each of its scores is, and which question it answers."""
 
     members: tuple[OneClass, ...]
-    questions: tuple[str, ...]  # of each member
-    surprise: TailSurprisal  # of each member's score
-    together: TailSurprisal  # of each question's sum, in the order of `asked`
+    """M fitted models, one for each evidence."""
+    questions: tuple[str, ...]
+    """The question that each member answers (M)."""
+    by_evidence: TailSurprisal
+    """Of each member's score."""
+    by_question: TailSurprisal
+    """Of each question's sum of powers, in the order of `question_names`."""
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """The questions, each once."""
+    def question_names(self) -> tuple[str, ...]:
+        """The Q questions, each once."""
         return tuple(dict.fromkeys(self.questions))
 
     @classmethod
@@ -76,48 +94,47 @@ class EvidenceFusion:
         cls,
         kinds: Sequence[type[OneClass]],
         questions: Sequence[str],
-        features: Sequence[Array],
-        predicted: IntArray,
+        features: Sequence[Tensor],
+        predicted: Tensor,
         num_classes: int,
         *,
         seed: int,
-    ) -> "EvidenceFusion":
-        """Fit a model of each kind on its features (n, F_m); surprise is learned on folds that were left out."""
+    ) -> Self:
+        """Fit a model of each kind on its features (n, F_m), float64, of trusted inputs predicted as (n,) classes.
+
+        A model knows the inputs that it was fitted on, and would call new ones surprising; so the surprisal is learned
+        from the scores of `FOLDS` folds, each by models fitted on the others.
+        """
         n = len(predicted)
+        tables, labels = [table.numpy() for table in features], predicted.numpy()
         folds = min(FOLDS, n)
-        fold = np.random.default_rng(seed).permutation(n) % folds
+        fold = np.random.default_rng(seed).permutation(n) % folds  # (n,) which fold each input is in
         scores = np.empty((n, len(kinds)))
-        for left in range(folds):
-            out = fold == left
-            for m, (kind, table) in enumerate(zip(kinds, features, strict=True)):
-                model = kind.fit(table[~out], predicted[~out], num_classes)
-                scored = model.score(torch.from_numpy(table[out]), torch.from_numpy(predicted[out]))
-                scores[out, m] = scored.numpy()
-        members = tuple(kind.fit(t, predicted, num_classes) for kind, t in zip(kinds, features, strict=True))
-        alone = TailSurprisal.fit(scores)
-        sums = _sums(alone.of(torch.from_numpy(scores)), questions)
-        return cls(members, tuple(questions), alone, TailSurprisal.fit(sums.numpy()))
+        for held_out in range(folds):
+            out = fold == held_out
+            for m, (kind, table) in enumerate(zip(kinds, tables, strict=True)):
+                model = kind.fit(table[~out], labels[~out], num_classes)
+                scores[out, m] = model.score(torch.from_numpy(table[out]), torch.from_numpy(labels[out])).numpy()
+        members = tuple(kind.fit(table, labels, num_classes) for kind, table in zip(kinds, tables, strict=True))
+        by_evidence = TailSurprisal.fit(scores)
+        sums = _sums(by_evidence.of(torch.from_numpy(scores)), questions)  # (n, Q)
+        return cls(members, tuple(questions), by_evidence, TailSurprisal.fit(sums.numpy()))
 
     def scores(self, features: Sequence[Tensor], predicted: Tensor) -> Tensor:
-        """The score of each member (N, M) from its features (N, F_m)."""
+        """The score of each member (N, M) from its features (N, F_m), float64 on the CPU."""
         return torch.stack([m.score(t, predicted) for m, t in zip(self.members, features, strict=True)], dim=1)
 
-    def answers(self, scores: Tensor) -> Tensor:
-        """The surprise of each question (N, Q) from the members' scores (N, M)."""
-        return self.together.of(_sums(self.surprise.of(scores), self.questions))
+    def group_surprisal(self, scores: Tensor) -> Tensor:
+        """The surprisal of each question (N, Q) from the members' scores (N, M)."""
+        return self.by_question.of(_sums(self.by_evidence.of(scores), self.questions))
 
-    def join(self, scores: Tensor) -> Tensor:
+    def fuse(self, scores: Tensor) -> Tensor:
         """One outlier score (N,) of the members' scores (N, M); of a single member, its score itself."""
-        return scores[:, 0] if scores.shape[1] == 1 else _power(self.answers(scores)).sum(1)
+        return scores[:, 0] if scores.shape[1] == 1 else (self.group_surprisal(scores) ** POWER).sum(1)
 
 
-def _sums(surprise: Tensor, questions: Sequence[str]) -> Tensor:
-    """The sum of powers (N, Q) over the members (N, M) of each question."""
-    raised = _power(surprise)
-    asked = dict.fromkeys(questions)
-    members = [[m for m, q in enumerate(questions) if q == question] for question in asked]
-    return torch.stack([raised[:, own].sum(1) for own in members], dim=1)
-
-
-def _power(surprise: Tensor) -> Tensor:
-    return surprise**POWER
+def _sums(surprisal: Tensor, questions: Sequence[str]) -> Tensor:
+    """The sum of powers (N, Q) over the members (N, M) that answer each question."""
+    raised = surprisal**POWER
+    groups = [[m for m, q in enumerate(questions) if q == name] for name in dict.fromkeys(questions)]
+    return torch.stack([raised[:, group].sum(1) for group in groups], dim=1)  # Q of (N,) -> (N, Q)

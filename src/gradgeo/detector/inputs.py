@@ -6,44 +6,58 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from gradgeo.errors import expected
 
-Data = Tensor | NDArray[Any] | Dataset[Any] | DataLoader[Any]
+Data = ArrayLike | Dataset[Any] | DataLoader[Any]
+"""A tensor or array (N, *input), or a Dataset or DataLoader whose items are x or (x, y, ...)."""
+
+RULE = "a tensor, an array, a Dataset or a DataLoader"
 
 
 def batches(
-    data: Data, labels: Any = None, *, batch_size: int, labelled: bool = True
+    data: Data, labels: ArrayLike | None = None, *, batch_size: int, labelled: bool = True
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Batches (x, y or None) of `data`, in its own order.
 
     Args:
         data: a tensor or array (N, *input), or a Dataset or DataLoader whose items are x or (x, y, ...).
         labels: (N,) integers for a tensor or array; data sets and loaders bring their own.
+        batch_size: inputs in a batch; a loader has its own.
         labelled: whether labels are wanted at all.
     """
     if isinstance(data, Tensor | np.ndarray):
         yield from _slices(data, None if labels is None else _labels(labels), batch_size)
         return
+    if _is_table(data):
+        raise expected("data", RULE, data, 'For a table pass its numbers: torch.tensor(df.to_numpy(dtype="float32")).')
     if labels is not None:
         raise expected("labels", "None for a Dataset or DataLoader, whose items bring their own", labels)
     if isinstance(data, DataLoader):
         loader = _in_order(data, batch_size)
     elif isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         if isinstance(data, str | bytes | dict | list):
-            raise expected("data", "a tensor, an array, a Dataset or a DataLoader", data)
+            raise expected("data", RULE, data)
         loader = _loader(data, batch_size)
     else:
-        raise expected("data", "a tensor, an array, a Dataset or a DataLoader", data)
+        raise expected("data", RULE, data)
     for batch in _iterate(loader):
         x, y = (batch[0], batch[1]) if isinstance(batch, tuple | list) and len(batch) > 1 else (batch, None)
         x = x[0] if isinstance(x, tuple | list) and len(x) == 1 else x
         if not isinstance(x, Tensor):
             raise expected("each item of data", "x or (x, y, ...) with x a tensor", x, "Wrap the data set so.")
         yield x, _labels(y) if labelled and y is not None else None
+
+
+def _is_table(data: object) -> bool:
+    """Whether `data` is a table or a column of one (pandas, polars, Arrow), whose rows are no tensors.
+
+    A table has a length and can be indexed as a Dataset can, but by the names of its columns.
+    """
+    return hasattr(data, "to_numpy") or hasattr(data, "__dataframe__")
 
 
 def _loader(dataset: Any, batch_size: int | None, **options: Any) -> DataLoader[Any]:
@@ -54,7 +68,7 @@ def _loader(dataset: Any, batch_size: int | None, **options: Any) -> DataLoader[
 def _in_order(loader: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
     """`loader`, or one over the whole of its data set in order where it shuffles or drops the last batch.
 
-    Rows answer to inputs by their order, and `fit` reads twice.
+    Row i of a result belongs to input i, and `fit` reads twice.
     """
     if isinstance(loader.dataset, IterableDataset):
         return loader
@@ -72,7 +86,7 @@ def _in_order(loader: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
 
 
 def _iterate(loader: DataLoader[Any]) -> Iterator[Any]:
-    """A loader draws its base seed from the global random state when it starts; that is put back."""
+    """The loader's batches; the global random state, from which it draws a base seed at its start, is restored."""
     with torch.random.fork_rng(devices=[], enabled=threading.active_count() == 1):
         return iter(loader)
 
@@ -92,15 +106,26 @@ def _tensor(part: Tensor | NDArray[Any]) -> Tensor:
     if isinstance(part, Tensor):
         return part
     if isinstance(part, np.ma.MaskedArray) and part.dtype.kind == "f":
-        part = part.filled(np.nan)  # what is missing cannot be judged
+        part = part.filled(np.nan)  # an input with a missing value cannot be judged
     return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=")))
 
 
-def _labels(labels: Any) -> Tensor:
-    try:
-        y = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise expected("labels", "integers of shape (N,)", labels) from error
+def _labels(labels: ArrayLike) -> Tensor:
+    """Integers (N,) of a tensor, an array, a list or a column of a table."""
+    rule = "integers of shape (N,)"
+    if isinstance(labels, Tensor):
+        y = labels.cpu()
+    else:
+        try:
+            array = np.array(labels)  # a copy: arrays of a table's columns are read-only
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise expected("labels", rule, labels) from error
+        if array.dtype.kind not in "iu":
+            advice = "Number the classes as the model does, from 0." if array.dtype.kind in "OUS" else ""
+            raise expected("labels", rule, labels, advice)
+        y = torch.from_numpy(array.astype(np.int64))
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
-        raise expected("labels", "integers of shape (N,)", y)
-    return y.long().cpu()
+        raise expected(
+            "labels", rule, labels, "For a table name the column: df['label'].to_numpy()." * _is_table(labels)
+        )
+    return y.long()

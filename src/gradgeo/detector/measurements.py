@@ -1,4 +1,4 @@
-"""What is known of a batch of inputs: one forward pass and what derives from it, each computed once when asked."""
+"""What evidence is measured from: a forward pass of a batch and what derives from it, each computed once on demand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -20,14 +20,14 @@ DRAWS = 4  # neighbours at each radius
 
 
 class EvidenceContext:
-    """What is known of a batch: its forward pass and what derives from it, each computed once when asked.
+    """The forward pass of a batch and what derives from it, each computed once on demand.
 
     Args:
-        forward: the pass.
-        maps: of which loss, temperature and classes the saliency maps are.
+        forward: the pass: inputs `x` (N, *input), `logits` (N, C), `features` (N, F) or None, and gradients.
+        maps: the loss, temperature and classes of the saliency maps.
         radius: root mean square per input entry of the step that takes a typical trusted input to its nearest
-            boundary, to first order; what the radii of the neighbourhood are multiples of.
-        gradients: whether gradients at the neighbours are wanted too, so that values alone need no passes of their own.
+            boundary, to first order; the radii of the neighbourhood are multiples of it.
+        gradients: whether gradients at the neighbours are measured too; `drop` then shares their forward passes.
         moves: `displacements` of this radius, where the caller has them already.
     """
 
@@ -51,15 +51,15 @@ class EvidenceContext:
     def classes(self) -> Tensor:
         """The classes with a map (N, K). The predicted class is always one: where a chosen set lacks it, it takes the
         place of the least likely of the set."""
-        logits, predicted = self.forward.logits, self.forward.predicted[:, None]
-        classes = self._maps.select(logits).clone()
+        logits, predicted = self.forward.logits, self.forward.predicted[:, None]  # (N, C), (N, 1)
+        classes = self._maps.select(logits).clone()  # (N, K)
         absent = ~(classes == predicted).any(1, keepdim=True)
         least = logits.gather(1, classes).argmin(1, keepdim=True)
         return classes.scatter_(1, least, torch.where(absent, predicted, classes.gather(1, least)))
 
     @cached_property
     def position(self) -> Tensor:
-        """Where the predicted class stands among `classes` (N,)."""
+        """The index of the predicted class among `classes` (N,)."""
         return (self.classes == self.forward.predicted[:, None]).int().argmax(1)
 
     @cached_property
@@ -69,15 +69,15 @@ class EvidenceContext:
 
     @cached_property
     def csm(self) -> Tensor:
-        """The cosine similarity matrix (N, K, K); NaN where every map is zero, for then there is nothing to compare."""
-        return self._compared(sign=True)
+        """The cosine similarity matrix (N, K, K); NaN where every map is zero, as a cosine with zero is not defined."""
+        return self._cosines(sign=True)
 
     @cached_property
     def raw_csm(self) -> Tensor:
         """`csm` of the gradients themselves instead of their signs."""
-        return self._compared(sign=False)
+        return self._cosines(sign=False)
 
-    def _compared(self, *, sign: bool) -> Tensor:
+    def _cosines(self, *, sign: bool) -> Tensor:
         chosen = self._maps.classes
         maps = replace(self._maps, classes=self.classes if isinstance(chosen, Tensor) else chosen, sign=sign)
         matrix = csm_of(self.forward, maps, memory_for(None, self.forward.x.device))
@@ -87,50 +87,71 @@ class EvidenceContext:
     def map_norms(self) -> Tensor:
         """Log Euclidean length (N, K) of each class's loss gradient, less the confidence factor 1 - p_i; NaN where all
         vanish."""
+        # (N, K)
         squares = self.forward.squares(self._maps.loss.cotangents(self.forward.logits, self.classes)[0])
         return log_root(squares).masked_fill((squares == 0).all(1, keepdim=True), torch.nan)
 
     @cached_property
     def boundary_distances(self) -> Tensor:
         """Log of the first-order distance (N, K - 1) to each boundary with another class, the nearest first:
-        (z_k - z_j) / |grad (z_k - z_j)|."""
-        n, width = self.rivals.shape
+        (z_k - z_j) / |grad (z_k - z_j)|.
+
+        Cost: K - 1 backward passes, or those of the gradients that span all maps.
+        """
+        return self._distances_to(self.rivals).sort(1).values
+
+    def nearest_boundary(self, rivals: int) -> Tensor:
+        """Log of the first-order distance (N,) to the nearest of the boundaries with the most likely `rivals`.
+
+        The nearest boundary is almost always one with a class that the logits rank high, and each boundary costs a
+        backward pass: with K - 1 rivals or fewer this is `boundary_distances[:, 0]`, with more it stays affordable.
+        """
+        if self.rivals.shape[1] <= rivals:
+            return self.boundary_distances[:, 0]
+        order = self.forward.logits.gather(1, self.rivals).topk(rivals, dim=1).indices
+        return self._distances_to(self.rivals.gather(1, order)).amin(1)
+
+    def _distances_to(self, rivals: Tensor) -> Tensor:
+        """Log of the first-order distance (N, R) to the boundary with each of `rivals` (N, R)."""
+        n, width = rivals.shape
+        # The cotangent e_k - e_j pulls back to the gradient of z_k - z_j. (N, R, C)
         apart = self.forward.logits.new_zeros(n, width, self.forward.logits.shape[1])
         apart.scatter_(2, self.forward.predicted.view(n, 1, 1).expand(n, width, 1), 1.0)
-        apart.scatter_(2, self.rivals[..., None], -1.0)
+        apart.scatter_(2, rivals[..., None], -1.0)
         logits = self.forward.logits.double()
-        gaps = logits.amax(1, keepdim=True) - logits.gather(1, self.rivals)
-        return (gaps.clamp_min(1e-30).log() - log_root(self.forward.squares(apart))).sort(1).values
+        gaps = logits.amax(1, keepdim=True) - logits.gather(1, rivals)  # (N, R), 0 or more
+        return gaps.clamp_min(1e-30).log() - log_root(self.forward.squares(apart))
 
     @cached_property
     def neighbourhood(self) -> "Neighbourhood":
-        """What the loss of the predicted class does at `DRAWS` points at each of `RADII` around each input."""
+        """How the loss of the predicted class changes at `DRAWS` points at each of `RADII` around each input."""
         predicted, loss = self.forward.predicted, Loss("cross_entropy", self.temperature)
-        here, steepness = slope(self.forward, predicted, loss)
-        before = margin(self.forward.logits, predicted)
-        moves = self._displacements
+        here, steepness = slope(self.forward, predicted, loss)  # (N, d) unit vectors, (N,) lengths
+        before = margin(self.forward.logits, predicted)  # (N,)
+        moves = self._displacements  # (D, *input)
 
         def measure(sample: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
             there = self.forward.again(self.forward.x[sample] + moves[direction])
             unit, steepness_there = slope(there, predicted[sample], loss)
-            move = moves[direction].flatten(1).double()
+            move = moves[direction].flatten(1).double()  # (n, d)
             distance = move.norm(dim=1)
-            along = (unit * move).sum(1) / distance
+            along = (unit * move).sum(1) / distance  # zeta, Theorem 1
             along_here = (here[sample] * move).sum(1) / distance
             return (
                 before[sample] - margin(there.logits, predicted[sample]),
                 (unit * here[sample]).sum(1),
                 along,
                 (there.predicted != predicted[sample]).double(),
+                # Lemma 2: the change of the slope along the move, per length of the move.
                 (steepness_there * along - steepness[sample] * along_here) / distance,
             )
 
-        found = self._at_each(len(moves), measure, columns=len(fields(Neighbourhood)))
-        return Neighbourhood(*(column.view(-1, len(RADII), DRAWS) for column in found))
+        columns = self._at_each(len(moves), measure, columns=len(fields(Neighbourhood)))  # 5 of (N, D)
+        return Neighbourhood(*(column.view(-1, len(RADII), DRAWS) for column in columns))
 
     @cached_property
     def drop(self) -> Tensor:
-        """`neighbourhood.drop`, by forward passes alone where no gradients are wanted."""
+        """`neighbourhood.drop`, by forward passes alone where no evidence needs gradients there."""
         if self._gradients_around:
             return self.neighbourhood.drop
         moves = self._displacements
@@ -156,7 +177,7 @@ class EvidenceContext:
         return displacements(self.forward.x, self.radius) if self._moves is None else self._moves
 
     def _drops(self, ways: int, there: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """By how much the margin falls (N, ways) at the points `there` says: of inputs (n, *input) and ways (n,)."""
+        """By how much the margin falls (N, ways) at the points `there` gives for inputs (n, *input) and ways (n,)."""
         predicted = self.forward.predicted
         before = margin(self.forward.logits, predicted)
 
@@ -169,9 +190,9 @@ class EvidenceContext:
     def _at_each(
         self, ways: int, measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]], *, columns: int = 1
     ) -> list[Tensor]:
-        """What `measure` makes of each way from each input, told as numbers (n,) and (n,): columns (N, ways)."""
+        """`measure` of each pair of an input and a way, given as indices (n,) and (n,): columns (N, ways)."""
         x, n = self.forward.x, self.forward.x.shape[0]  # a symbol in exports, which len() would make a number
-        found: list[tuple[Tensor, ...]] = []
+        parts: list[tuple[Tensor, ...]] = []
 
         def there(pair: Tensor, rows: slice) -> tuple[Tensor, ...]:
             pair = pair[rows]
@@ -179,16 +200,16 @@ class EvidenceContext:
 
         for pair in self.forward.affordable_parts(torch.arange(n * ways, device=x.device)):
             if isinstance(n, int) and n == 1:  # a pass of several inputs is halved as a whole where memory is short
-                found += AdaptiveBatch(len(pair))(len(pair), partial(there, pair))
+                parts += AdaptiveBatch(len(pair))(len(pair), partial(there, pair))
             else:
-                found.append(there(pair, slice(None)))
-        if not found:
+                parts.append(there(pair, slice(None)))
+        if not parts:
             return [x.new_zeros(0, ways, dtype=torch.float64)] * columns
-        return [torch.cat(column).view(n, ways) for column in zip(*found, strict=True)]
+        return [torch.cat(column).view(n, ways) for column in zip(*parts, strict=True)]
 
 
 def shiftable(x: Tensor) -> list[int]:
-    """The axes of `x` (N, channels, ...) that may have a neighbourhood: those behind the channels, longer than one."""
+    """The axes of `x` (N, channels, ...) that can be shifted along: those behind the channels, longer than one."""
     return [axis for axis in range(2, x.ndim) if x.shape[axis] > 1]
 
 
@@ -201,7 +222,7 @@ def shift(x: Tensor, axis: int, step: int) -> Tensor:
 
 
 def displacements(x: Tensor, radius: float) -> Tensor:
-    """The ways to the neighbours (radii times draws, *input), the same for every input shaped as those in `x`."""
+    """The steps to the neighbours (radii * draws, *input), the same for every input shaped as those in `x`."""
     return torch.cat(
         [
             Neighbours(multiple * radius, DRAWS, generator=torch.Generator().manual_seed(i)).displacements(x)
@@ -219,19 +240,19 @@ class Neighbourhood:
     turn: Tensor
     """Cosine between the loss's gradient there and at the input."""
     zeta: Tensor
-    """Cosine between the gradient there and the way there (Theorem 1)."""
+    """Cosine between the gradient there and the step there (Theorem 1)."""
     flip: Tensor
     """1 where another class is predicted, else 0."""
     curvature: Tensor
-    """<H e, e> of the loss along the way there, as a difference quotient (Lemma 2)."""
+    """<H e, e> of the loss along the step there, as a difference quotient (Lemma 2)."""
 
 
 def margin(logits: Tensor, predicted: Tensor) -> Tensor:
     """The logit of the class `predicted` less the largest other one (N,), float64."""
-    logits, own = logits.double(), predicted[:, None]
-    return (logits.gather(1, own)[:, 0]) - logits.scatter(1, own, -torch.inf).amax(1)
+    logits, own = logits.double(), predicted[:, None]  # (N, C), (N, 1)
+    return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).amax(1)
 
 
 def log_root(squares: Tensor) -> Tensor:
-    """The logarithm of the root; of zero, that of 1e-30."""
+    """The logarithm of the square root; of zero, that of 1e-30."""
     return squares.clamp_min(1e-60).log() / 2

@@ -1,11 +1,14 @@
 """One-class models: what the features of one kind of evidence look like over trusted inputs, as one outlier score.
 
 Each is a frozen dataclass of arrays, whose names, types and shapes `LAYOUT` states; a detector file holds them as they
-are. `score` is written in torch, so that attacks can differentiate it and exports can carry it.
+are, and each class checks its own when they are read. `score` is written in torch, so that attacks can differentiate it
+and exports can carry it.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -27,15 +30,17 @@ Layout = dict[str, tuple[str, tuple[str, ...]]]
 classifier's."""
 
 
-class OneClass(Protocol):
-    """What learns the features of trusted inputs and scores those of others."""
+class OneClass(ABC):
+    """What learns the features of trusted inputs and scores those of others: a frozen dataclass of arrays."""
 
     LAYOUT: ClassVar[Layout]
 
     @classmethod
+    @abstractmethod
     def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
-        """Learn from features (n, F) of trusted inputs and their predicted classes (n,)."""
+        """Fit to features (n, F) of trusted inputs and their predicted classes (n,)."""
 
+    @abstractmethod
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
         """Outlier score (N,), larger = less like the trusted inputs; NaN for rows that hold NaN; differentiable.
 
@@ -44,16 +49,27 @@ class OneClass(Protocol):
             predicted: (N,) classes; not read where the features are NaN.
         """
 
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], num_classes: int) -> Self:
+        """A model of arrays read from a file; ValueError where they are not what `fit` makes."""
+        made = cls(**checked_arrays(cls.LAYOUT, arrays, {"classes": num_classes}))
+        made.validate()
+        return made
+
+    def validate(self) -> None:  # noqa: B027  # not every model has more to check
+        """Raise ValueError where values are not what `fit` makes; types and shapes are known to be those of `LAYOUT`,
+        and all numbers finite."""
+
 
 @dataclass(frozen=True)
-class ClassConditionalCopula:
+class ClassConditionalCopula(OneClass):
     """Negative log density, up to constants, of the features' normal scores given the predicted class.
 
     Each feature is first mapped to a normal score by its quantiles over all trusted inputs: the statistics are bounded
     and skewed, and plain distances see little but their longest tail. Then each predicted class with at least
     `PER_CLASS` samples per feature gets a Gaussian of its own, and the other classes share one fitted on all.
     Covariances are shrunk (Ledoit and Wolf 2004, J. Multivariate Analysis 88), so few samples or constant features do
-    no harm. Chosen by measurement among scikit-learn's one-class models: `gradgeo bench one-class`,
+    no harm. Chosen by measurement among scikit-learn's one-class models: `python -m benchmarks one-class`,
     results/one-class.md.
     """
 
@@ -65,11 +81,16 @@ class ClassConditionalCopula:
         "group": ("i8", ("classes",)),
     }
 
-    quantiles: Array  # (Q, F) of each feature
-    center: Array  # (G, F), row 0 shared by the classes without their own
-    precision: Array  # (G, F, F)
-    log_volume: Array  # (G,) log determinant of the covariance, what makes classes comparable
-    group: IntArray  # (C,) row of each class
+    quantiles: Array
+    """(Q, F), ascending, of each feature."""
+    center: Array
+    """(G, F), row 0 shared by the classes without a Gaussian of their own."""
+    precision: Array
+    """(G, F, F), the inverse covariances."""
+    log_volume: Array
+    """(G,) log determinants of the covariances, which make the classes comparable."""
+    group: IntArray
+    """(C,) the row of each class."""
 
     @classmethod
     def fit(
@@ -84,12 +105,13 @@ class ClassConditionalCopula:
         scores = QuantileTransformer(n_quantiles=min(QUANTILES, n), output_distribution="normal", subsample=None).fit(
             features
         )
-        normal = scores.transform(features)
+        normal = scores.transform(features)  # (n, F)
         own = [c for c in range(num_classes) if (predicted == c).sum() >= per_class * width]
         group = np.zeros(num_classes, np.int64)
         group[own] = np.arange(1, len(own) + 1)
         fits = [LedoitWolf().fit(rows) for rows in (normal, *(normal[predicted == c] for c in own))]
-        covariance = np.stack([f.covariance_ for f in fits]) + 1e-6 * np.eye(width)
+        # A feature that is constant over the trusted inputs has no variance; the ridge keeps its inverse finite.
+        covariance = np.stack([f.covariance_ for f in fits]) + 1e-6 * np.eye(width)  # (G, F, F)
         return cls(
             quantiles=scores.quantiles_,
             center=np.stack([f.location_ for f in fits]),
@@ -98,20 +120,28 @@ class ClassConditionalCopula:
             group=group,
         )
 
+    def validate(self) -> None:
+        """As `OneClass.validate`."""
+        ensure(
+            len(self.quantiles) >= 2 and bool((np.diff(self.quantiles, axis=0) >= 0).all()), "quantiles are not sorted"
+        )
+        ensure(bool(((self.group >= 0) & (self.group < len(self.center))).all()), "group is out of range")
+
     def normal_scores(self, features: Tensor) -> Tensor:
         """Features (N, F) as normal scores, differentiable."""
         return normal_scores(features, torch.from_numpy(self.quantiles))
 
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
         """As `OneClass.score`."""
-        group = torch.from_numpy(self.group)[predicted]
+        group = torch.from_numpy(self.group)[predicted]  # (N,)
         center, precision, volume = map(torch.from_numpy, (self.center, self.precision, self.log_volume))
-        deviation = self.normal_scores(features) - center[group]
+        deviation = self.normal_scores(features) - center[group]  # (N, F)
+        # The squared Mahalanobis distance to the predicted class's Gaussian, and what makes classes comparable.
         return torch.einsum("nf,nfg,ng->n", deviation, precision[group], deviation) + volume[group]
 
 
 @dataclass(frozen=True)
-class UpperTail:
+class UpperTail(OneClass):
     """The largest of the features, each as a multiple of how far its 95 % quantile lies above its median.
 
     For features that are suspicious when they are large and never when they are small.
@@ -120,7 +150,9 @@ class UpperTail:
     LAYOUT: ClassVar[Layout] = {"median": ("f8", ("width",)), "spread": ("f8", ("width",))}
 
     median: Array
+    """(F,)"""
     spread: Array
+    """(F,) from the median to the 95 % quantile, positive."""
 
     @classmethod
     def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
@@ -128,18 +160,23 @@ class UpperTail:
         median, high = np.quantile(features, [0.5, 0.95], axis=0)
         return cls(median, np.maximum(high - median, 1e-12))
 
+    def validate(self) -> None:
+        """As `OneClass.validate`."""
+        ensure(bool((self.spread > 0).all()), "spread is not positive")
+
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
         """As `OneClass.score`."""
         return ((features - torch.from_numpy(self.median)) / torch.from_numpy(self.spread)).amax(1)
 
 
 @dataclass(frozen=True)
-class NearestNeighbours:
+class NearestNeighbours(OneClass):
     """Cosine distance to the tenth nearest of the trusted inputs (Sun et al., ICML 2022), of which some are kept."""
 
     LAYOUT: ClassVar[Layout] = {"references": ("f4", ("kept", "width"))}
 
-    references: NDArray[np.float32]  # (R, F) of length 1
+    references: NDArray[np.float32]
+    """(R, F), each of length 1."""
 
     @classmethod
     def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
@@ -147,35 +184,43 @@ class NearestNeighbours:
         kept = np.linspace(0, len(features) - 1, min(len(features), REFERENCES)).astype(int)
         return cls(_unit(torch.from_numpy(features[kept])).numpy().astype(np.float32))
 
+    def validate(self) -> None:
+        """As `OneClass.validate`."""
+        ensure(len(self.references) >= 1, "references are none")
+
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
         """As `OneClass.score`."""
-        references = torch.from_numpy(self.references).double()
-        similar = _unit(features) @ references.T
+        references = torch.from_numpy(self.references).double()  # (R, F)
+        similar = _unit(features) @ references.T  # (N, R) cosines
+        # NaN has no order; as the least similar of all it leaves the others' order alone, and is put back below.
         distance = 1 - similar.nan_to_num(-1.0).topk(min(NEIGHBOUR, len(references)), dim=1).values[:, -1]
         return torch.where(features.isnan().any(1), torch.nan, distance)
 
 
 @dataclass(frozen=True)
-class Residual:
+class Residual(OneClass):
     """Log of the distance to the affine space that holds most of the trusted features' variance (Wang et al., "ViM",
     CVPR 2022): half of the principal directions span it, and the other half measure the distance."""
 
     LAYOUT: ClassVar[Layout] = {"mean": ("f8", ("width",)), "minor": ("f8", ("width", "directions"))}
 
     mean: Array
-    minor: Array  # (F, D) the directions of least variance
+    """(F,)"""
+    minor: Array
+    """(F, D), the directions of least variance."""
 
     @classmethod
     def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
         """As `OneClass.fit`."""
-        mean = features.mean(0)
+        mean = features.mean(0)  # (F,)
+        # eigh sorts by rising variance, so the first half of the columns are the minor directions.
         _, directions = np.linalg.eigh(np.cov(features - mean, rowvar=False).reshape(len(mean), -1))
         return cls(mean, np.ascontiguousarray(directions[:, : max(1, len(mean) // 2)]))
 
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
         """As `OneClass.score`."""
-        beside = (features - torch.from_numpy(self.mean)) @ torch.from_numpy(self.minor)
-        return beside.square().sum(1).clamp_min(1e-24).log() / 2
+        minor = (features - torch.from_numpy(self.mean)) @ torch.from_numpy(self.minor)  # (N, D)
+        return minor.square().sum(1).clamp_min(1e-24).log() / 2
 
 
 KINDS: dict[str, type[OneClass]] = {
@@ -185,6 +230,28 @@ KINDS: dict[str, type[OneClass]] = {
     "residual": Residual,
 }
 """Every one-class model by the name that detector files know it by."""
+
+
+def checked_arrays(
+    layout: Layout, arrays: Mapping[str, NDArray[Any]], sizes: Mapping[str, int]
+) -> dict[str, NDArray[Any]]:
+    """The arrays that `layout` names; ValueError unless they have its types and shapes, with the `sizes` that are known
+    and one size for each name throughout, and all numbers are finite."""
+    found = dict(sizes)
+    for name, (dtype, dimensions) in layout.items():
+        ensure(name in arrays, f"{name} is missing")
+        array = arrays[name]
+        ensure(array.dtype == dtype and array.ndim == len(dimensions), f"{name} has the wrong type or dimensions")
+        for dimension, size in zip(dimensions, array.shape, strict=True):
+            ensure(found.setdefault(dimension, size) == size, f"{name} has the wrong shape")
+        ensure(bool(np.isfinite(array).all()), f"{name} is not finite")
+    return {name: arrays[name] for name in layout}
+
+
+def ensure(holds: bool, otherwise: str) -> None:
+    """ValueError, which the reader of a file turns into an error that names the file."""
+    if not holds:
+        raise ValueError(otherwise)
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -198,7 +265,7 @@ def normal_scores(features: Tensor, quantiles: Tensor) -> Tensor:
     Beyond the outermost quantiles the score is constant; its slope there is taken to be that of the whole range, for
     else nothing would lead an attack back.
     """
-    x, knots = features.T.contiguous(), quantiles.T.contiguous()
+    x, knots = features.T.contiguous(), quantiles.T.contiguous()  # (F, N), (F, Q)
     levels = torch.linspace(0, 1, knots.shape[1], dtype=knots.dtype).expand_as(knots).contiguous()
     # Interpolating from both sides gives the middle of its levels to a value that fills several quantiles.
     rising = interpolate(x, knots, levels)

@@ -1,14 +1,20 @@
 """What a detector answers: a verdict for each prediction, and what it rests on."""
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, SupportsIndex
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.detector import html_repr as notebook
+from gradgeo.detector import html_repr
+from gradgeo.errors import expected
+
+Rows = SupportsIndex | slice | Tensor | NDArray[Any] | list[int] | list[bool]
 
 
 @dataclass(frozen=True)
@@ -17,69 +23,132 @@ class Predictions:
 
     A row that cannot be judged (NaN or infinite input or logits, or no gradient at all) has `outlier_score` and
     `p_value` NaN and `trusted` False; its `label` is -1 where the logits are not finite.
+
+    Some rows are Predictions again, of any index that a tensor takes; so is a single row, and iteration gives one row
+    after another:
+
+        >>> import torch, gradgeo
+        >>> p = torch.tensor([0.5, 0.01, 0.25])
+        >>> found = gradgeo.Predictions(torch.tensor([3, 1, 4]), p, 1 / p, p, p > 0.05)
+        >>> found[found.trusted].label
+        tensor([3, 4])
+        >>> found[-1]
+        Predictions(1 input, 1 trusted)
+        >>> [bool(one.trusted) for one in found]
+        [True, False, True]
     """
 
-    label: Tensor  # int64, the predicted class
-    probability: Tensor  # float64, its softmax probability
-    outlier_score: Tensor  # float64, larger = less trustworthy
-    p_value: Tensor  # float64, split-conformal
-    trusted: Tensor  # bool, p_value > alpha
+    label: Tensor
+    """int64, the predicted class."""
+    probability: Tensor
+    """float64, its softmax probability."""
+    outlier_score: Tensor
+    """float64, larger = less trustworthy."""
+    p_value: Tensor
+    """float64, split-conformal."""
+    trusted: Tensor
+    """bool, p_value > alpha."""
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def __getitem__(self, rows: slice | Tensor | NDArray[Any]) -> "Predictions":
-        """Those of some rows."""
-        return Predictions(*(getattr(self, f.name)[rows] for f in fields(self)))
+    def __getitem__(self, rows: Rows) -> "Predictions":
+        """Some rows, by a number, a slice, or a tensor, array or list of positions or of booleans.
+
+        Raises: IndexError for a number beyond the last row; ArgumentError for what is no index of rows.
+        """
+        chosen = _rows(rows, len(self))
+        return Predictions(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    def __iter__(self) -> Iterator["Predictions"]:
+        """One row after another."""
+        return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"Predictions({len(self)} inputs, {int(self.trusted.sum())} trusted)"
+        inputs = "input" if len(self) == 1 else "inputs"
+        return f"Predictions({len(self)} {inputs}, {int(self.trusted.sum())} trusted)"
 
     def _repr_html_(self) -> str:
-        return notebook.predictions(self)
+        return html_repr.predictions(self)
+
+
+def _rows(rows: Any, count: int) -> slice | Tensor:
+    """What picks these rows of `count` from a tensor and leaves a tensor of rows."""
+    if isinstance(rows, slice):
+        return rows
+    if isinstance(rows, SupportsIndex) and not (isinstance(rows, Tensor | np.ndarray) and rows.ndim):
+        position = operator.index(rows)
+        if not -count <= position < count:
+            raise IndexError(f"row {position} of {count} predictions")
+        return slice(position % count, position % count + 1)
+    try:
+        chosen = torch.as_tensor(rows)
+        if chosen.dtype == torch.bool and len(chosen) != count:
+            raise IndexError
+        if not len(chosen):
+            return chosen.long()
+        if chosen.ndim == 1 and not chosen.is_floating_point():
+            return chosen
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        pass
+    raise expected(
+        "rows",
+        f"a number, a slice, or positions or booleans of {count} rows",
+        rows,
+        "For a column read the attribute: predictions.trusted.",
+    )
 
 
 @dataclass(frozen=True)
 class EvidenceScore:
     """What one evidence says of one input."""
 
-    p_value: float  # split-conformal, of this evidence alone
-    surprise: float  # its share of the outlier score: -log P(as unusual | trusted), extrapolated beyond what was seen
+    p_value: float
+    """Split-conformal, of this evidence alone."""
+    surprise: float
+    """Its surprisal, -log P(as unusual | trusted), extrapolated beyond what was seen."""
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """One feature of one input beside the trusted inputs' range."""
+    """One feature of one input and the range it has over trusted inputs."""
 
     value: float
-    p_value: float  # two-sided rank among the calibration inputs
-    typical: tuple[float, float]  # 5 % and 95 % quantile over the calibration inputs
+    p_value: float
+    """Two-sided rank among the calibration inputs."""
+    typical: tuple[float, float]
+    """5 % and 95 % quantile over the calibration inputs."""
 
 
 @dataclass(frozen=True)
 class Reference:
     """The calibration input whose features are nearest."""
 
-    index: int  # its position in the data given to `fit`
-    label: int  # its predicted class
-    distance: float  # Euclidean, between normal scores of the features
+    index: int
+    """Its position in the data given to `fit`."""
+    label: int
+    """Its predicted class."""
+    distance: float
+    """Euclidean, between normal scores of the features."""
 
 
 CAUSES = ("attack-like", "ood-like", "ambiguous")
 
 
-def likely_cause(surprise: Mapping[str, float]) -> str | None:
-    """What a flagged input most looks like, by which question is surprised; None without these questions, or where
+def likely_cause(surprisal: Mapping[str, float]) -> str | None:
+    """What a flagged input most looks like, by the surprisal of each question; None without these questions, or where
     they have no answer because the input cannot be judged.
 
     "attack-like": its prediction does not survive small changes of the input as trusted ones do, or the classifier is
     surer of it than of half the trusted inputs, as it is of strong attacks. "ood-like": the classifier is unsure, and
-    features are further from trusted ones than its doubt explains. "ambiguous": doubt leads, as for mistakes, inputs
-    at a boundary and near-OOD ones. results/evidence.md counts how often each is right.
+    features are further from trusted ones than its doubt explains. "ambiguous": doubt is the most surprising, as for
+    mistakes, inputs at a boundary and near-OOD ones. results/evidence.md counts how often each is right.
     """
-    if not {"confidence", "features", "stability"} <= surprise.keys() or any(math.isnan(v) for v in surprise.values()):
+    if not {"confidence", "features", "stability"} <= surprisal.keys() or any(
+        math.isnan(v) for v in surprisal.values()
+    ):
         return None
-    doubt, features, unstable = (surprise[name] for name in ("confidence", "features", "stability"))
+    doubt, features, unstable = (surprisal[name] for name in ("confidence", "features", "stability"))
     if unstable > max(doubt, features) or doubt < math.log(2):
         return "attack-like"
     return "ood-like" if features > doubt else "ambiguous"
@@ -97,13 +166,20 @@ class Explanation:
     outlier_score: float
     p_value: float
     trusted: bool
-    cause: str | None  # of `CAUSES`; None for a trusted input, and where the evidence cannot tell
-    questions: dict[str, float]  # surprise by question, the loudest first
-    evidence: dict[str, EvidenceScore]  # by name, the loudest first
-    statistics: dict[str, Statistic]  # by feature name, the most unusual first
-    classes: tuple[int, ...]  # the classes of the rows and columns of the CSM
-    csm: Tensor  # (K, K)
-    nearest: Reference | None  # None for an input that cannot be judged
+    cause: str | None
+    """One of `CAUSES`; None for a trusted input, and where the evidence cannot tell."""
+    questions: dict[str, float]
+    """Surprisal by question, the most surprising first."""
+    evidence: dict[str, EvidenceScore]
+    """By name, the most surprising first."""
+    statistics: dict[str, Statistic]
+    """By feature name, the most unusual first."""
+    classes: tuple[int, ...]
+    """The classes of the rows and columns of the CSM (K)."""
+    csm: Tensor
+    """(K, K)"""
+    nearest: Reference | None
+    """None for an input that cannot be judged."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON (NaN becomes None)."""
@@ -114,10 +190,10 @@ class Explanation:
             "p_value": _number(self.p_value),
             "trusted": self.trusted,
             "cause": self.cause,
-            "questions": {name: _number(surprise) for name, surprise in self.questions.items()},
+            "questions": {name: _number(surprisal) for name, surprisal in self.questions.items()},
             "evidence": {
-                name: {"p_value": _number(v.p_value), "surprise": _number(v.surprise)}
-                for name, v in self.evidence.items()
+                name: {"p_value": _number(e.p_value), "surprise": _number(e.surprise)}
+                for name, e in self.evidence.items()
             },
             "statistics": {
                 name: {
@@ -136,7 +212,7 @@ class Explanation:
         verdict = "trusted" if self.trusted else "not trusted"
         head = f"class {self.label} (probability {self.probability:.3f}): {verdict}, p = {self.p_value:.4f}"
         lines = [f"{head}, outlier score {self.outlier_score:.2f}" + (f", {self.cause}" if self.cause else "")]
-        lines += [f"  {name:<16} p = {v.p_value:.4f}   surprise {v.surprise:.1f}" for name, v in self.evidence.items()]
+        lines += [f"  {name:<16} p = {e.p_value:.4f}   surprise {e.surprise:.1f}" for name, e in self.evidence.items()]
         lines += [
             f"  {name:<16} {s.value: .4f}   trusted inputs: {s.typical[0]: .4f} .. {s.typical[1]: .4f}   "
             f"p = {s.p_value:.4f}"
@@ -150,13 +226,16 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All that one pass over a batch tells; every tensor is on the CPU."""
+    """All that one pass over a batch yields; every tensor is on the CPU."""
 
     predictions: Predictions
-    logits: Tensor  # (N, C), of the same pass; NaN where `label` is -1
-    evidence: dict[str, Tensor]  # by name: its split-conformal p-value (N,) alone, float64, NaN where not judged
-    explanations: dict[int, Explanation]  # by row, of rows that are not trusted, where asked for
+    logits: Tensor
+    """(N, C), of the same pass; NaN where `label` is -1."""
+    evidence: dict[str, Tensor]
+    """By name: its split-conformal p-value (N,) alone, float64, NaN where not judged."""
+    explanations: dict[int, Explanation]
+    """By row, of rows that are not trusted, where asked for."""
 
 
 def _number(value: float) -> float | None:
-    return None if value != value or value in (float("inf"), float("-inf")) else value
+    return value if math.isfinite(value) else None

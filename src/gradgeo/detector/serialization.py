@@ -2,86 +2,174 @@
 
 Layout, version 2: the one entry `gradgeo` of the safetensors metadata is a SHA-256, a space, and canonical JSON
 (schema, versions, settings, fitted, fingerprint, notes); the hash covers that JSON and every array in the order of
-their names. The arrays are those of the calibration and, as `NAME/ARRAY`, those of each evidence's one-class model as
-its `LAYOUT` states them. The hash finds damage, it does not authenticate: beyond it every field is checked, so a file
-made to deceive is an error.
+their names. The arrays are those of the calibration set, of the fusion and, as `NAME/ARRAY`, those of each evidence's
+one-class model; each class states and checks its own `LAYOUT`. The hash finds damage, it does not authenticate: beyond
+it every field is checked, so a file made to deceive is an error.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from gradgeo._files import atomic_stream
-from gradgeo.detector.fusion import LEVELS
-from gradgeo.detector.one_class import KINDS, Layout
+from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.evidence import resolve
+from gradgeo.detector.extraction import EvidenceExtractor
+from gradgeo.detector.fitted import FittedDetector
+from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
+from gradgeo.detector.one_class import KINDS, OneClass, ensure
+from gradgeo.detector.settings import Settings
 from gradgeo.errors import DetectorFileError, public
-from gradgeo.geometry.losses import LOSSES
+from gradgeo.geometry.losses import LOSSES, Loss
+from gradgeo.geometry.options import Maps
 
 SCHEMA = 2
 LARGEST = 1 << 28  # bytes; a detector of 1,000 classes takes a few megabytes
 
 Arrays = dict[str, NDArray[Any]]
 
-_CALIBRATION: Layout = {
-    "calibration": ("f8", ("calibrated",)),
-    "reference_index": ("i8", ("calibrated",)),
-    "reference_label": ("i8", ("calibrated",)),
-    "reference_features": ("f8", ("calibrated", "named")),
-    "reference_scores": ("f8", ("calibrated", "members")),
-    "quantiles": ("f8", ("members", "levels")),
-    "excess": ("f8", ("members",)),
-    "question_quantiles": ("f8", ("questions", "levels")),
-    "question_excess": ("f8", ("questions",)),
-}
+_BY_QUESTION = "question_"  # before the names of the arrays of `EvidenceFusion.by_question`
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything a detector file holds."""
+    """Everything a detector file holds, checked."""
 
-    settings: dict[str, Any]  # the arguments of Detector
-    fitted: dict[str, Any]  # what fit learned, as plain numbers
+    path: Path
+    """The file."""
+    settings: dict[str, Any]
+    """The arguments of `Detector`."""
+    fitted: dict[str, Any]
+    """What `fit` learned, as plain numbers."""
     fingerprint: dict[str, Any]
+    """Of the model."""
     notes: dict[str, Any]
-    arrays: Arrays
+    """The user's."""
+    fusion: EvidenceFusion
+    """Of its arrays."""
+    calibration: CalibrationSet
+    """Of its arrays."""
 
+    def arguments(self) -> dict[str, Any]:
+        """Those of `Detector`."""
+        classes = self.settings["classes"]
+        return self.settings | {"classes": torch.tensor(classes) if isinstance(classes, list) else classes}
 
-def write(path: str | PathLike[str], contents: Contents) -> None:
-    """Write `contents` to `path`, all or nothing."""
-    layout = _layout(contents.settings, contents.fitted)
-    arrays = {name: np.ascontiguousarray(a, dtype=layout[name][0]) for name, a in contents.arrays.items()}
-    try:
-        text = json.dumps(
-            {
-                "schema": SCHEMA,
-                "versions": {name: version(name) for name in ("gradgeo", "torch", "numpy", "scikit-learn")},
-                **{name: getattr(contents, name) for name in ("settings", "fitted", "fingerprint", "notes")},
-            },
-            sort_keys=True,
-            allow_nan=False,
+    def restored(self) -> FittedDetector:
+        """What `fit` learned, with the evidence of this version.
+
+        Raises: ArgumentError for evidence that is not known here; DetectorFileError for evidence that has another
+        one-class model here.
+        """
+        evidence = resolve(self.settings["evidence"])
+        if [e.one_class for e in evidence] != [type(member) for member in self.fusion.members]:
+            raise DetectorFileError(f"{self.path} holds evidence of another kind than this version's. Fit again.")
+        fitted = self.fitted
+        maps = Maps(Loss(fitted["loss"], fitted["temperature"]), self.arguments()["classes"])
+        return FittedDetector(
+            input_shape=tuple(fitted["input_shape"]),
+            num_classes=fitted["num_classes"],
+            extractor=EvidenceExtractor(evidence, maps, fitted["radius"]),
+            fusion=self.fusion,
+            calibration=self.calibration,
+            fit_size=fitted["fit_size"],
+            misclassified=fitted["misclassified"],
+            unusable=fitted["unusable"],
         )
+
+
+def write(
+    path: str | PathLike[str],
+    settings: Settings,
+    fitted: FittedDetector,
+    *,
+    fingerprint: dict[str, Any],
+    notes: dict[str, Any],
+) -> None:
+    """Write a fitted detector to `path`, all or nothing.
+
+    Args:
+        path: the file.
+        settings: the arguments of `Detector`; evidence and classes are those it was fitted with.
+        fitted: what it learned.
+        fingerprint: of its model.
+        notes: anything that JSON can hold.
+    """
+    extractor, fusion = fitted.extractor, fitted.fusion
+    settings = replace(settings, evidence=extractor.names, classes=extractor.maps.classes)
+    document = {
+        "schema": SCHEMA,
+        "versions": {name: version(name) for name in ("gradgeo", "torch", "numpy", "scikit-learn")},
+        "settings": settings.plain(),
+        "fitted": {
+            "input_shape": list(fitted.input_shape),
+            "num_classes": fitted.num_classes,
+            "loss": extractor.maps.loss.name,
+            "temperature": extractor.maps.loss.temperature,
+            "radius": extractor.radius,
+            "fit_size": fitted.fit_size,
+            "calibration_size": fitted.calibration_size,
+            "misclassified": fitted.misclassified,
+            "unusable": fitted.unusable,
+            "one_class": [_kind_name(member) for member in fusion.members],
+            "questions": list(fusion.questions),
+        },
+        "fingerprint": fingerprint,
+        "notes": notes,
+    }
+    try:
+        text = json.dumps(document, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DetectorFileError(f"expected notes to be something JSON can hold: {error}") from error
+    arrays = {
+        **_as_laid_out(fitted.calibration, fitted.calibration.arrays()),
+        **_as_laid_out(fusion.by_evidence, vars(fusion.by_evidence)),
+        **_prefixed(_BY_QUESTION, _as_laid_out(fusion.by_question, vars(fusion.by_question))),
+    }
+    for name, member in zip(extractor.names, fusion.members, strict=True):
+        arrays |= _prefixed(f"{name}/", _as_laid_out(member, vars(member)))
     data = save(arrays, metadata={"gradgeo": f"{_digest(text, arrays)} {text}"})
     with atomic_stream(Path(path), DetectorFileError, follow_links=False) as stream:
         stream.write(data)
 
 
+def _as_laid_out(owner: CalibrationSet | TailSurprisal | OneClass, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """The arrays in the types that the `LAYOUT` of their owner states."""
+    return {name: np.ascontiguousarray(arrays[name], dtype=dtype) for name, (dtype, _) in owner.LAYOUT.items()}
+
+
+def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def _kind_name(member: OneClass) -> str:
+    for name, kind in KINDS.items():
+        if type(member) is kind:
+            return name
+    raise DetectorFileError(
+        f"a one-class model of type {type(member).__name__} cannot be saved: it is not among "
+        "gradgeo.detector.one_class.KINDS."
+    )
+
+
 def read(path: str | PathLike[str]) -> Contents:
     """The checked contents of the file at `path`."""
-    document, arrays = _load(Path(path))
-    return Contents(**{name: document[name] for name in ("settings", "fitted", "fingerprint", "notes")}, arrays=arrays)
+    document, fusion, calibration = _load(Path(path))
+    parts = {name: document[name] for name in ("settings", "fitted", "fingerprint", "notes")}
+    return Contents(Path(path), **parts, fusion=fusion, calibration=calibration)
 
 
 @public
@@ -90,7 +178,7 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
     return _load(Path(path))[0]
 
 
-def _load(path: Path) -> tuple[dict[str, Any], Arrays]:
+def _load(path: Path) -> tuple[dict[str, Any], EvidenceFusion, CalibrationSet]:
     try:
         if path.exists() and not path.is_file():
             raise DetectorFileError(f"{path} is not a regular file.")
@@ -105,14 +193,14 @@ def _load(path: Path) -> tuple[dict[str, Any], Arrays]:
         if _digest(text, arrays) != digest:
             raise DetectorFileError(f"{path} was altered after it was written: its hash does not match.")
         document = json.loads(text, parse_constant=_no_constant)
-        _check(document, arrays)
+        _check(document)
+        return document, *_models(document["settings"], document["fitted"], arrays)
     except DetectorFileError:
         raise
     except OSError as error:
         raise DetectorFileError(f"cannot read {path}: {error.strerror or error}.") from error
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DetectorFileError(f"{path} is truncated, altered, or not a detector file: {error}.") from error
-    return document, arrays
 
 
 def _digest(text: str, arrays: Arrays) -> str:
@@ -127,10 +215,10 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
 
 
-def _check(document: Any, arrays: Arrays) -> None:
-    """Every field is of the type and range that `write` gives it, and the arrays fit together."""
-    _must(isinstance(document, dict), "its settings are not a JSON object")
-    _must(
+def _check(document: Any) -> None:
+    """ValueError unless every field is of the type and range that `write` gives it."""
+    ensure(isinstance(document, dict), "its settings are not a JSON object")
+    ensure(
         document.get("schema") == SCHEMA,
         f"schema {document.get('schema')!r} is not {SCHEMA}; fit again with this version",
     )
@@ -156,60 +244,42 @@ def _check(document: Any, arrays: Arrays) -> None:
     })  # fmt: skip
 
     settings, fitted = document["settings"], document["fitted"]
-    _must(len(fitted["one_class"]) == len(fitted["questions"]) == len(settings["evidence"]), "its evidence is unclear")
-    sizes = {
-        "classes": fitted["num_classes"],
-        "members": len(settings["evidence"]),
-        "questions": len(set(fitted["questions"])),
-        "levels": LEVELS,
-    }
-    layout = _layout(settings, fitted)
-    _must(set(arrays) == set(layout), "it does not hold the arrays that its settings ask for")
-    for name, array in arrays.items():
-        kind, dimensions = layout[name]
-        _must(array.dtype == kind and array.ndim == len(dimensions), f"{name} has the wrong type or dimensions")
-        for dimension, size in zip(dimensions, array.shape, strict=True):
-            _must(sizes.setdefault(dimension, size) == size, f"{name} has the wrong shape")
-        _must(bool(np.isfinite(array).all()), f"{name} is not finite")
-    for name, array in arrays.items():
-        if name.endswith("/quantiles"):
-            _must(len(array) >= 2 and bool((np.diff(array, axis=0) >= 0).all()), f"{name} are not sorted")
-        if name.endswith("/group"):
-            groups = len(arrays[name.replace("/group", "/center")])
-            _must(bool(((array >= 0) & (array < groups)).all()), f"{name} is out of range")
-        if name.endswith("/references"):
-            _must(len(array) >= 1, f"{name} are none")
-        if name.endswith("/spread"):
-            _must(bool((array > 0).all()), f"{name} is not positive")
-    n = sizes["calibrated"]
-    _must(n >= 1 and bool((np.diff(arrays["calibration"]) >= 0).all()), "calibration scores are not sorted")
-    _must(n == document["fitted"]["calibration_size"], "calibration_size is not the number of scores")
-    for prefix in ("", "question_"):
-        _must(bool((np.diff(arrays[f"{prefix}quantiles"], axis=1) >= 0).all()), f"{prefix}quantiles are not sorted")
-        _must(bool((arrays[f"{prefix}excess"] > 0).all()), f"{prefix}excess is not positive")
-    for name, limit in (("reference_label", sizes["classes"]), ("reference_index", 2**62)):
-        _must(bool(((arrays[name] >= 0) & (arrays[name] < limit)).all()), f"{name} is out of range")
+    ensure(len(fitted["one_class"]) == len(fitted["questions"]) == len(settings["evidence"]), "its evidence is unclear")
 
 
-def _layout(settings: dict[str, Any], fitted: dict[str, Any]) -> Layout:
-    """Every array that a detector with these settings has."""
-    layout = dict(_CALIBRATION)
-    for evidence, kind in zip(settings["evidence"], fitted["one_class"], strict=True):
-        for name, (dtype, dimensions) in KINDS[kind].LAYOUT.items():
-            own = tuple(d if d == "classes" else f"{evidence}/{d}" for d in dimensions)
-            layout[f"{evidence}/{name}"] = (dtype, own)
-    return layout
+def _models(settings: dict[str, Any], fitted: dict[str, Any], arrays: Arrays) -> tuple[EvidenceFusion, CalibrationSet]:
+    """What the arrays are of, each checked by its own class; ValueError where one does not fit or is left over."""
+    rest, classes, questions = dict(arrays), fitted["num_classes"], tuple(fitted["questions"])
+    count = len(questions)
+
+    def taken(names: Iterable[str], prefix: str = "") -> Arrays:
+        return {name: rest.pop(prefix + name) for name in names if prefix + name in rest}
+
+    members = []
+    for name, kind in zip(settings["evidence"], fitted["one_class"], strict=True):
+        with _naming(name):
+            members.append(KINDS[kind].from_arrays(taken(KINDS[kind].LAYOUT, f"{name}/"), classes))
+    by_evidence = TailSurprisal.from_arrays(taken(TailSurprisal.LAYOUT), count)
+    with _naming("questions"):
+        by_question = TailSurprisal.from_arrays(taken(TailSurprisal.LAYOUT, _BY_QUESTION), len(set(questions)))
+    calibration = CalibrationSet.from_arrays(taken(CalibrationSet.LAYOUT), fitted["calibration_size"], classes, count)
+    ensure(not rest, "it holds other arrays than its settings ask for")
+    return EvidenceFusion(tuple(members), questions, by_evidence, by_question), calibration
 
 
-def _must(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ValueError(otherwise)
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """ValueErrors say of which part of the file they are."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{part}: {error}") from error
 
 
 def _fields(value: dict[str, Any], rules: dict[str, Callable[[Any], bool]]) -> None:
-    _must(set(value) == set(rules), f"expected the fields {', '.join(rules)}, got {', '.join(value)}"[:500])
+    ensure(set(value) == set(rules), f"expected the fields {', '.join(rules)}, got {', '.join(value)}"[:500])
     for name, rule in rules.items():
-        _must(rule(value[name]), f"{name} is not valid")
+        ensure(rule(value[name]), f"{name} is not valid")
 
 
 def _is_object(value: Any) -> bool:

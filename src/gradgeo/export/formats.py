@@ -123,7 +123,7 @@ def _metadata(detector: Detector, digest: str) -> dict[str, str]:
         "detector_sha256": digest,
         "class_names": json.dumps(detector.notes.get("class_names") or []),
         "input_shape": json.dumps(list(detector.input_shape_)),
-        "evidence": json.dumps([e.name for e in detector._instrument.evidence]),
+        "evidence": json.dumps(detector.evidence_),
     }
 
 

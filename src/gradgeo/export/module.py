@@ -66,7 +66,7 @@ class GraphJacobian(InputJacobian):
 class GraphObservation(EvidenceContext):
     """An observation whose matrices are made for all inputs together instead of one after another."""
 
-    def _compared(self, *, sign: bool) -> Tensor:
+    def _cosines(self, *, sign: bool) -> Tensor:
         forward, maps = cast(GraphJacobian, self.forward), replace(self._maps, sign=sign)
         if isinstance(maps.classes, Tensor):
             maps = replace(maps, classes=self.classes)
@@ -97,24 +97,25 @@ class Judge(nn.Module):
     def __init__(self, detector: Detector, split: Split, x: Tensor) -> None:
         super().__init__()
         self.split = split
-        maps = detector._instrument.maps
+        fitted = detector.fitted_
+        maps = fitted.extractor.maps
         maps = _Unchecked(**{field.name: getattr(maps, field.name) for field in fields(maps)})
-        self._instrument = replace(detector._instrument, maps=maps)
-        self._joint, self._alpha = detector._joint, float(detector.alpha)
-        self.moves = nn.Buffer(displacements(x, self._instrument.radius))
-        self.calibration = nn.Buffer(torch.from_numpy(detector._calibration))
+        self._extractor = replace(fitted.extractor, maps=maps)
+        self._fusion, self._alpha = fitted.fusion, float(detector.alpha)
+        self.moves = nn.Buffer(displacements(x, self._extractor.radius))
+        self.calibration = nn.Buffer(torch.from_numpy(fitted.calibration.outlier_scores))
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
         """What is measured."""
-        return self._instrument.evidence
+        return self._extractor.evidence
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where not judged."""
         forward = GraphJacobian(self.split, x)
         with PlainForms():
-            features = self._instrument.features(self.observe(forward))
-            score = self._joint.join(self._joint.scores(features, forward.predicted))
+            features = self._extractor.features(self.observe(forward))
+            score = self._fusion.fuse(self._fusion.scores(features, forward.predicted))
             below = torch.searchsorted(self.calibration[None], score[None])[0]
         # Runtimes do not all carry NaN through minima and comparisons, so it is carried around them.
         dead = torch.stack([table.isnan().any(1) for table in features]).any(0) | score.isnan()
@@ -130,9 +131,9 @@ class Judge(nn.Module):
 
     def observe(self, forward: GraphJacobian) -> EvidenceContext:
         """The observation that the evidence measures."""
-        gradients = any(e.around == "gradients" for e in self.evidence)
-        instrument = self._instrument
-        return GraphObservation(forward, instrument.maps, instrument.radius, gradients=gradients, moves=self.moves)
+        gradients = any(e.neighbourhood == "gradients" for e in self.evidence)
+        extractor = self._extractor
+        return GraphObservation(forward, extractor.maps, extractor.radius, gradients=gradients, moves=self.moves)
 
 
 class _Unchecked(Maps):

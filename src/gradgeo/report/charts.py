@@ -133,9 +133,9 @@ def _times(axes: Any, windows: Sequence[Window]) -> None:
     axes.set_xlim(0, count)
     labels = _short([windows[0].start, windows[count // 2].start, windows[-1].end])
     places = [0, count // 2, count]
-    kept = [0, 1, 2] if count > 2 else [0, 2]
-    axes.set_xticks([places[i] for i in kept], [labels[i] for i in kept])
-    for label, i in zip(axes.get_xticklabels(), kept, strict=True):
+    shown = [0, 1, 2] if count > 2 else [0, 2]
+    axes.set_xticks([places[i] for i in shown], [labels[i] for i in shown])
+    for label, i in zip(axes.get_xticklabels(), shown, strict=True):
         label.set_horizontalalignment(("left", "center", "right")[i])
 
 

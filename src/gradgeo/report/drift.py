@@ -34,8 +34,11 @@ def uniform(calibration_size: int) -> Array:
 class Shift:
     """How far the p-values of some trusted-looking inputs are from uniform."""
 
-    distance: float  # the largest gap between shares below any p; > 0: p-values are smaller than they should be
-    p: float  # two-sample Kolmogorov-Smirnov
+    distance: float
+    """The largest gap between shares below any p; above 0 where p-values are smaller than they should be."""
+
+    p: float
+    """Of the two-sample Kolmogorov-Smirnov test."""
 
 
 def shift(counts: IntArray, alpha: float, calibration_size: int) -> Shift | None:
@@ -70,7 +73,7 @@ def expected_share(count: int, alpha: float, calibration_size: int, level: float
 
     The number is beta-binomial with parameters k and n + 1 - k, k = floor(alpha (n + 1)) (Vovk 2012, "Conditional
     validity of inductive conformal predictors"); its quantiles are those of the beta distribution with the same mean
-    and variance.
+    and variance, which `scipy.stats.betabinom` gives exactly in 2 seconds for a million inputs.
     """
     n = calibration_size
     k = np.floor(alpha * (n + 1) + 1e-9)

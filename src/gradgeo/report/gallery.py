@@ -44,21 +44,34 @@ class Card:
     outlier_score: float
     p_value: float
     cause: str | None
-    evidence: list[tuple[str, float]]  # p-values, the loudest first
-    spoke: list[str]  # those of at most alpha
-    thumbnail: str | None  # Base64 of a PNG
-    signal: str | None  # SVG path, see `SIGNAL`
-    csm: dict[int, str]  # by level, the SVG path of its cells, each 1 x 1
+    evidence: list[tuple[str, float]]
+    """Kinds of evidence with their p-values, the most surprising first."""
+
+    significant: list[str]
+    """Those with a p-value of at most alpha."""
+
+    thumbnail: str | None
+    """Base64 of a PNG."""
+
+    signal: str | None
+    """An SVG path, see `SIGNAL`."""
+
+    csm: dict[int, str]
+    """By level, the SVG path of its cells, each 1 x 1."""
+
     csm_classes: list[str]
-    csm_own: int | None  # the row and column of the predicted class
-    largest: bool  # chosen for its outlier score, not drawn
+    csm_own: int | None
+    """The row and column of the predicted class."""
+
+    largest: bool
+    """Whether it was chosen for its outlier score, not drawn."""
 
 
 def card(row: dict[str, Any], metadata: Metadata, *, largest: bool) -> Card:
     """From a row of a file of verdicts."""
     label, truth = row["label"], row.get("true_label")
-    told = _numbers(row.get("evidence"), most=len(metadata.evidence))
-    p = dict(zip(metadata.evidence, told, strict=True)) if len(told) == len(metadata.evidence) else {}
+    values = _numbers(row.get("evidence"), most=len(metadata.evidence))
+    p = dict(zip(metadata.evidence, values, strict=True)) if len(values) == len(metadata.evidence) else {}
     finite = [(one_line(name)[:CLASS_NAME], value) for name, value in p.items() if math.isfinite(value)]
     evidence = sorted(finite, key=lambda entry: entry[1])
     alpha = metadata.alpha or 0.0
@@ -77,7 +90,7 @@ def card(row: dict[str, Any], metadata: Metadata, *, largest: bool) -> Card:
         p_value=_float(row["p_value"]),
         cause=None if cause is None else one_line(cause)[:NAME],
         evidence=evidence,
-        spoke=[name for name, value in evidence if value <= alpha + 1e-7],  # they are float32
+        significant=[name for name, value in evidence if value <= alpha + 1e-7],  # they are float32
         thumbnail=thumbnail(row.get("thumbnail")),
         signal=signal_path(_numbers(row.get("signal"), most=MOST_POINTS)),
         csm=cells,
@@ -138,14 +151,14 @@ def csm_paths(values: Sequence[float], size: int) -> dict[int, str]:
 
 def within(cards: Sequence[Card], budget: int = BUDGET) -> list[Card]:
     """The cards, those at the end without pictures where all together would take more than `budget` characters."""
-    kept = []
+    shown = []
     for entry in cards:
         size = len(entry.thumbnail or "") + len(entry.signal or "") + sum(map(len, entry.csm.values()))
         budget -= size
         if budget < 0:
             entry = Card(**{**vars(entry), "thumbnail": None, "signal": None, "csm": {}, "csm_classes": []})
-        kept.append(entry)
-    return kept
+        shown.append(entry)
+    return shown
 
 
 def _class_name(metadata: Metadata, label: int) -> str:

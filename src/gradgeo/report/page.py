@@ -31,8 +31,8 @@ TERMS = {
     "P-value": "the share of calibration inputs, which were trustworthy, that look at least as odd. Of trustworthy "
     "inputs at most a share of alpha has a p-value of alpha or less.",
     "Outlier score": "how far an input is from trusted ones, over all evidence; larger is less trustworthy.",
-    "Evidence that spoke": "kinds of evidence whose own p-value is at most alpha. An input may be flagged for being a "
-    "little odd in several ways while none speaks alone.",
+    "Significant evidence": "kinds of evidence whose own p-value is at most alpha. An input may be flagged for being a "
+    "little odd in several ways while none is significant alone.",
     "CSM": "the cosine similarity matrix: how alike the gradients of the classes’ losses are. Blue is −1, opposite; "
     "red is 1, the same. The frame marks the predicted class.",
     "Likely cause": "what a flagged input most looks like: an attack, other data than the classifier knows, or an "
@@ -70,11 +70,11 @@ def classes(summary: Summary) -> list[Share]:
     counts = np.array(list(summary.by_class.values()), np.float64).reshape(-1, 2)
     lows, highs = wilson(counts[:, 1], counts[:, 0])
     named = zip(summary.by_class.items(), lows.tolist(), highs.tolist(), strict=True)
-    found = [
+    shares = [
         Share(one_line(summary.metadata.class_name(label))[:CLASS_NAME], judged, flagged, low, high)
         for (label, (judged, flagged)), low, high in named
     ]
-    return sorted(found, key=lambda entry: (-entry.low, -entry.judged, entry.name))
+    return sorted(shares, key=lambda entry: (-entry.low, -entry.judged, entry.name))
 
 
 def wilson(part: Array, whole: Array) -> tuple[Array, Array]:
@@ -97,30 +97,32 @@ def render(
         failures: the first rows without a verdict.
         unfinished: whether the file will have more rows.
     """
-    metadata, found = summary.metadata, windows(summary)
+    metadata = summary.metadata
     ranked = classes(summary)
     script = _compact((TEMPLATES / "report.js").read_text(encoding="utf-8").strip())
-    told = {
+    values = {
         "title": f"gradgeo report: {one_line(metadata.data or name)}",
         "heading": one_line(metadata.data or name),
         "summary": summary,
         "metadata": metadata,
         "say": sentences,
         "unfinished": unfinished,
-        "windows": found,
+        "windows": windows(summary),
         "classes": ranked,
         "reach": max((entry.high for entry in ranked), default=1.0) or 1.0,
         "causes": [(cause and one_line(cause)[:NAME], count) for cause, count in summary.causes.most_common()],
-        "evidence": sorted(metadata.evidence, key=lambda kind: -summary.spoke[kind]) if summary.spoke else [],
+        "evidence": sorted(metadata.evidence, key=lambda kind: -summary.significant[kind])
+        if summary.significant
+        else [],
         "errors": [(one_line(reason)[:NAME], count) for reason, count in summary.errors.most_common()],
         "cards": cards,
         "failures": failures,
         "calibration": _calibration(summary),
-        "made": _made(name, metadata, summary),
+        "provenance": _provenance(name, metadata, summary),
         "script": require("markupsafe", "report").Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    text = _templates(require("jinja2", "report")).get_template("report.html.j2").render(told)
+    text = _templates(require("jinja2", "report")).get_template("report.html.j2").render(values)
     return _compact(text)
 
 
@@ -134,9 +136,9 @@ def _calibration(summary: Summary) -> list[float]:
     return [] if quantiles is None else calibration_shares(summary.score_edges, quantiles).tolist()
 
 
-def _made(name: str, metadata: Metadata, summary: Summary) -> list[tuple[str, str]]:
-    """What the file states of its making."""
-    told = {
+def _provenance(name: str, metadata: Metadata, summary: Summary) -> list[tuple[str, str]]:
+    """What the file states of the run that wrote it."""
+    stated = {
         "scores": name,
         "data": metadata.data,
         "model": metadata.model,
@@ -148,7 +150,7 @@ def _made(name: str, metadata: Metadata, summary: Summary) -> list[tuple[str, st
         "scored by gradgeo": metadata.gradgeo,
         "rows": f"{summary.rows:,}",
     }
-    return [(key, one_line(value)) for key, value in told.items() if value]
+    return [(key, one_line(value)) for key, value in stated.items() if value]
 
 
 def small(value: float) -> str:
@@ -157,7 +159,7 @@ def small(value: float) -> str:
 
 
 def unbroken(text: str) -> str:
-    """A sentence whose % signs stay beside their numbers."""
+    """A sentence whose % signs stay with their numbers."""
     return text.replace(" %", "\u00a0%")
 
 

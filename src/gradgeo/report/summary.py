@@ -15,16 +15,16 @@ from gradgeo.scoring.reader import Batch, Scores
 SCORE_BINS, P_BINS = 48, 20
 WINDOWS, LEAST_IN_WINDOW = 40, 100
 SAMPLE = 200_000
-"""Rows whose scores and times decide where the bins and windows lie."""
+"""BoolArray whose scores and times decide where the bins and windows lie."""
 
 FAR = 1e300
-"""Beyond it no score or time is told from another, so that differences stay finite."""
+"""Beyond it scores and times are not distinguished, so that differences stay finite."""
 
 DISTINCT = 1000
-"""Different causes, or errors, that are told apart; the others are counted together."""
+"""Different causes, or errors, that are counted apart; the others are counted together."""
 
 OUTLYING, DRAWN = 120, 120
-"""Flagged inputs kept for a closer look: those with the largest scores, and others drawn at random."""
+"""Flagged inputs to look at: those with the largest scores, and others drawn at random."""
 
 FIRST_ERRORS = 50
 NO_REASON = "no verdict, and no reason given"
@@ -35,12 +35,23 @@ OTHERS = "other"
 class Windows:
     """Judged inputs in order, cut into windows of about the same number."""
 
-    by: str  # "index", "time" or "date" (microseconds since 1970), see `Scores.ordered_by`
-    borders: Array  # (W + 1,)
-    judged: IntArray  # (W,)
-    flagged: IntArray  # (W,)
-    steps: IntArray  # (W, BINS) p-values of the trusted ones
-    outside: int = 0  # judged inputs without a time
+    by: str
+    """"index", "time" or "date" (microseconds since 1970), see `Scores.ordered_by`."""
+
+    borders: Array
+    """(W + 1,) ascending."""
+
+    judged: IntArray
+    """(W,)"""
+
+    flagged: IntArray
+    """(W,)"""
+
+    steps: IntArray
+    """(W, BINS) p-values of the trusted ones."""
+
+    outside: int = 0
+    """Judged inputs without a time."""
 
     def add(self, at: Array, p: Array, trusted: BoolArray) -> None:
         """Count some judged inputs."""
@@ -56,42 +67,58 @@ class Windows:
 
 @dataclass
 class Summary:
-    """The counts of one file.
-
-    Attributes:
-        rows, judged, trusted: all rows; those with a verdict; of these the trusted. The other judged ones are flagged.
-        labelled, correct, trusted_labelled, trusted_correct: judged rows whose true label is known, and those right.
-        causes: flagged rows by cause; None where none is named.
-        spoke, loudest: flagged rows for which an evidence's p-value is at most alpha, or the smallest of all.
-        silent: flagged rows with evidence of which none is at most alpha.
-        score_edges, scores: histogram of the judged rows' outlier scores; the first and last bin are open.
-        p_values: judged rows by p-value, `P_BINS` bins from 0 to 1.
-        by_class: judged and flagged rows of each predicted class.
-        errors: rows without a verdict by reason; first_errors: the positions of the first ones.
-        outlying, drawn: positions of flagged rows to look at.
-    """
+    """The counts of one file."""
 
     metadata: Metadata
     windows: Windows
     score_edges: Array
+    """Edges of the bins of `scores`; the first and the last bin are open."""
+
     rows: int = 0
     judged: int = 0
+    """BoolArray with a verdict."""
+
     trusted: int = 0
+    """Judged rows that are trusted; the others are flagged."""
+
     labelled: int = 0
+    """Judged rows whose true label is known."""
+
     correct: int = 0
     trusted_labelled: int = 0
     trusted_correct: int = 0
     causes: Counter[str | None] = field(default_factory=Counter)
-    spoke: Counter[str] = field(default_factory=Counter)
-    loudest: Counter[str] = field(default_factory=Counter)
-    silent: int = 0
+    """Flagged rows by cause; None where none is named."""
+
+    significant: Counter[str] = field(default_factory=Counter)
+    """Flagged rows by the kinds of evidence whose p-value is at most alpha."""
+
+    most_surprising: Counter[str] = field(default_factory=Counter)
+    """Flagged rows by the kind of evidence with the smallest p-value."""
+
+    none_significant: int = 0
+    """Flagged rows with evidence of which none is significant alone."""
+
     scores: IntArray = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
+    """(`SCORE_BINS`,) judged rows by outlier score."""
+
     p_values: IntArray = field(default_factory=lambda: np.zeros(P_BINS, np.int64))
+    """(`P_BINS`,) judged rows by p-value, in equal bins from 0 to 1."""
+
     by_class: dict[int, list[int]] = field(default_factory=dict)
+    """The number of judged and of flagged rows of each predicted class."""
+
     errors: Counter[str] = field(default_factory=Counter)
+    """BoolArray without a verdict by reason."""
+
     first_errors: list[int] = field(default_factory=list)
+    """Positions of the first rows without a verdict."""
+
     outlying: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Positions of the flagged rows with the largest scores, to look at."""
+
     drawn: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Positions of other flagged rows, drawn at random, to look at."""
 
     @property
     def flagged(self) -> int:
@@ -100,7 +127,7 @@ class Summary:
 
     @property
     def unjudged(self) -> int:
-        """Rows without a verdict."""
+        """BoolArray without a verdict."""
         return self.rows - self.judged
 
 
@@ -142,9 +169,9 @@ def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, A
     summary.p_values += np.bincount(np.clip(tenths, 0, P_BINS - 1), minlength=P_BINS)
 
     label = batch.numbers("label", -1)
-    found, which = np.unique(label[judged], return_inverse=True)
-    alarms = np.bincount(which[flagged[judged]], minlength=len(found)).tolist()
-    for name, count, alarm in zip(found.tolist(), np.bincount(which).tolist(), alarms, strict=True):
+    labels, which = np.unique(label[judged], return_inverse=True)
+    alarms = np.bincount(which[flagged[judged]], minlength=len(labels)).tolist()
+    for name, count, alarm in zip(labels.tolist(), np.bincount(which).tolist(), alarms, strict=True):
         entry = summary.by_class.setdefault(name, [0, 0])
         entry[0] += count
         entry[1] += alarm
@@ -179,12 +206,12 @@ def _count_reasons(summary: Summary, batch: Batch, scores: Scores, flagged: Bool
         return
     p = batch.table("evidence", len(metadata.evidence), flagged)
     p = p[np.isfinite(p).all(1)]
-    loud = p <= metadata.alpha + 1e-7  # they are float32
-    summary.silent += int((~loud.any(1)).sum())
+    significant = p <= metadata.alpha + 1e-7  # (F, E); they are float32
+    summary.none_significant += int((~significant.any(1)).sum())
     least = np.bincount(p.argmin(1), minlength=p.shape[1]) if len(p) else np.zeros(p.shape[1])
-    for name, spoke, most in zip(metadata.evidence, loud.sum(0).tolist(), least.tolist(), strict=True):
-        summary.spoke[name] += spoke
-        summary.loudest[name] += int(most)
+    for name, count, first in zip(metadata.evidence, significant.sum(0).tolist(), least.tolist(), strict=True):
+        summary.significant[name] += count
+        summary.most_surprising[name] += int(first)
 
 
 def _add(counter: Counter[Any], counts: list[tuple[Any, int]]) -> None:
@@ -207,10 +234,10 @@ def _sampled(scores: Scores) -> tuple[Array, Array]:
     at: list[Array] = [np.empty(0)]
     start = 0
     for batch in scores.batches(["outlier_score", name]):
-        kept = slice(-start % stride, None, stride)
-        seen.append(batch.numbers("outlier_score", np.nan)[kept])
+        sampled = slice(-start % stride, None, stride)
+        seen.append(batch.numbers("outlier_score", np.nan)[sampled])
         times = batch.numbers("index", -1) if name == "index" else _times(batch, scores.ordered_by)
-        at.append(times[kept].astype(np.float64))
+        at.append(times[sampled].astype(np.float64))
         start += len(batch)
     return tuple(part[np.isfinite(part)].clip(-FAR, FAR) for part in (np.concatenate(seen), np.concatenate(at)))  # type: ignore[return-value]
 

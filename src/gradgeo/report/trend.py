@@ -20,11 +20,18 @@ class Window:
     end: str
     judged: int
     flagged: int
-    low: float | None  # the share flagged lies between these if all inputs are trusted
+    low: float | None
+    """The share flagged lies between this and `high` if all inputs are trusted."""
+
     high: float | None
-    quartiles: tuple[float, float, float] | None  # of the trusted inputs' p-values
-    distance: float | None  # see `drift.Shift`
-    p: float | None  # that they are uniform, corrected for the number of windows
+    quartiles: tuple[float, float, float] | None
+    """Of the trusted inputs' p-values."""
+
+    distance: float | None
+    """See `drift.Shift`."""
+
+    p: float | None
+    """That the p-values are uniform, corrected for the number of windows."""
 
     @property
     def share(self) -> float:
@@ -44,33 +51,33 @@ class Window:
 
 def windows(summary: Summary) -> list[Window]:
     """Those with judged inputs, in order."""
-    found, metadata = summary.windows, summary.metadata
-    kept = np.flatnonzero(found.judged)
+    counts, metadata = summary.windows, summary.metadata
+    filled = np.flatnonzero(counts.judged)
     tested = metadata.alpha is not None and metadata.calibration_size is not None
     alpha, size = metadata.alpha or 0.0, metadata.calibration_size or 0
-    shifts = [shift(found.steps[i], alpha, size) if tested else None for i in kept]
+    shifts = [shift(counts.steps[i], alpha, size) if tested else None for i in filled]
     corrected = iter(holm([s.p for s in shifts if s is not None]))
-    made = []
-    for i, moved in zip(kept.tolist(), shifts, strict=True):
-        judged = int(found.judged[i])
-        low, high = expected_share(judged, alpha, size, LEVEL / len(kept)) if tested else (None, None)
-        made.append(
+    tested_windows = []
+    for i, moved in zip(filled.tolist(), shifts, strict=True):
+        judged = int(counts.judged[i])
+        low, high = expected_share(judged, alpha, size, LEVEL / len(filled)) if tested else (None, None)
+        tested_windows.append(
             Window(
-                start=moment(found.borders[i], found.by),
-                end=moment(found.borders[i + 1], found.by),
+                start=time_text(counts.borders[i], counts.by),
+                end=time_text(counts.borders[i + 1], counts.by),
                 judged=judged,
-                flagged=int(found.flagged[i]),
+                flagged=int(counts.flagged[i]),
                 low=low,
                 high=high,
-                quartiles=_quartiles(found.steps[i]),
+                quartiles=_quartiles(counts.steps[i]),
                 distance=moved.distance if moved else None,
                 p=next(corrected) if moved else None,
             )
         )
-    return made
+    return tested_windows
 
 
-def moment(at: float, by: str) -> str:
+def time_text(at: float, by: str) -> str:
     """A time as text: an index, a number as it is, or a date in UTC to the minute."""
     if by == "date":
         return str(np.datetime64(int(np.clip(at, -9e18, 9e18)), "us").astype("datetime64[m]")).replace("T", " ")

@@ -151,8 +151,8 @@ def _count_csv(path: Path, schema: VerdictSchema) -> Summary:
 
 
 def _p_values_csv(path: Path) -> Array:
-    found = [float(value or "nan") for columns in _read_csv(path) for value in columns["p_value"]]
-    return np.array(found, np.float64)
+    values = [float(value or "nan") for columns in _read_csv(path) for value in columns["p_value"]]
+    return np.array(values, np.float64)
 
 
 def _join_csv(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> None:

@@ -14,7 +14,7 @@ from gradgeo.errors import MissingDependencyError, require
 
 SIDE = 96  # pixels of the longer side of a thumbnail
 POINTS = 256  # of a signal
-CLASSES = 10  # whose similarities are kept
+CLASSES = 10  # whose similarities are shown
 
 
 def picture(x: Tensor, preprocess: Preprocess) -> dict[str, Any]:
@@ -44,10 +44,10 @@ def thumbnail(image: Tensor) -> bytes | None:
     if low < -0.01 or high > 1.01:
         image = (image - low) / max(high - low, 1e-12)
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    made = pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
-    made.thumbnail((SIDE, SIDE))
+    preview = pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    preview.thumbnail((SIDE, SIDE))
     stream = BytesIO()
-    made.save(stream, "PNG")
+    preview.save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -55,12 +55,12 @@ def signal(values: Tensor) -> list[float]:
     """At most `POINTS` of the values: all, or the least and the largest of equal stretches, so that no peak is lost."""
     if len(values) <= POINTS:
         return values.tolist()
-    kept: list[int] = []
+    extremes: list[int] = []
     edges = torch.linspace(0, len(values), POINTS // 2 + 1).long().tolist()
     for first, last in pairwise(edges):
         part = values[first:last]
-        kept += sorted((first + int(part.argmin()), first + int(part.argmax())))
-    return values[kept].tolist()
+        extremes += sorted((first + int(part.argmin()), first + int(part.argmax())))
+    return values[extremes].tolist()
 
 
 def similarities(explanation: Explanation, logits: Tensor) -> dict[str, Any]:

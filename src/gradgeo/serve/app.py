@@ -31,7 +31,7 @@ from gradgeo.serve.schemas import (
 from gradgeo.serve.service import EXTENSIONS, Service
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-LARGE = 1 << 16  # bytes of a body that are parsed aside, so that small requests need not wait
+LARGE = 1 << 16  # bytes of a body that is parsed in another thread, so that small requests need not wait
 
 GONE = "the client has gone"
 
@@ -39,11 +39,11 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(service: Callable[[], Service], lifespan: Lifespan | None = None) -> FastAPI:
-    """The application. `service` is asked at each request: there is none before the lifespan has begun."""
+    """The application. `service` is called at each request, because there is none before the lifespan has begun."""
     app = FastAPI(
         title="gradgeo", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False
     )
-    app.add_exception_handler(ProtocolError, _refused)
+    app.add_exception_handler(ProtocolError, _protocol_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
@@ -73,7 +73,7 @@ def _health(app: FastAPI, service: Callable[[], Service]) -> None:
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """For Prometheus."""
-        return Response(service().measured(), media_type=CONTENT_TYPE_LATEST)
+        return Response(service().metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _models(app: FastAPI, service: Callable[[], Service]) -> None:
@@ -89,14 +89,14 @@ def _models(app: FastAPI, service: Callable[[], Service]) -> None:
     _model(app, "/v2/models/{name}/versions/{version}", pinned)
 
 
-def _model(app: FastAPI, path: str, found: Callable[..., Coroutine[Any, Any, Service]]) -> None:
+def _model(app: FastAPI, path: str, lookup: Callable[..., Coroutine[Any, Any, Service]]) -> None:
     missing: dict[int | str, dict[str, Any]] = {404: {"model": Error}}
-    here = Annotated[Service, Depends(found)]
+    here = Annotated[Service, Depends(lookup)]
 
     @app.get(path, response_model=ModelMetadata, responses=missing)
     async def model(service: here) -> Any:
         """What the model takes and gives, and which detector it is."""
-        return service.described()
+        return service.model_metadata()
 
     @app.get(f"{path}/ready", response_model=ModelReady, responses={**missing, 503: {"model": ModelReady}})
     async def model_ready(service: here) -> Any:
@@ -149,23 +149,23 @@ INFER: dict[str, Any] = {
 
 
 async def _infer(service: Service, request: Request) -> Response:
-    asked = await _asked(service, request)
-    columns = await _unless_gone(request, service.answer(asked))
-    request.state.rows, request.state.untrusted = len(asked.x), _untrusted(columns)
-    text, length = protocol.write(asked, columns, name=service.name, version=service.version)
+    inference = await _read(service, request)
+    columns = await _unless_gone(request, service.answer(inference))
+    request.state.rows, request.state.untrusted = len(inference.x), _untrusted(columns)
+    text, length = protocol.write(inference, columns, name=service.name, version=service.version)
     if length is None:
         return Response(text, media_type="application/json")
     return Response(text, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
 
 
-async def _asked(service: Service, request: Request) -> protocol.Asked:
-    """What a request asks, within the limits on all bodies together, on its own, and on time."""
+async def _read(service: Service, request: Request) -> protocol.InferenceRequest:
+    """The inference request, within the limits on its body, on all bodies together, and on time."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ProtocolError(415, "expected a body that is not compressed")
     held = _length(request, service.longest_body)
     service.hold(held)
     try:
-        body = await _body(request, service.longest_body, service.limits.patience)
+        body = await _body(request, service.longest_body, service.limits.client_timeout)
         read = partial(
             protocol.read,
             body,
@@ -184,19 +184,19 @@ def _untrusted(columns: protocol.Columns) -> int | None:
 
 
 def _length(request: Request, longest: int) -> int:
-    """The length that the body says it has, or the longest it may have."""
-    said = request.headers.get("content-length", "")
-    length = int(said) if said.isascii() and said.isdigit() and len(said) < 16 else longest
+    """The declared length of the body, or the longest it may have."""
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 16 else longest
     if length > longest:
         raise ProtocolError(413, f"expected a body of at most {longest} bytes")
     return length
 
 
-async def _body(request: Request, longest: int, patience: float) -> bytes:
+async def _body(request: Request, longest: int, timeout: float) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > longest:
@@ -205,12 +205,12 @@ async def _body(request: Request, longest: int, patience: float) -> bytes:
     except ClientDisconnect:
         raise ProtocolError(499, GONE) from None
     except TimeoutError:
-        raise ProtocolError(408, f"expected the whole body within {patience:g} s", {"Connection": "close"}) from None
+        raise ProtocolError(408, f"expected the whole body within {timeout:g} s", {"Connection": "close"}) from None
     return b"".join(parts)
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """The answer, or an end of the work on it when the client has gone."""
+    """The answer; the work on it is cancelled when the client disconnects."""
     working, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -232,7 +232,7 @@ def _error(status: int, message: str, headers: Any = None) -> JSONResponse:
     return JSONResponse({"error": message}, status, headers)
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
+async def _protocol_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProtocolError)
     return _error(error.status, error.message, error.headers)
 

@@ -1,4 +1,4 @@
-"""Requests that come close together are judged in one batch; what fails in company is tried again alone."""
+"""Requests that come close together share a batch; when a batch fails, each of its requests is tried again alone."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
 from gradgeo.serve.protocol import Column, ProtocolError, part
-from gradgeo.serve.workers import JudgingError, WorkerLostError
+from gradgeo.serve.workers import InferenceError, WorkerLostError
 
 GOING_DOWN = ProtocolError(503, "the server is going down")
 
@@ -31,33 +31,38 @@ class _Waiting:
 
 
 class Batcher:
-    """A queue of requests before `lanes` workers.
+    """A queue of requests in front of the workers.
 
     Args:
-        run: judges a batch (N, *input); the flag asks for explanations.
+        run: the verdicts of a batch (N, *input); the flag asks for explanations.
         limits: of rows in a batch and in the queue, and of time.
-        lanes: batches that may be judged at the same time.
-        judged: told the columns of every batch that was judged.
+        workers: batches that may run at the same time.
+        on_batch: called with the columns of every batch that succeeded.
     """
 
     def __init__(
-        self, run: Run, limits: Limits, *, lanes: int = 1, judged: Callable[[dict[str, Column]], None] = lambda _: None
+        self,
+        run: Run,
+        limits: Limits,
+        *,
+        workers: int = 1,
+        on_batch: Callable[[dict[str, Column]], None] = lambda columns: None,
     ) -> None:
-        self._run, self._limits, self._judged = run, limits, judged
-        self._lanes = lanes
+        self._run, self._limits, self._on_batch = run, limits, on_batch
+        self._workers = workers
         self._waiting: deque[_Waiting] = deque()
         self._changed = asyncio.Condition()
         self._gathering = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self.rows = 0
-        """Inputs that wait."""
+        """Inputs in the queue."""
 
     def start(self) -> None:
-        """Begin to take batches out of the queue."""
-        self._tasks = [asyncio.create_task(self._lane()) for _ in range(self._lanes)]
+        """Start to take batches out of the queue."""
+        self._tasks = [asyncio.create_task(self._serve()) for _ in range(self._workers)]
 
     async def close(self) -> None:
-        """Stop; what still waits is refused."""
+        """Stop; requests in the queue are refused."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -88,14 +93,14 @@ class Batcher:
                 self._waiting.remove(waiting)
                 self.rows -= len(x)
 
-    async def _lane(self) -> None:
+    async def _serve(self) -> None:
         while True:
-            async with self._gathering:  # one lane gathers at a time, so that batches fill up
+            async with self._gathering:  # one at a time, so that batches fill up
                 batch = await self._gather()
-            await self._judge(batch)
+            await self._answer(batch)
 
     async def _gather(self) -> list[_Waiting]:
-        """The first in the queue and those behind it that fit, once there are enough or the first has waited enough."""
+        """The first request and those after it that fit, once the batch is full or the first has waited for `delay`."""
         loop = asyncio.get_running_loop()
         async with self._changed:
             while True:
@@ -126,50 +131,50 @@ class Batcher:
             batch.append(waiting)
         return batch
 
-    async def _judge(self, batch: list[_Waiting]) -> None:
+    async def _answer(self, batch: list[_Waiting]) -> None:
         batch = [waiting for waiting in batch if not waiting.answer.done()]
         if not batch:
             return
         try:
             x = np.concatenate([waiting.x for waiting in batch])
             columns = await self._run(x, batch[0].explain)
-        except (WorkerLostError, JudgingError) as error:
+        except (WorkerLostError, InferenceError) as error:
             if len(batch) > 1:
                 for waiting in batch:
-                    await self._alone(waiting)
+                    await self._retry(waiting)
             elif isinstance(error, WorkerLostError):
-                await self._alone(batch[0])
+                await self._retry(batch[0])
             else:
                 _fail(batch[0], _refusal(error))
         except asyncio.CancelledError:
             for waiting in batch:
                 _fail(waiting, GOING_DOWN)
             raise
-        except Exception as error:  # a fault of ours must not end the lane
+        except Exception as error:  # a fault of ours must not end the loop
             event("batch failed", logging.ERROR, exc_info=error)
             for waiting in batch:
                 _fail(waiting, ProtocolError(500, "the batch could not be judged"))
         else:
-            self._judged(columns)
+            self._on_batch(columns)
             start = 0
             for waiting in batch:
                 rows = slice(start, start := start + len(waiting.x))
                 if not waiting.answer.done():
                     waiting.answer.set_result(part(columns, rows))
 
-    async def _alone(self, waiting: _Waiting) -> None:
-        """Once more, so that neither a dead worker nor another request's inputs are this one's fault."""
+    async def _retry(self, waiting: _Waiting) -> None:
+        """Run one request alone: a dead worker or the inputs of another request may have failed the batch."""
         if waiting.answer.done():
             return
         try:
             columns = await self._run(waiting.x, waiting.explain)
-        except (WorkerLostError, JudgingError) as error:
+        except (WorkerLostError, InferenceError) as error:
             _fail(waiting, _refusal(error))
         except asyncio.CancelledError:
             _fail(waiting, GOING_DOWN)
             raise
         else:
-            self._judged(columns)
+            self._on_batch(columns)
             if not waiting.answer.done():
                 waiting.answer.set_result(columns)
 

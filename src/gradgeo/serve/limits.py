@@ -10,36 +10,41 @@ MEBI = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, all of them, and time may take; each is refused with a status of its own when exceeded.
-
-    Attributes:
-        rows: inputs in one request (413).
-        body: bytes of a request's body (413); None: what `rows` inputs take in binary float64, and 1 MiB.
-        bodies: bytes of all bodies being read or parsed at once (429); None: four of `body`, at least 256 MiB.
-        queue: inputs that wait to be judged (429).
-        batch: inputs judged together; requests that come close together share a batch.
-        delay: seconds that a request waits for others to share a batch with while a worker is idle.
-        timeout: seconds from the end of a request's body to its answer (504).
-        patience: seconds that a client may take for its headers (closed), its body (408), or to read the answer.
-        connections: open at once (503).
-    """
+    """Limits on size and time; a request that exceeds one is refused with the status in brackets."""
 
     rows: int = 64
+    """Inputs in one request (413)."""
+
     body: int | None = None
+    """Bytes of a request's body (413); None for what `rows` inputs take in binary float64, and 1 MiB."""
+
     bodies: int | None = None
+    """Bytes of all bodies being read or parsed at once (429); None for four times `body`, at least 256 MiB."""
+
     queue: int = 1024
+    """Inputs that wait for a worker (429)."""
+
     batch: int = 64
+    """Inputs in one batch; requests that come close together share a batch."""
+
     delay: float = 0.005
+    """Seconds that a request waits for others to share a batch with while a worker is idle."""
+
     timeout: float = 30.0
-    patience: float = 10.0
+    """Seconds from the end of a request's body to its answer (504)."""
+
+    client_timeout: float = 10.0
+    """Seconds that a client may take for its headers (closed), its body (408), or to read the answer (closed)."""
+
     connections: int = 512
+    """Open at once (503)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is None and field.name in ("body", "bodies"):
                 continue
-            whole = field.name not in ("delay", "timeout", "patience")
+            whole = field.name not in ("delay", "timeout", "client_timeout")
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 raise expected(field.name, "a whole number" if whole else "a number of seconds", value)
             if not math.isfinite(value) or value < 0 or (value == 0 and field.name != "delay"):

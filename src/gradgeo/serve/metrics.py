@@ -1,4 +1,4 @@
-"""What Prometheus reads: requests, latencies, verdicts, p-values, and whether the watch has raised."""
+"""What Prometheus reads: requests, latencies, verdicts, p-values, and whether the watch has alarmed."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ class Metrics:
     """The metrics of one server, in a registry of their own.
 
     Args:
-        watches: by what each compares the stream with; they are given every p-value, in the order of judging.
+        watches: by what each compares the stream with; they are given every p-value, in the order of the batches.
     """
 
     def __init__(self, watches: Mapping[str, Watch]) -> None:
@@ -30,12 +30,12 @@ class Metrics:
         self._seconds = Histogram(
             "gradgeo_request_seconds", "From headers to answer, of inference.", buckets=SECONDS, registry=registry
         )
-        self._batches = Histogram("gradgeo_batch_rows", "Inputs judged together.", buckets=ROWS, registry=registry)
+        self._batches = Histogram("gradgeo_batch_rows", "Inputs in a batch.", buckets=ROWS, registry=registry)
         self._inputs = Counter("gradgeo_inputs", "Inputs by verdict.", ["verdict"], registry=registry)
         self._p_values = Histogram("gradgeo_p_value", "p-values of inputs.", buckets=P_VALUES, registry=registry)
-        self.queue = Gauge("gradgeo_queue_rows", "Inputs that wait.", registry=registry)
-        self.workers = Gauge("gradgeo_workers", "Workers that can judge.", registry=registry)
-        self.restarts = Gauge("gradgeo_worker_restarts", "Times that workers were started anew.", registry=registry)
+        self.queue = Gauge("gradgeo_queue_rows", "Inputs in the queue.", registry=registry)
+        self.workers = Gauge("gradgeo_workers", "Workers that are ready.", registry=registry)
+        self.restarts = Gauge("gradgeo_worker_restarts", "Restarts of workers.", registry=registry)
         against = ["against"]
         self._evidence = Gauge(
             "gradgeo_watch_log10", "log10 of the martingale; it alarms at -log10(rate).", against, registry=registry
@@ -54,8 +54,8 @@ class Metrics:
         if route == "infer":
             self._seconds.observe(seconds)
 
-    def judged(self, columns: Columns) -> None:
-        """Count a batch that was judged."""
+    def batch(self, columns: Columns) -> None:
+        """Count a batch of verdicts."""
         p, trusted = np.asarray(columns["p_value"]), np.asarray(columns["trusted"])
         known = ~np.isnan(p)
         self._batches.observe(len(p))

@@ -1,4 +1,4 @@
-"""What every request passes before the routes: its log line, its token, and an end of every exception."""
+"""What every request passes before the routes: its token, its log line, and the last handler of exceptions."""
 
 import asyncio
 import hmac
@@ -16,7 +16,7 @@ from gradgeo.serve.logs import event
 from gradgeo.serve.service import Service
 
 OPEN = ("/v2/health/live", "/v2/health/ready")
-"""Asked by orchestrators, which hold no token."""
+"""Paths for orchestrators, which hold no token."""
 
 EXCESS = "excess"
 """Key of a request's state: whether its connection is one too many."""
@@ -24,7 +24,7 @@ EXCESS = "excess"
 TOO_MANY = "too many connections. Try again later."
 
 QUIET = (*OPEN, "/metrics")
-"""Asked every few seconds, and logged only where they fail."""
+"""Paths that are requested every few seconds, and logged only where they fail."""
 
 
 class RequestMiddleware:
@@ -32,8 +32,8 @@ class RequestMiddleware:
 
     Args:
         app: the routes.
-        service: whom to tell of what was answered.
-        token: that clients must bear, or None.
+        service: counts the answers.
+        token: that clients must send, or None.
     """
 
     def __init__(self, app: ASGIApp, service: Callable[[], Service], *, token: str | None) -> None:
@@ -46,7 +46,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        answer = _Answer(send, self._service().limits.patience)
+        answer = _Answer(send, self._service().limits.client_timeout)
         state = scope.setdefault("state", {})
         state["rows"] = state["untrusted"] = None
         refusal = self._refusal(scope)
@@ -62,19 +62,19 @@ class RequestMiddleware:
             elif not answer.complete:
                 raise ConnectionResetError from None  # half an answer must not look whole
         finally:
-            self._note(scope, answer, time.perf_counter() - began)
+            self._log(scope, answer, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if scope["state"].get(EXCESS):
             return 503, TOO_MANY
         if self._token is not None and scope["path"] not in OPEN:
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            kind, _, token = given.partition(b" ")
+            header = dict(scope["headers"]).get(b"authorization", b"")
+            kind, _, token = header.partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
                 return 401, "expected the header Authorization: Bearer with the token of this server"
         return None
 
-    def _note(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
+    def _log(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
         path, status = scope["path"], answer.status or 499
         route = "infer" if path.endswith("/infer") else "health" if "/ready" in path or "/live" in path else "other"
         self._service().metrics.request(route, status, seconds)
@@ -98,8 +98,8 @@ class RequestMiddleware:
 class _Answer:
     """`send`, with a name for the request, a limit on how slowly a client may read, and what was sent so far."""
 
-    def __init__(self, send: Send, patience: float) -> None:
-        self._send, self._patience = send, patience
+    def __init__(self, send: Send, timeout: float) -> None:
+        self._send, self._timeout = send, timeout
         self.id = uuid.uuid4().hex
         self.status: int | None = None
         self.complete = False
@@ -108,7 +108,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
-        async with asyncio.timeout(self._patience):
+        async with asyncio.timeout(self._timeout):
             await self._send(message)
         self.complete = message["type"] == "http.response.body" and not message.get("more_body")
 

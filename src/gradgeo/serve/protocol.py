@@ -34,7 +34,7 @@ OUTPUTS = {
     "trusted": "BOOL",
     "cause": "BYTES",
 }
-"""Names and types of what can be asked for; `cause` only on request, for it costs explanations."""
+"""Names and types of the outputs; `cause` only on request, because it costs explanations."""
 
 DEFAULT = tuple(name for name in OUTPUTS if name != "cause")
 
@@ -44,7 +44,7 @@ Columns = Mapping[str, Column]
 
 
 class ProtocolError(Exception):
-    """A request that is answered with an error of its own making."""
+    """A request that is answered with an error status, and why."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -52,22 +52,25 @@ class ProtocolError(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An inference request, read."""
+class InferenceRequest:
+    """An inference request, read and checked."""
 
-    x: NDArray[Any]  # (rows, *input)
+    x: NDArray[Any]
+    """(rows, *input) in the type of the model."""
+
     id: str | None
-    outputs: tuple[tuple[str, bool], ...]  # name, whether in binary
+    outputs: tuple[tuple[str, bool], ...]
+    """The name of each output that is wanted, and whether in binary."""
 
     @property
     def explain(self) -> bool:
-        """Whether explanations have to be made."""
+        """Whether explanations are needed."""
         return any(name == "cause" for name, _ in self.outputs)
 
 
 def read(
     body: bytes, header_length: str | None, *, shape: tuple[int, ...], dtype: np.dtype[Any], most_rows: int
-) -> Asked:
+) -> InferenceRequest:
     """The request in `body`, for a model with inputs of `shape` and `dtype`.
 
     Raises: ProtocolError with 400, or 413 for more than `most_rows`; its message holds no value of an input.
@@ -77,12 +80,12 @@ def read(
         request = InferRequest.model_validate_json(text)
     except ValidationError as error:
         raise ProtocolError(400, _first_fault(error)) from None
-    given = request.inputs[0]
-    rows = _rows(given, shape, most_rows)
+    tensor = request.inputs[0]
+    rows = _rows(tensor, shape, most_rows)
     wanted = _wanted(request)
     with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite and cannot be judged
-        x = _values(given, binary, (rows, *shape)).astype(dtype, copy=False)
-    return Asked(x, request.id, wanted)
+        x = _values(tensor, binary, (rows, *shape)).astype(dtype, copy=False)
+    return InferenceRequest(x, request.id, wanted)
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
@@ -107,23 +110,23 @@ def _first_fault(error: ValidationError) -> str:
 _FIELDS = {*InferRequest.model_fields, *RequestInput.model_fields}
 
 
-def _rows(given: RequestInput, shape: tuple[int, ...], most_rows: int) -> int:
-    if given.name != INPUT:
+def _rows(tensor: RequestInput, shape: tuple[int, ...], most_rows: int) -> int:
+    if tensor.name != INPUT:
         raise ProtocolError(400, f"expected the name of the input to be {INPUT!r}")
     wanted = ", ".join(["rows", *map(str, shape)])
-    if len(given.shape) != len(shape) + 1 or tuple(given.shape[1:]) != shape or given.shape[0] < 1:
+    if len(tensor.shape) != len(shape) + 1 or tuple(tensor.shape[1:]) != shape or tensor.shape[0] < 1:
         raise ProtocolError(400, f"expected the shape of the input to be [{wanted}] with rows from 1 to {most_rows}")
-    if given.shape[0] > most_rows:
+    if tensor.shape[0] > most_rows:
         raise ProtocolError(413, f"expected at most {most_rows} rows in a request. Send several requests.")
-    return given.shape[0]
+    return tensor.shape[0]
 
 
-def _values(given: RequestInput, binary: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
-    dtype = np.dtype(DTYPES[given.datatype]).newbyteorder("<")
+def _values(tensor: RequestInput, binary: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+    dtype = np.dtype(DTYPES[tensor.datatype]).newbyteorder("<")
     entries = int(np.prod(shape))
-    size = (given.parameters or {}).get(BINARY)
+    size = (tensor.parameters or {}).get(BINARY)
     if size is not None:
-        if given.data is not None:
+        if tensor.data is not None:
             raise ProtocolError(400, f"expected data or {BINARY}, got both")
         if isinstance(size, bool) or size != entries * dtype.itemsize or size != len(binary):
             raise ProtocolError(
@@ -132,10 +135,10 @@ def _values(given: RequestInput, binary: bytes, shape: tuple[int, ...]) -> NDArr
         return np.frombuffer(binary, dtype).reshape(shape)
     if binary:
         raise ProtocolError(400, f"expected nothing behind the JSON without {BINARY}")
-    if given.data is None:
+    if tensor.data is None:
         raise ProtocolError(400, f"expected data or {BINARY} for the input. Shared memory is not supported.")
     try:
-        values = np.array(given.data, dtype=np.float64)
+        values = np.array(tensor.data, dtype=np.float64)
     except (ValueError, OverflowError):
         raise ProtocolError(400, "expected data to be numbers, flat or nested evenly") from None
     if values.shape not in (shape, (entries,)):
@@ -163,10 +166,10 @@ def _wanted(request: InferRequest) -> tuple[tuple[str, bool], ...]:
     return tuple(wanted)
 
 
-def write(asked: Asked, answer: Columns, *, name: str, version: str) -> tuple[bytes, int | None]:
+def write(request: InferenceRequest, answer: Columns, *, name: str, version: str) -> tuple[bytes, int | None]:
     """The body of the response, and the length of its JSON where tensors follow it."""
     outputs, tensors = [], []
-    for output, binary in asked.outputs:
+    for output, binary in request.outputs:
         column = answer[output]
         shape = [len(column)] if isinstance(column, list) else list(column.shape)
         entry: dict[str, Any] = {"name": output, "datatype": OUTPUTS[output], "shape": shape}
@@ -177,8 +180,8 @@ def write(asked: Asked, answer: Columns, *, name: str, version: str) -> tuple[by
             entry["data"] = column if isinstance(column, list) else column.ravel().tolist()
         outputs.append(entry)
     document = {"model_name": name, "model_version": version, "outputs": outputs}
-    if asked.id is not None:
-        document["id"] = asked.id
+    if request.id is not None:
+        document["id"] = request.id
     text = pydantic_core.to_json(document, inf_nan_mode="null")
     return b"".join([text, *tensors]), len(text) if tensors else None
 

@@ -7,7 +7,7 @@ from pydantic.types import FailFast
 from typing_extensions import TypeAliasType
 
 Numbers = TypeAliasType("Numbers", "Annotated[list[float | Numbers | None], FailFast()]")
-"""Flat or nested, row by row; null where a value is missing, which makes the input one that cannot be judged."""
+"""Flat or nested, row by row; null where a value is missing, and the input then has no verdict."""
 
 Parameter = str | int | float | bool | None
 
@@ -27,14 +27,14 @@ class RequestInput(_Strict):
 
 
 class RequestOutput(_Strict):
-    """An output that is wanted."""
+    """A requested output."""
 
     name: str
     parameters: dict[str, Parameter] | None = None
 
 
 class InferRequest(_Strict):
-    """Inputs to judge."""
+    """Inputs to infer verdicts for."""
 
     id: str | None = Field(None, max_length=256)
     parameters: dict[str, Parameter] | None = None
@@ -43,7 +43,7 @@ class InferRequest(_Strict):
 
 
 class ResponseOutput(BaseModel):
-    """One output tensor, flat, row by row; null stands for NaN, the score of an input that cannot be judged."""
+    """One output tensor, flat, row by row; null stands for NaN, the score of an input without a verdict."""
 
     name: str
     shape: list[int]

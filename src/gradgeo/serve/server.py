@@ -1,4 +1,4 @@
-"""The server process: uvicorn with deadlines for slow clients, and an end in good order."""
+"""The server process: uvicorn with deadlines for slow clients, and an orderly shutdown."""
 
 import asyncio
 import json
@@ -21,11 +21,11 @@ from gradgeo.serve.middleware import EXCESS, TOO_MANY, RequestMiddleware
 from gradgeo.serve.service import Service
 from gradgeo.serve.workers import Pool
 
-AT_ONCE = 1.0
-"""Seconds for the request of a connection in excess."""
+EXCESS_TIMEOUT = 1.0
+"""Seconds that a connection in excess has for its request."""
 
 
-class PatientProtocol(H11Protocol):
+class DeadlineProtocol(H11Protocol):
     """HTTP/1.1 with a deadline for the headers of a request, from the opening of the connection or their first byte.
 
     uvicorn's own deadline covers only a connection on which nothing comes after an answer, and its limit on
@@ -40,49 +40,49 @@ class PatientProtocol(H11Protocol):
         super().connection_made(transport)
         excess = len(self.connections) > self.most
         self.app_state = {**self.app_state, EXCESS: excess}  # becomes the state of each request
-        self._expect(min(AT_ONCE, self.timeout_keep_alive) if excess else self.timeout_keep_alive)
+        self._set_deadline(min(EXCESS_TIMEOUT, self.timeout_keep_alive) if excess else self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
-        if self._between and self._deadline is None:
-            self._expect(self.timeout_keep_alive)
+        if self._idle and self._deadline is None:
+            self._set_deadline(self.timeout_keep_alive)
         super().data_received(data)
-        if not self._between:
-            self._met()
+        if not self._idle:
+            self._cancel_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        self._met()
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is told so as everything else is."""
-        self._part("400 Bad Request", msg)
+        """Answer what is no HTTP in JSON, as everything else."""
+        self._refuse("400 Bad Request", msg)
 
-    def _part(self, status: str, text: str) -> None:
+    def _refuse(self, status: str, text: str) -> None:
         body = json.dumps({"error": text}).encode()
         head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
         self.transport.close()
 
     @property
-    def _between(self) -> bool:
+    def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _expect(self, seconds: float) -> None:
-        self._deadline = self.loop.call_later(seconds, self._late)
+    def _set_deadline(self, seconds: float) -> None:
+        self._deadline = self.loop.call_later(seconds, self._on_deadline)
 
-    def _met(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _late(self) -> None:
+    def _on_deadline(self) -> None:
         self._deadline = None
-        if not self._between or self.transport.is_closing():
+        if not self._idle or self.transport.is_closing():
             return
-        if self.app_state[EXCESS] and self.cycle is None:  # a client that is busy opening more finds out why
-            self._part("503 Service Unavailable", TOO_MANY)
+        if self.app_state[EXCESS] and self.cycle is None:  # also to a client that is busy opening more connections
+            self._refuse("503 Service Unavailable", TOO_MANY)
         else:
             self.transport.close()
 
@@ -91,14 +91,14 @@ class Server(uvicorn.Server):
     """A server for one model, from the loading of its workers to the last answer.
 
     Args:
-        pool: the workers that judge, started and ended by the server.
+        pool: the workers, started and ended by the server.
         name: of the model in paths.
-        host, port: where to listen; port 0 takes a free one, which `address` then tells.
+        host, port: where to listen; port 0 takes a free one, which `address` then names.
         limits: see `Limits`.
-        token: that clients must bear; health is open to all.
-        linger: seconds that the server, asked to end, goes on taking requests while it says it is not ready, for a
-            balancer to notice.
-        grace: seconds that requests under way then have to end.
+        token: that clients must send; health is open to all.
+        drain_delay: seconds that the server goes on taking requests after SIGTERM while it says that it is not ready,
+            for a load balancer to notice.
+        shutdown_timeout: seconds that running requests then have to end.
         watch_rate: chance of a false alarm, over all time, of each watch.
     """
 
@@ -111,18 +111,18 @@ class Server(uvicorn.Server):
         port: int = 8000,
         limits: Limits | None = None,
         token: str | None = None,
-        linger: float = 0.0,
-        grace: float = 30.0,
+        drain_delay: float = 0.0,
+        shutdown_timeout: float = 30.0,
         watch_rate: float = 1e-3,
     ) -> None:
-        self._pool, self._name, self._linger, self._watch_rate = pool, name, linger, watch_rate
+        self._pool, self._name, self._drain_delay, self._watch_rate = pool, name, drain_delay, watch_rate
         self._limits = limits or Limits()
         self._service: Service | None = None
         self.failure: GradgeoError | None = None
         routes = create_app(self.service, self._lifespan)
         app = RequestMiddleware(routes, self.service, token=token)
 
-        class Protocol(PatientProtocol):
+        class Protocol(DeadlineProtocol):
             most = self._limits.connections
 
         super().__init__(
@@ -138,8 +138,8 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=self._limits.patience,  # type: ignore[arg-type]  # seconds need not be whole
-                timeout_graceful_shutdown=grace,  # type: ignore[arg-type]
+                timeout_keep_alive=self._limits.client_timeout,  # type: ignore[arg-type]  # seconds need not be whole
+                timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]
             )
         )
 
@@ -180,16 +180,16 @@ class Server(uvicorn.Server):
             event("listening", host=host, port=port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Asked to end: not ready from now on, closed to new connections after `linger`. A second time ends at once."""
+        """Begin to end: not ready now, closed to new connections after `drain_delay`; a second signal ends at once."""
         first = self._service is not None and not self._service.draining
-        if not first or sig != signal.SIGTERM or not self._linger:
+        if not first or sig != signal.SIGTERM or not self._drain_delay:
             if self._service is not None:
                 self._service.draining = True
             super().handle_exit(sig, frame)
             return
         self._service.draining = True  # type: ignore[union-attr]
-        event("draining", seconds=self._linger)
-        asyncio.get_running_loop().call_later(self._linger, super().handle_exit, sig, frame)
+        event("draining", seconds=self._drain_delay)
+        asyncio.get_running_loop().call_later(self._drain_delay, super().handle_exit, sig, frame)
 
 
 def run(server: Server) -> None:
@@ -205,9 +205,9 @@ def run(server: Server) -> None:
     except (OSError, OverflowError) as error:
         listening.close()
         raise expected("host and port", "free to listen at", f"{config.host}:{config.port}", f"{error}.") from error
-    usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        for number in usual:
+        for number in handlers:
             signal.signal(number, lambda *_: None)  # uvicorn raises the signal once more when it is done
         server.run(sockets=[listening])
     except SystemExit:  # uvicorn's way to say that the lifespan did not begin
@@ -215,7 +215,7 @@ def run(server: Server) -> None:
             raise
     finally:
         listening.close()
-        for number, handler in usual.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     if server.failure is not None:
         raise server.failure

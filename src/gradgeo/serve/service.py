@@ -8,14 +8,14 @@ from gradgeo.serve.batching import Batcher
 from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.metrics import Metrics
-from gradgeo.serve.protocol import Asked, Column, Columns, ProtocolError, metadata
+from gradgeo.serve.protocol import Column, Columns, InferenceRequest, ProtocolError, metadata
 from gradgeo.serve.workers import Pool
 from gradgeo.watch import Watch
 
 EXTENSIONS = ["binary_tensor_data"]
 
 BASELINE = 500
-"""Inputs that the stream's own baseline begins with."""
+"""Inputs at the start of the stream that its own baseline is taken from."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Service:
 
     Args:
         pool: the workers, started.
-        facts: what they judge by.
+        facts: of the detector that they loaded.
         name: of the model in paths.
     """
 
@@ -47,7 +47,7 @@ class Service:
         )
         self.metrics = Metrics(watches)
         self.metrics.info.info({"name": self.name, "version": self.version, "gradgeo": __version__})
-        self.batcher = Batcher(self.pool, self.limits, lanes=self.pool.size, judged=self._judged)
+        self.batcher = Batcher(self.pool, self.limits, workers=self.pool.size, on_batch=self._count)
         entries = 1
         for side in self.facts.shape:
             entries *= side
@@ -56,21 +56,21 @@ class Service:
 
     @property
     def version(self) -> str:
-        """The beginning of the hash of the detector file: another detector is another version."""
-        return str(self.facts.parameters.get("detector_sha256", "1"))[:12]
+        """The beginning of `Detector.digest()`: another detector is another version."""
+        return self.facts.digest[:12]
 
     @property
     def ready(self) -> bool:
         """Whether requests are taken and can be answered."""
         return not self.draining and self.pool.alive > 0
 
-    def described(self) -> dict[str, Any]:
+    def model_metadata(self) -> dict[str, Any]:
         """The metadata of the model."""
         return {
             "name": self.name,
             "versions": [self.version],
             "platform": "pytorch_gradgeo",
-            "parameters": self.facts.parameters,
+            "parameters": {"detector_sha256": self.facts.digest, **self.facts.parameters},
             **metadata(self.facts.shape, self.facts.classes, self.facts.datatype),
         }
 
@@ -89,22 +89,22 @@ class Service:
         self._bodies_left -= size
 
     def release(self, size: int) -> None:
-        """Give back what `hold` took."""
+        """Return what `hold` took."""
         self._bodies_left += size
 
-    async def answer(self, asked: Asked) -> dict[str, Column]:
-        """The columns for a request. While a worker is started anew it waits; where that fails it is refused."""
+    async def answer(self, request: InferenceRequest) -> dict[str, Column]:
+        """The columns for a request. While a worker is started again it waits; where that fails it is refused."""
         if self.pool.failing:
             raise ProtocolError(503, "no worker can be started at the moment", {"Retry-After": "5"})
-        return await self.batcher.submit(asked.x, asked.explain)
+        return await self.batcher.submit(request.x, request.explain)
 
-    def measured(self) -> bytes:
-        """The metrics as text."""
+    def metrics_text(self) -> bytes:
+        """The metrics, as Prometheus reads them."""
         self.metrics.workers.set(self.pool.alive)
         self.metrics.restarts.set(self.pool.restarts)
         self.metrics.queue.set(self.batcher.rows)
         return self.metrics.text()
 
-    def _judged(self, columns: Columns) -> None:
+    def _count(self, columns: Columns) -> None:
         if "p_value" in columns:
-            self.metrics.judged(columns)
+            self.metrics.batch(columns)

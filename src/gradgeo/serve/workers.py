@@ -1,4 +1,4 @@
-"""Processes that judge, apart from the one that speaks HTTP: one that dies takes no request with it."""
+"""Worker processes for inference, apart from the one that speaks HTTP: one that dies takes no request with it."""
 
 import asyncio
 import multiprocessing
@@ -13,21 +13,21 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gradgeo.errors import GradgeoError, UnusableInputWarning
-from gradgeo.serve.inference import Facts, Judge
+from gradgeo.serve.inference import Facts, Inference
 from gradgeo.serve.logs import event, to_stderr
 from gradgeo.serve.protocol import Column
 
-Load = Callable[[], Judge]
+Load = Callable[[], Inference]
 
-BACK_OFF = (0.1, 1.0, 5.0, 30.0)
-"""Seconds before a worker that died is started, that would not start again, and so on."""
+RETRY_DELAYS = (0.1, 1.0, 5.0, 30.0)
+"""Seconds before a worker is started again: after it died, after that start failed, and so on."""
 
 
 class WorkerLostError(GradgeoError):
-    """The process died, or did not answer in time and was ended; the batch may be judged again."""
+    """The process died, or did not answer in time and was ended; the batch may be tried again."""
 
 
-class JudgingError(GradgeoError):
+class InferenceError(GradgeoError):
     """The model or the detector raised on this batch."""
 
 
@@ -36,10 +36,10 @@ class StartError(GradgeoError):
 
 
 class Pool:
-    """Some workers, each judging one batch at a time.
+    """Some workers, each running one batch at a time.
 
     Args:
-        load: makes the judge, inside a worker; it is pickled.
+        load: loads model and detector inside a worker; it is pickled.
         size: how many workers.
         timeout: seconds for one batch.
     """
@@ -53,16 +53,16 @@ class Pool:
         self._closing = asyncio.Event()
         self.restarts = 0
         self.failing = False
-        """Whether no worker can judge and the last to be started could not load."""
+        """Whether no worker is ready and the last one started could not load."""
 
     @property
     def alive(self) -> int:
-        """How many workers can judge."""
+        """How many workers are ready."""
         return sum(worker.ready for worker in self._workers)
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of the workers that can judge."""
+        """The process ids of the workers that are ready."""
         return [worker.pid for worker in self._workers if worker.ready]
 
     async def start(self) -> Facts:
@@ -81,13 +81,13 @@ class Pool:
         return facts
 
     async def __call__(self, x: NDArray[Any], explain: bool) -> dict[str, Column]:
-        """Judge a batch. Raises: WorkerLostError, JudgingError."""
+        """The verdicts of a batch. Raises: WorkerLostError, InferenceError."""
         worker = await self._idle.get()
-        asking = asyncio.get_running_loop().run_in_executor(self._threads, worker.ask, (x, explain), self._timeout)
+        answer = asyncio.get_running_loop().run_in_executor(self._threads, worker.ask, (x, explain), self._timeout)
         try:
-            return await asyncio.shield(asking)
+            return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            await asyncio.wait([asking])
+            await asyncio.wait([answer])
             raise
         finally:
             if worker.ready:
@@ -101,7 +101,7 @@ class Pool:
         attempt = 0
         while True:
             try:
-                async with asyncio.timeout(BACK_OFF[min(attempt, len(BACK_OFF) - 1)]):
+                async with asyncio.timeout(RETRY_DELAYS[min(attempt, len(RETRY_DELAYS) - 1)]):
                     await self._closing.wait()
                 return
             except TimeoutError:
@@ -140,19 +140,19 @@ class _Worker:
 
     def start(self) -> Facts:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._load), name="gradgeo-worker")
+        self._pipe, far_end = context.Pipe()
+        self._process = context.Process(target=_work, args=(far_end, self._load), name="gradgeo-worker")
         self._process.start()
-        theirs.close()  # so that the end of the process ends the pipe
+        far_end.close()  # so that the end of the process ends the pipe
         try:
-            kind, told = self._pipe.recv()
+            kind, content = self._pipe.recv()
         except (EOFError, OSError):
-            kind, told = "failed", f"the process ended with exit code {self._exit_code()}"
+            kind, content = "failed", f"the process ended with exit code {self._exit_code()}"
         if kind != "ready":
             self.stop()
-            raise StartError(str(told))
+            raise StartError(str(content))
         self.ready = True
-        return told  # type: ignore[no-any-return]
+        return content  # type: ignore[no-any-return]
 
     def ask(self, job: tuple[NDArray[Any], bool], timeout: float) -> dict[str, Column]:
         assert self._pipe is not None
@@ -160,7 +160,7 @@ class _Worker:
             self._pipe.send(job)
             if not self._pipe.poll(timeout):
                 raise TimeoutError(f"no answer within {timeout:g} s")
-            kind, told = self._pipe.recv()
+            kind, content = self._pipe.recv()
         except (EOFError, OSError) as error:
             late = str(error) if isinstance(error, TimeoutError) else ""
             self.stop(wait=0 if late else 1)
@@ -168,8 +168,8 @@ class _Worker:
             event("worker lost", pid=self.pid, reason=fact, rows=len(job[0]))
             raise WorkerLostError(f"a worker was lost: {fact}.") from None
         if kind == "failed":
-            raise JudgingError(told)
-        return told  # type: ignore[no-any-return]
+            raise InferenceError(content)
+        return content  # type: ignore[no-any-return]
 
     def _exit_code(self) -> int | None:
         if self._process is not None:
@@ -195,8 +195,8 @@ def _work(pipe: Connection, load: Load) -> None:
         signal.signal(ending, signal.SIG_IGN)
     warnings.simplefilter("ignore", UnusableInputWarning)  # such inputs are counted by the metrics
     try:
-        judge = load()
-        pipe.send(("ready", judge.facts))
+        inference = load()
+        pipe.send(("ready", inference.facts))
     except Exception as error:
         pipe.send(("failed", str(error) if isinstance(error, GradgeoError) else f"{type(error).__name__}: {error}"))
         return
@@ -206,7 +206,7 @@ def _work(pipe: Connection, load: Load) -> None:
         except (EOFError, OSError):  # the parent has closed the pipe, or is gone
             return
         try:
-            answer: tuple[str, Any] = ("answer", judge(x, explain))
+            answer: tuple[str, Any] = ("answer", inference(x, explain))
         except Exception as error:  # whatever the caller's model raises; its text might quote an input
             answer = ("failed", f"the model or the detector failed ({type(error).__name__})")
         try:

@@ -17,24 +17,24 @@ def environment(
     names: Mapping[str, Any],
     toggle: bool = False,
 ) -> Any:
-    """Jinja's environment for the templates in `folder`, beside which those of the theme are found.
+    """Jinja's environment for the templates in `folder` and those of the theme.
 
     Whatever a template shows is escaped, and a name that it misspells is an error.
 
     Args:
         jinja2: the module.
         folder: of the templates.
-        filters: for the templates, beside those of `gradgeo.report.html.numbers`.
+        filters: for the templates, in addition to those of `gradgeo.report.html.numbers`.
         names: constants for the templates.
         toggle: whether the page has a button that sets `data-theme` of the root element to light or dark.
     """
-    made = jinja2.Environment(
+    jinja = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= numbers.FILTERS | dict(filters)
-    made.globals |= {"NONE": numbers.NONE, "TOGGLE": toggle, **names}
-    return made
+    jinja.filters |= numbers.FILTERS | dict(filters)
+    jinja.globals |= {"NONE": numbers.NONE, "TOGGLE": toggle, **names}
+    return jinja

@@ -1,5 +1,7 @@
 """What a verdict rests on, and how well scores separate, as pictures."""
 
+from __future__ import annotations  # signatures say ArrayLike, not the union behind it
+
 import math
 from collections.abc import Mapping
 from os import PathLike
@@ -28,7 +30,7 @@ COLOURS = ("#2264ab", "#c44a14", "#7b4fa3", "#2e7d5b", "#8a6d00", "#6c7683")
 
 
 @public
-def statistics(explanation: Explanation, file: str | PathLike[str] | None = None, *, count: int = 10) -> "Figure":
+def statistics(explanation: Explanation, file: str | PathLike[str] | None = None, *, count: int = 10) -> Figure:
     """The statistics of one input beside the range of trusted inputs, the most unusual on top.
 
     Each is drawn in units of its own range: the bar goes from the 5 % to the 95 % quantile of the calibration inputs.
@@ -83,7 +85,7 @@ def roc(
     file: str | PathLike[str] | None = None,
     *,
     alpha: float | None = None,
-) -> "Figure":
+) -> Figure:
     """ROC curves of outlier scores, with AUROC and its 95 % interval.
 
     Args:

@@ -1,0 +1,58 @@
+"""How a detector is to be fitted: the arguments of `Detector`, checked."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gradgeo.detector.evidence import resolve
+from gradgeo.errors import choice, expected
+from gradgeo.geometry.losses import LOSSES, Loss
+from gradgeo.geometry.options import Classes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `Detector` but the model; ArgumentError where one is not as described there."""
+
+    evidence: str | Sequence[str]
+    alpha: float
+    classes: Classes
+    loss: str
+    temperature: float | str
+    calibration: float
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        resolve(self.evidence)
+        choice("loss", self.loss, LOSSES)
+        for name in ("alpha", "calibration"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) < 1:
+                raise expected(name, "a number between 0 and 1", value)
+        for name, least in (("seed", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise expected(name, "a positive integer" if least else "an integer, 0 or more", value)
+        if isinstance(self.temperature, str):
+            choice("temperature", self.temperature, ("auto",))
+        else:
+            Loss(self.loss, self.temperature)
+        if isinstance(self.classes, Tensor) and (self.classes.ndim != 1 or len(self.classes) < 2):
+            raise expected("classes", "None, an int, or an integer tensor of shape (K,), K >= 2", self.classes)
+
+    def plain(self) -> dict[str, Any]:
+        """Numbers, strings and lists, ready for JSON."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, tuple):
+        return list(value)
+    return value.item() if isinstance(value, np.generic) else value
