@@ -18,7 +18,7 @@ from gradgeo import export
 from gradgeo.bench.scenarios import smooth_blobs
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import require
-from gradgeo.export.agreement import SCORES, Agreement, Judged, compare
+from gradgeo.export.agreement import SCORES, Runner, compare, joined
 
 ROUNDS = 7
 BATCH = 32
@@ -108,10 +108,10 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     files = {form: folder / f"{'-'.join(name)}.{form}" for form in ("onnx", "pt2")}
     for form, file in files.items():
         getattr(export, form)(detector, x[:16], file)
-    judges: dict[str, Judged] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
+    judges: dict[str, Runner] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
     parts = [compare(detector, judges["onnx"], part) for part in x.split(BATCH)]
-    whole = Agreement(max(p.logits for p in parts), *(torch.cat([getattr(p, f) for p in parts]) for f in FIELDS))
-    flipped, differ = int((whole.scores > SCORES).sum()), int((~whole.verdicts).sum())
+    whole = joined(parts)
+    flipped, differ = whole.flipped, int((~whole.verdicts).sum())
     data: dict[str, Any] = {
         "inputs": len(x), "logits": whole.logits, "median": float(whole.scores.median()), "flipped": flipped,
         "largest": float(whole.scores.max()), "verdicts_differ": differ, "ms": {},
@@ -138,10 +138,7 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     )
 
 
-FIELDS = ("scores", "verdicts")
-
-
-def opened(file: Path) -> Judged:
+def opened(file: Path) -> Runner:
     """An ONNX file in onnxruntime, on one thread of the CPU."""
     runtime: Any = require("onnxruntime", "export")
     options = runtime.SessionOptions()

@@ -44,7 +44,7 @@ def run(suite: Suite) -> Page:
 
 
 def _measured(scores: Path, out: Path) -> tuple[float, int, float, float]:
-    code = "import sys; from benchmarks import reporting; reporting.measured(sys.argv[1], sys.argv[2])"
+    code = "import sys; from benchmarks import report; report.measured(sys.argv[1], sys.argv[2])"
     command = [sys.executable, "-c", code, str(scores), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, before, after = map(float, done.stdout.split())

@@ -1,7 +1,7 @@
 """How well a score separates trusted from untrustworthy inputs, with 95 % intervals.
 
 Scores are larger for less trustworthy inputs. A NaN score, an input that could not be judged, counts as the largest:
-the detector does not trust it. `gradgeo bench coverage` measures how often the intervals hold the true value.
+the detector does not trust it. `python -m benchmarks coverage` measures how often the intervals hold the true value.
 """
 
 from __future__ import annotations  # signatures say ArrayLike, not the union behind it

@@ -30,7 +30,7 @@ RESULT = compare(METHODS, ours="full", peers=["knn", "msp"])
 def test_cells_are_the_metrics() -> None:
     assert RESULT["cells"].keys() == METHODS.keys()
     cell, own = RESULT["cells"]["knn"]["attack"], METHODS["knn"]
-    area, caught = auroc(own.trusted, own.columns["attack"]), tnr_at_tpr(own.trusted, own.columns["attack"])
+    area, caught = auroc(own.trusted, own.scenarios["attack"]), tnr_at_tpr(own.trusted, own.scenarios["attack"])
     assert cell == {"auroc": [area.value, area.low, area.high], "tnr95": [caught.value, caught.low, caught.high]}
     assert "mistake" not in RESULT["cells"]["paper"]
 
@@ -70,13 +70,13 @@ def test_verdicts_and_the_best_peer() -> None:
         "mistake": (max("knn", "msp", key=lambda m: RESULT["cells"][m]["mistake"]["auroc"][0]), "tie"),
     }
     own, peer = METHODS["full"], METHODS["msp"]
-    pair = auroc_difference(own.trusted, own.columns["ood"], peer.trusted, peer.columns["ood"])
+    pair = auroc_difference(own.trusted, own.scenarios["ood"], peer.trusted, peer.scenarios["ood"])
     assert [found["ood"][k] for k in ("difference", "low", "high")] == [pair.value, pair.low, pair.high]
     assert found["ood"]["p"] > pair.p  # corrected
 
 
 def test_to_win_is_to_beat_every_peer() -> None:
-    near = Scores(METHODS["full"].trusted, {"ood": METHODS["full"].columns["ood"] - 0.001})
+    near = Scores(METHODS["full"].trusted, {"ood": METHODS["full"].scenarios["ood"] - 0.001})
     found = differences({**METHODS, "near": near}, ours="full", peers=["knn", "msp", "near"])
     assert (found["ood"]["peer"], found["ood"]["verdict"]) == ("near", "tie")
     assert found["attack"]["verdict"] == "loss"
@@ -137,7 +137,7 @@ def test_curves_are_scikit_learns() -> None:
     own = METHODS["knn"]
     curve = RESULT["curves"]["knn"]["ood"]
     labels = np.r_[np.zeros(400), np.ones(300)]
-    false_alarms, caught, _ = roc_curve(labels, np.r_[own.trusted, own.columns["ood"]], drop_intermediate=False)
+    false_alarms, caught, _ = roc_curve(labels, np.r_[own.trusted, own.scenarios["ood"]], drop_intermediate=False)
     assert curve["fpr"] == pytest.approx(np.arange(101) / 100)
     for fpr, tpr in zip(curve["fpr"], curve["tpr"], strict=True):  # 400 trusted inputs: each rate is met exactly
         assert tpr == pytest.approx(caught[false_alarms <= fpr].max(), abs=1e-4)
@@ -147,7 +147,7 @@ def test_curves_are_scikit_learns() -> None:
 def test_histograms_are_shares_between_robust_edges() -> None:
     row = RESULT["histograms"]["full"]
     own = METHODS["full"]
-    pooled = np.concatenate([own.trusted, *own.columns.values()])
+    pooled = np.concatenate([own.trusted, *own.scenarios.values()])
     edges = np.array(row["edges"])
     assert [edges[0], edges[-1]] == pytest.approx(np.quantile(pooled, [0.005, 0.995]), abs=0.05)
     inside = np.histogram(np.clip(own.trusted, edges[0], edges[-1]), edges)[0] / len(own.trusted)

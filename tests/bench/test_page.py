@@ -10,6 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from gradgeo import errors
+from gradgeo.bench.page import charts
 from gradgeo.bench.page import write as report
 
 COLUMNS = {
@@ -250,8 +251,8 @@ def test_curves_are_drawn_where_the_numbers_are() -> None:
     path = re.search(r'd="M ([^"]*)"[^>]*stroke: var\(--ours\)', drawn)
     assert path
     xy = np.array(re.findall(r"([\d.]+) ([\d.]+)", path[1]), float)
-    left, width = 0.17 * report.WIDTH, 0.77 * report.WIDTH
-    bottom, height = (1 - 0.14) * report.HEIGHT, 0.82 * report.HEIGHT
+    left, width = 0.17 * charts.WIDTH, 0.77 * charts.WIDTH
+    bottom, height = (1 - 0.14) * charts.HEIGHT, 0.82 * charts.HEIGHT
     curve = made_up(columns={"MNIST": "ood"})["curves"]["gradgeo"]["MNIST"]
     seen = np.interp((xy[:, 0] - left) / width, curve["fpr"], curve["tpr"])
     steep = xy[:, 0] > left + 0.02 * width  # near 0 a tenth of a point across is much up
@@ -413,14 +414,14 @@ def two(ours: float, theirs: float, *, verdict: str) -> dict:
 @pytest.mark.parametrize(
     ("ours", "theirs", "verdict", "says"),
     [
-        (0.9, 0.8, "win", "gradgeo is 10.0 points ahead in AUROC and 10.0 points ahead in TNR95. Column by column against all peers it wins 1, ties 0 and loses 0."),
-        (0.7, 0.8, "loss", "gradgeo is 10.0 points behind in AUROC and 10.0 points behind in TNR95. Column by column against all peers it wins 0, ties 0 and loses 1."),
-        (0.8, 0.80004, "tie", "gradgeo is level in AUROC and level in TNR95. Column by column against all peers it wins 0, ties 1 and loses 0."),
+        (0.9, 0.8, "win", "gradgeo is 10.0 points ahead in AUROC and 10.0 points ahead in TNR95. Scenario by scenario against all peers it wins 1, ties 0 and loses 0."),
+        (0.7, 0.8, "loss", "gradgeo is 10.0 points behind in AUROC and 10.0 points behind in TNR95. Scenario by scenario against all peers it wins 0, ties 0 and loses 1."),
+        (0.8, 0.80004, "tie", "gradgeo is level in AUROC and level in TNR95. Scenario by scenario against all peers it wins 0, ties 1 and loses 0."),
     ],
 )  # fmt: skip
 def test_the_headline_is_honest(ours: float, theirs: float, verdict: str, says: str) -> None:
     results = two(ours, theirs, verdict=verdict)
-    start = f"gradgeo has a mean AUROC of {percent(ours)} and a mean TNR95 of {percent(ours - 0.1)} over 1 column."
+    start = f"gradgeo has a mean AUROC of {percent(ours)} and a mean TNR95 of {percent(ours - 0.1)} over 1 scenario."
     peer = f"The best peer, KNN, has {percent(theirs)} and {percent(theirs - 0.1)}:"
     assert f"{start} {peer} {says}" in Page(report.html(results)).words
     assert f"**{start} {peer} {says}**" in report.markdown(results)
@@ -439,7 +440,7 @@ def test_a_peer_with_easy_columns_only_is_not_the_best_peer() -> None:
     results["summary"]["ViM"]["auroc"] = 0.999
     page = Page(report.html(results))
     assert "The best peer, KNN" in page.words
-    assert any(row[0] == "ViM" and row[-1] == f"figures in 1 of {len(COLUMNS)} columns" for row in page.rows)
+    assert any(row[0] == "ViM" and row[-1] == f"figures in 1 of {len(COLUMNS)} scenarios" for row in page.rows)
     results["cells"]["KNN"].pop("FGSM 8/255")
     assert "has no figures in" in Page(report.html(results)).words
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import BENCHMARKS, reproduce
-from helpers import ROOT, TESTS
+from helpers import ROOT
 
 
 def results(name: str) -> dict:
@@ -163,10 +163,15 @@ def test_the_readme_says_how_often_it_is_evaded() -> None:
     assert tuple(map(int, said.groups())) == counts
 
 
+NEAR = 0.03
+"""How far an AUROC may be from the one recorded. The digits' weights are shipped, so that only rounding differs between
+processors; among 100 inputs a score that changes its place against one of them moves the AUROC by up to .01."""
+
+
 @pytest.mark.release
 @pytest.mark.rounding
 def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What turns red when the detector, an attack or the protocol breaks: AUROC on the digits, column by column."""
+    """What turns red when the detector, an attack or the protocol breaks: AUROC on the digits by scenario."""
     pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
     from typer.testing import CliRunner
 
@@ -174,18 +179,17 @@ def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch
     from gradgeo.bench import cache
 
     monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
-    expected = json.loads((TESTS / "quick_auroc.json").read_text())
+    expected = json.loads(Path(__file__).with_name("quick_auroc.json").read_text())
     done = CliRunner().invoke(cli.app, ["bench", "--quick", "--methods", ",".join(expected), "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     (found,) = json.loads((tmp_path / "quick.json").read_text())
     assert (tmp_path / "quick.html").stat().st_size > 10_000
-    for method, columns in expected.items():
-        assert set(found["cells"][method]) == set(columns)
-        for column, area in columns.items():
-            # The classifier is trained anew and differs between machines; ours may get better, peers may not move.
-            measured = found["cells"][method][column]["auroc"][0]
-            assert measured >= area - 0.06, (method, column)
-            assert measured <= area + 0.1 or method.startswith("gradgeo"), (method, column)
+    measured = {
+        method: {scenario: cell["auroc"][0] for scenario, cell in cells.items()}
+        for method, cells in found["cells"].items()
+    }
+    for method, areas in expected.items():
+        assert measured[method] == pytest.approx(areas, abs=NEAR), method
 
 
 def test_every_page_can_be_reproduced(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,8 @@ from gradgeo.classifier.wrapper import Model
 
 CACHE = Path(".cache/bench")
 
+PACKAGE = Path(__file__).parent.parent
+
 CHUNK = 250
 """Inputs in one piece of cached work."""
 
@@ -74,7 +76,7 @@ def source_hash(*patterns: str) -> str:
     Args:
         patterns: as `Path.glob` takes them, from the package's folder.
     """
-    return hash_of_code(Path(__file__).parents[1], patterns)
+    return hash_of_code(PACKAGE, patterns)
 
 
 def hash_of_code(root: Path, patterns: tuple[str, ...]) -> str:

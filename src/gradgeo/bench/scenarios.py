@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradgeo import attacks
+from gradgeo.attacks import csa, fgsm, minimum_norm, pgd
 from gradgeo.bench.attacked import Attack, attacked
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 
@@ -170,15 +170,15 @@ SCENARIOS: dict[str, Scenario] = {
         "ood", lambda task: smooth_blobs(task.size, task.input_shape, task.generator("smooth blobs")), _image
     ),
     "noisy inputs": Scenario("ood", _noisy),
-    "PGD": _attack(attacks.pgd, 0),
-    "PGD, small": _attack(attacks.pgd, 1),
-    "PGD, smallest": _attack(attacks.pgd, 2),
-    "FGSM": _attack(attacks.fgsm, 0),
-    "PGD, targeted": _attack(attacks.pgd, 0, targeted=True),
-    "PGD, targeted, MSE": _attack(attacks.pgd, 0, targeted=True, loss="mse"),
-    "PGD, targeted, small": _attack(attacks.pgd, 1, targeted=True),
-    "minimum L2": _attack(attacks.minimum_norm, None),
-    "CSA": _attack(attacks.csa, 0, weight=1.0),
+    "PGD": _attack(pgd, 0),
+    "PGD, small": _attack(pgd, 1),
+    "PGD, smallest": _attack(pgd, 2),
+    "FGSM": _attack(fgsm, 0),
+    "PGD, targeted": _attack(pgd, 0, targeted=True),
+    "PGD, targeted, MSE": _attack(pgd, 0, targeted=True, loss="mse"),
+    "PGD, targeted, small": _attack(pgd, 1, targeted=True),
+    "minimum L2": _attack(minimum_norm, None),
+    "CSA": _attack(csa, 0, weight=1.0),
     "misclassified": Scenario("mistake", lambda task: task.misclassified),
 }
 """Every scenario by name, in the order of the page."""

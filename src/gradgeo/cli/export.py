@@ -40,7 +40,7 @@ def export(
     detector = load_detector(file, notes, model, weights, "cpu")
     shape = detector.input_shape_
     example = _noise(shape) if data is None else _inputs(data, notes, shape, data_root)
-    agreement = exporting.write(detector, example, out, form, digest=exporting.digest_of(file))
+    agreement = exporting.write(detector, example, out, form)
     n = len(agreement.scores)
     print_pairs(
         {

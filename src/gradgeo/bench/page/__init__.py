@@ -1,1 +1,1 @@
-"""The page of a comparison: its figures, charts, Markdown and HTML."""
+"""The page of the benchmark: its figures, charts, Markdown and HTML."""

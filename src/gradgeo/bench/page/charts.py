@@ -1,19 +1,19 @@
-"""The charts of a battery run: ROC curves and outlier scores, one small panel for each column."""
+"""The charts of the benchmark's page: ROC curves and outlier scores, one small panel for each scenario."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from gradgeo.bench.page.results import Run
+from gradgeo.bench.page.results import ModelResults
 from gradgeo.report.html.charts import ROLES, chart, panels, tidy
 
 WIDTH, HEIGHT = 144, 120  # of a chart, in points
 
 
-def roc(run: Run) -> dict[str, str]:
-    """ROC curves of `shown` for each column, as the inside of an SVG."""
-    columns = [column for column in run.ordered if any(column in run.curves[method] for method in run.shown)]
+def roc(run: ModelResults) -> dict[str, str]:
+    """ROC curves of `shown` for each scenario, as the inside of an SVG."""
+    scenarios = [scenario for scenario in run.ordered if any(scenario in run.curves[method] for method in run.shown)]
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=ROLES["line"], linewidth=0.7)
@@ -21,44 +21,44 @@ def roc(run: Run) -> dict[str, str]:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         for set_ticks in (axes.set_xticks, axes.set_yticks):
             set_ticks([0, 0.5, 1], ["0", "50", "100"])
-        for panel, column in enumerate(columns):
+        for panel, scenario in enumerate(scenarios):
             for method, role in reversed(run.shown.items()):
-                if curve := run.curves[method].get(column):
+                if curve := run.curves[method].get(scenario):
                     look = {"linewidth": 1.9 if role == "ours" else 1.3, "color": ROLES[role]}
                     style = (0, (3, 1.5)) if role == "other" else "-"
                     at = [[0, *curve[rate]] for rate in ("fpr", "tpr")]
                     axes.plot(*at, linestyle=style, gid=f"panel-{panel}", **look)
 
-    return _charts(columns, draw)
+    return _charts(scenarios, draw)
 
 
-def scores(run: Run) -> dict[str, str]:
-    """Scores of trusted inputs and of each column, as the inside of an SVG."""
+def scores(run: ModelResults) -> dict[str, str]:
+    """Scores of trusted inputs and of each scenario, as the inside of an SVG."""
     if run.histogram is None:
         return {}
     edges, trusted, shares = (run.histogram[part] for part in ("edges", "trusted", "columns"))
-    columns = [column for column in run.ordered if column in shares]
+    scenarios = [scenario for scenario in run.ordered if scenario in shares]
 
     def draw(axes: Any) -> None:
         # bins of one width, counted: matplotlib cannot scale every edge that a score may have
         axes.set(xlim=(0, len(trusted)), ylim=(0, 1.02), yticks=[])
         axes.set_xticks([0, len(trusted)], [f"{edge:.3g}" for edge in (edges[0], edges[-1])])
-        for panel, column in enumerate(columns):
-            top = max(*trusted, *shares[column]) or 1  # each panel fills its height
+        for panel, scenario in enumerate(scenarios):
+            top = max(*trusted, *shares[scenario]) or 1  # each panel fills its height
             name = f"panel-{panel}"
             axes.stairs(np.divide(trusted, top), fill=True, color=ROLES["line"], gid=name)
-            axes.stairs(np.divide(shares[column], top), color=ROLES["odd"], linewidth=1.5, gid=name)
+            axes.stairs(np.divide(shares[scenario], top), color=ROLES["odd"], linewidth=1.5, gid=name)
 
-    return _charts(columns, draw)
+    return _charts(scenarios, draw)
 
 
-def _charts(columns: Sequence[str], draw: Callable[[Any], None]) -> dict[str, str]:
-    """By column the inside of an SVG of `WIDTH` x `HEIGHT`.
+def _charts(scenarios: Sequence[str], draw: Callable[[Any], None]) -> dict[str, str]:
+    """By scenario the inside of an SVG of `WIDTH` x `HEIGHT`.
 
     All panels share one frame: `draw` draws what is only in panel i with the id `panel-i`, which is forty times quicker
     than a figure each.
     """
-    if not columns:
+    if not scenarios:
         return {}
     around, inside = panels(chart(draw, size=(WIDTH, HEIGHT), frame=(0.17, 0.14, 0.77, 0.82), extra="bench"))
-    return {column: tidy(around + inside[i]) for i, column in enumerate(columns)}
+    return {scenario: tidy(around + inside[i]) for i, scenario in enumerate(scenarios)}

@@ -1,19 +1,19 @@
-"""The page of a battery run as Markdown, for a repository."""
+"""The page of a benchmark run as Markdown, for a repository."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-from gradgeo.bench.page.results import BESIDE, CAUSES, FIGURES, TERMS, Run, title
+from gradgeo.bench.page.results import BESIDE, CAUSES, FIGURES, TERMS, ModelResults, title
 from gradgeo.report.html.numbers import NONE, number, p_value, percent, points
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[ModelResults]) -> str:
     """All of it: an overview where there are several models, then each."""
     blocks = [f"# {_plain(title(runs))}"]
     if not runs:
         blocks.append("No model was measured.")
     if len(runs) > 1:
-        heading = ["model", "method", *FIGURES.values(), "worst column", "won / tied / lost", "shortfall"]
+        heading = ["model", "method", *FIGURES.values(), "worst scenario", "won / tied / lost", "shortfall"]
         rows = [
             [run.model["name"], *(line[key] for key in ("name", "auroc", "tnr95", "worst", "tally", "shortfall"))]
             for run in runs
@@ -31,39 +31,39 @@ def page(runs: Sequence[Run]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown_of(run: Run, *, alone: bool) -> list[str]:
+def _markdown_of(run: ModelResults, *, alone: bool) -> list[str]:
     """The blocks of one model."""
-    told = run.model
-    blocks = [] if alone else [f"## {_plain(told['name'])}"]
+    model = run.model
+    blocks = [] if alone else [f"## {_plain(model['name'])}"]
     blocks.append(f"**{_plain(run.headline)}**")
     blocks.append(
-        f"{number(told['classes'])} classes, accuracy {percent(told['accuracy'])} %, fitted on "
-        f"{number(told['fitted_on'])} trusted inputs, compared with {number(told['trusted'])} others."
+        f"{number(model['classes'])} classes, accuracy {percent(model['accuracy'])} %, fitted on "
+        f"{number(model['fitted_on'])} trusted inputs, compared with {number(model['trusted'])} others."
     )
     if run.columns:
-        rows = [[name, *(_both(run, name, column) for column in run.ordered)] for name in run.ranked()]
+        rows = [[name, *(_both(run, name, scenario) for scenario in run.ordered)] for name in run.ranked()]
         blocks += ["### AUROC / TNR95", _table(["method", *run.ordered], rows)]
     if run.differences:
         rows = [
             [
-                column,
+                scenario,
                 f"{entry['ours']} − {entry['peer']}",
                 f"{points(entry['difference'])} [{points(entry['low'])}, {points(entry['high'])}]",
                 p_value(entry["p"]),
                 entry["verdict"],
             ]
-            for column, entry in run.differences.items()
+            for scenario, entry in run.differences.items()
         ]
         blocks += [
             "### Differences in AUROC",
             BESIDE,
-            _table(["column", "between", "points", "Holm p", "verdict"], rows),
+            _table(["scenario", "between", "points", "Holm p", "verdict"], rows),
         ]
     keys = {
         "method": "name",
         "AUROC": "auroc",
         "TNR95": "tnr95",
-        "worst column": "worst",
+        "worst scenario": "worst",
         "best in": "best_in",
         "shortfall": "shortfall",
         "ms per input": "cost",
@@ -82,15 +82,15 @@ def _markdown_of(run: Run, *, alone: bool) -> list[str]:
         ]
         for name in run.ordered
     ]
-    blocks += ["### Columns", _table(["column", "cause", "inputs", "attack success", "notes"], rows)]
+    blocks += ["### Scenarios", _table(["scenario", "cause", "inputs", "attack success", "notes"], rows)]
     blocks.append("; ".join(f"{key} {_plain(value)}" for key, value in run.footer) + ".")
     return blocks
 
 
-def _both(run: Run, method: str, column: str) -> str:
-    if cell := run.cell(method, column):
+def _both(run: ModelResults, method: str, scenario: str) -> str:
+    if cell := run.cell(method, scenario):
         return " / ".join(percent(cell[figure][0]) for figure in FIGURES)
-    return "failed" if run.methods[method]["error"] else "missing" if run.columns[column]["error"] else NONE
+    return "failed" if run.methods[method]["error"] else "missing" if run.columns[scenario]["error"] else NONE
 
 
 def _table(heading: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

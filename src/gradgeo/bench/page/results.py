@@ -1,4 +1,4 @@
-"""The results of one battery run on one model, with what its pages ask of them."""
+"""The results of the benchmark on one model, as its pages need them."""
 
 import math
 from bisect import bisect_right
@@ -19,7 +19,7 @@ Runs = Results | Sequence[Results]
 SCHEMA = 1
 
 CAUSES = {"ood": "out-of-distribution", "attack": "adversarial", "mistake": "misclassified"}
-"""Why the inputs of a column are untrustworthy, in the order of the page."""
+"""Why the inputs of a scenario are untrustworthy, in the order of the page."""
 
 FIGURES = {"auroc": "AUROC", "tnr95": "TNR95"}
 
@@ -27,7 +27,7 @@ STEPS = {"auroc": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), "tnr95": (0.05, 0.1, 0.
 """Where the colour of a heat map's cells changes; finer for AUROC near 1, where methods differ."""
 
 FEW = 30
-"""With fewer inputs than this in a column its intervals are too wide to rank methods."""
+"""With fewer inputs than this in a scenario its intervals are too wide to rank methods."""
 
 FLAGGED = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of trusted inputs flagged at which the tables beside the ROC curves are read."""
@@ -35,23 +35,23 @@ FLAGGED = (0.01, 0.05, 0.1, 0.2, 0.5)
 TERMS = {
     "AUROC": "the chance that an untrustworthy input has the larger outlier score; 50 is guessing.",
     "TNR95": "the share of untrustworthy inputs caught while 95 % of the trusted ones are kept.",
-    "Best in": "columns where a method’s AUROC lies within the interval of the highest.",
+    "Best in": "scenarios where a method’s AUROC lies within the interval of the highest.",
     "Shortfall": "the mean distance of our method from an AUROC of 100, as a share of that of the peer with the "
-    "highest mean over the same columns; below 1 is better than every peer.",
-    "Won, tied, lost": "columns where our AUROC is significantly above that of every peer, neither, or significantly "
-    "below that of some peer, at 5 % after Holm’s correction over all columns and peers.",
+    "highest mean over the same scenarios; below 1 is better than every peer.",
+    "Won, tied, lost": "scenarios where our AUROC is significantly above that of every peer, neither, or significantly "
+    "below that of some peer, at 5 % after Holm’s correction over all scenarios and peers.",
 }
 
 BESIDE = (
-    "From the best peer of each column, in points. The interval is that of this difference alone, p is corrected for "
-    "all columns and peers (Holm): an interval without 0 may stand beside a tie."
+    "From the best peer of each scenario, in points. The interval is that of this difference alone, p is corrected for "
+    "all scenarios and peers (Holm): an interval without 0 may stand beside a tie."
 )
 """What a reader must know of the differences."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """The results of one model, with what the pages ask of them."""
+class ModelResults:
+    """The results of one model. The fields are the parts of its JSON; the rest is derived from them."""
 
     made: dict[str, Any]
     model: dict[str, Any]
@@ -65,15 +65,15 @@ class Run:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Names of the columns by cause, in the order of `CAUSES`."""
+        """Names of the scenarios by cause, in the order of `CAUSES`."""
         by_cause = {
-            cause: [name for name, column in self.columns.items() if column["cause"] == cause] for cause in CAUSES
+            cause: [name for name, scenario in self.columns.items() if scenario["cause"] == cause] for cause in CAUSES
         }
         return {cause: names for cause, names in by_cause.items() if names}
 
     @cached_property
     def ordered(self) -> list[str]:
-        """Names of the columns, those of one cause side by side."""
+        """Names of the scenarios, those of one cause side by side."""
         return [name for names in self.groups.values() for name in names]
 
     def ranked(self, figure: str = "auroc") -> list[str]:
@@ -81,7 +81,7 @@ class Run:
         return sorted(self.methods, key=lambda name: -self.mean(name, figure))
 
     def mean(self, method: str, figure: str = "auroc") -> float:
-        """Mean over the columns; minus infinity for a method without."""
+        """Mean over the scenarios; minus infinity for a method without."""
         value = self.summary.get(method, {}).get(figure)
         return -math.inf if value is None else float(value)
 
@@ -89,54 +89,54 @@ class Run:
     def ours(self) -> str | None:
         """The method that the differences are about, else the best that is no peer."""
         named = Counter(d["ours"] for d in self.differences.values())
-        own = [name for name in self.ranked() if not self.methods[name]["peer"] and name in self.summary]
-        return max(own, key=lambda name: named[name], default=None)
+        ours = [name for name in self.ranked() if not self.methods[name]["peer"] and name in self.summary]
+        return max(ours, key=lambda name: named[name], default=None)
 
     @cached_property
     def rivals(self) -> list[str]:
-        """Peers with figures, the largest mean AUROC first; those that miss a column of ours come after the others."""
+        """Peers with figures, the largest mean AUROC first; those that miss a scenario of ours come last."""
         peers = [name for name in self.ranked() if self.methods[name]["peer"] and name in self.summary]
         return sorted(peers, key=lambda name: bool(self.covered(self.ours) - self.covered(name)))
 
     @cached_property
     def measured(self) -> set[str]:
-        """Columns in which any method has figures."""
+        """Scenarios in which any method has figures."""
         return set().union(*map(self.covered, self.methods))
 
     def covered(self, method: str | None) -> set[str]:
-        """Columns in which a method has figures."""
-        return {column for column in self.columns if method is not None and self.cell(method, column)}
+        """Scenarios in which a method has figures."""
+        return {scenario for scenario in self.columns if method is not None and self.cell(method, scenario)}
 
-    def cell(self, method: str, column: str) -> dict[str, list[float]] | None:
-        """AUROC and TNR95 of a method in a column, if they were measured."""
-        cell = self.cells.get(method, {}).get(column)
+    def cell(self, method: str, scenario: str) -> dict[str, list[float]] | None:
+        """AUROC and TNR95 of a method in a scenario, if they were measured."""
+        cell = self.cells.get(method, {}).get(scenario)
         return cell if cell and all(cell[figure][0] is not None for figure in FIGURES) else None
 
-    def absent(self, method: str, column: str) -> str:
+    def absent(self, method: str, scenario: str) -> str:
         """Why there is no cell."""
-        told = self.columns[column]
-        return self.methods[method]["error"] or told["error"] or ("not measured" if told["count"] else "no inputs")
+        facts = self.columns[scenario]
+        return self.methods[method]["error"] or facts["error"] or ("not measured" if facts["count"] else "no inputs")
 
-    def hover(self, method: str, column: str) -> str:
+    def hover(self, method: str, scenario: str) -> str:
         """A cell in full."""
-        cell, where = self.cell(method, column), f"{method}, {column}"
+        cell, where = self.cell(method, scenario), f"{method}, {scenario}"
         if cell is None:
-            return f"{where}: {self.absent(method, column)}"
+            return f"{where}: {self.absent(method, scenario)}"
         figures = ", ".join(f"{label} {interval(cell[figure])}" for figure, label in FIGURES.items())
-        return f"{where}: {figures}, n = {number(self.columns[column]['count'])}"
+        return f"{where}: {figures}, n = {number(self.columns[scenario]['count'])}"
 
-    def level(self, method: str, column: str, figure: str) -> int:
+    def level(self, method: str, scenario: str, figure: str) -> int:
         """Colour of a cell, 0 to the number of steps."""
-        return bisect_right(STEPS[figure], self.cells[method][column][figure][0])
+        return bisect_right(STEPS[figure], self.cells[method][scenario][figure][0])
 
-    def largest(self, column: str, figure: str) -> float | None:
-        """The best figure of a column."""
-        cells = [cell for method in self.methods if (cell := self.cell(method, column))]
+    def largest(self, scenario: str, figure: str) -> float | None:
+        """The best figure of a scenario."""
+        cells = [cell for method in self.methods if (cell := self.cell(method, scenario))]
         return max((cell[figure][0] for cell in cells), default=None)
 
     @cached_property
     def tally(self) -> Counter[str]:
-        """Columns by verdict."""
+        """Scenarios by verdict."""
         return Counter(difference["verdict"] for difference in self.differences.values())
 
     @cached_property
@@ -146,7 +146,7 @@ class Run:
         if ours is None:
             return "No method of ours has figures, so there is nothing to compare."
         count = len(self.covered(ours))
-        over = f"{count} column" + "s" * (count != 1)
+        over = f"{count} scenario" + "s" * (count != 1)
         means = [self.mean(ours, figure) for figure in FIGURES]
         parts = [f"{ours} has a mean AUROC of {percent(means[0])} and a mean TNR95 of {percent(means[1])}"]
         parts[0] += f" over {over}."
@@ -163,43 +163,43 @@ class Run:
             parts.append(f"{keener} has a higher mean TNR95, {percent(self.mean(keener, 'tnr95'))}.")
         if self.differences:
             win, tie, loss = (self.tally[verdict] for verdict in ("win", "tie", "loss"))
-            parts.append(f"Column by column against all peers it wins {win}, ties {tie} and loses {loss}.")
+            parts.append(f"Scenario by scenario against all peers it wins {win}, ties {tie} and loses {loss}.")
         return " ".join(parts)
 
     def line(self, method: str) -> dict[str, str]:
         """A method's row in the overview and in the table of methods, as text."""
-        told, entry = self.methods[method], self.summary.get(method, {})
+        facts, entry = self.methods[method], self.summary.get(method, {})
         worst = entry.get("worst") or [NONE, None]
-        covered, columns = len(self.covered(method)), len(self.measured)
+        covered, scenarios = len(self.covered(method)), len(self.measured)
         tally = " / ".join(str(self.tally[verdict]) for verdict in ("win", "tie", "loss"))
         return {
             "name": method,
             "auroc": percent(entry.get("auroc")),
             "tnr95": percent(entry.get("tnr95")),
             "worst": f"{worst[0]} {percent(worst[1])}" if worst[1] is not None else NONE,
-            "best_in": f"{entry['best_in']} of {columns}" if entry else NONE,
+            "best_in": f"{entry['best_in']} of {scenarios}" if entry else NONE,
             "shortfall": _ratio(entry.get("shortfall")),
             "tally": tally if method == self.ours and self.differences else NONE,
-            "cost": milliseconds(told["ms_per_input"]),
-            "passes": told["passes"],
-            "error": told["error"] or "",
-            "note": f"figures in {covered} of {columns} columns" if entry and covered < columns else "",
+            "cost": milliseconds(facts["ms_per_input"]),
+            "passes": facts["passes"],
+            "error": facts["error"] or "",
+            "note": f"figures in {covered} of {scenarios} scenarios" if entry and covered < scenarios else "",
         }
 
-    def notes(self, column: str) -> str:
-        """What a reader must know of a column before its figures."""
-        told = self.columns[column]
-        if told["error"]:
-            return str(told["error"])
-        few = f"fewer than {FEW} inputs: the interval is wide" if told["count"] else "no inputs"
-        return "; ".join(filter(None, [told.get("note"), few if told["count"] < FEW else ""]))
+    def notes(self, scenario: str) -> str:
+        """What a reader must know of a scenario before its figures."""
+        facts = self.columns[scenario]
+        if facts["error"]:
+            return str(facts["error"])
+        few = f"fewer than {FEW} inputs: the interval is wide" if facts["count"] else "no inputs"
+        return "; ".join(filter(None, [facts.get("note"), few if facts["count"] < FEW else ""]))
 
     @cached_property
     def marks(self) -> dict[str, str]:
-        """The sign behind the name of a column: × missing, * few inputs."""
+        """The sign behind the name of a scenario: × missing, * few inputs."""
         return {
-            name: "×" if column["error"] else "*" if column["count"] < FEW else ""
-            for name, column in self.columns.items()
+            name: "×" if scenario["error"] else "*" if scenario["count"] < FEW else ""
+            for name, scenario in self.columns.items()
         }
 
     @cached_property
@@ -208,9 +208,9 @@ class Run:
         named = zip([self.ours, *self.rivals[:2]], ("ours", "peer", "other"), strict=False)
         return {name: role for name, role in named if name is not None and self.curves.get(name)}
 
-    def caught(self, method: str, column: str) -> list[str]:
+    def caught(self, method: str, scenario: str) -> list[str]:
         """What the ROC curve shows, as numbers: the share caught at each of `FLAGGED`."""
-        curve = self.curves[method].get(column)
+        curve = self.curves[method].get(scenario)
         if curve is None:
             return [NONE] * len(FLAGGED)
         return [percent(share) for share in np.interp(FLAGGED, curve["fpr"], curve["tpr"]).tolist()]
@@ -227,20 +227,21 @@ class Run:
 
     @cached_property
     def footer(self) -> list[tuple[str, str]]:
-        """How the run was made."""
+        """How the results were computed."""
         versions = ", ".join(f"{package} {version}" for package, version in self.made["versions"].items())
-        told = {
+        entries = {
             "command": self.made["command"],
             "seed": str(self.made["seed"]),
             "versions": versions,
             "revision": self.made["revision"] or "not known",
             "hardware": self.made["hardware"],
+            "processor": self.made.get("processor"),  # results of earlier versions do not name it
             "date": self.made["date"],
         }
-        return list(told.items())
+        return [(name, text) for name, text in entries.items() if text is not None]
 
 
-def title(runs: Sequence[Run]) -> str:
+def title(runs: Sequence[ModelResults]) -> str:
     """Of the page."""
     if len(runs) == 1:
         return f"gradgeo bench: {runs[0].model['name']}"
@@ -254,16 +255,16 @@ def milliseconds(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def runs_of(results: Runs) -> list[Run]:
+def parse(results: Runs) -> list[ModelResults]:
     """One for each model; results of another schema, or in part, are refused."""
     each = [results] if isinstance(results, Mapping) else list(results)
-    needed = [field.name for field in fields(Run)]
+    needed = [field.name for field in fields(ModelResults)]
     for entry in each:
         if entry.get("schema") != SCHEMA:
-            raise expected("results['schema']", str(SCHEMA), entry.get("schema"), "Run the battery again.")
+            raise expected("results['schema']", str(SCHEMA), entry.get("schema"), "Run the benchmark again.")
         if missing := [name for name in needed if name not in entry]:
-            raise expected("results", f"whole, with {', '.join(missing)}", entry, "Run the battery again.")
-    return [Run(**{name: finite(entry[name]) for name in needed}) for entry in each]
+            raise expected("results", f"whole, with {', '.join(missing)}", entry, "Run the benchmark again.")
+    return [ModelResults(**{name: finite(entry[name]) for name in needed}) for entry in each]
 
 
 def finite(value: Any) -> Any:

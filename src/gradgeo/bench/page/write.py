@@ -1,7 +1,7 @@
-"""The page of a battery run: Markdown for a repository, one HTML file that needs no network for people.
+"""The page of the benchmark: Markdown for a repository, one HTML file that needs no network for people.
 
-Both show the same figures in %: AUROC, and TNR at 95 % TPR (TNR95), larger is better. `results` is the dict of one
-battery run (schema 1), or a sequence of them, one for each model, which adds an overview of them all.
+Both show the same figures in %: AUROC, and TNR at 95 % TPR (TNR95), larger is better. `results` is the dict that
+`evaluate` returns for one model, or a sequence of them, which adds an overview of all models.
 """
 
 import json
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gradgeo._files import atomic_stream
-from gradgeo.bench.page import charts as battery_charts
-from gradgeo.bench.page import markdown as battery_markdown
-from gradgeo.bench.page import results as battery_run
-from gradgeo.bench.page.charts import HEIGHT, WIDTH
-from gradgeo.bench.page.results import Runs, finite, milliseconds, runs_of, title
+from gradgeo.bench.page import charts
+from gradgeo.bench.page import markdown as markdown_page
+from gradgeo.bench.page import results as model_results
+from gradgeo.bench.page.results import Runs, finite, milliseconds, parse, title
 from gradgeo.errors import expected, public, require
 from gradgeo.report.html import environment
 
@@ -28,13 +27,13 @@ def markdown(results: Runs) -> str:
     """The page as Markdown.
 
     Args:
-        results: of a battery run, or several.
+        results: of one model, or of several.
 
     Example:
         >>> markdown([])
         '# gradgeo bench\\n\\nNo model was measured.\\n'
     """
-    return battery_markdown.page(runs_of(results))
+    return markdown_page.page(parse(results))
 
 
 @public
@@ -44,12 +43,12 @@ def html(results: Runs) -> str:
     The same results give the same bytes with the same versions of matplotlib and Jinja.
 
     Args:
-        results: of a battery run, or several.
+        results: of one model, or of several.
 
     Raises:
         MissingDependencyError: without Jinja or matplotlib, which the extra `bench` brings.
     """
-    runs = runs_of(results)
+    runs = parse(results)
     page = _templates(require("jinja2", "bench")).get_template("page.html.j2").render(runs=runs, title=title(runs))
     return re.sub(r"\n\s*\n+", "\n", page)
 
@@ -58,12 +57,12 @@ def html(results: Runs) -> str:
 def write(results: Runs, folder: Path, name: str) -> list[Path]:
     """Write NAME.json, NAME.md and NAME.html into `folder`, each whole or not at all; returns their paths.
 
-    The JSON comes first: without Jinja or matplotlib the page fails and the figures are kept. What is not a finite
-    number is null in it.
+    The JSON comes first: without Jinja or matplotlib the page fails and the figures are there. A number that is not
+    finite is null in it.
     """
     if name != Path(name).name or name in ("", ".", ".."):
         raise expected("name", "a file name without folders and without ending", name)
-    runs_of(results)
+    parse(results)
     folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, Callable[[], str]] = {
         "json": lambda: json.dumps(finite(results), allow_nan=False) + "\n",
@@ -82,7 +81,8 @@ def write(results: Runs, folder: Path, name: str) -> list[Path]:
 @cache
 def _templates(jinja2: Any) -> Any:
     names = ("BESIDE", "CAUSES", "FEW", "FIGURES", "FLAGGED", "STEPS", "TERMS")
-    shown = {name: getattr(battery_run, name) for name in names} | {"HEIGHT": HEIGHT, "PAPER": PAPER, "WIDTH": WIDTH}
-    drawn = {"roc_curves": battery_charts.roc, "score_charts": battery_charts.scores}
+    shown = {name: getattr(model_results, name) for name in names}
+    shown |= {"HEIGHT": charts.HEIGHT, "PAPER": PAPER, "WIDTH": charts.WIDTH}
+    drawn = {"roc_curves": charts.roc, "score_charts": charts.scores}
     folder = Path(__file__).parent / "templates"
     return environment(jinja2, folder, filters={"cost": milliseconds}, names=shown | drawn)
