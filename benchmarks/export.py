@@ -54,7 +54,7 @@ def run(suite: Suite) -> Page:
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            rows = [_rows(page, made(), Path(folder)) for made in _wanted(suite)]
+            rows = [_rows(page, build(), Path(folder)) for build in _wanted(suite)]
     finally:
         torch.set_num_threads(threads)
     page.table(
@@ -126,7 +126,7 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
         }
         with torch.no_grad():
             times = timed(ways, ROUNDS)
-        ms = data["ms"][n] = {way: median(found) for way, found in times.items()}
+        ms = data["ms"][n] = {way: median(samples) for way, samples in times.items()}
         ratio = median(p / o for p, o in zip(times["predict"], times["onnx"], strict=True))
         latency.append([*name, str(n), *(f"{ms[way]:.1f}" for way in ways), f"{ratio:.2f}"])
     page.data.setdefault("classifiers", {})["/".join(name)] = data
