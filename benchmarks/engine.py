@@ -131,17 +131,17 @@ def _small(suite: Suite, *, quick: bool) -> list[_Timed]:
     mlp = _mlp()
     flat = torch.rand(8, 3072, generator=generator)
     once = 1 if quick else None
-    found = [
+    rows = [
         _Timed("ResNet-20, C 10, N 1", ten.model, ten.x[:1], rounds=once or 15),
         _Timed("MLP 3072-512-512, C 100, N 1", mlp, flat[:1], rounds=once or ROUNDS),
         _Timed("1-D CNN, C 5, N 1", beats.model, beats.x[:1], rounds=once or 25),
     ]
     if quick:
-        return found
+        return rows
     top = {"": {}, ", top 5 %": {"classes": 50}}
     return [
         _Timed("ResNet-20, C 10, N 64", ten.model, ten.x[:64], ALSO_ROUNDED, rounds=3),
-        *found,
+        *rows,
         _Timed("ResNet-20, C 100, N 1", hundred.model, hundred.x[:1], rounds=3),
         _Timed("ResNet-20, C 1000, N 1", with_classes(hundred.model, 1000), hundred.x[:1], top, share=100, rounds=3),
         _Timed("MLP 3072-512-512, C 100, N 8", mlp, flat),
@@ -250,14 +250,14 @@ def _grown(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def _against_classes(suite: Suite, counts: tuple[int, ...]) -> Growth:
-    hundred, found = suite["cifar100"], {}
+    hundred, growth = suite["cifar100"], {}
     x = hundred.x[:1]
     for classes in counts:
         model = with_classes(hundred.model, classes).requires_grad_(False)
         some = min(classes, 50)
         row = _grown(_ways(model, x, top=5, classes=some))
-        found[classes] = {**row, "(b)": row["(b)"] * classes / some}
-    return found
+        growth[classes] = {**row, "(b)": row["(b)"] * classes / some}
+    return growth
 
 
 def _against_samples(suite: Suite, counts: tuple[int, ...]) -> Growth:

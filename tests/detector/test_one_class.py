@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from sklearn.preprocessing import QuantileTransformer
 
-from gradgeo.detector.one_class import ClassConditionalCopula, normal_scores
+from gradgeo.detector.one_class import KINDS, ClassConditionalCopula, normal_scores
 
 
 @pytest.mark.parametrize("n", [20, 200, 1000])
@@ -62,3 +62,59 @@ def test_constant_features_do_no_harm() -> None:
     scores = model.score(torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0]], dtype=torch.float64), torch.zeros(2).long())
     assert scores.isfinite().all()
     assert scores[1] > scores[0]
+
+
+ARRAYS = {
+    "copula": {
+        "quantiles": np.array([[0.0, 0.0], [1.0, 1.0]]),
+        "center": np.zeros((1, 2)),
+        "precision": np.eye(2)[None],
+        "log_volume": np.zeros(1),
+        "group": np.zeros(3, np.int64),
+    },
+    "upper": {"median": np.zeros(2), "spread": np.ones(2)},
+    "neighbours": {"references": np.eye(2, dtype=np.float32)},
+    "residual": {"mean": np.zeros(2), "minor": np.eye(2)[:, :1]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_of_a_file_are_taken_as_they_are(kind: str) -> None:
+    made = KINDS[kind].from_arrays(ARRAYS[kind], 3)
+    assert made.score(torch.zeros(1, 2, dtype=torch.float64), torch.zeros(1).long()).shape == (1,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_model_checks_its_own_layout(kind: str) -> None:
+    arrays = ARRAYS[kind]
+    for name, array in arrays.items():
+        others = {key: value for key, value in arrays.items() if key != name}
+        with pytest.raises(ValueError, match=f"{name} is missing"):
+            KINDS[kind].from_arrays(others, 3)
+        for wrong in (array.astype(np.float16), array[None]):
+            with pytest.raises(ValueError, match=f"{name} has the wrong type or dimensions"):
+                KINDS[kind].from_arrays({**others, name: wrong}, 3)
+        if array.dtype.kind == "f":
+            with pytest.raises(ValueError, match=f"{name} is not finite"):
+                KINDS[kind].from_arrays({**others, name: np.full_like(array, np.nan)}, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "message"),
+    [
+        ("copula", "quantiles", np.array([[1.0, 0.0], [0.0, 1.0]]), "quantiles are not sorted"),
+        ("copula", "quantiles", np.zeros((1, 2)), "quantiles are not sorted"),
+        ("copula", "group", np.array([0, 1, 0]), "group is out of range"),
+        ("copula", "group", np.array([0, -1, 0]), "group is out of range"),
+        ("copula", "group", np.zeros(4, np.int64), "group has the wrong shape"),
+        ("copula", "center", np.zeros((1, 3)), "center has the wrong shape"),
+        ("copula", "precision", np.zeros((1, 2, 3)), "precision has the wrong shape"),
+        ("upper", "spread", np.array([1.0, 0.0]), "spread is not positive"),
+        ("upper", "spread", np.ones(3), "spread has the wrong shape"),
+        ("neighbours", "references", np.zeros((0, 2), np.float32), "references are none"),
+        ("residual", "minor", np.zeros((3, 1)), "minor has the wrong shape"),
+    ],
+)
+def test_values_that_no_fit_makes_are_refused(kind: str, name: str, value: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KINDS[kind].from_arrays({**ARRAYS[kind], name: value}, 3)

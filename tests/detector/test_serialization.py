@@ -257,3 +257,32 @@ def test_the_layout_is_pinned(saved: Path) -> None:
     layout = [*sorted(document), *sorted(document["settings"]), *sorted(document["fitted"])]
     layout += [f"{name} {a.dtype} {a.ndim}" for name, a in sorted(arrays.items())]
     assert hashlib.sha256("\n".join(layout).encode()).hexdigest()[:16] == "174a92e6611ede0b"
+
+
+def numbers(*shape: int, seed: int) -> torch.Tensor:
+    """The same on every processor, as no random and no rounded numbers are."""
+    count = torch.Size(shape).numel()
+    return (((torch.arange(count) + seed) * 7919) % 1009).double().view(shape) / 504 - 1
+
+
+def test_a_file_of_schema_2_stays_readable_and_is_written_as_it_was(tmp_path: Path) -> None:
+    """files/schema2.gradgeo was written before the modules moved, of inputs numbers(80, 6, seed=7)."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
+    with torch.no_grad():
+        for i, weight in enumerate(model.parameters()):
+            weight.copy_(numbers(*weight.shape, seed=100 * i))
+    old = Path(__file__).parent / "files" / "schema2.gradgeo"
+    detector = Detector.load(old, model)
+    assert detector.evidence_ == ("confidence", "neighbours", "csm", "residual", "stability")
+    assert (detector.classes_.tolist(), detector.fit_size_, detector.calibration_size_) == ([0, 2], 41, 39)
+    found = detector.predict(numbers(80, 6, seed=7)[:6])
+    scores = [0.5989276040, 5.0175832961, 2.4655487918, 2.8890282846, 2.2665713940, 13.5721553357]
+    assert found.outlier_score.tolist() == pytest.approx(scores, rel=1e-6)
+    assert found.p_value.tolist() == [0.85, 0.4, 0.525, 0.425, 0.55, 0.125]
+    detector.save(tmp_path / "new.gradgeo")
+    (before, arrays), (after, again) = parts(old), parts(tmp_path / "new.gradgeo")
+    for document in (before, after):
+        del document["versions"], document["fingerprint"]["logits"]  # of another installation, another processor
+    assert before == after
+    assert arrays.keys() == again.keys()
+    assert all(np.array_equal(arrays[name], again[name]) and arrays[name].dtype == again[name].dtype for name in arrays)

@@ -154,7 +154,11 @@ def _reached(graph: fx.Graph, start: fx.Node) -> set[fx.Node]:
 def _part(
     root: nn.Module, graph: fx.Graph, nodes: Iterable[fx.Node], out: fx.Node | None, given: fx.Node | None = None
 ) -> nn.Module:
-    """The `nodes` of `graph` as a module that is given the value of `given`, and puts out `out`."""
+    """The `nodes` of `graph` as a module whose input is the value of `given`, and whose output is that of `out`.
+
+    `torch.fx.passes.split_module` would hand values between the halves that depend on weights alone, such as a scaled
+    parameter; here each half computes its own, so that one feature map is all that passes.
+    """
     part, copies = fx.Graph(), {}
     if given is not None:
         copies[given] = part.placeholder("features")
