@@ -27,7 +27,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what lies beside docs/ and what is made from the code."""
+    """Add the pages outside docs/ and those that are generated from the code."""
     folder = ROOT / "results"
     for path in [*folder.glob("*.md"), *folder.glob("*.png"), folder / "battery.html"]:
         files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
@@ -51,15 +51,15 @@ def results() -> list[Path]:
     return sorted((ROOT / "results").glob("*.md"))
 
 
-def made(page: Path) -> dict[str, Any]:
-    """How the results of a page were made."""
+def provenance(page: Path) -> dict[str, Any]:
+    """The command, date and versions that a page of results records."""
     content = json.loads(page.with_suffix(".json").read_text())
     return (content[0] if isinstance(content, list) else content)["made"]
 
 
 INDEX = """# Benchmarks
 
-Every figure here was written by the command beside it; none was typed. Each page ends with the seed, the date, the
+Every figure here was written by the command in its row; none was typed. Each page ends with the seed, the date, the
 versions and the machine.
 
 | page | made by | on |
@@ -76,7 +76,7 @@ def results_index() -> str:
     """Every page of results with the command that makes it."""
     rows = []
     for page in results():
-        title, facts = page.read_text().split("\n", 1)[0].removeprefix("# "), made(page)
+        title, facts = page.read_text().split("\n", 1)[0].removeprefix("# "), provenance(page)
         rows.append(f"| [{title}]({page.name}) | `{facts['command']}` | {facts['date']} |")
     return INDEX.format(rows="\n".join(rows))
 

@@ -171,11 +171,11 @@ def test_score_into_a_folder_goes_on_and_says_so(room: Path, model: str, tmp_pat
     code, text, err = run(*score)
     assert (code, err) == (0, "")
     assert "model at work" in text
-    assert "found done" not in text
+    assert "already done" not in text
     assert len(pq.read_table(tmp_path / "v")) == 397
     code, text, err = run(*score)
     assert (code, err) == (0, "")
-    assert "found done               397" in text
+    assert "already done             397" in text
     code, _, err = run(*score, "--limit", 50)
     assert code == 1
     assert "with another limit. Pass restart=True (--restart) to begin anew, or another out." in err

@@ -89,8 +89,8 @@ def preprocess_for(
     order: str | None = None,
     interpolation: str | None = None,
 ) -> "Preprocess":
-    """`base` with the options that were given in place of its own."""
-    given: dict[str, Any] = {
+    """`base` with the options that the user passed in place of its own."""
+    passed: dict[str, Any] = {
         "size": size and _sides("--size", size),
         "channels": channels,
         "mean": mean and numbers("--mean", mean, ",", float),
@@ -102,7 +102,7 @@ def preprocess_for(
     }
     if size or resize:  # one takes the other's place, and what was cut out of it goes too
         base = replace(base, size=None, resize=None, crop=None)
-    return replace(base, **{name: value for name, value in given.items() if value is not None})
+    return replace(base, **{name: value for name, value in passed.items() if value is not None})
 
 
 def _sides(option: str, text: str) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def score(
     batch_size: BatchSize = 64,
     workers: Workers = 1,
     part_size: Annotated[int, typer.Option(min=1, help="Inputs in a part, which is what a kill loses at most.")] = PART,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew where parts of a run are found.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over where parts of an earlier run exist.")] = False,
     engine: Annotated[str, typer.Option(help="local, or ray for several processes and machines.")] = "local",
     jobs: Annotated[int | None, typer.Option(min=1, help="Detectors side by side with ray; default all.")] = None,
 ) -> None:
@@ -127,7 +127,7 @@ def score(
     print_pairs(
         {
             "inputs": summary.rows,
-            "found done": summary.resumed or None,
+            "already done": summary.resumed or None,
             "judged": summary.scored,
             "trusted": share(summary.trusted, summary.scored),
             "accuracy": share(summary.correct, summary.labelled),
