@@ -108,8 +108,8 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     files = {form: folder / f"{'-'.join(name)}.{form}" for form in ("onnx", "pt2")}
     for form, file in files.items():
         getattr(export, form)(detector, x[:16], file)
-    judges: dict[str, Runner] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
-    parts = [compare(detector, judges["onnx"], part) for part in x.split(BATCH)]
+    runners: dict[str, Runner] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
+    parts = [compare(detector, runners["onnx"], part) for part in x.split(BATCH)]
     whole = joined(parts)
     flipped, differ = whole.flipped, int((~whole.verdicts).sum())
     data: dict[str, Any] = {
@@ -121,8 +121,8 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     for n in SIZES:
         ways: dict[str, Callable[[], object]] = {
             "predict": partial(detector.predict, x[:n]),
-            "pt2": partial(judges["pt2"], x[:n]),
-            "onnx": partial(judges["onnx"], x[:n]),
+            "pt2": partial(runners["pt2"], x[:n]),
+            "onnx": partial(runners["onnx"], x[:n]),
         }
         with torch.no_grad():
             times = timed(ways, ROUNDS)
