@@ -56,9 +56,13 @@ def _apart(page: Page, name: str, model: nn.Module, x: Tensor, classes: int | No
     chosen = None if classes is None else torch.arange(classes)
     exact, rounded = (saliency_maps(model, x, classes=chosen, precision=precision) for precision in PRECISIONS)
     apart = (cosine_similarity_matrix(exact) - cosine_similarity_matrix(rounded)).abs()
-    found = {"flips": float((exact != rounded).float().mean()), "mean": float(apart.mean()), "most": float(apart.max())}
-    page.data.setdefault("screening", {})[name] = found
-    return [name, f"{100 * found['flips']:.2f}", f"{found['mean']:.4f}", f"{found['most']:.3f}"]
+    differences = {
+        "flips": float((exact != rounded).float().mean()),
+        "mean": float(apart.mean()),
+        "most": float(apart.max()),
+    }
+    page.data.setdefault("screening", {})[name] = differences
+    return [name, f"{100 * differences['flips']:.2f}", f"{differences['mean']:.4f}", f"{differences['most']:.3f}"]
 
 
 def _detection(page: Page, suite: Suite) -> None:
@@ -69,7 +73,7 @@ def _detection(page: Page, suite: Suite) -> None:
     for precision in PRECISIONS:
         seen = {column: _seen(classifier.model, x, temperatures, precision) for column, x in columns.items()}
         for i, name in enumerate((f"{classifier.temperature:.1f}", "1")):
-            for column, area in _areas({c: found[i] for c, found in seen.items()}, classifier).items():
+            for column, area in _areas({c: sample[i] for c, sample in seen.items()}, classifier).items():
                 rows[column][f"{name}, {precision}"] = area
     page.data["screening_auroc"] = rows
     page.say(
@@ -82,7 +86,7 @@ def _detection(page: Page, suite: Suite) -> None:
 
 
 def _columns(suite: Suite, classifier: ClassifierUnderTest) -> dict[str, Tensor]:
-    """What a one-class model is fitted on, other trusted inputs, and three columns to be told from them."""
+    """What a one-class model is fitted on, other trusted inputs, and three columns to be told apart from them."""
     right = classifier.correct.numpy()
     fit = np.flatnonzero(right[: classifier.half])[:LEARNT]
     clean = classifier.half + np.flatnonzero(right[classifier.half :])[:CHUNK]
@@ -99,7 +103,7 @@ def _areas(seen: dict[str, TenStatistics], classifier: ClassifierUnderTest) -> d
     """AUROC in % of each column, by a model of what was learnt."""
     learnt = seen["learnt"]
     model = ClassConditionalCopula.fit(learnt.features, learnt.label, classifier.logits.shape[1])
-    scores = {column: found.score(model) for column, found in seen.items() if column != "learnt"}
+    scores = {column: sample.score(model) for column, sample in seen.items() if column != "learnt"}
     trusted = scores.pop("trusted")
     return {column: 100 * auroc(trusted, score).value for column, score in scores.items()}
 
@@ -111,10 +115,10 @@ def _tapped(page: Page, classifier: ClassifierUnderTest, columns: dict[str, Tens
         front, model = (
             (nn.Identity(), classifier.model) if layer is None else tap(classifier.model, layer, classifier.x[:2])
         )
-        given = {column: torch.cat([front(part) for part in x.split(CHUNK)]) for column, x in columns.items()}
+        split = {column: torch.cat([front(part) for part in x.split(CHUNK)]) for column, x in columns.items()}
         where = "the input" if layer is None else f"the output of {layer.removeprefix('net.')}"
         began = time.process_time()
-        seen = {column: _seen(model, x, (classifier.temperature,), "float32")[0] for column, x in given.items()}
+        seen = {column: _seen(model, x, (classifier.temperature,), "float32")[0] for column, x in split.items()}
         took = time.process_time() - began
         base = base or took
         areas = _areas(seen, classifier)

@@ -26,7 +26,7 @@ _BOUNDARIES = np.r_[-np.inf, (np.arange(-20, 30) + 0.5) * _STEP, np.inf]
 
 @dataclass(frozen=True)
 class Distribution:
-    """Scores made from normal numbers z, and the AUROC and TNR at 95 % TPR they have in truth."""
+    """Scores drawn from normal numbers z, and the AUROC and TNR at 95 % TPR of their distributions."""
 
     trusted: Callable[[Array], Array]
     untrustworthy: Callable[[Array, float], Array]
@@ -117,7 +117,8 @@ def coverage(
             tnr_difference(*a, *b, resamples=resamples),
         ]
         held += [
-            found.low - 1e-12 <= truth <= found.high + 1e-12 for found, truth in zip(intervals, truths, strict=True)
+            interval.low - 1e-12 <= truth <= interval.high + 1e-12
+            for interval, truth in zip(intervals, truths, strict=True)
         ]
     return dict(zip(FIGURES, (held / simulations).tolist(), strict=True))
 
@@ -127,7 +128,7 @@ def false_verdicts(batteries: int, *, peers: int = 10, columns: int = 17, truste
     rng = np.random.default_rng(0)
     sizes = np.resize([10, 30, 100, 300], columns)
     shifts = [_shift(area) for area in np.linspace(0.6, 0.99, columns)]
-    found = []
+    decided = []
     for _ in range(batteries):
         inside = _alike(rng, peers + 1, trusted)
         outside = [_alike(rng, peers + 1, size) + shift for size, shift in zip(sizes, shifts, strict=True)]
@@ -135,8 +136,8 @@ def false_verdicts(batteries: int, *, peers: int = 10, columns: int = 17, truste
             str(i): Scores(inside[i], {str(j): column[i] for j, column in enumerate(outside)}) for i in range(peers + 1)
         }
         verdicts = differences(methods, ours="0", peers=[str(i) for i in range(1, peers + 1)])
-        found.append(sum(column["verdict"] != "tie" for column in verdicts.values()))
-    return float(np.mean(np.array(found) > 0)), sum(found)
+        decided.append(sum(column["verdict"] != "tie" for column in verdicts.values()))
+    return float(np.mean(np.array(decided) > 0)), sum(decided)
 
 
 def _alike(rng: np.random.Generator, detectors: int, inputs: int) -> Array:

@@ -32,8 +32,8 @@ def run(suite: Suite) -> Page:
         classifier = suite[name]
         task = Task(classifier, min(suite.inputs, EVADED))
         for evidence in ("paper", "full"):
-            found = _evaded(suite, task, evidence)
-            for label, counts in found.items():
+            counts_by_attack = _evaded(suite, task, evidence)
+            for label, counts in counts_by_attack.items():
                 rows.append(
                     [
                         name,
@@ -44,7 +44,10 @@ def run(suite: Suite) -> Page:
                         *map(str, counts.values()),
                     ]
                 )
-            page.data.setdefault("evasion", {}).setdefault(name, {})[evidence] = {"inputs": len(task.x), **found}
+            page.data.setdefault("evasion", {}).setdefault(name, {})[evidence] = {
+                "inputs": len(task.x),
+                **counts_by_attack,
+            }
     page.table(["model", "evidence", "attack", "epsilon", "inputs", "flipped", "flipped and trusted"], rows)
     return page
 
@@ -58,13 +61,13 @@ def _evaded(suite: Suite, task: Task, evidence: str) -> dict[str, dict[str, int]
     def evasion(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
         return attacks.evasion(detector, x, y, **options)
 
-    found = {}
+    counts = {}
     tried: dict[str, tuple[Attack, str]] = {
         "PGD": (attacks.pgd, ""),
         "evasion": (evasion, evidence + source_hash(*DETECTOR_CODE)),
     }
     for label, (attack, against) in tried.items():
-        made = attacked(classifier, task.x, task.y, attack, against=against, epsilon=classifier.budgets[0])
-        believed = detector.predict(made.adversarial).trusted & made.flipped
-        found[label] = {"flipped": int(made.flipped.sum()), "flipped and trusted": int(believed.sum())}
-    return found
+        attack_result = attacked(classifier, task.x, task.y, attack, against=against, epsilon=classifier.budgets[0])
+        believed = detector.predict(attack_result.adversarial).trusted & attack_result.flipped
+        counts[label] = {"flipped": int(attack_result.flipped.sum()), "flipped and trusted": int(believed.sum())}
+    return counts

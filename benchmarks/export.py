@@ -18,7 +18,7 @@ from gradgeo import export
 from gradgeo.bench.scenarios import smooth_blobs
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import require
-from gradgeo.export.agreement import SCORES, Agreement, Judged, compare
+from gradgeo.export.agreement import SCORES, Runner, compare, joined
 
 ROUNDS = 7
 BATCH = 32
@@ -54,7 +54,7 @@ def run(suite: Suite) -> Page:
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            rows = [_rows(page, made(), Path(folder)) for made in _wanted(suite)]
+            rows = [_rows(page, build(), Path(folder)) for build in _wanted(suite)]
     finally:
         torch.set_num_threads(threads)
     page.table(
@@ -108,10 +108,10 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     files = {form: folder / f"{'-'.join(name)}.{form}" for form in ("onnx", "pt2")}
     for form, file in files.items():
         getattr(export, form)(detector, x[:16], file)
-    judges: dict[str, Judged] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
+    judges: dict[str, Runner] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
     parts = [compare(detector, judges["onnx"], part) for part in x.split(BATCH)]
-    whole = Agreement(max(p.logits for p in parts), *(torch.cat([getattr(p, f) for p in parts]) for f in FIELDS))
-    flipped, differ = int((whole.scores > SCORES).sum()), int((~whole.verdicts).sum())
+    whole = joined(parts)
+    flipped, differ = whole.flipped, int((~whole.verdicts).sum())
     data: dict[str, Any] = {
         "inputs": len(x), "logits": whole.logits, "median": float(whole.scores.median()), "flipped": flipped,
         "largest": float(whole.scores.max()), "verdicts_differ": differ, "ms": {},
@@ -126,7 +126,7 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
         }
         with torch.no_grad():
             times = timed(ways, ROUNDS)
-        ms = data["ms"][n] = {way: median(found) for way, found in times.items()}
+        ms = data["ms"][n] = {way: median(samples) for way, samples in times.items()}
         ratio = median(p / o for p, o in zip(times["predict"], times["onnx"], strict=True))
         latency.append([*name, str(n), *(f"{ms[way]:.1f}" for way in ways), f"{ratio:.2f}"])
     page.data.setdefault("classifiers", {})["/".join(name)] = data
@@ -138,10 +138,7 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     )
 
 
-FIELDS = ("scores", "verdicts")
-
-
-def opened(file: Path) -> Judged:
+def opened(file: Path) -> Runner:
     """An ONNX file in onnxruntime, on one thread of the CPU."""
     runtime: Any = require("onnxruntime", "export")
     options = runtime.SessionOptions()

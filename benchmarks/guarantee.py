@@ -29,8 +29,8 @@ def run(suite: Suite) -> Page:
     )
     rows = []
     for name in suite.wanted(("cifar10", "ecg5000", "digits")):
-        found, n, m = _refit(suite[name])
-        for alpha, rates in found.items():
+        rates_at, n, m = _refit(suite[name])
+        for alpha, rates in rates_at.items():
             rows.append(_row(page, name, alpha, rates, n, m, "joint model and calibration refitted"))
     if suite.wanted(("digits",)):
         rates, n, m = _refit_all(suite["digits"], 0.05)

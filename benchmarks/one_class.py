@@ -113,13 +113,13 @@ def _seen(suite: Suite, name: str, other: str, epsilon: float) -> dict[str, TenS
 
 
 def _all() -> list[tuple[str, Callable[[TenStatistics], Score]]]:
-    made: list[tuple[str, Callable[[TenStatistics], Score]]] = []
+    models: list[tuple[str, Callable[[TenStatistics], Score]]] = []
     for name, candidate in CANDIDATES.items():
         for scores, scaler in (("raw", StandardScaler), ("normal scores", _normal)):
             for per_class in (False, True):
                 label = f"{name}, {scores}, {'per class' if per_class else 'shared'}"
-                made.append((label, _maker(candidate, scaler, per_class)))
-    return made
+                models.append((label, _maker(candidate, scaler, per_class)))
+    return models
 
 
 def _normal() -> QuantileTransformer:

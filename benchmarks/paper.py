@@ -68,14 +68,14 @@ def _detection(page: Page, suite: Suite) -> None:
         for temperature in (classifier.temperature, 1.0):
             model = fit_ten_statistics(classifier, temperature)
             scores = {column: ten_statistics(classifier, x, temperature).score(model) for column, x in columns.items()}
-            found = {column: _figures(scores["trusted"], scores[column]) for column in rows}
-            for column, figures in found.items():
+            by_scenario = {column: _figures(scores["trusted"], scores[column]) for column in rows}
+            for column, figures in by_scenario.items():
                 rows[column] += [str(figure) for figure in figures]
-            means += [float(np.mean([figures[i].value for figures in found.values()])) for i in (0, 1)]
+            means += [float(np.mean([figures[i].value for figures in by_scenario.values()])) for i in (0, 1)]
             kind = "temperature 1" if temperature == 1.0 else "own temperature"
             page.data.setdefault("detection", {}).setdefault(name, {})[kind] = {
                 column: {k: (e.value, e.low, e.high) for k, e in zip(("auroc", "tnr95"), figures, strict=True)}
-                for column, figures in found.items()
+                for column, figures in by_scenario.items()
             }
         page.say(f"### {name}, own temperature {classifier.temperature:.3g}")
         heading = [f"{figure}, {t}" for t in ("own", "1") for figure in ("AUROC", "TNR95")]
@@ -84,9 +84,9 @@ def _detection(page: Page, suite: Suite) -> None:
         page.say(_reproduces(page.data["detection"][name], means))
 
 
-def _reproduces(found: dict[str, Any], means: list[float]) -> str:
+def _reproduces(rows: dict[str, Any], means: list[float]) -> str:
     """Whether the paper's claim, that the ten statistics at temperature 1 see every cause, holds here."""
-    at_one = {column: figures["auroc"][0] for column, figures in found["temperature 1"].items()}
+    at_one = {column: figures["auroc"][0] for column, figures in rows["temperature 1"].items()}
     blind = [column for column, area in at_one.items() if area < BLIND]
     better = "raises" if means[0] > means[2] else "does not raise"
     verdict = f"It is blind (AUROC below {100 * BLIND:.0f}) to {', '.join(blind)}." if blind else "It is blind to none."
@@ -111,21 +111,21 @@ def _fewer_maps(page: Page, suite: Suite) -> None:
         columns = _inputs(suite, classifier)
         full = float("nan")
         for share in SHARES:
-            kept = number_of_maps(share, classifier.logits.shape[1])
+            maps = number_of_maps(share, classifier.logits.shape[1])
             model = fit_ten_statistics(classifier, classifier.temperature, share=share)
             seen: dict[str, TenStatistics] = {
                 c: ten_statistics(classifier, x, classifier.temperature, share=share) for c, x in columns.items()
             }
-            scores = {column: found.score(model) for column, found in seen.items()}
+            scores = {column: sample.score(model) for column, sample in seen.items()}
             areas = [auroc(scores["trusted"], s).value for c, s in scores.items() if c != "trusted"]
             caught = [tnr_at_tpr(scores["trusted"], s, resamples=1).value for c, s in scores.items() if c != "trusted"]
-            mean, tnr, cost = float(np.mean(areas)), float(np.mean(caught)), _seconds(classifier, kept)
+            mean, tnr, cost = float(np.mean(areas)), float(np.mean(caught)), _seconds(classifier, maps)
             full = mean if share == 1.0 else full
             page.data.setdefault("fewer maps", {}).setdefault(name, {})[str(share)] = {
-                **{"maps": kept, "auroc": mean, "tnr95": tnr, "loss": full - mean, "ms_per_input": 1000 * cost}
+                **{"maps": maps, "auroc": mean, "tnr95": tnr, "loss": full - mean, "ms_per_input": 1000 * cost}
             }
             figures = [f"{100 * v:.1f}" for v in (mean, tnr, full - mean)]
-            rows.append([name, f"{share:.0%}", str(kept), *figures, f"{1000 * cost:.0f} ms"])
+            rows.append([name, f"{share:.0%}", str(maps), *figures, f"{1000 * cost:.0f} ms"])
     page.table(["model", "share", "maps", "mean AUROC", "mean TNR95", "lost AUROC", "an input"], rows)
     for name in suite.wanted(FEWER):
         few = page.data["fewer maps"][name]["0.05"]
@@ -135,18 +135,18 @@ def _fewer_maps(page: Page, suite: Suite) -> None:
         )
 
 
-def _seconds(classifier: ClassifierUnderTest, kept: int) -> float:
-    """Wall time of one input's CSM from `kept` maps, the median of five runs of a small batch."""
+def _seconds(classifier: ClassifierUnderTest, maps: int) -> float:
+    """Wall time of one input's CSM from `maps` maps, the median of five runs of a small batch."""
 
     def measure() -> dict[str, Any]:
         x, times = classifier.x[:TIMED], []
         for _ in range(5):
             start = time.perf_counter()
-            csm(classifier.model, x, classes=kept)
+            csm(classifier.model, x, classes=maps)
             times.append((time.perf_counter() - start) / len(x))
         return {"seconds": np.array(np.median(times))}
 
-    return float(cached(measure, "seconds", weights_key(classifier.model), kept)["seconds"])
+    return float(cached(measure, "seconds", weights_key(classifier.model), maps)["seconds"])
 
 
 def _decisions(page: Page, suite: Suite) -> None:
@@ -160,8 +160,8 @@ def _decisions(page: Page, suite: Suite) -> None:
     for name in suite.wanted(NAMES):
         classifier = suite[name]
         task = Task(classifier, suite.inputs)
-        made = attacked(classifier, task.x, task.y, attacks.pgd, epsilon=classifier.budgets[0])
-        x, end = task.x[made.success][:LINES], made.adversarial[made.success][:LINES]
+        attack_result = attacked(classifier, task.x, task.y, attacks.pgd, epsilon=classifier.budgets[0])
+        x, end = task.x[attack_result.success][:LINES], attack_result.adversarial[attack_result.success][:LINES]
         along = torch.linspace(0, 1, POINTS).view(-1, *[1] * (x.ndim - 1))
         hits = {"s1_mean": 0, "s2_mean": 0}
         for one, other in zip(x, end, strict=True):

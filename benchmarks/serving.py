@@ -75,12 +75,12 @@ def run(suite: Suite) -> Page:
         with load as loader, serving(loader) as server:
             soak = soaked(server, _inputs(suite[name]), suite.inputs, kill=True)
         page.data.setdefault("killed", {})[name] = soak.killed
-        told = soak.killed
+        counts = soak.killed
         rows.append(
             [
                 name,
-                *(str(told[key]) for key in ("answered", "refused in words", "without an answer")),
-                f"{told['slowest']:.1f}",
+                *(str(counts[key]) for key in ("answered", "refused in words", "without an answer")),
+                f"{counts['slowest']:.1f}",
             ]
         )
     page.table(["case", "good answered", "good refused in words", "without an answer", "slowest, s"], rows)
@@ -92,9 +92,9 @@ def run(suite: Suite) -> Page:
     first = suite.wanted(CASES)[0]
     _, load = _loaders(suite, first)[1]
     with load as loader, serving(loader) as server:
-        found = crowded(server, _inputs(suite[first])[:1], size)
-    page.data["crowd"] = found
-    page.table(list(found), [[str(value) for value in found.values()]])
+        counts = crowded(server, _inputs(suite[first])[:1], size)
+    page.data["crowd"] = counts
+    page.table(list(counts), [[str(value) for value in counts.values()]])
     return page
 
 
@@ -282,7 +282,7 @@ _KINDS: dict[str, tuple[int, Callable[[Floats], tuple[bytes, dict[str, str]]]]] 
     "another shape": (400, lambda x: _body(x[:1], [1, *x.shape[:0:-1], 7])),
     "too many rows": (413, lambda x: _body(np.concatenate([x] * (2 * ROWS + 1))[: 2 * ROWS + 1])),
 }
-"""Status that a request should get, and how it is made."""
+"""Status that a request should get, and how it is written."""
 
 _MIX = ("single",) * 7 + ("several", "no JSON", "NaN") + ("single",) * 7 + ("several", "another shape", "too many rows")
 
@@ -370,11 +370,11 @@ def _status(connection: HTTPConnection, body: bytes, headers: dict[str, str]) ->
     try:
         connection.request("POST", "/v2/models/m/infer", body, headers)
         response = connection.getresponse()
-        told = response.read()
+        answer = response.read()
     except (OSError, HTTPException):
         connection.close()
         return 0
-    return response.status if response.status == 200 or json.loads(told).get("error") else 0
+    return response.status if response.status == 200 or json.loads(answer).get("error") else 0
 
 
 def _goes(server: Served, body: bytes, headers: dict[str, str]) -> None:

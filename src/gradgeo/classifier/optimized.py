@@ -283,7 +283,7 @@ def _match_grad_layout(norm: nn.Module, inputs: tuple[Any, ...], output: Any) ->
     PyTorch (2.6 to 2.14, on CPUs) misreads the strides of a batch of one where a token mixer follows
     (`flatten(2).transpose(1, 2)`), and computes a wrong gradient without a warning; batched backward passes are right.
     """
-    if isinstance(output, Tensor) and output.requires_grad and len(output) == 1:
+    if isinstance(output, Tensor) and output.requires_grad and output.shape[0] == 1:
         last = output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last)
         form = torch.channels_last if last and not output.is_contiguous() else torch.contiguous_format
 

@@ -19,7 +19,7 @@ from gradgeo.detector.measurements import EvidenceContext, displacements
 from gradgeo.errors import ExportError, GradgeoError
 from gradgeo.export import torch_internals
 from gradgeo.export.plain_forms import PlainForms
-from gradgeo.export.split import Split
+from gradgeo.export.traced import GradientGraphs
 from gradgeo.geometry.chunking import MANY
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
@@ -29,17 +29,17 @@ OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
 
 
 class GraphJacobian(InputJacobian):
-    """A forward pass made by the graphs of a split classifier instead of the classifier and autograd."""
+    """A forward pass by the graphs of a traced classifier instead of the classifier and autograd."""
 
-    def __init__(self, split: Split, x: Tensor) -> None:
+    def __init__(self, graphs: GradientGraphs, x: Tensor) -> None:
         batch = clean(x, traced=True)
-        logits, features, self._saved = split(batch.x)
-        super().__init__(batch, logits, features, rank=split.rank, weight=split.weight)
-        self._split = split
+        logits, features, self._saved = graphs(batch.x)  # (N, C), (N, F)
+        super().__init__(batch, logits, features, rank=graphs.rank, weight=graphs.weight)
+        self._graphs = graphs
 
     def _rows(self, cotangents: Tensor) -> Tensor:
         cotangents = cotangents.transpose(0, 1).to(self.x.dtype)  # (K, N, R)
-        rows = self._split.vjp(self._saved, cotangents).transpose(0, 1)  # (N, K, *input)
+        rows = self._graphs.vjp(self._saved, cotangents).transpose(0, 1)  # (N, K, *input)
         self.has_gradient = self.has_gradient | rows.flatten(1).any(1)
         return rows
 
@@ -55,16 +55,16 @@ class GraphJacobian(InputJacobian):
 
     def again(self, x: Tensor) -> "GraphJacobian":
         """Another pass, for other inputs."""
-        return GraphJacobian(self._split, x)
+        return GraphJacobian(self._graphs, x)
 
     def logits_at(self, x: Tensor) -> Tensor:
         """The logits (N, C) of other inputs, NaN where these are not finite."""
         batch = clean(x, traced=True)
-        return torch.where(batch.usable[:, None], self._split(batch.x)[0], torch.nan)
+        return torch.where(batch.usable[:, None], self._graphs(batch.x)[0], torch.nan)
 
 
-class GraphObservation(EvidenceContext):
-    """An observation whose matrices are made for all inputs together instead of one after another."""
+class GraphContext(EvidenceContext):
+    """What is known of a batch, with the matrices of all inputs computed together instead of one after another."""
 
     def _cosines(self, *, sign: bool) -> Tensor:
         forward, maps = cast(GraphJacobian, self.forward), replace(self._maps, sign=sign)
@@ -87,18 +87,18 @@ class GraphObservation(EvidenceContext):
         return torch.where(judged, matrix.to(forward.logits.dtype), torch.nan)
 
 
-class Judge(nn.Module):
-    """What a detector says of inputs (N, *input), by name as in `OUTPUTS`.
+class DetectorModule(nn.Module):
+    """A detector and its classifier: inputs (N, *input) -> the `OUTPUTS` by name.
 
     Args:
         detector: fitted.
-        split: its classifier's graphs.
+        graphs: its classifier's.
         x: an input or more, for the shape.
     """
 
-    def __init__(self, detector: Detector, split: Split, x: Tensor) -> None:
+    def __init__(self, detector: Detector, graphs: GradientGraphs, x: Tensor) -> None:
         super().__init__()
-        self.split = split
+        self.graphs = graphs
         fitted = detector.fitted_
         maps = fitted.extractor.maps
         maps = _Unchecked(**{field.name: getattr(maps, field.name) for field in fields(maps)})
@@ -114,7 +114,7 @@ class Judge(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where not judged."""
-        forward = GraphJacobian(self.split, x)
+        forward = GraphJacobian(self.graphs, x)
         with PlainForms():
             features = self._extractor.features(self.observe(forward))
             score = self._fusion.fuse(self._fusion.scores(features, forward.predicted))
@@ -135,7 +135,7 @@ class Judge(nn.Module):
         """The observation that the evidence measures."""
         gradients = any(e.neighbourhood == "gradients" for e in self.evidence)
         extractor = self._extractor
-        return GraphObservation(forward, extractor.maps, extractor.radius, gradients=gradients, moves=self.moves)
+        return GraphContext(forward, extractor.maps, extractor.radius, gradients=gradients, moves=self.moves)
 
 
 class _Unchecked(Maps):
@@ -145,15 +145,15 @@ class _Unchecked(Maps):
         return classes.long()
 
 
-def refuse_what_does_not_trace(judge: Judge, x: Tensor) -> None:
+def refuse_what_does_not_trace(module: DetectorModule, x: Tensor) -> None:
     """Raise for evidence that reads values, by name, before any long work.
 
     Raises: ExportError.
     """
     world = torch_internals.Symbolic()
     with world.mode, torch.no_grad(), PlainForms():
-        seen = judge.observe(GraphJacobian(judge.split, world.batch(x)))
-        for evidence in judge.evidence:
+        seen = module.observe(GraphJacobian(module.graphs, world.batch(x)))
+        for evidence in module.evidence:
             try:
                 evidence.measure(seen)
             except GradgeoError:
