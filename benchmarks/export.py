@@ -73,7 +73,7 @@ def run(suite: Suite) -> Page:
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            rows = [_rows(page, made(), Path(folder)) for made in _wanted(suite)]
+            rows = [_rows(page, build(), Path(folder)) for build in _wanted(suite)]
     finally:
         torch.set_num_threads(threads)
     page.table(
@@ -127,8 +127,8 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     files = {form: folder / f"{'-'.join(name)}.{form}" for form in ("onnx", "pt2")}
     for form, file in files.items():
         getattr(export, form)(detector, x[:16], file)
-    judges: dict[str, Runner] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
-    parts = [compare(detector, judges["onnx"], part) for part in x.split(BATCH)]
+    runners: dict[str, Runner] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
+    parts = [compare(detector, runners["onnx"], part) for part in x.split(BATCH)]
     whole = joined(parts)
     flipped, differ = whole.flipped, int((~whole.verdicts).sum())
     data: dict[str, Any] = {
@@ -140,12 +140,12 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     for n in SIZES:
         ways: dict[str, Callable[[], object]] = {
             "predict": partial(detector.predict, x[:n]),
-            "pt2": partial(judges["pt2"], x[:n]),
-            "onnx": partial(judges["onnx"], x[:n]),
+            "pt2": partial(runners["pt2"], x[:n]),
+            "onnx": partial(runners["onnx"], x[:n]),
         }
         with torch.no_grad():
             times = timed(ways, ROUNDS)
-        ms = data["ms"][n] = {way: median(found) for way, found in times.items()}
+        ms = data["ms"][n] = {way: median(samples) for way, samples in times.items()}
         ratio = median(p / o for p, o in zip(times["predict"], times["onnx"], strict=True))
         latency.append([*name, str(n), *(f"{ms[way]:.1f}" for way in ways), f"{ratio:.2f}"])
     page.data.setdefault("classifiers", {})["/".join(name)] = data
