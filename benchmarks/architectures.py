@@ -45,12 +45,12 @@ class Architecture:
         """With random weights, none of them all zero, and BatchNorm statistics that are not those of a new layer."""
         torch.manual_seed(0)
         if self.zoo == "timm":
-            made = require("timm", "timm").create_model(self.name, num_classes=CLASSES, **self.options)
+            model = require("timm", "timm").create_model(self.name, num_classes=CLASSES, **self.options)
         else:
-            made = require("torchvision", "torchvision").models.get_model(
+            model = require("torchvision", "torchvision").models.get_model(
                 self.name, weights=None, num_classes=CLASSES, **self.options
             )
-        return awakened(made).eval()
+        return awakened(model).eval()
 
     def inputs(self, n: int) -> Tensor:
         """Random images (n, 3, size, size)."""
@@ -123,13 +123,20 @@ def awakened(model: nn.Module) -> nn.Module:
 class Found:
     """What was measured of one architecture."""
 
-    entries: int  # d
-    unsigned: float  # largest difference of a cosine of unsigned maps from float64
-    signed: float  # the same of signed maps, in units of 4/d
-    maps: float  # largest difference of a map's entry, relative to the largest of that map
-    signs: float  # share of signs that differ
-    in_float64: float  # `unsigned` of the model in float64, made in the same ways
-    loop_unsigned: float  # the first three, of a plain loop over the classes in the model's own float32
+    entries: int
+    """Entries of an input, d."""
+    unsigned: float
+    """Largest difference of a cosine of unsigned maps from float64."""
+    signed: float
+    """The same of signed maps, in units of 4/d."""
+    maps: float
+    """Largest difference of a map's entry, relative to the largest of that map."""
+    signs: float
+    """Share of signs that differ."""
+    in_float64: float
+    """`unsigned` of the model in float64, computed in the same way."""
+    loop_unsigned: float
+    """The first three, of a plain loop over the classes in the model's own float32."""
     loop_signed: float
     loop_maps: float
     strategy: str
@@ -140,7 +147,7 @@ class Found:
 
     @property
     def exact(self) -> bool:
-        """Whether the way that the maps are made is right."""
+        """Whether the method that computes the maps is right."""
         return self.in_float64 <= SAME
 
     @property
@@ -150,7 +157,7 @@ class Found:
 
 
 def measure(architecture: Architecture) -> Found:
-    """Maps and cosines against float64, how they were made, and how long that takes."""
+    """Maps and cosines against float64, how they were computed, and the time of that."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", GradgeoWarning)
         return _measured(architecture, caught)
@@ -164,7 +171,7 @@ def _measured(architecture: Architecture, caught: list[warnings.WarningMessage])
     ours = saliency_maps(model, x, sign=False, temperature=temperature)
     how = _how(model, x, [str(w.message) for w in caught])
     signs = ours.sign()
-    plain = looped(architecture.model(), x, temperature)  # made anew: one that keeps what it made cannot be copied
+    plain = looped(architecture.model(), x, temperature)  # a new model: one that stores tensors cannot be copied
     entries = x[0].numel()
     took, loop = (_milliseconds(lambda call=call: call(x[:1])) for call in (  # type: ignore[misc]
         lambda x: saliency_maps(model, x), lambda x: looped(model, x)))  # fmt: skip
@@ -254,19 +261,19 @@ def run(suite: Suite) -> Page:
         for name in suite.wanted(ARCHITECTURES):
             architecture = ARCHITECTURES[name]
             try:
-                found = measure(architecture)
+                result = measure(architecture)
             except Exception as error:  # one that fails is a result as well, and not the end of the others
                 wrong.append(f"{name} ({type(error).__name__}: {one_line(str(error))[:100]})")
                 continue
-            page.data[name] = {"family": architecture.family, "size": architecture.size, **vars(found)}
-            wrong += [] if found.exact else [name]
-            kinks += [] if found.near else [name]
+            page.data[name] = {"family": architecture.family, "size": architecture.size, **vars(result)}
+            wrong += [] if result.exact else [name]
+            kinks += [] if result.near else [name]
             rows.append(
-                [architecture.family, name, str(architecture.size), f"{found.in_float64:.0e}",
-                 f"{found.unsigned:.0e} ({found.loop_unsigned:.0e})",
-                 f"{found.signed:.2f} ({found.loop_signed:.2f})", f"{found.maps:.0e} ({found.loop_maps:.0e})",
-                 f"{100 * found.signs:.3f}", found.strategy, found.folded, found.head, f"{found.milliseconds:.0f}",
-                 f"{found.loop_milliseconds / found.milliseconds:.1f}"]
+                [architecture.family, name, str(architecture.size), f"{result.in_float64:.0e}",
+                 f"{result.unsigned:.0e} ({result.loop_unsigned:.0e})",
+                 f"{result.signed:.2f} ({result.loop_signed:.2f})", f"{result.maps:.0e} ({result.loop_maps:.0e})",
+                 f"{100 * result.signs:.3f}", result.strategy, result.folded, result.head, f"{result.milliseconds:.0f}",
+                 f"{result.loop_milliseconds / result.milliseconds:.1f}"]
             )  # fmt: skip
     finally:
         torch.set_num_threads(threads)

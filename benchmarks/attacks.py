@@ -96,8 +96,8 @@ def _strength(page: Page, suite: Suite) -> None:
                 ours = attacks.pgd(classifier.folded, x, y, epsilon=epsilon, norm=norm, steps=WEAK, random_start=False)
                 rows.append(_beside(page, name, f"PGD, {norm}, epsilon {epsilon:.3g}", ours.success, success))
         x, y = x[:50], y[:50]  # foolbox takes half a second for each
-        _, found, _ = foolbox.attacks.L2DeepFoolAttack(steps=50)(wrapped, x, y, epsilons=None)
-        distance = (found - x).flatten(1).norm(dim=1)
+        _, adversarial, _ = foolbox.attacks.L2DeepFoolAttack(steps=50)(wrapped, x, y, epsilons=None)
+        distance = (adversarial - x).flatten(1).norm(dim=1)
         ours = attacks.minimum_norm(classifier.folded, x, y)
         budget = distance.median()
         rows.append(_beside(page, name, "minimum L2", ours.distance <= budget, distance <= budget))

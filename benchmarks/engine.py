@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.bfloat16 import screened
+from benchmarks.instruction_sets import beside_avx2
 from benchmarks.memory import heights
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from benchmarks.strategies import strategies
 from benchmarks.timing import timed
+from gradgeo.bench.provenance import processor
 from gradgeo.geometry.similarity import csm, products_of_signs
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def run(suite: Suite) -> Page:
         "authors' function as they describe it, on CPU: a loop of `cross_entropy(...).backward(retain_graph=True)`, "
         "parameters' gradients included, signs, the maximum over channels, cosines. (b) is the floor of a plain loop: "
         "one forward pass and a backward pass to the input for each class, and nothing else. Ours is `gradgeo.csm`, "
-        "with the same signs and maximum, exact float32 unless a row says bfloat16."
+        f"with the same signs and maximum, exact float32 unless a row says bfloat16. Processor: {processor()}."
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -102,14 +104,24 @@ def run(suite: Suite) -> Page:
             names = list(next(iter(table.values())))
             page.table([letter, *names], [[str(k), *(f"{row[n]:.1f}" for n in names)] for k, row in table.items()])
         page.figure = _draw(grown)
-        page.say("The product of signs alone, C = 1000 maps of d entries, ms:")
-        sizes = (3072,) if quick else (3072, 50176, 150_528)
-        page.table(["d", "float32 matmul", "ours", "times faster"], [_product(page, d) for d in sizes])
+        _products(page, quick=quick)
         strategies(page, suite, _mlp(), quick=quick)
         screened(page, suite, quick=quick)
         heights(page, quick=quick)
     finally:
         torch.set_num_threads(threads)
+    beside_avx2(page, suite)
+    return page
+
+
+def small_rows(suite: Suite) -> Page:
+    """The rows that take seconds, the products and the strategies: what is compared between processors."""
+    quick, page = suite.inputs < 100, Page("")
+    torch.set_num_threads(1)
+    for case in _small(suite, quick=quick):
+        _rows(page, case)
+    _products(page, quick=quick)
+    strategies(page, suite, _mlp(), quick=quick)
     return page
 
 
@@ -119,17 +131,17 @@ def _small(suite: Suite, *, quick: bool) -> list[_Timed]:
     mlp = _mlp()
     flat = torch.rand(8, 3072, generator=generator)
     once = 1 if quick else None
-    found = [
+    rows = [
         _Timed("ResNet-20, C 10, N 1", ten.model, ten.x[:1], rounds=once or 15),
         _Timed("MLP 3072-512-512, C 100, N 1", mlp, flat[:1], rounds=once or ROUNDS),
         _Timed("1-D CNN, C 5, N 1", beats.model, beats.x[:1], rounds=once or 25),
     ]
     if quick:
-        return found
+        return rows
     top = {"": {}, ", top 5 %": {"classes": 50}}
     return [
         _Timed("ResNet-20, C 10, N 64", ten.model, ten.x[:64], ALSO_ROUNDED, rounds=3),
-        *found,
+        *rows,
         _Timed("ResNet-20, C 100, N 1", hundred.model, hundred.x[:1], rounds=3),
         _Timed("ResNet-20, C 1000, N 1", with_classes(hundred.model, 1000), hundred.x[:1], top, share=100, rounds=3),
         _Timed("MLP 3072-512-512, C 100, N 8", mlp, flat),
@@ -238,14 +250,14 @@ def _grown(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def _against_classes(suite: Suite, counts: tuple[int, ...]) -> Growth:
-    hundred, found = suite["cifar100"], {}
+    hundred, growth = suite["cifar100"], {}
     x = hundred.x[:1]
     for classes in counts:
         model = with_classes(hundred.model, classes).requires_grad_(False)
         some = min(classes, 50)
         row = _grown(_ways(model, x, top=5, classes=some))
-        found[classes] = {**row, "(b)": row["(b)"] * classes / some}
-    return found
+        growth[classes] = {**row, "(b)": row["(b)"] * classes / some}
+    return growth
 
 
 def _against_samples(suite: Suite, counts: tuple[int, ...]) -> Growth:
@@ -295,6 +307,12 @@ def _draw(grown: dict[str, Growth]) -> "Figure":
         ax.legend(frameon=False)
     axes[0].set_ylabel("process time, ms")
     return figure
+
+
+def _products(page: Page, *, quick: bool) -> None:
+    page.say("The product of signs alone, C = 1000 maps of d entries, ms:")
+    sizes = (3072,) if quick else (3072, 50176, 150_528)
+    page.table(["d", "float32 matmul", "ours", "times faster"], [_product(page, d) for d in sizes])
 
 
 def _product(page: Page, d: int) -> list[str]:

@@ -14,7 +14,7 @@ from gradgeo.bench.scenarios import Task
 from gradgeo.detector.detector import Detector
 
 EVADE, EVADED = ("mnist", "cifar10"), 30
-LEARNT = 1000  # trusted inputs that the evaded detectors are fitted on
+FIT = 1000  # trusted inputs that the evaded detectors are fitted on
 
 
 def run(suite: Suite) -> Page:
@@ -22,7 +22,7 @@ def run(suite: Suite) -> Page:
     page = Page("The attack that knows the detector")
     page.say(
         f"Correctly classified inputs of the second half of the test split, {EVADED} of each classifier, against "
-        f"detectors fitted on {LEARNT} trusted inputs of the first half, alpha 5 %: how many are given another class "
+        f"detectors fitted on {FIT} trusted inputs of the first half, alpha 5 %: how many are given another class "
         "and still trusted. 100 steps of epsilon/4, L-inf, random start. Evasion is orthogonal projected gradient "
         "descent through the model and the joint outlier score at once. The detector draws nothing at random, so there "
         "is nothing to average."
@@ -32,8 +32,8 @@ def run(suite: Suite) -> Page:
         classifier = suite[name]
         task = Task(classifier, min(suite.inputs, EVADED))
         for evidence in ("paper", "full"):
-            found = _evaded(suite, task, evidence)
-            for label, counts in found.items():
+            counts_by_attack = _evaded(suite, task, evidence)
+            for label, counts in counts_by_attack.items():
                 rows.append(
                     [
                         name,
@@ -44,7 +44,10 @@ def run(suite: Suite) -> Page:
                         *map(str, counts.values()),
                     ]
                 )
-            page.data.setdefault("evasion", {}).setdefault(name, {})[evidence] = {"inputs": len(task.x), **found}
+            page.data.setdefault("evasion", {}).setdefault(name, {})[evidence] = {
+                "inputs": len(task.x),
+                **counts_by_attack,
+            }
     page.table(["model", "evidence", "attack", "epsilon", "inputs", "flipped", "flipped and trusted"], rows)
     return page
 
@@ -52,19 +55,19 @@ def run(suite: Suite) -> Page:
 def _evaded(suite: Suite, task: Task, evidence: str) -> dict[str, dict[str, int]]:
     """For PGD and for evasion: how many inputs it flips, and how many of these the detector trusts."""
     classifier = task.classifier
-    trusted = classifier.trusted[:LEARNT]
+    trusted = classifier.trusted[:FIT]
     detector = Detector(classifier.model, evidence=evidence).fit(trusted)
 
     def evasion(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> AttackResult:
         return attacks.evasion(detector, x, y, **options)
 
-    found = {}
+    counts = {}
     tried: dict[str, tuple[Attack, str]] = {
         "PGD": (attacks.pgd, ""),
         "evasion": (evasion, evidence + source_hash(*DETECTOR_CODE)),
     }
     for label, (attack, against) in tried.items():
-        made = attacked(classifier, task.x, task.y, attack, against=against, epsilon=classifier.budgets[0])
-        believed = detector.predict(made.adversarial).trusted & made.flipped
-        found[label] = {"flipped": int(made.flipped.sum()), "flipped and trusted": int(believed.sum())}
-    return found
+        attack_result = attacked(classifier, task.x, task.y, attack, against=against, epsilon=classifier.budgets[0])
+        believed = detector.predict(attack_result.adversarial).trusted & attack_result.flipped
+        counts[label] = {"flipped": int(attack_result.flipped.sum()), "flipped and trusted": int(believed.sum())}
+    return counts

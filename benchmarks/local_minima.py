@@ -56,10 +56,12 @@ class _Illustrated(Page):
 
 @dataclass(frozen=True)
 class _Around:
-    """What is found around the inputs of a group at one radius."""
+    """Statistics of the surroundings of the inputs of a group at one radius."""
 
-    zeta: Tensor  # (N, D)
-    higher: Tensor  # (N, D), whether the loss there is above the loss at the input
+    zeta: Tensor
+    """(N, D)."""
+    higher: Tensor
+    """(N, D), whether the loss there is above the loss at the input."""
 
     @property
     def minimum(self) -> Tensor:
@@ -78,16 +80,18 @@ class _Around:
 
     def quantiles(self) -> list[float]:
         """Of zeta over inputs and directions."""
-        found: list[float] = self.zeta.double().flatten().quantile(torch.tensor(QUANTILES).double()).tolist()
-        return found
+        quantiles: list[float] = self.zeta.double().flatten().quantile(torch.tensor(QUANTILES).double()).tolist()
+        return quantiles
 
 
 @dataclass(frozen=True)
 class _Kinks:
     """How gradients turn between inputs and neighbours, in float64, relative to their length."""
 
-    logit: Tensor  # (N, D), of the predicted class's logit
-    loss: Tensor  # (N, D), of its cross-entropy
+    logit: Tensor
+    """(N, D), of the predicted class's logit."""
+    loss: Tensor
+    """(N, D), of its cross-entropy."""
 
     @property
     def straight(self) -> Tensor:
@@ -95,15 +99,15 @@ class _Kinks:
         return self.logit.abs() < STRAIGHT
 
 
-Found = dict[tuple[str, str, float], _Around]
-FoundKinks = dict[tuple[str, str, float], _Kinks]
+Surroundings = dict[tuple[str, str, float], _Around]
+KinksAround = dict[tuple[str, str, float], _Kinks]
 
 
 def run(suite: Suite) -> Page:
     """Distributions of zeta by group and radius, the verdicts, and the linear pieces behind them."""
     require("matplotlib", "plots")
-    found: Found = {}
-    kinks: FoundKinks = {}
+    around: Surroundings = {}
+    kinks: KinksAround = {}
     norms: dict[tuple[str, str], Tensor] = {}
     for name in EPSILON:
         classifier = suite[name]
@@ -115,10 +119,10 @@ def run(suite: Suite) -> Page:
         for group, x in _groups(suite, classifier).items():
             norms[name, group] = local_minimum(classifier.model, x, directions=directions[:1]).gradient_norm
             for radius in RADII:
-                found[name, group, radius] = _around(classifier, x, directions, radius)
+                around[name, group, radius] = _around(classifier, x, directions, radius)
             for radius in KINK_RADII if group != "misclassified" else ():
                 kinks[name, group, radius] = _turns(exact, x[:KINK_SIZE].double(), directions, radius)
-    return _page(found, kinks, norms)
+    return _page(around, kinks, norms)
 
 
 def _groups(suite: Suite, classifier: ClassifierUnderTest) -> dict[str, Tensor]:
@@ -161,8 +165,8 @@ def _turns(model: Any, x: Tensor, directions: Tensor, radius: float) -> _Kinks:
     return _Kinks(*turns)
 
 
-def _page(found: Found, kinks: FoundKinks, norms: dict[tuple[str, str], Tensor]) -> Page:
-    page = _Illustrated("Theorem 1 on trained classifiers", figure=_draw(found))
+def _page(around: Surroundings, kinks: KinksAround, norms: dict[tuple[str, str], Tensor]) -> Page:
+    page = _Illustrated("Theorem 1 on trained classifiers", figure=_draw(around))
     page.say(
         "zeta(x~) is the cosine between the gradient of the predicted class's cross-entropy at a neighbour x~ and the "
         "direction from x to x~: negative where descent from x~ leads away from x. Theorem 1 (Schwinn et al. 2021): x "
@@ -176,9 +180,9 @@ def _page(found: Found, kinks: FoundKinks, norms: dict[tuple[str, str], Tensor])
     )
     page.say(f"![zeta, its negative share and the share of minima over radii]({PICTURE})")
     page.say("## Where the theorem holds")
-    page.say(_in_the_limit(found, norms))
-    page.say(_at_a_radius(found))
-    page.say(_minima(found))
+    page.say(_in_the_limit(around, norms))
+    page.say(_at_a_radius(around))
+    page.say(_minima(around))
     page.say("## Where networks bend it")
     page.say(_pieces(kinks))
     page.table(
@@ -186,19 +190,19 @@ def _page(found: Found, kinks: FoundKinks, norms: dict[tuple[str, str], Tensor])
     )
     for name in EPSILON:
         page.say(f"## {name}")
-        rows = [_row(group, radius, a) for (n, group, radius), a in found.items() if n == name]
+        rows = [_row(group, radius, a) for (n, group, radius), a in around.items() if n == name]
         quantiles = [f"{q:.0%}" for q in QUANTILES]
         page.table(["inputs", "number", "radius", *quantiles, "zeta < 0", "minima", "sign right"], rows)
     page.say(
         "Quantiles are those of zeta over inputs and directions. *sign right*: share of neighbours where zeta >= 0 goes"
         " with a loss above that at x, zeta < 0 with one below."
     )
-    page.data = _data(found, kinks, norms)
+    page.data = _data(around, kinks, norms)
     return page
 
 
-def _in_the_limit(found: Found, norms: dict[tuple[str, str], Tensor]) -> str:
-    smallest = [a for (_, _, radius), a in found.items() if radius == RADII[0]]
+def _in_the_limit(around: Surroundings, norms: dict[tuple[str, str], Tensor]) -> str:
+    smallest = [a for (_, _, radius), a in around.items() if radius == RADII[0]]
     shares, inputs = [a.negative for a in smallest], torch.cat([a.minimum for a in smallest])
     norm = torch.cat([*norms.values()])
     zero = int((norm == 0).sum())
@@ -217,9 +221,9 @@ def _in_the_limit(found: Found, norms: dict[tuple[str, str], Tensor]) -> str:
     return text
 
 
-def _at_a_radius(found: Found) -> str:
-    right = {r: _share(_joined(a.right for (*_, radius), a in found.items() if radius == r)) for r in RADII}
-    minima = [(a.minimum, a.higher.all(1)) for a in found.values()]
+def _at_a_radius(around: Surroundings) -> str:
+    right = {r: _share(_joined(a.right for (*_, radius), a in around.items() if radius == r)) for r in RADII}
+    minima = [(a.minimum, a.higher.all(1)) for a in around.values()]
     passed, lowest = (torch.cat(column) for column in zip(*minima, strict=True))
     shares = ", ".join(f"{share:.1%} at {radius:g}" for radius, share in right.items())
     return (
@@ -230,19 +234,19 @@ def _at_a_radius(found: Found) -> str:
     )
 
 
-def _minima(found: Found) -> str:
+def _minima(around: Surroundings) -> str:
     pairs = [(name, radius) for name in EPSILON for radius in RADII]
-    share = {key: _share(a.minimum) for key, a in found.items()}
+    share = {key: _share(a.minimum) for key, a in around.items()}
     more = [(n, r) for n, r in pairs if share[n, "PGD", r] > share[n, "correct", r]]
     less = [(n, r) for n, r in pairs if share[n, "PGD", r] < share[n, "correct", r]]
     n, r = max(pairs, key=lambda pair: abs(share[pair[0], "PGD", pair[1]] - share[pair[0], "correct", pair[1]]))
-    gap = {(n, r): found[n, "PGD", r].negative - found[n, "correct", r].negative for n, r in pairs}
+    gap = {(n, r): around[n, "PGD", r].negative - around[n, "correct", r].negative for n, r in pairs}
     lowest, highest = min(gap, key=gap.__getitem__), max(gap, key=gap.__getitem__)
-    falling = {(n, r): 1 - _share(found[n, "correct", r].higher) for n, r in pairs}
+    falling = {(n, r): 1 - _share(around[n, "correct", r].higher) for n, r in pairs}
     most = max(falling, key=falling.__getitem__)
 
-    def told(pair: tuple[str, float]) -> str:
-        attacked, correct = (found[pair[0], group, pair[1]].negative for group in ("PGD", "correct"))
+    def describe(pair: tuple[str, float]) -> str:
+        attacked, correct = (around[pair[0], group, pair[1]].negative for group in ("PGD", "correct"))
         return f"{pair[0]} at {pair[1]:g}, {attacked:.0%} against {correct:.0%}"
 
     text = (
@@ -250,7 +254,7 @@ def _minima(found: Found) -> str:
         f"more often than correct ones in {len(more)}, less often in {len(less)}; the largest difference is on {n} at "
         f"{r:g}: {share[n, 'PGD', r]:.0%} of the attacked, {share[n, 'correct', r]:.0%} of the correct inputs. zeta is "
         f"negative less often around attacked inputs in {sum(g < 0 for g in gap.values())} pairs (most so on "
-        f"{told(lowest)}), more often in {sum(g > 0 for g in gap.values())} (most so on {told(highest)}). "
+        f"{describe(lowest)}), more often in {sum(g > 0 for g in gap.values())} (most so on {describe(highest)}). "
     )
     if len(more) > len(less):
         text += "To be a minimum is therefore no sign of trust. "
@@ -262,7 +266,7 @@ def _minima(found: Found) -> str:
     return text
 
 
-def _pieces(kinks: FoundKinks) -> str:
+def _pieces(kinks: KinksAround) -> str:
     straight, logit, loss = (
         _joined(getattr(k, field) for k in kinks.values()) for field in ("straight", "logit", "loss")
     )
@@ -304,7 +308,7 @@ def _row(group: str, radius: float, around: _Around) -> list[str]:
     return [group, str(len(around.zeta)), f"{radius:g}", *quantiles, *(f"{share:.1%}" for share in shares)]
 
 
-def _data(found: Found, kinks: FoundKinks, norms: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
+def _data(around: Surroundings, kinks: KinksAround, norms: dict[tuple[str, str], Tensor]) -> dict[str, Any]:
     return {
         "zeta": [
             {
@@ -317,7 +321,7 @@ def _data(found: Found, kinks: FoundKinks, norms: dict[tuple[str, str], Tensor])
                 "lower_than_all": _share(a.higher.all(1)),
                 "gradient_norm_median": float(norms[key[:2]].median()),
             }
-            for key, a in found.items()
+            for key, a in around.items()
         ],
         "kinks": [
             {
@@ -333,7 +337,7 @@ def _data(found: Found, kinks: FoundKinks, norms: dict[tuple[str, str], Tensor])
     }
 
 
-def _draw(found: Found) -> "Figure":
+def _draw(around: Surroundings) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.7 * len(EPSILON), 7.2), layout="constrained")
@@ -342,12 +346,12 @@ def _draw(found: Found) -> "Figure":
         top, middle, bottom = axes[:, column]
         top.set_title(name)
         for group, colour in GROUPS.items():
-            around = [found[name, group, radius] for radius in RADII]
-            quantiles = [a.quantiles() for a in around]
+            at_radii = [around[name, group, radius] for radius in RADII]
+            quantiles = [a.quantiles() for a in at_radii]
             top.fill_between(RADII, [q[1] for q in quantiles], [q[3] for q in quantiles], color=colour, alpha=0.15)
             top.plot(RADII, [q[2] for q in quantiles], "o-", color=colour, markersize=3, label=group)
-            middle.plot(RADII, [a.negative for a in around], "o-", color=colour, markersize=3)
-            bottom.plot(RADII, [_share(a.minimum) for a in around], "o-", color=colour, markersize=3)
+            middle.plot(RADII, [a.negative for a in at_radii], "o-", color=colour, markersize=3)
+            bottom.plot(RADII, [_share(a.minimum) for a in at_radii], "o-", color=colour, markersize=3)
         top.axhline(0, color="black", linewidth=0.6)
         middle.axhline(0.5, color="black", linewidth=0.6)
         bottom.set_xscale("log")

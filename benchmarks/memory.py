@@ -85,7 +85,7 @@ def peak_resident() -> float:
 
 
 def child() -> None:
-    """Print the `height` that this process is told to measure."""
+    """Print the `height` that the parent process asks for."""
     torch.set_num_threads(1)
     total, side, n, maps, mib = map(int, sys.argv[2:])
     print(height(sign=sys.argv[1] == "signed", total=total, side=side, n=n, maps=maps, budget=mib << 20))

@@ -122,5 +122,5 @@ def _address(entry: Named, split: str) -> str:
 def _local(data: Path, name: str, split: str) -> Path | None:
     """The file with the most of the split; None where there is none."""
     form = re.compile(rf"{name.replace('_', '[-_]')}-{split}(?:-(\d+))?\.parquet")
-    found = [(file, match[1]) for file in data.glob("*.parquet") if (match := form.fullmatch(file.name))]
-    return max(found, key=lambda item: float(item[1] or "inf"))[0] if found else None
+    versions = [(file, match[1]) for file in data.glob("*.parquet") if (match := form.fullmatch(file.name))]
+    return max(versions, key=lambda item: float(item[1] or "inf"))[0] if versions else None

@@ -27,12 +27,12 @@ class Page:
 
     def write(self, out: Path, name: str, command: str) -> Path:
         """Write NAME.md and NAME.json into `out`."""
-        made = provenance(command)
-        versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
-        machine = f"{made['hardware']}; {made['processor']}"
-        footer = f"`{made['command']}`, seed {made['seed']}, {made['date']}; {versions}; {machine}."
+        origin = provenance(command)
+        versions = ", ".join(f"{package} {version}" for package, version in origin["versions"].items())
+        machine = f"{origin['hardware']}; {origin['processor']}"
+        footer = f"`{origin['command']}`, seed {origin['seed']}, {origin['date']}; {versions}; {machine}."
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"{name}.md"
         path.write_text("\n\n".join([f"# {self.title}", *self.blocks, footer]) + "\n")
-        (out / f"{name}.json").write_text(json.dumps({"made": made, **self.data}, indent=1) + "\n")
+        (out / f"{name}.json").write_text(json.dumps({"made": origin, **self.data}, indent=1) + "\n")
         return path

@@ -22,22 +22,22 @@ DRIFT = 0.2  # added to the scores of the last third, so that there is something
 
 def run(suite: Suite) -> Page:
     """Each length in a process of its own."""
-    for name in ("pyarrow", "PIL", "jinja2", "matplotlib"):  # told before the work rather than within a process
+    for name in ("pyarrow", "PIL", "jinja2", "matplotlib"):  # reported before the work, not by a process of its own
         require(name, "bench")
     made_scores: Any = import_module("benchmarks.made_scores")
     page = Page("What a report costs")
     page.say(
-        f"`gradgeo report` on made verdicts: ten classes, six kinds of evidence, times, about 8 % flagged, a drift of "
-        f"{DRIFT} in the last third, thumbnails and matrices of {PICTURES} flagged inputs. Wall time from opening the "
-        "file to the page on disk; the peak resident memory of the process before and after."
+        "`gradgeo report` on generated verdicts: ten classes, six kinds of evidence, times, about 8 % flagged, a drift "
+        f"of {DRIFT} in the last third, thumbnails and matrices of {PICTURES} flagged inputs. Wall time from opening "
+        "the file to the page on disk; the peak resident memory of the process before and after."
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for length in (length * min(suite.inputs, 1000) // 1000 for length in LENGTHS):
             scores = made_scores.write(Path(folder) / f"{length}.parquet", length, drift=DRIFT, pictures=PICTURES)
             seconds, size, before, after = _measured(scores, Path(folder) / f"{length}.html")
-            found = {"seconds": seconds, "bytes": size, "mib_before": before, "mib_after": after}
-            page.data.setdefault("rows", {})[length] = found
+            cost = {"seconds": seconds, "bytes": size, "mib_before": before, "mib_after": after}
+            page.data.setdefault("rows", {})[length] = cost
             rows.append([f"{length:,}", f"{seconds:.1f}", f"{size / 1e6:.2f}", f"{before:.0f}", f"{after:.0f}"])
     page.table(["rows", "s", "MB", "MiB before", "after"], rows)
     return page

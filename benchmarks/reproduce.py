@@ -18,12 +18,12 @@ DATA = "../shared"
 
 def commands(results: Path = RESULTS) -> dict[str, list[str]]:
     """The command of each page, from its JSON."""
-    found = {}
+    commands = {}
     for file in sorted(results.glob("*.json")):
         document = json.loads(file.read_text())
         provenance = (document[0] if isinstance(document, list) else document)["made"]
-        found[file.stem] = shlex.split(provenance["command"])
-    return found
+        commands[file.stem] = shlex.split(provenance["command"])
+    return commands
 
 
 def run(pages: list[str], *, listed: bool = False) -> int:

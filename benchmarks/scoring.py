@@ -57,7 +57,7 @@ def _throughput(page: Page, suite: Suite, folder: Path) -> None:
     page.say(
         f"`gradgeo score` over test sets: one process, one thread for the model, batches of {BATCH}, parts of {PART}. "
         "Utilisation: the share of the wall time, from the first read to the last write, within the detector. End to "
-        f"end: wall time an input over that of the detector alone, which judges the same batches (at most {SHORT} "
+        f"end: wall time an input over that of the detector alone, which scores the same batches (at most {SHORT} "
         f"inputs) read before. Ray: how many times faster two workers are on the same {SHORT} inputs, their start "
         "included and without it (from the first part to the last)."
     )
@@ -71,22 +71,22 @@ def _row(page: Page, suite: Suite, classifier: ClassifierUnderTest, evidence: st
     learn = min(classifier.half, FIT)
     detector = Detector(classifier.model, evidence=evidence).fit(classifier.x[:learn], classifier.y[:learn])
     out = folder / f"{classifier.name}-{evidence}"
-    found = score(detector, source, out, batch_size=BATCH)
+    result = score(detector, source, out, batch_size=BATCH)
     short = suite.source(classifier.name, limit=min(suite.inputs, SHORT))
     alone = _alone(detector, short) / length_of(short)
     values: dict[str, Any] = {
-        "inputs": found.rows,
-        "per_second": found.rows / found.seconds,
-        "utilisation": found.utilisation,
-        "end_to_end": found.seconds / found.rows / alone,
-        "bytes_a_row": sum(part.stat().st_size for part in out.glob("*.parquet")) / found.rows,
+        "inputs": result.rows,
+        "per_second": result.rows / result.seconds,
+        "utilisation": result.utilisation,
+        "end_to_end": result.seconds / result.rows / alone,
+        "bytes_a_row": sum(part.stat().st_size for part in out.glob("*.parquet")) / result.rows,
     }
     if find_spec("ray"):
-        values |= _on_ray(detector, suite, classifier, short, found.seconds / found.rows, out)
+        values |= _on_ray(detector, suite, classifier, short, result.seconds / result.rows, out)
     page.data.setdefault("throughput", {})[f"{classifier.name} {evidence}"] = values
     times = [f"{values[name]:.2f}" if name in values else "" for name in ("ray", "ray_started")]
     return [
-        *(classifier.name, evidence, str(found.rows), f"{values['per_second']:.0f}", f"{found.utilisation or 0:.1%}"),
+        *(classifier.name, evidence, str(result.rows), f"{values['per_second']:.0f}", f"{result.utilisation or 0:.1%}"),
         *(f"{values['end_to_end']:.2f}", f"{values['bytes_a_row']:.0f}", *times),
     ]
 
@@ -127,7 +127,7 @@ def _on_ray(
     """How many times faster two workers are than one process, with and without their start."""
     file, size = out.with_suffix(".gradgeo"), length_of(source)
     detector.save(file)
-    told: list[float] = []
+    times: list[float] = []
     began = time.perf_counter()
     score(
         detector,
@@ -136,9 +136,9 @@ def _on_ray(
         batch_size=BATCH,
         part_size=max(1, size // 16),
         engine=RayEngine(Opened(suite.folder, classifier.name, file, size), jobs=2),
-        progress=lambda inputs: told.append(time.perf_counter()) if inputs else None,
+        progress=lambda inputs: times.append(time.perf_counter()) if inputs else None,
     )
-    started = (told[-1] - told[0]) / (len(told) - 1) * len(told) if len(told) > 1 else told[0] - began
+    started = (times[-1] - times[0]) / (len(times) - 1) * len(times) if len(times) > 1 else times[0] - began
     return {
         "ray": per_input * size / (time.perf_counter() - began),
         "ray_started": per_input * size / max(started, 1e-9),
@@ -257,7 +257,7 @@ def measured(data: str, out: str) -> None:
 def _toward(page: Page) -> None:
     page.say(
         f"On paper, not measured: {TARGET:,} inputs at the rates above, were every worker as fast as this one and the "
-        "files as fast to read. Parts are independent and a worker is told numbers alone: it shares nothing but the "
+        "files as fast to read. Parts are independent and a worker is sent numbers alone: it shares nothing but the "
         "file system, and one that dies costs the part it was at. With parts of 65,536 there "
         f"are {-(-TARGET // 65_536):,} of them. Price: worker-hours times what an hour costs."
     )

@@ -49,14 +49,14 @@ def run(suite: Suite) -> Page:
     )
     rows = []
     for name in suite.wanted(CASES):
-        for judge, load in _loaders(suite, name):
+        for detector, load in _loaders(suite, name):
             with load as loader, serving(loader) as server:
                 soak = soaked(server, _inputs(suite[name]), suite.inputs)
-            page.data.setdefault("soak", {})[f"{name}, {judge}"] = soak.summary
-            rows.append([name, judge, *soak.cells])
+            page.data.setdefault("soak", {})[f"{name}, {detector}"] = soak.summary
+            rows.append([name, detector, *soak.cells])
     heading = [
         "case",
-        "judge",
+        "detector",
         "inputs a second",
         "p50, ms",
         "p99, ms",
@@ -66,7 +66,7 @@ def run(suite: Suite) -> Page:
     page.table([*heading, "MiB at 1/4", "MiB at the end"], rows)
     page.say(
         "Then the worker of the `fast` detector is killed (SIGKILL) after a third of the requests, under the same "
-        "load. Each request that was accepted is judged again by the next worker, or refused in words; none hangs or "
+        "load. Each request that was accepted is answered by the next worker, or refused in words; none hangs or "
         "vanishes. The slowest waited for that worker to load."
     )
     rows = []
@@ -75,12 +75,12 @@ def run(suite: Suite) -> Page:
         with load as loader, serving(loader) as server:
             soak = soaked(server, _inputs(suite[name]), suite.inputs, kill=True)
         page.data.setdefault("killed", {})[name] = soak.killed
-        told = soak.killed
+        counts = soak.killed
         rows.append(
             [
                 name,
-                *(str(told[key]) for key in ("answered", "refused in words", "without an answer")),
-                f"{told['slowest']:.1f}",
+                *(str(counts[key]) for key in ("answered", "refused in words", "without an answer")),
+                f"{counts['slowest']:.1f}",
             ]
         )
     page.table(["case", "good answered", "good refused in words", "without an answer", "slowest, s"], rows)
@@ -92,9 +92,9 @@ def run(suite: Suite) -> Page:
     first = suite.wanted(CASES)[0]
     _, load = _loaders(suite, first)[1]
     with load as loader, serving(loader) as server:
-        found = crowded(server, _inputs(suite[first])[:1], size)
-    page.data["crowd"] = found
-    page.table(list(found), [[str(value) for value in found.values()]])
+        counts = crowded(server, _inputs(suite[first])[:1], size)
+    page.data["crowd"] = counts
+    page.table(list(counts), [[str(value) for value in counts.values()]])
     return page
 
 
@@ -138,11 +138,11 @@ class BareLoader:
         from gradgeo.serve.inference import Facts
 
         torch.set_num_threads(1)
-        return _BareJudge(load_model(self.model), Facts(self.shape, self.classes, False, 0, "bare", {}))
+        return _BareWorker(load_model(self.model), Facts(self.shape, self.classes, False, 0, "bare", {}))
 
 
 @dataclass(frozen=True)
-class _BareJudge:
+class _BareWorker:
     model: torch.nn.Module
     facts: Any
 
@@ -225,8 +225,10 @@ class Soak:
     """What came of the requests."""
 
     seconds: float = 0.0
-    single: list[float] = field(default_factory=list)  # latencies
-    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)  # by kind; 0 for no answer
+    single: list[float] = field(default_factory=list)
+    """Latencies."""
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """By kind; 0 for no answer."""
     inputs: int = 0
     memory: list[float] = field(default_factory=list)
     slowest: float = 0.0
@@ -282,7 +284,7 @@ _KINDS: dict[str, tuple[int, Callable[[Floats], tuple[bytes, dict[str, str]]]]] 
     "another shape": (400, lambda x: _body(x[:1], [1, *x.shape[:0:-1], 7])),
     "too many rows": (413, lambda x: _body(np.concatenate([x] * (2 * ROWS + 1))[: 2 * ROWS + 1])),
 }
-"""Status that a request should get, and how it is made."""
+"""Status that a request should get, and how it is written."""
 
 _MIX = ("single",) * 7 + ("several", "no JSON", "NaN") + ("single",) * 7 + ("several", "another shape", "too many rows")
 
@@ -370,11 +372,11 @@ def _status(connection: HTTPConnection, body: bytes, headers: dict[str, str]) ->
     try:
         connection.request("POST", "/v2/models/m/infer", body, headers)
         response = connection.getresponse()
-        told = response.read()
+        answer = response.read()
     except (OSError, HTTPException):
         connection.close()
         return 0
-    return response.status if response.status == 200 or json.loads(told).get("error") else 0
+    return response.status if response.status == 200 or json.loads(answer).get("error") else 0
 
 
 def _goes(server: Served, body: bytes, headers: dict[str, str]) -> None:

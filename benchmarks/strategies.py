@@ -1,4 +1,4 @@
-"""How the gradients of all logits can be made from one input or a batch, measured beside each other."""
+"""Ways to compute the gradients of all logits for one input or a batch, timed against each other."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -49,16 +49,16 @@ def _row(page: Page, name: str, model: nn.Module, x: Tensor, *, quick: bool) -> 
         if quick and way == "compiled":
             continue
         try:
-            found = make(model, x, cotangents)
+            gradients = make(model, x, cotangents)
         except Exception as error:  # no compiler, or one that fails
             if way != "compiled":
                 raise
             page.data.setdefault("failed", {})[f"{name}, {way}"] = str(error)[:300]
             continue
-        if not torch.allclose(found, exact, rtol=0, atol=1e-4 * float(exact.abs().max())):
+        if not torch.allclose(gradients, exact, rtol=0, atol=1e-4 * float(exact.abs().max())):
             raise AssertionError(f"{way}: other gradients for {name}")
         calls[way] = partial(make, model, x, cotangents)
-    times = {way: median(found) for way, found in timed(calls, 1 if quick else 15).items()}
+    times = {way: median(samples) for way, samples in timed(calls, 1 if quick else 15).items()}
     page.data.setdefault("strategies", {})[name] = times
     return [name, *(f"{times[way]:.1f}" if way in times else NONE for way in WAYS)]
 
@@ -72,8 +72,10 @@ def _one_by_one(model: nn.Module, x: Tensor, cotangents: Tensor) -> Tensor:
 def _together(model: nn.Module, x: Tensor, cotangents: Tensor) -> Tensor:
     leaf = x.clone().requires_grad_()
     logits = model(leaf)
-    found: Tensor = torch.func.vmap(lambda v: torch.autograd.grad(logits, leaf, v, retain_graph=True)[0])(cotangents)
-    return found
+    gradients: Tensor = torch.func.vmap(lambda v: torch.autograd.grad(logits, leaf, v, retain_graph=True)[0])(
+        cotangents
+    )
+    return gradients
 
 
 def _replicated(model: nn.Module, x: Tensor, cotangents: Tensor) -> Tensor:
@@ -90,8 +92,8 @@ def _compiled(model: nn.Module, x: Tensor, cotangents: Tensor) -> Tensor:
 def _compiler() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     def together(model: nn.Module, x: Tensor, cotangents: Tensor) -> Tensor:
         pulled: Any = torch.func.vjp(model, x)[1]
-        found: Tensor = torch.func.vmap(lambda v: pulled(v)[0])(cotangents)
-        return found
+        gradients: Tensor = torch.func.vmap(lambda v: pulled(v)[0])(cotangents)
+        return gradients
 
     compiled: Callable[[nn.Module, Tensor, Tensor], Tensor] = torch.compile(together)
     return compiled

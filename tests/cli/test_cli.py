@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -341,6 +342,24 @@ def test_a_failure_is_one_line(model: str, tmp_path: Path, arguments: list[str],
     else:
         assert message in " ".join(err.replace("│", " ").split())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.parquet", "empty"]
+
+
+def test_score_reads_the_detector_once(room: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradgeo.detector import serialization
+
+    opened: list[Path] = []
+
+    def counting(path: Path, **options: object) -> object:
+        opened.append(path)
+        return safe_open(path, **options)
+
+    safe_open = serialization.safe_open
+    monkeypatch.setattr(serialization, "safe_open", counting)
+    code, out, _ = run(
+        "score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "--limit", 8, "-o", tmp_path / "v.csv"
+    )
+    assert (code, len(opened)) == (0, 1)
+    assert re.search(r"shift alarm +none in 8 inputs", out)
 
 
 def test_out_is_checked_before_the_model_is_built(room: Path, tmp_path: Path) -> None:

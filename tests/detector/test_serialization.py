@@ -22,10 +22,15 @@ from helpers.nets import inputs, network
 X = inputs(120, shape=(12,))
 
 
+@pytest.fixture(scope="module")
+def fitted() -> Detector:
+    return Detector(network(), alpha=0.1).fit(X)
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def saved(fitted: Detector, tmp_path: Path) -> Path:
     path = tmp_path / "detector.gradgeo"
-    Detector(network(), alpha=0.1).fit(X).save(path, notes={"model": "digits", "size": [8, 8]})
+    fitted.save(path, notes={"model": "digits", "size": [8, 8]})
     return path
 
 

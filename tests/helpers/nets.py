@@ -24,6 +24,18 @@ def inputs(n: int, seed: int = 1, shape: tuple[int, ...] = (3, 2, 2), dtype: tor
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def pooled(classes: int = 2, channels: int = 3, size: int = 32) -> nn.Module:
+    """The plain network of many tutorials, convolutions, BatchNorm, ReLU and max pooling, in eval mode; untrained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = [nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
+        second = [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(16), nn.MaxPool2d(2)]
+        model = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear((size // 4) ** 2 * 16, classes))
+        for _ in range(8):  # statistics of noise
+            model(torch.rand(16, channels, size, size))
+    return model.eval()
+
+
 class Pairs(Dataset[tuple[Tensor, int]]):
     """A map-style data set of inputs and integer labels."""
 

@@ -29,6 +29,7 @@ import typer.main
 import gradgeo
 from gradgeo import cli
 from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.fusion import LEVELS
 from gradgeo.errors import GradgeoWarning
 from gradgeo.scoring import COLUMNS
@@ -150,7 +151,7 @@ def test_the_pictures_of_the_theory_are_drawn_by_the_code(tmp_path: Path) -> Non
 def test_the_formats_are_those_of_the_code() -> None:
     page = (DOCS / "formats.md").read_text()
     named = set(re.findall(r"`([\w]+)`", page))
-    assert set(detector_file._CALIBRATION) <= named
+    assert set(CalibrationSet.LAYOUT) <= named
     assert set(COLUMNS) <= named
     assert f"`schema` ({detector_file.SCHEMA})" in page
     assert f"(M, {LEVELS})" in page

@@ -101,7 +101,9 @@ def parts(result: Any) -> Any:
     return [parts(value) for value in vars(result).values()]
 
 
-@pytest.mark.parametrize("kind", [Convolutional, Remembering, Recurrent])
+@pytest.mark.parametrize(
+    "kind", [Remembering, *(pytest.param(kind, marks=pytest.mark.simulation) for kind in (Convolutional, Recurrent))]
+)
 def test_answers_are_those_given_alone(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = kind().eval()

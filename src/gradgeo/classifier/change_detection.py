@@ -27,8 +27,8 @@ class ModelState:
 def state_of(model: nn.Module) -> ModelState | None:
     """The state of `model`, or None where a change might not show or a copy would keep the model alive.
 
-    Weights are told by place, version and sum: writing through `.data` moves neither of the first two. Settings are
-    the attributes of each module: plain values by value, other objects by identity.
+    Weights are compared by address, version and sum: writing through `.data` moves neither of the first two. Settings
+    are the attributes of each module: plain values by value, other objects by identity.
 
     Cost: one reading of the weights.
     """
@@ -52,12 +52,12 @@ def state_of(model: nn.Module) -> ModelState | None:
 
 def _sums(tensors: list[Tensor]) -> Tensor:
     """The sum of each, float64 on the CPU, those of one type and device together: a single input waits for this."""
-    found: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    sums: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         total = real.sum(dtype=torch.float32 if real.itemsize < 4 else None)
-        found.setdefault((total.dtype, total.device), []).append(total)
-    return torch.cat([torch.empty(0).double(), *(torch.stack(some).double().cpu() for some in found.values())])
+        sums.setdefault((total.dtype, total.device), []).append(total)
+    return torch.cat([torch.empty(0).double(), *(torch.stack(some).double().cpu() for some in sums.values())])
 
 
 def _plain(value: Any) -> Any:

@@ -13,12 +13,12 @@ from gradgeo.classifier.wrapper import Classifier, Model
 
 
 def of(model: Model, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """What identifies `model`: the SHA-256 of its weights (None for a plain function) and its logits on the probe.
+    """What identifies `model`: the SHA-256 of its weights, None for a plain function, and two rows of logits.
 
     The hash sees any changed weight; the logits see what weights do not show: another architecture, pre-processing or
     mode over the same weights.
     """
-    logits = Classifier(model).logits(_probe(input_shape)).logits
+    logits = Classifier(model).logits(synthetic_inputs(input_shape)).logits
     return {
         "weights": weights_hash(model),
         "logits": logits.double().tolist() if bool(logits.isfinite().all()) else None,
@@ -31,7 +31,7 @@ def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]
         return "its weights differ"
     if known["logits"] is None:
         return None
-    logits = Classifier(model).logits(_probe(input_shape)).logits
+    logits = Classifier(model).logits(synthetic_inputs(input_shape)).logits
     before = torch.tensor(known["logits"], dtype=torch.float64)
     if logits.shape != before.shape:
         return f"it has {logits.shape[1]} classes instead of {before.shape[1]}"
@@ -43,11 +43,11 @@ def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]
 
 def num_classes(model: Model, input_shape: tuple[int, ...]) -> int:
     """How many class scores `model` gives."""
-    return Classifier(model).logits(_probe(input_shape)).logits.shape[1]
+    return Classifier(model).logits(synthetic_inputs(input_shape)).logits.shape[1]
 
 
-def _probe(input_shape: tuple[int, ...]) -> Tensor:
-    """Two smooth inputs with values in [0, 1] that depend on nothing but the shape."""
+def synthetic_inputs(input_shape: tuple[int, ...]) -> Tensor:
+    """Two smooth inputs (2, *input), float32 in [0, 1], that depend on nothing but the shape."""
     t = torch.arange(max(1, int(torch.Size(input_shape).numel())), dtype=torch.float64)
     waves = torch.stack([torch.cos(0.37 * t), torch.cos(0.011 * t + 1)])
     return (0.5 + 0.5 * waves).view(2, *input_shape).float()

@@ -1,4 +1,4 @@
-"""A private copy of the caller's model: the weights are shared, everything else is its own."""
+"""An isolated copy of the caller's model: the weights are shared, everything else is its own."""
 
 import copy
 from collections.abc import Callable

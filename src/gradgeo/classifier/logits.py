@@ -1,31 +1,46 @@
 """The logits that a model returns, whatever they are wrapped in, the same for every call."""
 
-import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradgeo.classifier.isolated_copy import Model
 from gradgeo.classifier.microbatch import out_of_memory
+from gradgeo.classifier.randomness import SeededDraws, seed_global_state
 from gradgeo.errors import ModelError
 
 
-def logits_of(model: Model, x: Tensor) -> Tensor:
-    """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
+class Draws:
+    """Whether a model draws random numbers: not known before its first pass, which shows it."""
 
-    To be called within `classifier.preserve_state`, for it seeds the random state that a stochastic model draws from.
+    def __init__(self) -> None:
+        self.possible = True
+
+
+def logits_of(model: Model, x: Tensor, draws: Draws | None = None) -> Tensor:
+    """Logits (N, C) of a prepared batch, the same in every call; tuples, dicts and Hugging Face outputs are unpacked.
+
+    To be called within `classifier.preserve_state`.
+
+    Args:
+        draws: kept from call to call of one model. Watching a pass for random numbers takes a few microseconds for
+            each of its operators, which a model that draws none is spared after the first.
     """
-    _seed(x.device)
+    seed_global_state(x.device)
+    seeded = SeededDraws() if draws is None or draws.possible else None
     try:
-        output = model(x)
+        with nullcontext() if seeded is None else seeded:
+            output = model(x)
     except Exception as error:  # any failure inside foreign code becomes one message with the shape in it
         if out_of_memory(error):
             raise  # fewer inputs may do
         raise ModelError(
             f"the model failed on inputs of shape {_batch(x)}, {x.dtype}: {type(error).__name__}: {error}"
         ) from error
+    if draws is not None and seeded is not None:
+        draws.possible = seeded.drew
     logits = _unpack(output)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0]:
         raise ModelError(
@@ -58,15 +73,3 @@ def _batch(x: Tensor) -> str:
 
 def _shape(value: object) -> str:
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def alone() -> bool:
-    """Whether the global random state is ours to change: other threads would draw from it too."""
-    return threading.active_count() == 1
-
-
-def _seed(device: torch.device) -> None:
-    if alone():
-        torch.default_generator.manual_seed(0)
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(0)

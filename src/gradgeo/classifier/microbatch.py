@@ -1,4 +1,4 @@
-"""Work on some rows at a time, fewer where the memory of the device does not take as many."""
+"""Work on some rows at a time, on fewer where the memory of the device does not suffice."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class AdaptiveBatch:
-    """Runs something on consecutive rows; after each failure for want of memory on half as many, and so from then on.
+    """Runs a function on consecutive rows; each time memory does not suffice, on half as many from then on.
 
     Args:
         size: rows at a time; may be set anew between calls.
@@ -22,11 +22,11 @@ class AdaptiveBatch:
         self._limit: int | None = None
 
     def __call__(self, total: int, run: Callable[[slice], T], *, needs: Callable[[], int] | None = None) -> Iterator[T]:
-        """What `run` gives for the rows 0..`total`, at least once.
+        """The results of `run` for the rows 0..`total`; it is called at least once.
 
         Args:
             run: called again for the same rows after it failed, so it must leave nothing half done.
-            needs: about how many bytes one row takes, for the message where even that is too much.
+            needs: gives about how many bytes one row takes, for the message where even that is too much.
 
         Raises:
             ModelError: a single row takes more memory than there is.
@@ -36,7 +36,7 @@ class AdaptiveBatch:
             size = self.size if self._limit is None else min(self.size, self._limit)
             rows = slice(start, min(start + size, total))
             try:
-                made = run(rows)
+                result = run(rows)
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -44,16 +44,16 @@ class AdaptiveBatch:
                     raise ModelError(_too_large(error, needs)) from error
                 self._limit = (rows.stop - rows.start) // 2
                 continue  # behind the exception, whose frames hold the tensors of the pass
-            yield made
+            yield result
             start += size
 
     @property
     def shrunk(self) -> bool:
-        """Whether passes had to be smaller than they should have been."""
+        """Whether memory did not suffice for `size` rows."""
         return self._limit is not None
 
     def warn_if_shrunk(self) -> None:
-        """Warn if they had to."""
+        """Warn that rows went through in smaller parts, if they did."""
         if self.shrunk:
             warn(
                 f"the device's memory was too small for passes of {self.size} inputs; they were made with "
@@ -69,7 +69,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _too_large(error: BaseException, needs: Callable[[], int] | None) -> str:
-    said = str(error).strip().split("\n")[0][:300]
+    cause = str(error).strip().split("\n")[0][:300]
     about = ""
     if needs is not None:
         try:
@@ -77,6 +77,6 @@ def _too_large(error: BaseException, needs: Callable[[], int] | None) -> str:
         except Exception:  # asking takes memory too
             about = ""
     return (
-        f"the device's memory does not take a pass{about} over a single input ({said}). "
+        f"the device's memory does not take a pass{about} over a single input ({cause}). "
         "Name fewer classes, make the inputs smaller, or free memory."
     )

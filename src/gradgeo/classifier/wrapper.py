@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from gradgeo.classifier.change_detection import ModelState, state_of
 from gradgeo.classifier.isolated_copy import Model as Model
 from gradgeo.classifier.isolated_copy import isolated_copy, unwrapped
-from gradgeo.classifier.logits import alone, logits_of
+from gradgeo.classifier.logits import Draws, logits_of
 from gradgeo.classifier.microbatch import AdaptiveBatch
 from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.classifier.prepared import PreparedBatch, clean
+from gradgeo.classifier.randomness import is_single_threaded
 from gradgeo.errors import choice, expected
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
@@ -37,15 +38,16 @@ class Classifier:
     def __init__(self, model: Model) -> None:
         if not callable(model):
             raise expected("model", "a torch.nn.Module or a function x -> logits", model)
-        given = unwrapped(model) if isinstance(model, nn.Module) else None
-        copied = None if given is None else isolated_copy(given)
+        original = unwrapped(model) if isinstance(model, nn.Module) else None
+        copied = None if original is None else isolated_copy(original)
         if copied is None:
             _refuse_training(model)
         self.module: Model = model if copied is None else copied
-        self.private = copied is not given
+        self.private = copied is not original
         """Whether `module` is a copy of the caller's."""
         self._optimized: dict[torch.dtype | None, OptimizedModel] = {}
         self._optimizing = threading.Lock()
+        self._draws = Draws()
         self._turn = threading.RLock()  # a model may keep in itself what it is doing
         self.recurrent = copied is not None and any(isinstance(m, nn.RNNBase) for m in copied.modules())
         tensors = () if copied is None else (*copied.parameters(), *copied.buffers())
@@ -55,11 +57,11 @@ class Classifier:
 
     @classmethod
     def of(cls, model: Model) -> "Classifier":
-        """The classifier of `model`, the one of the last call while `model` is as it was then (see `model_state`)."""
+        """The classifier of `model`: that of the last call, unless `model` changed since (see `change_detection`)."""
         if isinstance(model, nn.Module):
             state = state_of(unwrapped(model))
             if state is not None:
-                return _kept(unwrapped(model), state)
+                return _cached(unwrapped(model), state)
         return cls(model)
 
     def optimized(self, batch: PreparedBatch, precision: str = "float32") -> OptimizedModel:
@@ -124,11 +126,11 @@ class Classifier:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, C) of a prepared batch; tuples, dicts and Hugging Face outputs are unpacked.
 
-        To be called within `preserve_state`, for it seeds the random state that a stochastic model draws from. One
-        thread at a time; those of `optimized` run together where the model writes nothing into itself.
+        To be called within `preserve_state`. One thread at a time; those of `optimized` run together where the model
+        writes nothing into itself.
         """
         with self._turn:
-            return logits_of(self.module, x)
+            return logits_of(self.module, x, self._draws)
 
 
 @dataclass(frozen=True)
@@ -141,29 +143,29 @@ class LogitsResult:
     """(N,) bool: whether every entry of a row's input and of its logits is finite."""
 
 
-KEPT = 4
+CACHED = 4
 """Models whose classifiers are kept from call to call: copying, watching and folding one takes longer than a sample."""
 
-_KEPT: list[tuple[weakref.ref[nn.Module], ModelState, Classifier]] = []
-_KEEPING = threading.RLock()  # a model may die, and its entry go, while this thread holds it
+_CACHE: list[tuple[weakref.ref[nn.Module], ModelState, Classifier]] = []
+_CACHE_LOCK = threading.RLock()  # a model may die, and its entry go, while this thread holds it
 
 
-def _kept(model: nn.Module, state: ModelState) -> Classifier:
-    with _KEEPING:
-        for entry in _KEPT:
+def _cached(model: nn.Module, state: ModelState) -> Classifier:
+    with _CACHE_LOCK:
+        for entry in _CACHE:
             if entry[0]() is model and entry[1] == state:
                 return entry[2]
     classifier = Classifier(model)
     if classifier.module is not model:  # else it would keep the model alive
-        with _KEEPING:
-            _KEPT[:] = [e for e in _KEPT if e[0]() is not None and e[0]() is not model][1 - KEPT :]
-            _KEPT.append((weakref.ref(model, _forget), state, classifier))
+        with _CACHE_LOCK:
+            _CACHE[:] = [e for e in _CACHE if e[0]() is not None and e[0]() is not model][1 - CACHED :]
+            _CACHE.append((weakref.ref(model, _forget), state, classifier))
     return classifier
 
 
 def _forget(reference: "weakref.ref[nn.Module]") -> None:
-    with _KEEPING:
-        _KEPT[:] = [entry for entry in _KEPT if entry[0] is not reference]
+    with _CACHE_LOCK:
+        _CACHE[:] = [entry for entry in _CACHE if entry[0] is not reference]
 
 
 def _refuse_training(function: Callable[[Tensor], Any]) -> None:
@@ -188,17 +190,17 @@ _CUDNN = threading.RLock()  # its flags are global
 
 @contextmanager
 def preserve_state(x: Tensor, *, recurrent: bool = False) -> Iterator[None]:
-    """Gradients on, autocast off, TF32 off, whatever the caller's context; random state the same for every call.
+    """Gradients on, autocast off, TF32 off, whatever the caller's context.
 
-    The global random state, seeded at each forward pass, is put back afterwards; with other threads running it is left
-    alone.
+    A stochastic model draws from generators of its own (`randomness`). For what these do not catch the global random
+    state is seeded at each forward pass and put back afterwards, unless other threads are running.
     """
     cuda = x.device.type == "cuda"
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(x.device.type, enabled=False))
-        if alone():
+        if is_single_threaded():
             stack.enter_context(torch.random.fork_rng(devices=[x.device] if cuda else []))
         if cuda:
             cudnn = torch.backends.cudnn

@@ -151,15 +151,15 @@ def explain(
     from gradgeo.detector import serialization
     from gradgeo.scoring import checked
 
-    notes = serialization.inspect(file)["notes"]
-    fitted = Preprocess.from_dict(notes.get("preprocess"))
+    contents = serialization.read(file)
+    fitted = Preprocess.from_dict(contents.notes.get("preprocess"))
     preprocess = preprocess_for(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
     )
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
     source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
     items = [item_at(source, i) for i in index] if index else list(source)
-    detector = load_detector(file, notes, model, weights, device)
+    detector = load_detector(contents, model, weights, device)
     rows: list[dict[str, Any]] = []
     for read in items:
         item = checked(read, detector.input_shape_)

@@ -36,11 +36,11 @@ def export(
     from gradgeo import export as exporting
     from gradgeo.detector import serialization
 
-    notes = serialization.inspect(file)["notes"]
-    detector = load_detector(file, notes, model, weights, "cpu")
+    contents = serialization.read(file)
+    detector = load_detector(contents, model, weights, "cpu")
     shape = detector.input_shape_
-    example = _noise(shape) if data is None else _inputs(data, notes, shape, data_root)
-    agreement = exporting.write(detector, example, out, form, digest=exporting.digest_of(file))
+    example = _noise(shape) if data is None else _inputs(data, contents.notes, shape, data_root)
+    agreement = exporting.write(detector, example, out, form)
     n = len(agreement.scores)
     print_pairs(
         {

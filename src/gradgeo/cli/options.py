@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from gradgeo import Detector
     from gradgeo.data import Item, Preprocess, Source
+    from gradgeo.detector.serialization import Contents
 
 MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
@@ -44,12 +45,12 @@ Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load_detector(file: Path, notes: dict[str, Any], model: str | None, weights: str | None, device: str) -> "Detector":
+def load_detector(contents: "Contents", model: str | None, weights: str | None, device: str) -> "Detector":
     """The detector with the model that the user named, or else the one in its notes if that runs no code of theirs."""
     from gradgeo.data.models import load_model
     from gradgeo.detector import Detector
 
-    return Detector.load(file, on_device(device, load_model(*model_named(notes, model, weights))))
+    return Detector.load(contents, on_device(device, load_model(*model_named(contents.notes, model, weights))))
 
 
 def model_named(notes: dict[str, Any], model: str | None, weights: str | None) -> tuple[str, str | None]:

@@ -61,7 +61,8 @@ def path(
     for file in out:
         if file.suffix not in endings:
             raise expected("out", f"a file ending in {', '.join(endings)}", str(file))
-    notes = serialization.inspect(detector)["notes"] if detector else {}
+    contents = serialization.read(detector) if detector else None
+    notes = contents.notes if contents else {}
     preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
     source = open_source(data, preprocess=preprocess, data_root=data_root)
     item = item_at(source, index)
@@ -69,8 +70,8 @@ def path(
         for file in out:
             refuse_source(file, data)
         files = [stack.enter_context(atomic_path(file)) for file in out]
-        if detector:
-            fitted = load_detector(detector, notes, model, weights, device)
+        if contents:
+            fitted = load_detector(contents, model, weights, device)
             classifier = fitted.model
         elif model:
             fitted, classifier = None, on_device(device, load_model(model, weights))

@@ -35,6 +35,7 @@ from gradgeo.errors import DataError
 if TYPE_CHECKING:
     from gradgeo import Detector
     from gradgeo.data import Source
+    from gradgeo.detector.serialization import Contents
 
 ENGINES = ("local", "ray")
 
@@ -83,7 +84,8 @@ def score(
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
     scoring.check_out(out)
-    notes = serialization.inspect(file)["notes"]
+    contents = serialization.read(file)
+    notes = contents.notes
     fitted = Preprocess.from_dict(notes.get("preprocess"))
     preprocess = preprocess_for(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
@@ -104,7 +106,7 @@ def score(
             "time": time,
         },
     )
-    detector, source = job()
+    detector, source = job.open(contents)  # read once; each worker of Ray reads the file itself
     watch = Watch(detector.calibration_size_)
     with progress("scoring", source.size) as advance:
         summary = scoring.score(
@@ -159,9 +161,13 @@ class Job:
 
     def __call__(self) -> "tuple[Detector, Source]":
         """The detector and the data."""
-        from gradgeo.data import open_source
         from gradgeo.detector import serialization
 
+        return self.open(serialization.read(self.file))
+
+    def open(self, contents: "Contents") -> "tuple[Detector, Source]":
+        """The detector of a file that has been read, and the data."""
+        from gradgeo.data import open_source
+
         source = open_source(self.data, **self.options)
-        notes = serialization.inspect(self.file)["notes"]
-        return load_detector(self.file, notes, self.model, self.weights, self.device), source
+        return load_detector(contents, self.model, self.weights, self.device), source

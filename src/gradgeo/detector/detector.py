@@ -271,27 +271,30 @@ class Detector:
 
     @classmethod
     @public
-    def load(cls, path: str | PathLike[str], model: Model, *, strict: bool = True) -> Self:
+    def load(cls, path: str | PathLike[str] | serialization.Contents, model: Model, *, strict: bool = True) -> Self:
         """Read a detector written by `save`, for the model it was fitted with.
 
         Args:
-            path: the file. Nothing in it is executed; a damaged or hostile file raises DetectorFileError.
+            path: the file, or its contents where `serialization.read` has read it already. Nothing in it is executed;
+                a damaged or hostile file raises DetectorFileError.
             model: the classifier. It is compared with the one at `fit` by a hash of its weights and by its logits on
                 two synthetic inputs.
             strict: refuse another model; with False warn only (the stated false-alarm rate then no longer holds).
         """
-        contents = serialization.read(path)
+        contents = path if isinstance(path, serialization.Contents) else serialization.read(path)
         detector = cls(model, **contents.arguments())
         detector.notes = contents.notes
         fitted = detector.adopt(contents.restored()).fitted_
         difference = fingerprint.difference(contents.fingerprint, model, fitted.input_shape)
         if difference and (strict or fingerprint.num_classes(model, fitted.input_shape) != fitted.num_classes):
             raise DetectorFileError(
-                f"{path} was fitted with another model: {difference}. Fit a detector for this model, or pass "
+                f"{contents.path} was fitted with another model: {difference}. Fit a detector for this model, or pass "
                 "strict=False to use it without its guarantee."
             )
         if difference:
-            warn(f"{path} was fitted with another model: {difference}. Its false-alarm rate does not hold here.")
+            warn(
+                f"{contents.path} was fitted with another model: {difference}. Its false-alarm rate does not hold here."
+            )
         return detector
 
     @property

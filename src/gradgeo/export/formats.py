@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from gradgeo._version import __version__
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ExportError, NotFittedError, choice, expected, require
-from gradgeo.export.agreement import Agreement, Judged, hold
+from gradgeo.export.agreement import Agreement, Runner, verify_outputs
 
 FORMATS = ("onnx", "pt2", "aoti")
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
@@ -34,10 +33,8 @@ CHECKED = 32
 """Inputs of the example that the file is checked on."""
 
 
-def write(
-    detector: Detector, example: Tensor, path: str | PathLike[str], form: str, *, digest: str | None = None
-) -> Agreement:
-    """As `onnx`, `pt2` and `aoti`; `digest` is the SHA-256 of the detector's file, where it has one."""
+def write(detector: Detector, example: Tensor, path: str | PathLike[str], form: str) -> Agreement:
+    """Write a fitted detector in one of `FORMATS`: as `onnx`, `pt2` and `aoti`, by name."""
     path = Path(path).expanduser()
     choice("form", form, FORMATS)
     if path.suffix != SUFFIXES[form]:
@@ -48,11 +45,11 @@ def write(
     x = _rows(detector, classifier, example)
     _require_tools(form, detector)
     with atomic_path(path, ExportError) as temporary:
-        metadata = _metadata(detector, digest or _digest(detector))
+        metadata = _metadata(detector)
         with _quiet():
             program = _program(detector, classifier, x, form)
-            judged = WRITERS[form](program, metadata, temporary)
-        return hold(detector, judged, x, f"the {form} file")
+            run = WRITERS[form](program, metadata, temporary)
+        return verify_outputs(detector, run, x, f"the {form} file")
 
 
 def _rows(detector: Detector, classifier: Classifier, example: Tensor) -> Tensor:
@@ -92,23 +89,23 @@ def _require_tools(form: str, detector: Detector) -> None:
 
 def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -> torch.export.ExportedProgram:
     # Tracing imports much of PyTorch that nothing else here needs.
-    from gradgeo.export.agreement import settle
-    from gradgeo.export.module import Judge, refuse_what_does_not_trace
-    from gradgeo.export.split import Split
+    from gradgeo.export.gradient_check import verify_gradients
+    from gradgeo.export.module import DetectorModule, refuse_what_does_not_trace
+    from gradgeo.export.traced import TracedClassifier
 
-    split = Split(classifier, x[:5])
-    if form == "onnx" and (unknown := split.trace.without_onnx()):
+    traced = TracedClassifier.of(classifier, x[:5])
+    if form == "onnx" and (unknown := traced.joint.without_onnx()):
         raise ExportError(
             f"the model needs {', '.join(unknown)}, which ONNX does not have here. Use the format pt2 or aoti, or "
             "another layer in its place."
         )
-    settle(split, classifier, x)
-    judge = Judge(detector, split, x)
-    refuse_what_does_not_trace(judge, x)
+    verify_gradients(traced, classifier, x)
+    module = DetectorModule(detector, traced.graphs, x)
+    refuse_what_does_not_trace(module, x)
     try:
         with torch.inference_mode(False), torch.no_grad():
             batch = {0: torch.export.Dim.DYNAMIC(min=1)}  # of a named one torch 2.11 wants more proof than it has
-            return torch.export.export(judge, (x[:3],), dynamic_shapes=(batch,), strict=False)
+            return torch.export.export(module, (x[:3],), dynamic_shapes=(batch,), strict=False)
     except Exception as error:  # what torch.export says of itself
         raise ExportError(
             f"torch.export cannot trace the detector: {_first_line(error)} This is torch {torch.__version__}; "
@@ -116,11 +113,11 @@ def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -
         ) from error
 
 
-def _metadata(detector: Detector, digest: str) -> dict[str, str]:
+def _metadata(detector: Detector) -> dict[str, str]:
     return {
         "gradgeo_version": __version__,
         "alpha": repr(float(detector.alpha)),
-        "detector_sha256": digest,
+        "detector_sha256": detector.digest(),
         "class_names": json.dumps(detector.notes.get("class_names") or []),
         "input_shape": json.dumps(list(detector.input_shape_)),
         "evidence": json.dumps(detector.evidence_),
@@ -128,19 +125,11 @@ def _metadata(detector: Detector, digest: str) -> dict[str, str]:
 
 
 def digest_of(file: Path) -> str:
-    """The SHA-256 of a file."""
+    """The SHA-256 of a file's bytes, to see whether it was written anew; a detector's own is `Detector.digest`."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _digest(detector: Detector) -> str:
-    """The SHA-256 of the file that `detector.save` writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "detector.gradgeo"
-        detector.save(file)
-        return digest_of(file)
-
-
-def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged:
+def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Runner:
     from gradgeo.export.module import OUTPUTS
 
     try:
@@ -171,13 +160,13 @@ def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path:
     return lambda x: dict(zip(OUTPUTS, map(torch.from_numpy, session.run(None, {"input": x.numpy()})), strict=True))
 
 
-def _pt2(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged:
+def _pt2(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Runner:
     torch.export.save(program, path, extra_files={"gradgeo.json": json.dumps(metadata)})
-    loaded: Judged = torch.export.load(path).module()
+    loaded: Runner = torch.export.load(path).module()
     return loaded
 
 
-def _aoti(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Judged:
+def _aoti(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Runner:
     inductor: Any = torch._inductor
     try:
         inductor.aoti_compile_and_package(
@@ -185,11 +174,11 @@ def _aoti(program: torch.export.ExportedProgram, metadata: dict[str, str], path:
         )
     except Exception as error:  # what the compilers say
         raise ExportError(f"AOTInductor cannot compile the graph: {_first_line(error)} Use the format pt2.") from error
-    loaded: Judged = inductor.aoti_load_package(str(path))
+    loaded: Runner = inductor.aoti_load_package(str(path))
     return loaded
 
 
-WRITERS: Mapping[str, Callable[..., Judged]] = {"onnx": _onnx, "pt2": _pt2, "aoti": _aoti}
+WRITERS: Mapping[str, Callable[..., Runner]] = {"onnx": _onnx, "pt2": _pt2, "aoti": _aoti}
 
 
 @contextmanager

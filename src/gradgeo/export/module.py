@@ -19,27 +19,27 @@ from gradgeo.detector.measurements import EvidenceContext, displacements
 from gradgeo.errors import ExportError, GradgeoError
 from gradgeo.export import torch_internals
 from gradgeo.export.plain_forms import PlainForms
-from gradgeo.export.split import Split
+from gradgeo.export.traced import GradientGraphs
 from gradgeo.geometry.chunking import MANY
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
-from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines_of
+from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines
 
 OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
 
 
 class GraphJacobian(InputJacobian):
-    """A forward pass made by the graphs of a split classifier instead of the classifier and autograd."""
+    """A forward pass by the graphs of a traced classifier instead of the classifier and autograd."""
 
-    def __init__(self, split: Split, x: Tensor) -> None:
+    def __init__(self, graphs: GradientGraphs, x: Tensor) -> None:
         batch = clean(x, traced=True)
-        logits, features, self._saved = split(batch.x)
-        super().__init__(batch, logits, features, rank=split.rank, weight=split.weight)
-        self._split = split
+        logits, features, self._saved = graphs(batch.x)  # (N, C), (N, F)
+        super().__init__(batch, logits, features, rank=graphs.rank, weight=graphs.weight)
+        self._graphs = graphs
 
     def _rows(self, cotangents: Tensor) -> Tensor:
         cotangents = cotangents.transpose(0, 1).to(self.x.dtype)  # (K, N, R)
-        rows = self._split.vjp(self._saved, cotangents).transpose(0, 1)  # (N, K, *input)
+        rows = self._graphs.vjp(self._saved, cotangents).transpose(0, 1)  # (N, K, *input)
         self.has_gradient = self.has_gradient | rows.flatten(1).any(1)
         return rows
 
@@ -55,48 +55,50 @@ class GraphJacobian(InputJacobian):
 
     def again(self, x: Tensor) -> "GraphJacobian":
         """Another pass, for other inputs."""
-        return GraphJacobian(self._split, x)
+        return GraphJacobian(self._graphs, x)
 
     def logits_at(self, x: Tensor) -> Tensor:
         """The logits (N, C) of other inputs, NaN where these are not finite."""
         batch = clean(x, traced=True)
-        return torch.where(batch.usable[:, None], self._split(batch.x)[0], torch.nan)
+        return torch.where(batch.usable[:, None], self._graphs(batch.x)[0], torch.nan)
 
 
-class GraphObservation(EvidenceContext):
-    """An observation whose matrices are made for all inputs together instead of one after another."""
+class GraphContext(EvidenceContext):
+    """What is known of a batch, with the matrices of all inputs computed together instead of one after another."""
 
     def _cosines(self, *, sign: bool) -> Tensor:
-        forward, maps = cast(GraphJacobian, self.forward), replace(self._maps, sign=sign)
+        jacobian, maps = cast(GraphJacobian, self.forward), replace(self._maps, sign=sign)
         if isinstance(maps.classes, Tensor):
             maps = replace(maps, classes=self.classes)
-        # What `similarity.csm_of` does, with its rounding.
-        classes = maps.select(forward.logits)
+        # The ways of `similarity.csm_of`, chosen as there, so that the matrices are rounded as the detector's are.
+        classes = maps.select(jacobian.logits)  # (N, K)
         many = classes.shape[1] >= MANY
         if many and sign:
-            signs = forward.maps(maps).flatten(2)
-            matrix = cosines_of((signs @ signs.mT).double())
-        elif many and classes.shape[1] >= forward.rank:
-            coefficients = forward.coefficients(maps.loss.cotangents(forward.logits, classes)[0])
-            matrix = cosines_of(coefficients @ forward.gram @ coefficients.mT)
+            signs = jacobian.maps(maps).flatten(2)  # (N, K, d)
+            products = (signs @ signs.mT).double()  # (N, K, K), exact
+            matrix = cosines(products, products.diagonal(dim1=1, dim2=2))
+        elif many and classes.shape[1] >= jacobian.rank:
+            coefficients = jacobian.coefficients(maps.loss.cotangents(jacobian.logits, classes)[0])  # (N, K, R)
+            products = coefficients @ jacobian.gram @ coefficients.mT  # (N, K, K)
+            matrix = cosines(products, products.diagonal(dim1=1, dim2=2))
         else:
-            matrix = cosine_similarity_matrix(forward.maps(maps))
-        judged = (forward.has_gradient & forward.usable)[:, None, None]
-        return torch.where(judged, matrix.to(forward.logits.dtype), torch.nan)
+            matrix = cosine_similarity_matrix(jacobian.maps(maps))
+        defined = (jacobian.has_gradient & jacobian.usable)[:, None, None]
+        return torch.where(defined, matrix.to(jacobian.logits.dtype), torch.nan)
 
 
-class Judge(nn.Module):
-    """What a detector says of inputs (N, *input), by name as in `OUTPUTS`.
+class DetectorModule(nn.Module):
+    """A detector and its classifier: inputs (N, *input) -> the `OUTPUTS` by name.
 
     Args:
         detector: fitted.
-        split: its classifier's graphs.
+        graphs: its classifier's.
         x: an input or more, for the shape.
     """
 
-    def __init__(self, detector: Detector, split: Split, x: Tensor) -> None:
+    def __init__(self, detector: Detector, graphs: GradientGraphs, x: Tensor) -> None:
         super().__init__()
-        self.split = split
+        self.graphs = graphs
         fitted = detector.fitted_
         maps = fitted.extractor.maps
         maps = _Unchecked(**{field.name: getattr(maps, field.name) for field in fields(maps)})
@@ -111,29 +113,29 @@ class Judge(nn.Module):
         return self._extractor.evidence
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where not judged."""
-        forward = GraphJacobian(self.split, x)
+        """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where undefined."""
+        jacobian = GraphJacobian(self.graphs, x)
         with PlainForms():
-            features = self._extractor.features(self.observe(forward))
-            score = self._fusion.fuse(self._fusion.scores(features, forward.predicted))
-            below = torch.searchsorted(self.calibration[None], score[None])[0]
+            features = self._extractor.features(self.context(jacobian))  # of each evidence (N, F)
+            score = self._fusion.fuse(self._fusion.scores(features, jacobian.predicted))  # (N,)
+            below = torch.searchsorted(self.calibration[None], score[None])[0]  # (N,) calibration scores below each
         # Runtimes do not all carry NaN through minima and comparisons, so it is carried around them.
-        dead = torch.stack([table.isnan().any(1) for table in features]).any(0) | score.isnan()
+        undefined = torch.stack([table.isnan().any(1) for table in features]).any(0) | score.isnan()
         n = self.calibration.shape[0]
-        p = torch.where(dead, torch.nan, (1 + n - below).double() / (n + 1))  # as `conformal.p_values`
-        columns = (
-            torch.where(forward.finite[:, None], forward.logits, torch.nan),
-            torch.where(dead, torch.nan, score),
+        p = torch.where(undefined, torch.nan, (1 + n - below).double() / (n + 1))  # as `conformal.p_values`
+        outputs = (
+            torch.where(jacobian.finite[:, None], jacobian.logits, torch.nan),
+            torch.where(undefined, torch.nan, score),
             p,
-            (p > self._alpha) & ~dead,
+            (p > self._alpha) & ~undefined,
         )
-        return dict(zip(OUTPUTS, columns, strict=True))
+        return dict(zip(OUTPUTS, outputs, strict=True))
 
-    def observe(self, forward: GraphJacobian) -> EvidenceContext:
-        """The observation that the evidence measures."""
+    def context(self, jacobian: GraphJacobian) -> EvidenceContext:
+        """What the evidence measures."""
         gradients = any(e.neighbourhood == "gradients" for e in self.evidence)
         extractor = self._extractor
-        return GraphObservation(forward, extractor.maps, extractor.radius, gradients=gradients, moves=self.moves)
+        return GraphContext(jacobian, extractor.maps, extractor.radius, gradients=gradients, moves=self.moves)
 
 
 class _Unchecked(Maps):
@@ -143,17 +145,17 @@ class _Unchecked(Maps):
         return classes.long()
 
 
-def refuse_what_does_not_trace(judge: Judge, x: Tensor) -> None:
+def refuse_what_does_not_trace(module: DetectorModule, x: Tensor) -> None:
     """Raise for evidence that reads values, by name, before any long work.
 
     Raises: ExportError.
     """
     world = torch_internals.Symbolic()
     with world.mode, torch.no_grad(), PlainForms():
-        seen = judge.observe(GraphJacobian(judge.split, world.batch(x)))
-        for evidence in judge.evidence:
+        context = module.context(GraphJacobian(module.graphs, world.batch(x)))
+        for evidence in module.evidence:
             try:
-                evidence.measure(seen)
+                evidence.measure(context)
             except GradgeoError:
                 raise
             except Exception as error:  # whatever a measurement of the user's own does when tensors have no values

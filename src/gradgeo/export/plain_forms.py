@@ -38,6 +38,12 @@ def diagonal_scatter(x: Tensor, diagonal: Tensor, offset: int = 0, dim1: int = 0
     return torch.where(place[:, None] == place, diagonal[..., None], x)
 
 
+def triu_indices(row: int, col: int, offset: int = 0, **options: Any) -> Tensor:
+    """As in torch, which for no entry at all concatenates nothing, and that ONNX cannot."""
+    nothing = min(row, col - offset) <= 0
+    return torch.empty(2, 0, dtype=torch.int64) if nothing else torch.triu_indices(row, col, offset, **options)
+
+
 def ndtri(p: Tensor) -> Tensor:
     """The normal quantile in float64 as Cephes computes it (S. Moshier, "Methods and programs for mathematical
     functions", 1989), which is what PyTorch runs."""
@@ -69,6 +75,7 @@ FORMS: dict[Any, Callable[..., Any]] = {
     Tensor.median: median,
     torch.diagonal_scatter: diagonal_scatter,
     torch.special.ndtri: ndtri,
+    torch.triu_indices: triu_indices,
 }
 
 _TAIL = 0.1353352832366127  # exp(-2)

@@ -1,6 +1,7 @@
-"""The private functions of PyTorch that exporting rests on, all of them; tests/test_export_internals.py holds them.
+"""The private functions of PyTorch that exporting rests on, all of them.
 
-Other modules of this package use PyTorch's public functions and these.
+tests/export/test_torch_internals.py fails where a new PyTorch breaks one. Other modules of this package use PyTorch's
+public functions and these.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from torch.fx.experimental.symbolic_shapes import (
     ShapeEnv,
     StatelessSymbolicContext,
 )
+from torch.fx.node import map_aggregate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -65,13 +67,13 @@ def varying(size: Any) -> bool:
 
 
 def fixed(batch: Tensor) -> bool:
-    """Whether tracing has made the first size of `Symbolic.batch` a number."""
+    """Whether tracing has turned the first size of `Symbolic.batch` into a number."""
     size: Any = batch.shape[0]
     return bool(size.node.shape_env.replace(size.node.expr).is_number)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a traced value is a size or made of sizes, not a tensor."""
+    """Whether a traced value is a size or computed of sizes, not a tensor."""
     return isinstance(value, int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
@@ -86,6 +88,24 @@ def multiple(value: Any) -> int | None:
     (symbol,) = expression.free_symbols
     ratio = expression / symbol
     return int(ratio) if ratio.is_integer else None
+
+
+def in_float64(graph: fx.GraphModule) -> fx.GraphModule:
+    """The same graph with float64 for float32, in its constants and in the types that operators are asked for."""
+    lifted = fx.Graph()
+    lifted.output(lifted.graph_copy(graph.graph, {}))
+    constants: dict[str, Any] = {}
+    for node in lifted.nodes:
+        if node.op == "get_attr":
+            constant = getattr(graph, node.target)
+            constants[node.target] = constant.double() if constant.dtype == torch.float32 else constant
+        elif node.op == "call_function":
+            node.args, node.kwargs = (map_aggregate(of, _as_float64) for of in (node.args, node.kwargs))
+    return fx.GraphModule(constants, lifted)
+
+
+def _as_float64(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class SmoothReLU(TorchFunctionMode):
     """Within this context a ReLU keeps its value and has the derivatives of softplus.
 
     The bend has the width rms / sharpness, with rms the root mean square of what enters the ReLU, per sample.
-    Convolutions with frozen weights are differentiated twice at what that costs, see `convolution`.
+    Convolutions with frozen weights are differentiated twice at what that costs, see `conv_kernels`.
     """
 
     def __init__(self, sharpness: float) -> None:

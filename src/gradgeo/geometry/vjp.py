@@ -2,7 +2,9 @@
 
 A loop over the cotangents is best for batches of images and for large ones: each backward pass fills the machine.
 Without convolutions, and for a few images, several cotangents go through one backward pass together, as many as stay
-in the cache. Which way is faster was measured: results/engine.md, results/architectures.md.
+in the cache. Which way is faster was measured: results/engine.md, results/architectures.md, which name the processor.
+
+The thresholds decide chunks, and chunks decide rounding; so they are constants, the same on every machine.
 """
 
 import threading
@@ -18,14 +20,17 @@ from gradgeo.classifier.microbatch import out_of_memory
 from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.errors import ModelError, warn
 
-LARGE_BATCH = 8  # from here a loop over cotangents is as fast as any other way through convolutions
-TOGETHER = {"cpu": 32, "cuda": 128}  # samples times cotangents in one backward pass through convolutions
-ENTRIES = 400_000  # what enters the widest convolution in such a pass on a CPU, lest it leave the cache
+LARGE_BATCH = 8
+"""Samples from which a loop over cotangents is as fast as any other way through convolutions."""
+TOGETHER = {"cpu": 32, "cuda": 128}
+"""Samples times cotangents in one backward pass through convolutions."""
+ENTRIES = 400_000
+"""Entries that enter the widest convolution in such a pass on a CPU: 1.6 MB of float32, which an L2 cache holds."""
+BYTES = 32 << 20
+"""Input gradients of one backward pass through a model without convolutions, which an L3 cache holds."""
+
 _TORCH = str(Path(torch.__file__).parent)
-BYTES = 32 << 20  # input gradients of one backward pass through a model without convolutions
-
-
-_LISTENING = threading.Lock()
+_CATCHING_WARNINGS = threading.Lock()
 """Held while warnings are caught, which is for all threads at once."""
 
 
@@ -41,12 +46,12 @@ class RetainedGraph:
 
     def vjp(self, cotangents: Tensor) -> Iterator[Tensor]:
         """J^T v for each cotangent v: (K, N, R) -> parts (k, N, *input), in order."""
-        for part in cotangents.split(self.chunk):
-            yield self._together(part) if self.chunk > 1 else self._one_by_one(part)
+        for part in cotangents.split(self.chunk):  # (k, N, R)
+            yield self._batched(part) if self.chunk > 1 else self._one_by_one(part)
 
     @property
     def bytes(self) -> int:
-        """About what it holds."""
+        """About what it holds: the output of each layer, and as much again while a backward pass runs."""
         return 2 * self._copy.activations * len(self._leaf) * self._leaf.element_size()
 
     @property
@@ -62,7 +67,7 @@ class RetainedGraph:
         return max(1, min(TOGETHER["cpu"], ENTRIES // widest) // n) if n < LARGE_BATCH else 1
 
     def _one_by_one(self, cotangents: Tensor) -> Tensor:
-        maps = self._leaf.new_empty(len(cotangents), *self._leaf.shape)
+        maps = self._leaf.new_empty(len(cotangents), *self._leaf.shape)  # (k, N, *input)
         for row, cotangent in zip(maps, cotangents, strict=True):
             row.copy_(self._gradient(cotangent))
         return maps
@@ -70,7 +75,7 @@ class RetainedGraph:
     def _gradient(self, cotangent: Tensor) -> Tensor:
         return gradient(self._source, self._leaf, cotangent)
 
-    def _together(self, cotangents: Tensor) -> Tensor:
+    def _batched(self, cotangents: Tensor) -> Tensor:
         maps, slow = None, None
         if self._copy.batchable:
             try:
@@ -79,11 +84,11 @@ class RetainedGraph:
                 if not out_of_memory(error):
                     raise
         else:
-            with _LISTENING:
+            with _CATCHING_WARNINGS:
                 if self._copy.batchable is None:  # else another thread has tried meanwhile
-                    maps, slow = self._tried(cotangents)
+                    maps, slow = self._try_batched(cotangents)
         if maps is None:
-            maps = self._one_by_one(cotangents)  # raises what is the model's fault and not the batching's
+            maps = self._one_by_one(cotangents)  # raises what is the model's fault, not that of batching
         if slow is not None:
             warn(
                 "the model's classes are differentiated one by one, which takes longer: its backward pass does not "
@@ -91,7 +96,7 @@ class RetainedGraph:
             )
         return maps
 
-    def _tried(self, cotangents: Tensor) -> tuple[Tensor | None, str | None]:
+    def _try_batched(self, cotangents: Tensor) -> tuple[Tensor | None, str | None]:
         """The maps of one batched backward pass, None where that fails, and why it is slow, None where it is not.
 
         Where memory does not take it nothing is known of the model, and nothing is slow but this pass."""
@@ -106,25 +111,25 @@ class RetainedGraph:
         for w in caught:
             if "performance drop" in str(w.message):
                 slow = slow or str(w.message)
-            elif not w.filename.startswith(_TORCH):  # what another thread said meanwhile
+            elif not w.filename.startswith(_TORCH):  # of another thread meanwhile
                 warnings.warn_explicit(w.message, w.category, w.filename, w.lineno, source=w.source)
         self._copy.batchable = slow is None
         return maps, slow
 
 
 def gradient(source: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: bool = False) -> Tensor:
-    """J^T v of one cotangent (N, R)."""
+    """J^T v of one cotangent for each sample: (N, R) -> (N, *input)."""
     try:
-        (found,) = torch.autograd.grad(
+        (maps,) = torch.autograd.grad(
             source, leaf, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
         )
     except RuntimeError as error:
         if out_of_memory(error):
             raise  # fewer inputs may do
         raise ModelError(f"the model cannot be differentiated: {error}") from error
-    if found is None:
+    if maps is None:
         raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
-    return found
+    return maps
 
 
 def _widest_convolution(source: Tensor) -> int:
@@ -136,7 +141,7 @@ def _widest_convolution(source: Tensor) -> int:
             continue
         seen.add(node)
         left += [parent for parent, _ in node.next_functions]
-        if hasattr(node, "entered"):  # a stem
+        if hasattr(node, "entered"):  # of a convolution of our own
             widest = max(widest, node.entered)
         elif node.name().startswith("MkldnnConvolution"):  # of a small single image
             widest = max(widest, SINGLE)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradgeo.classifier.fingerprint import synthetic_inputs
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import DetectorFileError
@@ -98,9 +99,8 @@ class DetectorLoader:
         """Load, and run one batch, so that nothing is left to prepare at the first request."""
         torch.set_num_threads(self.threads)
         inference = DetectorInference(Detector.load(self.file, self.model()))
-        shape = inference.facts.shape
-        trial = 0.5 + 0.5 * np.cos(0.37 * np.arange(2 * int(np.prod(shape)))).reshape(2, *shape)
-        inference(trial.astype(inference.facts.dtype))
+        facts = inference.facts
+        inference(synthetic_inputs(facts.shape).numpy().astype(facts.dtype))
         return inference
 
 
