@@ -37,7 +37,7 @@ def run(suite: Suite) -> Page:
     )
     page.table(["model", "x 1", "x 5", "x 20", "x 50", "textbook, x 50"], [_saturated(page, suite[n]) for n in SHIPPED])
     page.say(
-        "Outlier scores of 1,000 inputs judged in batches of 1, 7 and 256 against batches of 64: share of rows within "
+        "Outlier scores of 1,000 inputs scored in batches of 1, 7 and 256 against batches of 64: share of rows within "
         "1e-4 (the joint score is a sum of powers, some hundreds for odd inputs). A gradient entry within rounding of "
         "zero may flip its sign when another batch size makes the "
         "convolutions add in another order."

@@ -45,7 +45,7 @@ def tables(page: Page, suite: Suite, level: str) -> None:
 def _measure(page: Page, suite: Suite, name: str, epsilon: float, level: str) -> None:
     classifier = suite[name]
     own, trusted_x = classifier.temperature, Task(classifier).x
-    judges = {t: (fit_ten_statistics(classifier, t), ten_statistics(classifier, trusted_x, t)) for t in (own, 1.0)}
+    models = {t: (fit_ten_statistics(classifier, t), ten_statistics(classifier, trusted_x, t)) for t in (own, 1.0)}
     task = Task(classifier, suite.inputs)
     x, y = task.x, task.y
     rows, cells = [], page.data.setdefault(name, {})
@@ -55,21 +55,21 @@ def _measure(page: Page, suite: Suite, name: str, epsilon: float, level: str) ->
         flipped = attack_result.flipped.numpy()
         cell: dict[str, Any] = {"inputs": n, "success": int(attack_result.success.sum()), "flipped": int(flipped.sum())}
         figures = []
-        for temperature, (model, trusted) in judges.items():
-            seen = ten_statistics(classifier, attack_result.adversarial, temperature)[flipped]
+        for temperature, (model, trusted) in models.items():
+            statistics = ten_statistics(classifier, attack_result.adversarial, temperature)[flipped]
             if temperature == 1.0:
-                cell["s1"] = float(seen.features[:, 0].mean()) if len(seen.label) else float("nan")
-            if len(seen.label) < 2:
+                cell["s1"] = float(statistics.features[:, 0].mean()) if len(statistics.label) else float("nan")
+            if len(statistics.label) < 2:
                 figures += ["", ""]
                 continue
-            scores = seen.score(model)
+            scores = statistics.score(model)
             estimates = auroc(trusted.score(model), scores), tnr_at_tpr(trusted.score(model), scores)
             figures += map(str, estimates)
             rates = {k: (e.value, e.low, e.high) for k, e in zip(("auroc", "tnr95"), estimates, strict=True)}
             cell["at temperature 1" if temperature == 1.0 else "at own temperature"] = rates
         cells[label] = cell
         rows.append([label, *(str(cell[k]) for k in ("inputs", "success", "flipped")), f"{cell['s1']:.3f}", *figures])
-    s1 = float(judges[1.0][1].features[:, 0].mean())
+    s1 = float(models[1.0][1].features[:, 0].mean())
     page.say(f"{level} {name}, epsilon {epsilon:.4g}, own temperature {own:.3g}, S1 of trusted inputs {s1:.3f}")
     heading = [f"{figure}, {t}" for t in ("own temperature", "temperature 1") for figure in ("AUROC", "TNR95")]
     page.table(["attack", "inputs", "success", "flipped", "S1", *heading], rows)
@@ -101,8 +101,8 @@ def _choices(page: Page, suite: Suite) -> None:
     for label, choice in choices.items():
         options = {"weight": 1.0, **choice}
         attack_result = attacked(classifier, task.x, task.y, attacks.csa, epsilon=classifier.budgets[0], **options)
-        seen = ten_statistics(classifier, attack_result.adversarial, 1.0)[attack_result.flipped.numpy()]
-        s1, flipped = float(seen.features[:, 0].mean()), int(attack_result.flipped.sum())
+        statistics = ten_statistics(classifier, attack_result.adversarial, 1.0)[attack_result.flipped.numpy()]
+        s1, flipped = float(statistics.features[:, 0].mean()), int(attack_result.flipped.sum())
         page.data.setdefault("choices", {})[label] = {"inputs": len(task.x), "flipped": flipped, "s1": s1}
         rows.append([label, str(len(task.x)), str(flipped), f"{s1:.3f}"])
     page.say(f"## What makes CSA align: {CHOICES}, weight 1")

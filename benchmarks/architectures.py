@@ -123,13 +123,20 @@ def awakened(model: nn.Module) -> nn.Module:
 class Found:
     """What was measured of one architecture."""
 
-    entries: int  # d
-    unsigned: float  # largest difference of a cosine of unsigned maps from float64
-    signed: float  # the same of signed maps, in units of 4/d
-    maps: float  # largest difference of a map's entry, relative to the largest of that map
-    signs: float  # share of signs that differ
-    in_float64: float  # `unsigned` of the model in float64, computed in the same way
-    loop_unsigned: float  # the first three, of a plain loop over the classes in the model's own float32
+    entries: int
+    """Entries of an input, d."""
+    unsigned: float
+    """Largest difference of a cosine of unsigned maps from float64."""
+    signed: float
+    """The same of signed maps, in units of 4/d."""
+    maps: float
+    """Largest difference of a map's entry, relative to the largest of that map."""
+    signs: float
+    """Share of signs that differ."""
+    in_float64: float
+    """`unsigned` of the model in float64, computed in the same way."""
+    loop_unsigned: float
+    """The first three, of a plain loop over the classes in the model's own float32."""
     loop_signed: float
     loop_maps: float
     strategy: str

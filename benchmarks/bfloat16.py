@@ -24,29 +24,29 @@ from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, csm_of, csm_statistics
 from gradgeo.metrics import auroc
 
-SIZE = 200  # inputs in a column
-LEARNT = 400  # inputs that the one-class model is fitted on
+SIZE = 200  # inputs in a scenario
+FIT = 400  # inputs that the one-class model is fitted on
 
 
 def screened(page: Page, suite: Suite, *, quick: bool) -> None:
     """Add both tables to `page`, if `quick` a part of the first."""
     ten, hundred, beats = (suite[name] for name in ("cifar10", "cifar100", "ecg5000"))
-    judged: dict[str, tuple[nn.Module, Tensor, int | None]] = {
+    models: dict[str, tuple[nn.Module, Tensor, int | None]] = {
         "ResNet-20, C 10": (ten.model, ten.x[:8], None),
         "1-D CNN, C 5": (beats.model, beats.x[:8], None),
     }
     if not quick:
         photo = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         resnet: nn.Module = import_module("torchvision").models.resnet18(weights=None)
-        judged["ResNet-20, C 100"] = (hundred.model, hundred.x[:2], None)
-        judged["ResNet-18 224, random weights, 8 classes"] = (resnet.eval(), photo, 8)
+        models["ResNet-20, C 100"] = (hundred.model, hundred.x[:2], None)
+        models["ResNet-18 224, random weights, 8 classes"] = (resnet.eval(), photo, 8)
     page.say(
         '`precision="bfloat16"`: gradients in bfloat16, all else in float32. Signs that differ from float32 and what '
         "that does to the cosines of signed maps:"
     )
     page.table(
         ["model", "signs that differ, %", "cosines apart, mean", "most"],
-        [_apart(page, name, *which) for name, which in judged.items()],
+        [_apart(page, name, *which) for name, which in models.items()],
     )
     if not quick:
         _detection(page, suite)
@@ -67,31 +67,35 @@ def _apart(page: Page, name: str, model: nn.Module, x: Tensor, classes: int | No
 
 def _detection(page: Page, suite: Suite) -> None:
     classifier = suite["cifar10"]
-    columns = _columns(suite, classifier)
+    scenarios = _scenarios(suite, classifier)
     temperatures = (classifier.temperature, 1.0)
-    rows: dict[str, dict[str, float]] = {column: {} for column in list(columns)[2:]}
+    rows: dict[str, dict[str, float]] = {scenario: {} for scenario in list(scenarios)[2:]}
     for precision in PRECISIONS:
-        seen = {column: _seen(classifier.model, x, temperatures, precision) for column, x in columns.items()}
+        statistics = {
+            scenario: _statistics(classifier.model, x, temperatures, precision) for scenario, x in scenarios.items()
+        }
         for i, name in enumerate((f"{classifier.temperature:.1f}", "1")):
-            for column, area in _areas({c: sample[i] for c, sample in seen.items()}, classifier).items():
-                rows[column][f"{name}, {precision}"] = area
+            for scenario, area in _areas({c: sample[i] for c, sample in statistics.items()}, classifier).items():
+                rows[scenario][f"{name}, {precision}"] = area
     page.data["screening_auroc"] = rows
     page.say(
-        f"AUROC in % of the ten statistics alone on CIFAR-10 (fitted on {LEARNT} trusted inputs; {SIZE} of each, "
+        f"AUROC in % of the ten statistics alone on CIFAR-10 (fitted on {FIT} trusted inputs; {SIZE} of each, "
         "attacked by way of the float32 model), at the detector's temperature and at 1:"
     )
     headings = list(next(iter(rows.values())))
-    page.table(["inputs", *headings], [[column, *(f"{row[h]:.1f}" for h in headings)] for column, row in rows.items()])
-    _tapped(page, classifier, columns)
+    page.table(
+        ["inputs", *headings], [[scenario, *(f"{row[h]:.1f}" for h in headings)] for scenario, row in rows.items()]
+    )
+    _tapped(page, classifier, scenarios)
 
 
-def _columns(suite: Suite, classifier: ClassifierUnderTest) -> dict[str, Tensor]:
-    """What a one-class model is fitted on, other trusted inputs, and three columns to be told apart from them."""
+def _scenarios(suite: Suite, classifier: ClassifierUnderTest) -> dict[str, Tensor]:
+    """What a one-class model is fitted on, other trusted inputs, and three scenarios to be told apart from them."""
     right = classifier.correct.numpy()
-    fit = np.flatnonzero(right[: classifier.half])[:LEARNT]
+    fit = np.flatnonzero(right[: classifier.half])[:FIT]
     clean = classifier.half + np.flatnonzero(right[classifier.half :])[:CHUNK]
     return {
-        "learnt": classifier.x[fit],
+        "fit": classifier.x[fit],
         "trusted": classifier.x[clean[:SIZE]],
         "PGD 2/255": pgd_examples(classifier, classifier.x[clean], classifier.y[clean], 2 / 255)[:SIZE],
         "CIFAR-100": suite.read("cifar100", SIZE)[0],
@@ -99,39 +103,41 @@ def _columns(suite: Suite, classifier: ClassifierUnderTest) -> dict[str, Tensor]
     }
 
 
-def _areas(seen: dict[str, TenStatistics], classifier: ClassifierUnderTest) -> dict[str, float]:
-    """AUROC in % of each column, by a model of what was learnt."""
-    learnt = seen["learnt"]
-    model = ClassConditionalCopula.fit(learnt.features, learnt.label, classifier.logits.shape[1])
-    scores = {column: sample.score(model) for column, sample in seen.items() if column != "learnt"}
+def _areas(statistics: dict[str, TenStatistics], classifier: ClassifierUnderTest) -> dict[str, float]:
+    """AUROC in % of each scenario, by a one-class model of the inputs it is fitted on."""
+    fitted = statistics["fit"]
+    model = ClassConditionalCopula.fit(fitted.features, fitted.label, classifier.logits.shape[1])
+    scores = {scenario: sample.score(model) for scenario, sample in statistics.items() if scenario != "fit"}
     trusted = scores.pop("trusted")
-    return {column: 100 * auroc(trusted, score).value for column, score in scores.items()}
+    return {scenario: 100 * auroc(trusted, score).value for scenario, score in scores.items()}
 
 
-def _tapped(page: Page, classifier: ClassifierUnderTest, columns: dict[str, Tensor]) -> None:
+def _tapped(page: Page, classifier: ClassifierUnderTest, scenarios: dict[str, Tensor]) -> None:
     """The ten statistics of gradients at the input and at the outputs of the residual stages, each with its cost."""
     rows, base = [], 0.0
     for layer in (None, "net.layer1", "net.layer2", "net.layer3"):
         front, model = (
             (nn.Identity(), classifier.model) if layer is None else tap(classifier.model, layer, classifier.x[:2])
         )
-        split = {column: torch.cat([front(part) for part in x.split(CHUNK)]) for column, x in columns.items()}
+        split = {scenario: torch.cat([front(part) for part in x.split(CHUNK)]) for scenario, x in scenarios.items()}
         where = "the input" if layer is None else f"the output of {layer.removeprefix('net.')}"
         began = time.process_time()
-        seen = {column: _seen(model, x, (classifier.temperature,), "float32")[0] for column, x in split.items()}
+        statistics = {
+            scenario: _statistics(model, x, (classifier.temperature,), "float32")[0] for scenario, x in split.items()
+        }
         took = time.process_time() - began
         base = base or took
-        areas = _areas(seen, classifier)
+        areas = _areas(statistics, classifier)
         page.data.setdefault("tap", {})[where] = {"auroc": areas, "cost": took / base}
         rows.append([where, *(f"{area:.1f}" for area in areas.values()), f"{took / base:.2f}"])
     page.say(
         "`tap`: gradients at an inner feature map instead of the input, the same ten statistics: AUROC in %, and the "
         "cost as a share of that at the input, the way to the feature map left out:"
     )
-    page.table(["gradient at", *list(columns)[2:], "cost"], rows)
+    page.table(["gradient at", *list(scenarios)[2:], "cost"], rows)
 
 
-def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precision: str) -> list[TenStatistics]:
+def _statistics(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precision: str) -> list[TenStatistics]:
     """The ten statistics and predicted classes of `x`, at each temperature."""
     options = [Maps(Loss("cross_entropy", temperature)) for temperature in temperatures]
 
@@ -141,5 +147,5 @@ def _seen(model: nn.Module, x: Tensor, temperatures: tuple[float, ...], precisio
         ]
 
     parts = map_chunks(model, [x], Maps(), measure, precision=precision)
-    *features, label = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    *features, label = (torch.cat(scenario).numpy() for scenario in zip(*parts, strict=True))
     return [TenStatistics(table, label) for table in features]

@@ -90,9 +90,9 @@ def run(_: Suite) -> Page:
     allowed = float(stats.binom.ppf(0.975, BATTERIES, 0.05)) / BATTERIES
     page.data["false_verdicts"] = {"batteries": BATTERIES, "share": false, "allowed": allowed, "verdicts": verdicts}
     page.say(
-        f"False verdicts: {BATTERIES} batteries of 17 columns (10 to 300 inputs against 300 trusted ones, AUROC 0.6 to "
-        f"0.99) in which our detector and ten peers are equally good. {false:.1%} of them had any win or loss; 5 % is "
-        f"stated, up to {allowed:.1%} is within simulation error."
+        f"False verdicts: {BATTERIES} batteries of 17 scenarios (10 to 300 inputs against 300 trusted ones, AUROC 0.6 "
+        f"to 0.99) in which our detector and ten peers are equally good. {false:.1%} of them had any win or loss; "
+        f"5 % is stated, up to {allowed:.1%} is within simulation error."
     )
     return page
 
@@ -123,20 +123,21 @@ def coverage(
     return dict(zip(FIGURES, (held / simulations).tolist(), strict=True))
 
 
-def false_verdicts(batteries: int, *, peers: int = 10, columns: int = 17, trusted: int = 300) -> tuple[float, int]:
+def false_verdicts(batteries: int, *, peers: int = 10, scenarios: int = 17, trusted: int = 300) -> tuple[float, int]:
     """The share of batteries with any win or loss where no method is better than another, and the number of these."""
     rng = np.random.default_rng(0)
-    sizes = np.resize([10, 30, 100, 300], columns)
-    shifts = [_shift(area) for area in np.linspace(0.6, 0.99, columns)]
+    sizes = np.resize([10, 30, 100, 300], scenarios)
+    shifts = [_shift(area) for area in np.linspace(0.6, 0.99, scenarios)]
     decided = []
     for _ in range(batteries):
         inside = _alike(rng, peers + 1, trusted)
         outside = [_alike(rng, peers + 1, size) + shift for size, shift in zip(sizes, shifts, strict=True)]
         methods = {
-            str(i): Scores(inside[i], {str(j): column[i] for j, column in enumerate(outside)}) for i in range(peers + 1)
+            str(i): Scores(inside[i], {str(j): scenario[i] for j, scenario in enumerate(outside)})
+            for i in range(peers + 1)
         }
         verdicts = differences(methods, ours="0", peers=[str(i) for i in range(1, peers + 1)])
-        decided.append(sum(column["verdict"] != "tie" for column in verdicts.values()))
+        decided.append(sum(scenario["verdict"] != "tie" for scenario in verdicts.values()))
     return float(np.mean(np.array(decided) > 0)), sum(decided)
 
 

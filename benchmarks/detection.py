@@ -13,13 +13,13 @@ SIZE = 1000
 
 
 def run(suite: Suite) -> Page:
-    """AUROC and TNR at 95 % TPR by column, at the detector's temperature and at the paper's."""
+    """AUROC and TNR at 95 % TPR by scenario, at the detector's temperature and at the paper's."""
     classifier = suite["cifar10"]
     right = classifier.correct.numpy()
     fit = np.flatnonzero(right[: classifier.half])
     clean = classifier.half + np.flatnonzero(right[classifier.half :])[:SIZE]
     generator = torch.Generator().manual_seed(0)
-    columns = {
+    scenarios = {
         "CIFAR-100": suite.read("cifar100", SIZE)[0],
         "uniform noise": torch.rand(SIZE, 3, 32, 32, generator=generator),
         "smooth blobs": smooth_blobs(SIZE, (3, 32, 32), generator),
@@ -43,23 +43,23 @@ def run(suite: Suite) -> Page:
         model = fit_ten_statistics(classifier, temperature)
         inside = trusted.score(model)
         results[name] = {}
-        for column, x in columns.items():
+        for scenario, x in scenarios.items():
             outside = ten_statistics(classifier, x, temperature).score(model)
             estimates = {"auroc": auroc(inside, outside), "tnr95": tnr_at_tpr(inside, outside)}
-            results[name][column] = {k: (e.value, e.low, e.high) for k, e in estimates.items()}
+            results[name][scenario] = {k: (e.value, e.low, e.high) for k, e in estimates.items()}
     page.table(
         ["inputs", "number", *(f"{name}: {figure}" for name in results for figure in ("AUROC", "TNR95"))],
         [
             [
-                column,
+                scenario,
                 str(len(x)),
                 *(
                     f"{100 * v:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
                     for name in results
-                    for v, low, high in results[name][column].values()
+                    for v, low, high in results[name][scenario].values()
                 ),
             ]
-            for column, x in columns.items()
+            for scenario, x in scenarios.items()
         ],
     )
     page.say(

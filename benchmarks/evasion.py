@@ -14,7 +14,7 @@ from gradgeo.bench.scenarios import Task
 from gradgeo.detector.detector import Detector
 
 EVADE, EVADED = ("mnist", "cifar10"), 30
-LEARNT = 1000  # trusted inputs that the evaded detectors are fitted on
+FIT = 1000  # trusted inputs that the evaded detectors are fitted on
 
 
 def run(suite: Suite) -> Page:
@@ -22,7 +22,7 @@ def run(suite: Suite) -> Page:
     page = Page("The attack that knows the detector")
     page.say(
         f"Correctly classified inputs of the second half of the test split, {EVADED} of each classifier, against "
-        f"detectors fitted on {LEARNT} trusted inputs of the first half, alpha 5 %: how many are given another class "
+        f"detectors fitted on {FIT} trusted inputs of the first half, alpha 5 %: how many are given another class "
         "and still trusted. 100 steps of epsilon/4, L-inf, random start. Evasion is orthogonal projected gradient "
         "descent through the model and the joint outlier score at once. The detector draws nothing at random, so there "
         "is nothing to average."
@@ -55,7 +55,7 @@ def run(suite: Suite) -> Page:
 def _evaded(suite: Suite, task: Task, evidence: str) -> dict[str, dict[str, int]]:
     """For PGD and for evasion: how many inputs it flips, and how many of these the detector trusts."""
     classifier = task.classifier
-    trusted = classifier.trusted[:LEARNT]
+    trusted = classifier.trusted[:FIT]
     detector = Detector(classifier.model, evidence=evidence).fit(trusted)
 
     def evasion(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> AttackResult:

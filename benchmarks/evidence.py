@@ -133,9 +133,9 @@ def _cell(page: Page, name: str, label: str, sets: Sets, names: tuple[str, ...])
     return _figures(page, name, label, joined.pop("trusted"), joined)
 
 
-def _figures(page: Page, name: str, label: str, trusted: Array, columns: dict[str, Array]) -> str:
-    areas = {name: auroc(trusted, scores).value for name, scores in columns.items()}
-    caught = [tnr_at_tpr(trusted, scores, resamples=1).value for scores in columns.values()]
+def _figures(page: Page, name: str, label: str, trusted: Array, scenarios: dict[str, Array]) -> str:
+    areas = {name: auroc(trusted, scores).value for name, scores in scenarios.items()}
+    caught = [tnr_at_tpr(trusted, scores, resamples=1).value for scores in scenarios.values()]
     mean, tnr, worst = float(np.mean(list(areas.values()))), float(np.mean(caught)), min(areas, key=lambda n: areas[n])
     page.data.setdefault("cells", {}).setdefault(name, {})[label] = {
         "auroc": mean,

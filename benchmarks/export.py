@@ -1,14 +1,22 @@
-"""Exported detectors: how nearly a file says what the detector says, and what a verdict costs in it."""
+"""Exported detectors: how nearly a file gives the detector's outputs, and what a verdict costs in it.
 
+`python -m benchmarks.export --seeds 20` asks whether a detector of each shipped classifier is exported whatever example
+the check draws and whatever kernels the processor has; with `--onnx` it converts each to ONNX and runs the file.
+"""
+
+import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor, nn
 
 from benchmarks.page import Page
@@ -16,9 +24,13 @@ from benchmarks.shipped import Suite
 from benchmarks.timing import timed
 from gradgeo import export
 from gradgeo.bench.scenarios import smooth_blobs
+from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector.detector import Detector
-from gradgeo.errors import require
-from gradgeo.export.agreement import SCORES, Runner, compare, joined
+from gradgeo.errors import ExportError, require
+from gradgeo.export.agreement import SCORES, Agreement, Runner, compare, joined, verify_outputs
+from gradgeo.export.gradient_check import verify_gradients
+from gradgeo.export.module import DetectorModule
+from gradgeo.export.traced import TracedClassifier
 
 ROUNDS = 7
 BATCH = 32
@@ -29,6 +41,13 @@ TRAINED = (("mnist", "full"), ("fashion", "full"), ("cifar10", "full"), ("cifar1
 
 UNTRAINED = ("mobilenet_v3_small", "resnet18", "vit")
 """Architectures of torchvision with random weights, on 64 x 64 images of smooth noise, evidence "fast"."""
+
+LEVELS = {
+    "the processor's own": {},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "SSE4": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+"""Kernels of other processors, by what makes PyTorch, oneDNN and MKL choose them."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +127,8 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     files = {form: folder / f"{'-'.join(name)}.{form}" for form in ("onnx", "pt2")}
     for form, file in files.items():
         getattr(export, form)(detector, x[:16], file)
-    judges: dict[str, Runner] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
-    parts = [compare(detector, judges["onnx"], part) for part in x.split(BATCH)]
+    runners: dict[str, Runner] = {"onnx": opened(files["onnx"]), "pt2": torch.export.load(files["pt2"]).module()}
+    parts = [compare(detector, runners["onnx"], part) for part in x.split(BATCH)]
     whole = joined(parts)
     flipped, differ = whole.flipped, int((~whole.verdicts).sum())
     data: dict[str, Any] = {
@@ -121,8 +140,8 @@ def _rows(page: Page, exported: _Exported, folder: Path) -> tuple[list[str], lis
     for n in SIZES:
         ways: dict[str, Callable[[], object]] = {
             "predict": partial(detector.predict, x[:n]),
-            "pt2": partial(judges["pt2"], x[:n]),
-            "onnx": partial(judges["onnx"], x[:n]),
+            "pt2": partial(runners["pt2"], x[:n]),
+            "onnx": partial(runners["onnx"], x[:n]),
         }
         with torch.no_grad():
             times = timed(ways, ROUNDS)
@@ -146,3 +165,69 @@ def opened(file: Path) -> Runner:
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda x: dict(zip(names, map(torch.from_numpy, session.run(None, {"input": x.numpy()})), strict=True))
+
+
+def seeds(suite: Suite, count: int, *, form: str = "") -> Iterator[str]:
+    """For each shipped classifier a sentence: for how many random examples its "paper" detector would be exported.
+
+    Each example goes through the two checks that can refuse it, of gradients and of outputs. The graph that is run for
+    the outputs is that of PyTorch, which all formats convert; with `form` the file in this format.
+    """
+    for name, _ in TRAINED:
+        if suite.wanted([name]):
+            yield _refusals(name, partial(_trained, suite, name, "paper"), count, form)
+
+
+def _refusals(name: str, build: Callable[[], _Exported], count: int, form: str) -> str:
+    built = build()
+    detector, classifier = built.detector, Classifier.of(built.detector.model)
+    traced = TracedClassifier.of(classifier, classifier.prepare(built.x[:5]).x)
+    found, refused = [], []
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        run: Runner = DetectorModule(detector, traced.graphs, built.x[:5])
+        if form:
+            file = Path(folder) / f"{name}.{form}"
+            export.write(detector, built.x[:16], file, form)
+            run = opened(file) if form == "onnx" else torch.export.load(file).module()
+        for seed in range(count):
+            x = torch.rand(BATCH, *detector.input_shape_, generator=torch.Generator().manual_seed(seed))
+            try:
+                verify_gradients(traced, classifier, x)
+                found.append(verify_outputs(detector, run, x, "the graph"))
+            except ExportError as error:
+                refused.append(f"seed {seed}: {error}")
+    return f"{name}: exported for {len(found)} of {count} seeds{_summary(found)}{''.join(f'; {r}' for r in refused)}"
+
+
+def _summary(found: list[Agreement]) -> str:
+    if not found:
+        return ""
+    whole = joined(found)
+    return (
+        f", scores {float(whole.scores.median()):.1e} apart in the median and {float(whole.scores.max()):.1e} at most, "
+        f"{whole.flipped} of {len(whole.scores)} more than {SCORES}, {int((~whole.verdicts).sum())} other verdicts"
+    )
+
+
+def main(
+    data: Annotated[Path, typer.Option("--data", "-d", help="Folder with data/ and models/.", envvar="GRADGEO_DATA")],
+    count: Annotated[int, typer.Option("--seeds", min=1, help="Random examples of each classifier.")] = 20,
+    cases: Annotated[str | None, typer.Option(help="Classifiers, with commas; default all.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Convert to ONNX and run the file.")] = False,
+    own: Annotated[bool, typer.Option("--own", help="Only with the kernels that this process has.")] = False,
+) -> None:
+    """Whether detectors of the shipped classifiers are exported on any processor."""
+    if own:
+        torch.set_num_threads(1)
+        only = tuple(cases.split(",")) if cases else None
+        for line in seeds(Suite(data, inputs=BATCH, only=only), count, form="onnx" if onnx else ""):
+            print(line, flush=True)
+        return
+    for level, variables in LEVELS.items():
+        print(f"{level}:", flush=True)
+        command = [sys.executable, "-m", "benchmarks.export", *sys.argv[1:], "--own"]
+        subprocess.run(command, env=os.environ | variables, check=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -15,7 +15,7 @@ SPLITS = 200
 ALPHAS = (0.05, 0.01)
 APART = 256  # inputs that set the temperature and the radius and take no part in the splits
 TAKEN = 3000  # inputs that do, where there are as many
-LEARNT = 400  # of a split
+FIT = 400  # of a split
 
 
 def run(suite: Suite) -> Page:
@@ -55,13 +55,13 @@ def _refit(classifier: ClassifierUnderTest) -> tuple[dict[float, list[float]], i
     """The rates by alpha, and how many inputs each split calibrates and tests on."""
     right = classifier.x[classifier.correct]
     apart = min(APART, len(right) // 6)
-    seen = measured_by(classifier, right[:apart], right[apart : apart + TAKEN], PRESETS["full"])
-    n = len(seen.label)
-    learn = min(LEARNT, n // 3)
+    measured = measured_by(classifier, right[:apart], right[apart : apart + TAKEN], PRESETS["full"])
+    n = len(measured.label)
+    learn = min(FIT, n // 3)
     size = conformal.calibration_size(n - learn, 0.5, min(ALPHAS), at_most=n - learn - 1)
     rng, rates = np.random.default_rng(0), {alpha: list[float]() for alpha in ALPHAS}
     for split in range(SPLITS):
-        fit, calibration, test = (seen[part] for part in np.split(rng.permutation(n), [learn, learn + size]))
+        fit, calibration, test = (measured[part] for part in np.split(rng.permutation(n), [learn, learn + size]))
         fusion = fusion_of(PRESETS["full"], fit.features, fit.label, classifier.logits.shape[1], seed=split)
         known, new = (fusion.fuse(fusion.scores(part.features, part.label)).numpy() for part in (calibration, test))
         p = conformal.p_values(np.sort(known), new)

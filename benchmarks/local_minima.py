@@ -58,8 +58,10 @@ class _Illustrated(Page):
 class _Around:
     """Statistics of the surroundings of the inputs of a group at one radius."""
 
-    zeta: Tensor  # (N, D)
-    higher: Tensor  # (N, D), whether the loss there is above the loss at the input
+    zeta: Tensor
+    """(N, D)."""
+    higher: Tensor
+    """(N, D), whether the loss there is above the loss at the input."""
 
     @property
     def minimum(self) -> Tensor:
@@ -86,8 +88,10 @@ class _Around:
 class _Kinks:
     """How gradients turn between inputs and neighbours, in float64, relative to their length."""
 
-    logit: Tensor  # (N, D), of the predicted class's logit
-    loss: Tensor  # (N, D), of its cross-entropy
+    logit: Tensor
+    """(N, D), of the predicted class's logit."""
+    loss: Tensor
+    """(N, D), of its cross-entropy."""
 
     @property
     def straight(self) -> Tensor:

@@ -54,23 +54,25 @@ def run(suite: Suite) -> Page:
     page = Page("Choosing the one-class model of the ten statistics")
     page.say(
         "Fitted on the correctly classified inputs of the first half of the test split, tuned on these two classifiers "
-        f"only. Columns: {SIZE} inputs each; AUROC / TNR at 95 % TPR in %. 'Normal scores' are QuantileTransformer's."
+        f"only. Scenarios: {SIZE} inputs each; AUROC / TNR at 95 % TPR in %. 'Normal scores' are QuantileTransformer's."
     )
-    columns: dict[str, dict[str, TenStatistics]] = {}
+    scenarios: dict[str, dict[str, TenStatistics]] = {}
     for name, other, epsilon in (
         ("cifar10", "cifar100", 8 / 255),
         ("fashion", "mnist", 0.1),
     ):
-        columns[name] = _seen(suite, name, other, epsilon)
-    heading = [f"{name}: {c}" for name, seen in columns.items() for c in seen if c not in ("fit", "clean")]
+        scenarios[name] = _statistics(suite, name, other, epsilon)
+    heading = [
+        f"{name}: {c}" for name, statistics in scenarios.items() for c in statistics if c not in ("fit", "clean")
+    ]
     rows = []
     for label, make in _all():
         cells, mean = [], []
-        for seen in columns.values():
-            score = make(seen["fit"])
-            inside = score(seen["clean"])
-            for column in (c for c in seen if c not in ("fit", "clean")):
-                outside = score(seen[column])
+        for statistics in scenarios.values():
+            score = make(statistics["fit"])
+            inside = score(statistics["clean"])
+            for scenario in (c for c in statistics if c not in ("fit", "clean")):
+                outside = score(statistics[scenario])
                 area, caught = auroc(inside, outside).value, tnr_at_tpr(inside, outside, resamples=1).value
                 cells.append(f"{100 * area:.1f} / {100 * caught:.0f}")
                 mean.append((area, caught))
@@ -86,11 +88,11 @@ def run(suite: Suite) -> Page:
         "classes "
         "with at least as many inputs as features do better with a Gaussian of their own than with the shared one:"
     )
-    page.table(["inputs fitted on", "own from 1 x features", "2 x", "5 x", "always shared"], _thresholds(columns))
+    page.table(["inputs fitted on", "own from 1 x features", "2 x", "5 x", "always shared"], _thresholds(scenarios))
     return page
 
 
-def _seen(suite: Suite, name: str, other: str, epsilon: float) -> dict[str, TenStatistics]:
+def _statistics(suite: Suite, name: str, other: str, epsilon: float) -> dict[str, TenStatistics]:
     classifier = suite[name]
     right = classifier.correct.numpy()
     fit, clean = (
@@ -129,11 +131,11 @@ def _normal() -> QuantileTransformer:
 def _maker(
     candidate: Callable[[], Any], scaler: Callable[[], Any], per_class: bool
 ) -> Callable[[TenStatistics], Score]:
-    def fit(seen: TenStatistics) -> Score:
-        scale = scaler().fit(seen.features)
-        rows = scale.transform(seen.features)
-        groups = np.unique(seen.label) if per_class else [0]
-        models = {c: candidate().fit(rows[seen.label == c] if per_class else rows) for c in groups}
+    def fit(statistics: TenStatistics) -> Score:
+        scale = scaler().fit(statistics.features)
+        rows = scale.transform(statistics.features)
+        groups = np.unique(statistics.label) if per_class else [0]
+        models = {c: candidate().fit(rows[statistics.label == c] if per_class else rows) for c in groups}
 
         def score(other: TenStatistics) -> Array:
             rows, result = scale.transform(other.features), np.zeros(len(other.label))
@@ -148,18 +150,20 @@ def _maker(
     return fit
 
 
-def _thresholds(columns: dict[str, dict[str, TenStatistics]]) -> list[list[str]]:
+def _thresholds(scenarios: dict[str, dict[str, TenStatistics]]) -> list[list[str]]:
     rows = []
     for n in (150, 500, 2000):
         cells = []
         for per_feature in (1, 2, 5, 10**6):
             areas = []
-            for seen in columns.values():
-                chosen: IntArray = np.random.default_rng(0).permutation(len(seen["fit"].label))[:n]
-                fit = seen["fit"][chosen]
+            for statistics in scenarios.values():
+                chosen: IntArray = np.random.default_rng(0).permutation(len(statistics["fit"].label))[:n]
+                fit = statistics["fit"][chosen]
                 model = ClassConditionalCopula.fit(fit.features, fit.label, 10, per_class=per_feature)
-                inside = seen["clean"].score(model)
-                areas += [auroc(inside, s.score(model)).value for c, s in seen.items() if c not in ("fit", "clean")]
+                inside = statistics["clean"].score(model)
+                areas += [
+                    auroc(inside, s.score(model)).value for c, s in statistics.items() if c not in ("fit", "clean")
+                ]
             cells.append(f"{100 * np.mean(areas):.1f}")
         rows.append([str(n), *cells])
     return rows

@@ -35,7 +35,7 @@ def run(suite: Suite) -> Page:
     page = Page("The paper's tables on our classifiers")
     page.say(
         f"The ten statistics alone, fitted on the correctly classified inputs of the first half of each test split, "
-        f"reported on the second; up to {suite.inputs} inputs a column. In %, with 95 % intervals (DeLong; "
+        f"reported on the second; up to {suite.inputs} inputs a scenario. In %, with 95 % intervals (DeLong; "
         "bootstrap). Own: the temperature that `Detector` chooses; 1: the paper's."
     )
     _detection(page, suite)
@@ -62,32 +62,34 @@ def _detection(page: Page, suite: Suite) -> None:
     page.say("## Table 1: detection")
     for name in suite.wanted(NAMES):
         classifier = suite[name]
-        columns = _inputs(suite, classifier)
-        rows = {column: [str(len(x))] for column, x in columns.items() if column != "trusted"}
+        scenarios = _inputs(suite, classifier)
+        rows = {scenario: [str(len(x))] for scenario, x in scenarios.items() if scenario != "trusted"}
         means: list[float] = []
         for temperature in (classifier.temperature, 1.0):
             model = fit_ten_statistics(classifier, temperature)
-            scores = {column: ten_statistics(classifier, x, temperature).score(model) for column, x in columns.items()}
-            by_scenario = {column: _figures(scores["trusted"], scores[column]) for column in rows}
-            for column, figures in by_scenario.items():
-                rows[column] += [str(figure) for figure in figures]
+            scores = {
+                scenario: ten_statistics(classifier, x, temperature).score(model) for scenario, x in scenarios.items()
+            }
+            by_scenario = {scenario: _figures(scores["trusted"], scores[scenario]) for scenario in rows}
+            for scenario, figures in by_scenario.items():
+                rows[scenario] += [str(figure) for figure in figures]
             means += [float(np.mean([figures[i].value for figures in by_scenario.values()])) for i in (0, 1)]
             kind = "temperature 1" if temperature == 1.0 else "own temperature"
             page.data.setdefault("detection", {}).setdefault(name, {})[kind] = {
-                column: {k: (e.value, e.low, e.high) for k, e in zip(("auroc", "tnr95"), figures, strict=True)}
-                for column, figures in by_scenario.items()
+                scenario: {k: (e.value, e.low, e.high) for k, e in zip(("auroc", "tnr95"), figures, strict=True)}
+                for scenario, figures in by_scenario.items()
             }
         page.say(f"### {name}, own temperature {classifier.temperature:.3g}")
         heading = [f"{figure}, {t}" for t in ("own", "1") for figure in ("AUROC", "TNR95")]
-        body = [[column, *cells] for column, cells in rows.items()]
+        body = [[scenario, *cells] for scenario, cells in rows.items()]
         page.table(["inputs", "number", *heading], [*body, ["mean", "", *(f"{100 * mean:.1f}" for mean in means)]])
         page.say(_reproduces(page.data["detection"][name], means))
 
 
 def _reproduces(rows: dict[str, Any], means: list[float]) -> str:
     """Whether the paper's claim, that the ten statistics at temperature 1 see every cause, holds here."""
-    at_one = {column: figures["auroc"][0] for column, figures in rows["temperature 1"].items()}
-    blind = [column for column, area in at_one.items() if area < BLIND]
+    at_one = {scenario: figures["auroc"][0] for scenario, figures in rows["temperature 1"].items()}
+    blind = [scenario for scenario, area in at_one.items() if area < BLIND]
     better = "raises" if means[0] > means[2] else "does not raise"
     verdict = f"It is blind (AUROC below {100 * BLIND:.0f}) to {', '.join(blind)}." if blind else "It is blind to none."
     return (
@@ -108,15 +110,15 @@ def _fewer_maps(page: Page, suite: Suite) -> None:
     rows = []
     for name in suite.wanted(FEWER):
         classifier = suite[name]
-        columns = _inputs(suite, classifier)
+        scenarios = _inputs(suite, classifier)
         full = float("nan")
         for share in SHARES:
             maps = number_of_maps(share, classifier.logits.shape[1])
             model = fit_ten_statistics(classifier, classifier.temperature, share=share)
-            seen: dict[str, TenStatistics] = {
-                c: ten_statistics(classifier, x, classifier.temperature, share=share) for c, x in columns.items()
+            statistics: dict[str, TenStatistics] = {
+                c: ten_statistics(classifier, x, classifier.temperature, share=share) for c, x in scenarios.items()
             }
-            scores = {column: sample.score(model) for column, sample in seen.items()}
+            scores = {scenario: sample.score(model) for scenario, sample in statistics.items()}
             areas = [auroc(scores["trusted"], s).value for c, s in scores.items() if c != "trusted"]
             caught = [tnr_at_tpr(scores["trusted"], s, resamples=1).value for c, s in scores.items() if c != "trusted"]
             mean, tnr, cost = float(np.mean(areas)), float(np.mean(caught)), _seconds(classifier, maps)
@@ -130,7 +132,7 @@ def _fewer_maps(page: Page, suite: Suite) -> None:
     for name in suite.wanted(FEWER):
         few = page.data["fewer maps"][name]["0.05"]
         page.say(
-            f"With {few['maps']} of {name}'s {suite[name].logits.shape[1]} maps the mean AUROC over all columns is "
+            f"With {few['maps']} of {name}'s {suite[name].logits.shape[1]} maps the mean AUROC over all scenarios is "
             f"{100 * abs(few['loss']):.1f} points {'lower' if few['loss'] > 0 else 'higher'} than with all of them."
         )
 
@@ -165,10 +167,10 @@ def _decisions(page: Page, suite: Suite) -> None:
         along = torch.linspace(0, 1, POINTS).view(-1, *[1] * (x.ndim - 1))
         hits = {"s1_mean": 0, "s2_mean": 0}
         for one, other in zip(x, end, strict=True):
-            seen = ten_statistics(classifier, one + along * (other - one), 1.0)
-            switch = int((np.diff(seen.label) != 0).argmax())
+            statistics = ten_statistics(classifier, one + along * (other - one), 1.0)
+            switch = int((np.diff(statistics.label) != 0).argmax())
             for name in hits:
-                steps = np.abs(np.diff(seen.features[:, STATISTICS.index(name)]))
+                steps = np.abs(np.diff(statistics.features[:, STATISTICS.index(name)]))
                 hits[name] += bool(abs(int(steps.argmax()) - switch) <= 1)
         page.data.setdefault("decisions", {})[classifier.name] = {"lines": len(x), **hits}
         rows.append(

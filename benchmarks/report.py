@@ -27,9 +27,9 @@ def run(suite: Suite) -> Page:
     made_scores: Any = import_module("benchmarks.made_scores")
     page = Page("What a report costs")
     page.say(
-        f"`gradgeo report` on made verdicts: ten classes, six kinds of evidence, times, about 8 % flagged, a drift of "
-        f"{DRIFT} in the last third, thumbnails and matrices of {PICTURES} flagged inputs. Wall time from opening the "
-        "file to the page on disk; the peak resident memory of the process before and after."
+        "`gradgeo report` on generated verdicts: ten classes, six kinds of evidence, times, about 8 % flagged, a drift "
+        f"of {DRIFT} in the last third, thumbnails and matrices of {PICTURES} flagged inputs. Wall time from opening "
+        "the file to the page on disk; the peak resident memory of the process before and after."
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -57,7 +57,7 @@ def _throughput(page: Page, suite: Suite, folder: Path) -> None:
     page.say(
         f"`gradgeo score` over test sets: one process, one thread for the model, batches of {BATCH}, parts of {PART}. "
         "Utilisation: the share of the wall time, from the first read to the last write, within the detector. End to "
-        f"end: wall time an input over that of the detector alone, which judges the same batches (at most {SHORT} "
+        f"end: wall time an input over that of the detector alone, which scores the same batches (at most {SHORT} "
         f"inputs) read before. Ray: how many times faster two workers are on the same {SHORT} inputs, their start "
         "included and without it (from the first part to the last)."
     )
@@ -257,7 +257,7 @@ def measured(data: str, out: str) -> None:
 def _toward(page: Page) -> None:
     page.say(
         f"On paper, not measured: {TARGET:,} inputs at the rates above, were every worker as fast as this one and the "
-        "files as fast to read. Parts are independent and a worker is told numbers alone: it shares nothing but the "
+        "files as fast to read. Parts are independent and a worker is sent numbers alone: it shares nothing but the "
         "file system, and one that dies costs the part it was at. With parts of 65,536 there "
         f"are {-(-TARGET // 65_536):,} of them. Price: worker-hours times what an hour costs."
     )

@@ -49,14 +49,14 @@ def run(suite: Suite) -> Page:
     )
     rows = []
     for name in suite.wanted(CASES):
-        for judge, load in _loaders(suite, name):
+        for detector, load in _loaders(suite, name):
             with load as loader, serving(loader) as server:
                 soak = soaked(server, _inputs(suite[name]), suite.inputs)
-            page.data.setdefault("soak", {})[f"{name}, {judge}"] = soak.summary
-            rows.append([name, judge, *soak.cells])
+            page.data.setdefault("soak", {})[f"{name}, {detector}"] = soak.summary
+            rows.append([name, detector, *soak.cells])
     heading = [
         "case",
-        "judge",
+        "detector",
         "inputs a second",
         "p50, ms",
         "p99, ms",
@@ -66,7 +66,7 @@ def run(suite: Suite) -> Page:
     page.table([*heading, "MiB at 1/4", "MiB at the end"], rows)
     page.say(
         "Then the worker of the `fast` detector is killed (SIGKILL) after a third of the requests, under the same "
-        "load. Each request that was accepted is judged again by the next worker, or refused in words; none hangs or "
+        "load. Each request that was accepted is answered by the next worker, or refused in words; none hangs or "
         "vanishes. The slowest waited for that worker to load."
     )
     rows = []
@@ -138,11 +138,11 @@ class BareLoader:
         from gradgeo.serve.inference import Facts
 
         torch.set_num_threads(1)
-        return _BareJudge(load_model(self.model), Facts(self.shape, self.classes, False, 0, "bare", {}))
+        return _BareWorker(load_model(self.model), Facts(self.shape, self.classes, False, 0, "bare", {}))
 
 
 @dataclass(frozen=True)
-class _BareJudge:
+class _BareWorker:
     model: torch.nn.Module
     facts: Any
 
@@ -225,8 +225,10 @@ class Soak:
     """What came of the requests."""
 
     seconds: float = 0.0
-    single: list[float] = field(default_factory=list)  # latencies
-    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)  # by kind; 0 for no answer
+    single: list[float] = field(default_factory=list)
+    """Latencies."""
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """By kind; 0 for no answer."""
     inputs: int = 0
     memory: list[float] = field(default_factory=list)
     slowest: float = 0.0

@@ -184,5 +184,5 @@ def test_intervals_cover_as_stated(name: str, area: float) -> None:
 
 @pytest.mark.simulation
 def test_false_verdicts_are_rare() -> None:
-    share, _ = coverage.false_verdicts(40, peers=4, columns=8, trusted=100)
+    share, _ = coverage.false_verdicts(40, peers=4, scenarios=8, trusted=100)
     assert share <= 0.15  # 40 batteries at 5 %: above 0.15 once in 300 times

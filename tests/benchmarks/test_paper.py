@@ -42,7 +42,7 @@ def test_adaptive_attacks(few, monkeypatch):
 
 
 def test_evasion(few, monkeypatch):
-    monkeypatch.setattr(evasion, "LEARNT", 200)
+    monkeypatch.setattr(evasion, "FIT", 200)
     monkeypatch.setattr(evasion, "EVADED", 2)
     page = evasion.run(few)
     assert set(page.data["evasion"]["mnist"]) == {"paper", "full"}

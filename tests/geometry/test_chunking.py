@@ -1,5 +1,8 @@
 """Chunks are the same in every run, and a measure is given the rows that it measures."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -8,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import gradgeo
+from gradgeo.errors import ArgumentError, GradgeoWarning
 from gradgeo.geometry import chunking
+from gradgeo.geometry import vjp as engine
 from gradgeo.geometry.chunking import map_chunks, memory_for
 from gradgeo.geometry.jacobian import MAP_BYTES, InputJacobian
 from gradgeo.geometry.options import Maps
+from helpers.folding import Residual, trained
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -74,3 +80,89 @@ def test_classes_of_each_input_follow_their_rows() -> None:
     whole = gradgeo.saliency_maps(model, x)
     found = gradgeo.saliency_maps(model, x, classes=chosen, chunk_size=2)
     assert torch.equal(found, whole[torch.arange(5)[:, None], chosen])
+
+
+@pytest.mark.parametrize("channel_max", [False, True])
+@pytest.mark.parametrize("sign", [False, True])
+def test_many_classes_equal_their_maps_cosines_in_any_budget(sign: bool, channel_max: bool) -> None:
+    torch.manual_seed(0)
+    model, x = trained(Residual(300, 6)), torch.rand(5, 3, 9, 8)
+    x[3, 0, 0, 0] = torch.nan
+    options = {"sign": sign, "channel_max": channel_max}
+    with pytest.warns(GradgeoWarning, match="1 of 5"):
+        maps = gradgeo.saliency_maps(model.double(), x, **options)
+    exact = gradgeo.cosine_similarity_matrix(maps)
+    model.float()
+    with pytest.raises(ArgumentError) as refused:
+        gradgeo.csm(model, x, memory_budget=1000, **options)
+    for budget in (None, the_least(refused.value), 20_000_000):
+        with pytest.warns(GradgeoWarning, match="1 of 5"):
+            ours = gradgeo.csm(model, x, memory_budget=budget, **options)
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours.isnan(), exact.isnan())
+        assert (ours - exact).abs().nan_to_num(0).max() <= (4 / (72 if channel_max else 216) if sign else 1e-4)
+
+
+def test_a_budget_too_small_for_one_sample_says_the_least() -> None:
+    model, x = trained(Residual(300, 6)), torch.rand(2, 3, 9, 8)
+    for call in (gradgeo.csm, gradgeo.saliency_maps):
+        with pytest.raises(ArgumentError, match=r"expected memory_budget to be at least [\d,]+ bytes, what one sample"):
+            call(model, x, memory_budget=1000)
+        with pytest.raises(ArgumentError, match="expected memory_budget to be a positive number of bytes or None"):
+            call(model, x, memory_budget=0)
+    with pytest.raises(ArgumentError) as refused:
+        gradgeo.csm(model, x, memory_budget=1000)
+    assert gradgeo.csm(model, x, memory_budget=the_least(refused.value)).shape == (2, 300, 300)
+
+
+def the_least(refusal: ArgumentError) -> int:
+    """The bytes that a refused budget should have been."""
+    return int(str(refusal).split("at least ")[1].split(" ")[0].replace(",", ""))
+
+
+PEAK = """
+import resource, sys, threading, time, torch, gradgeo
+from torch import nn
+torch.set_num_threads(1)
+torch.manual_seed(0)
+n, sign, classes, budget = int(sys.argv[1]), sys.argv[2] == "signed", eval(sys.argv[3]), int(sys.argv[4]) << 20
+net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 600))
+gradgeo.csm(net, torch.rand(2, 3, 48, 48))  # what libraries allocate once
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+x, most, done = torch.rand(n, 3, 48, 48), [0], []
+def watch():
+    while not done:
+        most[0] = max(most[0], resident())
+        time.sleep(0.002)
+before = resident()
+thread = threading.Thread(target=watch)
+thread.start()
+try:
+    result = gradgeo.csm(net, x, sign=sign, classes=classes, memory_budget=budget)
+finally:
+    done.append(1)
+    thread.join()
+print((most[0] - before - result.numel() * 4) / budget)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory that Linux reports")
+@pytest.mark.parametrize("kind", ["signed", "unsigned"])
+@pytest.mark.parametrize(("n", "classes", "budget"), [(2, None, 256), (48, None, 256), (48, 10, 64)])
+def test_a_pass_stays_within_its_budget(n: int, classes: int | None, budget: int, kind: str) -> None:
+    command = [sys.executable, "-c", PEAK, str(n), kind, str(classes), str(budget)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(made.stdout) <= 1.15
+
+
+def test_the_gradients_that_span_all_maps_are_made_once_within_the_usual_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    passes: list[int] = []
+    once = engine.gradient
+    monkeypatch.setattr(engine, "gradient", lambda *args: passes.append(1) or once(*args))
+    gradgeo.csm(trained(Residual(300, 6)), torch.rand(9, 3, 9, 8))
+    assert len(passes) == 6

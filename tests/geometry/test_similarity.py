@@ -363,3 +363,24 @@ def test_probabilities_instead_of_logits_are_noticed() -> None:
 def test_bad_arguments_are_named(call: object, message: str) -> None:
     with pytest.raises(GradgeoError, match=message):
         call()
+
+
+@pytest.mark.parametrize("integers", [True, False])
+def test_products_of_signs_are_exact(integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity, "_integers_are_faster", lambda: integers)
+    monkeypatch.setattr(similarity, "COLUMNS", 50)
+    signs = torch.randint(-1, 2, (600, 77), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(similarity.products_of_signs(signs.to(torch.int8)), (signs @ signs.T).double())
+
+
+def test_the_way_to_multiply_signs_is_the_faster_one_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one processor the integer product takes a fifth of the other's time, on another twenty times as much."""
+    measured = similarity._integers_are_faster.__wrapped__
+    for slow, faster in ((similarity._float_product, True), (similarity._integer_product, False)):
+        monkeypatch.setattr(similarity, "_quickest", lambda multiply, signs, slow=slow: float(multiply is slow))
+        assert measured() is faster
+
+
+def test_a_pytorch_without_the_integer_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch, "_int_mm")
+    assert not similarity._integers_are_faster.__wrapped__()

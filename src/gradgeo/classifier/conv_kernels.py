@@ -60,8 +60,8 @@ class _Convolved(torch.autograd.Function):
         ctx.options, ctx.groups = (stride, padding, dilation), groups
         ctx.columns = _is_narrow(weight, stride, groups)
         ctx.ends = [  # entries that the stride left over at the end of each axis: the transpose must restore them
-            size - ((made - 1) * s - 2 * p + d * (k - 1) + 1)
-            for size, made, s, p, d, k in zip(
+            size - ((outputs - 1) * s - 2 * p + d * (k - 1) + 1)
+            for size, outputs, s, p, d, k in zip(
                 x.shape[2:], out.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
             )
         ]
@@ -114,12 +114,12 @@ def _below_stem(above: Tensor, weight: Tensor, padding: Sizes, size: Sizes) -> T
     """
     pads: list[int] = []
     wide: list[int] = []
-    for kernel, p, entered, made in zip(weight.shape[2:], padding, size, above.shape[2:], strict=True):
+    for kernel, p, entered, outputs in zip(weight.shape[2:], padding, size, above.shape[2:], strict=True):
         # Output i saw the input rows 2 i - p ... 2 i - p + kernel - 1, the pairs of rows i + first ... i + last.
         first, last = (-p) // 2, (kernel - 1 - p) // 2
         before = -p - 2 * first
         pads = [before, 2 * (last - first + 1) - before - kernel, *pads]
-        wide = [last, (entered + 1) // 2 - made - first, *wide]
+        wide = [last, (entered + 1) // 2 - outputs - first, *wide]
     w = F.pad(weight, pads)  # (outputs, channels, 2 h, 2 w): every parity has a kernel of h x w
     w = w.view(*w.shape[:2], w.shape[2] // 2, 2, w.shape[3] // 2, 2)
     # (outputs, channels, h, 2, w, 2) -> (channels, 2, 2, outputs, h, w), flipped as transposing a convolution demands

@@ -78,14 +78,14 @@ class _Front(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        made = self.module(x.clone())  # it may work in place
-        if not isinstance(made, Tensor) or made.ndim < 2 or len(made) != len(x) or not made.is_floating_point():
-            shown = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        maps = self.module(x.clone())  # it may work in place
+        if not isinstance(maps, Tensor) or maps.ndim < 2 or len(maps) != len(x) or not maps.is_floating_point():
+            shown = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             raise ModelError(
                 f"expected layer {self._layer!r} to put out one feature map per input, of shape (N, *map), for N "
                 f"= {len(x)}, got {shown}. Choose a layer whose output is such a tensor."
             )
-        return made
+        return maps
 
 
 class _Whole(nn.Module):
@@ -120,9 +120,9 @@ def _cut(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == f"{_INNER}.{layer}"]
     if len(calls) != 1:
         raise ModelError(f"layer {layer!r} is called {len(calls)} times in a forward pass, and only once can be cut.")
-    (given,) = (node for node in graph.nodes if node.op == "placeholder")
+    (entry,) = (node for node in graph.nodes if node.op == "placeholder")
     (end,) = (node for node in graph.nodes if node.op == "output")
-    behind, of_input = _reached(graph, calls[0]), _reached(graph, given)
+    behind, of_input = _reached(graph, calls[0]), _reached(graph, entry)
     if end not in behind:
         raise ModelError(f"the logits do not depend on the output of layer {layer!r}. Choose another.")
     past = [
@@ -143,27 +143,27 @@ def _cut(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
 
 
 def _reached(graph: fx.Graph, start: fx.Node) -> set[fx.Node]:
-    """`start` and every node that is made of it."""
-    found = {start}
+    """`start` and every node that depends on it."""
+    reached = {start}
     for node in graph.nodes:  # in the order of the calls
-        if not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return found
+        if not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+    return reached
 
 
 def _part(
-    root: nn.Module, graph: fx.Graph, nodes: Iterable[fx.Node], out: fx.Node | None, given: fx.Node | None = None
+    root: nn.Module, graph: fx.Graph, nodes: Iterable[fx.Node], out: fx.Node | None, entry: fx.Node | None = None
 ) -> nn.Module:
-    """The `nodes` of `graph` as a module whose input is the value of `given`, and whose output is that of `out`.
+    """The `nodes` of `graph` as a module whose input is the value of `entry`, and whose output is that of `out`.
 
     `torch.fx.passes.split_module` would hand values between the halves that depend on weights alone, such as a scaled
     parameter; here each half computes its own, so that one feature map is all that passes.
     """
     part, copies = fx.Graph(), {}
-    if given is not None:
-        copies[given] = part.placeholder("features")
+    if entry is not None:
+        copies[entry] = part.placeholder("features")
     for node in nodes:
-        if node is not given:
+        if node is not entry:
             copies[node] = part.node_copy(node, copies.__getitem__)
     if out is not None:
         part.output(copies[out])

@@ -17,7 +17,7 @@ from gradgeo.detector.results import Reference, Statistic
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """The n calibration inputs, as numbers only: no input is kept."""
+    """The n calibration inputs, as numbers only, without the inputs themselves."""
 
     LAYOUT: ClassVar[Layout] = {
         "calibration": ("f8", ("calibrated",)),
@@ -46,13 +46,13 @@ class CalibrationSet:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], size: int, num_classes: int, members: int) -> Self:
         """Of arrays read from a file; ValueError where they are not what `fit` makes."""
-        made = cls(*checked_arrays(cls.LAYOUT, arrays, {"members": members}).values())
-        n = len(made.outlier_scores)
-        ensure(n >= 1 and bool((np.diff(made.outlier_scores) >= 0).all()), "calibration scores are not sorted")
+        read = cls(*checked_arrays(cls.LAYOUT, arrays, {"members": members}).values())
+        n = len(read.outlier_scores)
+        ensure(n >= 1 and bool((np.diff(read.outlier_scores) >= 0).all()), "calibration scores are not sorted")
         ensure(n == size, "calibration_size is not the number of scores")
-        ensure(bool(((made.labels >= 0) & (made.labels < num_classes)).all()), "reference_label is out of range")
-        ensure(bool(((made.rows >= 0) & (made.rows < 2**62)).all()), "reference_index is out of range")
-        return made
+        ensure(bool(((read.labels >= 0) & (read.labels < num_classes)).all()), "reference_label is out of range")
+        ensure(bool(((read.rows >= 0) & (read.rows < 2**62)).all()), "reference_index is out of range")
+        return read
 
     def p_value(self, outlier_scores: Tensor) -> Tensor:
         """Split-conformal p-values (N,) of outlier scores (N,), float64."""
@@ -67,18 +67,18 @@ class CalibrationSet:
     def statistics(self, names: Sequence[str], features: Tensor) -> list[dict[str, Statistic]]:
         """The named features (N, F) of each input with the range of trusted ones, the most unusual first."""
         low, high = np.quantile(self.features, [0.05, 0.95], axis=0)  # (F,) each
-        found = []
+        statistics = []
         for row in features.numpy():
             at_most, at_least = 1 + (self.features <= row).sum(0), 1 + (self.features >= row).sum(0)  # (F,) ranks
             two_sided = np.minimum(1, 2 * np.minimum(at_most, at_least) / (len(self.features) + 1))
             p = np.where(np.isnan(row), np.nan, two_sided)
-            found.append(
+            statistics.append(
                 {
                     names[j]: Statistic(float(row[j]), float(p[j]), (float(low[j]), float(high[j])))
                     for j in np.argsort(p, kind="stable")
                 }
             )
-        return found
+        return statistics
 
     def nearest(self, features: Tensor, has_gradient: Tensor) -> list[Reference | None]:
         """The calibration input whose named features (n, F) are nearest to those of each input (N, F); None without.

@@ -279,7 +279,7 @@ class Detector:
                 a damaged or hostile file raises DetectorFileError.
             model: the classifier. It is compared with the one at `fit` by a hash of its weights and by its logits on
                 two synthetic inputs.
-            strict: refuse another model; with False warn only (the stated false-alarm rate then holds no more).
+            strict: refuse another model; with False warn only (the stated false-alarm rate then no longer holds).
         """
         contents = path if isinstance(path, serialization.Contents) else serialization.read(path)
         detector = cls(model, **contents.arguments())

@@ -1,4 +1,4 @@
-"""Evidence: named measurements of how a classifier responds to an input, all made from one shared forward pass.
+"""Evidence: named measurements of how a classifier responds to an input, all from one shared forward pass.
 
 Each says what it measures and what it is blind to; results/evidence.md shows both. Evidence of your own takes one
 line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda ctx: ...)`, and `Detector(evidence=["csm", "mine"])`.
@@ -53,7 +53,7 @@ def _confidence(ctx: EvidenceContext) -> Tensor:
 
     The best single evidence of mistakes. Blind to attacks beyond the boundary, of which the network is sure.
     """
-    logits, own = ctx.forward.logits.double(), ctx.forward.predicted[:, None]
+    logits, own = ctx.forward.logits.double(), ctx.forward.predicted[:, None]  # (N, C), (N, 1)
     return logits.scatter(1, own, -torch.inf).logsumexp(1, keepdim=True) - logits.gather(1, own)
 
 
@@ -78,7 +78,7 @@ def _boundary(ctx: EvidenceContext) -> Tensor:
     others = norms.gather(1, without(ctx.position, norms.shape[1]))  # (N, K - 1)
     logits = ctx.forward.logits.double()
     spread = (logits / ctx.temperature).log_softmax(1)
-    top = logits.topk(2, dim=1).values
+    top = logits.topk(2, dim=1).values  # (N, 2)
     columns = (
         *(distances[:, 0], distances[:, min(1, distances.shape[1] - 1)], distances.median(1).values),
         *(distances.mean(1), distances[:, -1]),
@@ -140,8 +140,8 @@ def _curvature(ctx: EvidenceContext) -> Tensor:
 
     Piecewise linear networks bend only at their kinks, so at the smallest radius this is mostly rounding.
     """
-    curvature = ctx.neighbourhood.curvature
-    return torch.cat([curvature.mean(2), curvature.amax(2)], dim=1)
+    curvature = ctx.neighbourhood.curvature  # (N, radii, draws)
+    return torch.cat([curvature.mean(2), curvature.amax(2)], dim=1)  # (N, 2 radii)
 
 
 def _flips(ctx: EvidenceContext) -> Tensor:

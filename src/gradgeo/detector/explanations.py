@@ -45,7 +45,7 @@ def explanations(
     statistics, nearest = calibration.statistics(names, table), calibration.nearest(table, measured.has_gradient)
     p_values, surprisal = calibration.evidence_p_values(scores), fusion.by_evidence.of(scores)  # (N, M) each
     by_question = fusion.group_surprisal(scores).tolist()  # (N, Q)
-    found = []
+    explained = []
     for i in range(len(predictions)):
         evidence_scores = {
             e.name: EvidenceScore(float(p_values[i, m]), float(surprisal[i, m])) for m, e in enumerate(evidence)
@@ -53,7 +53,7 @@ def explanations(
         questions = dict(zip(fusion.question_names, by_question[i], strict=True))
         most_surprising = dict(sorted(questions.items(), key=lambda pair: -pair[1]))
         trusted = bool(predictions.trusted[i])
-        found.append(
+        explained.append(
             Explanation(
                 label=int(predictions.label[i]),
                 probability=float(predictions.probability[i]),
@@ -69,4 +69,4 @@ def explanations(
                 nearest=nearest[i],
             )
         )
-    return found
+    return explained

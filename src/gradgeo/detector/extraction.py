@@ -39,9 +39,9 @@ class EvidenceFeatures:
 
     def __getitem__(self, rows: Tensor | IntArray) -> Self:
         """Some of the inputs, by their positions."""
-        kept = (None if table is None else table[rows] for table in (self.logits, self.csm, self.classes))
+        optional = (None if table is None else table[rows] for table in (self.logits, self.csm, self.classes))
         return type(self)(
-            tuple(table[rows] for table in self.features), self.label[rows], self.probability[rows], *kept
+            tuple(table[rows] for table in self.features), self.label[rows], self.probability[rows], *optional
         )
 
     @property
@@ -93,8 +93,8 @@ class EvidenceExtractor:
         usable = ctx.forward.usable[:, None]  # (N, 1)
         # The neighbourhood comes last: the gradients that span all maps may be there by then, and serve at the input.
         order = sorted(self.evidence, key=lambda e: e.neighbourhood != "none")
-        found = {e.name: torch.where(usable, e.measure(ctx).double(), torch.nan).cpu() for e in order}
-        return [found[e.name] for e in self.evidence]
+        features = {e.name: torch.where(usable, e.measure(ctx).double(), torch.nan).cpu() for e in order}
+        return [features[e.name] for e in self.evidence]
 
     def typical_radius(self, model: Model, inputs: Iterable[Tensor], num_classes: int, *, batch_size: int) -> float:
         """The median first-order distance of trusted `inputs` to their nearest boundary, per root of input entries.
@@ -104,7 +104,7 @@ class EvidenceExtractor:
 
         Cost: one forward and at most `RIVALS` backward passes per input.
         """
-        # Chunks are sized for the maps that are made: of few classes, more inputs fit.
+        # Chunks are sized for the maps of these classes alone: of few classes, more inputs fit.
         sized_for = self.maps
         if sized_for.count(num_classes) > RIVALS + 1:
             sized_for = replace(sized_for, classes=RIVALS + 1)
@@ -117,9 +117,9 @@ class EvidenceExtractor:
         near = map_chunks(model, inputs, sized_for, distances, at_most=batch_size, quiet=True)
         if not near:
             raise expected("data", "the same at both readings", "no input at the second")
-        found = torch.cat(near)
-        found = found[found < UNBOUNDED]
-        return float(found.median()) if len(found) else 1.0
+        distance = torch.cat(near)
+        distance = distance[distance < UNBOUNDED]
+        return float(distance.median()) if len(distance) else 1.0
 
     def measure(
         self,
@@ -151,11 +151,11 @@ class EvidenceExtractor:
             no_features = tuple(torch.empty(0, len(e.features), dtype=torch.float64) for e in self.evidence)
             return EvidenceFeatures(no_features, torch.empty(0).long(), torch.empty(0).double())
         label, probability, *others = (torch.cat(column) for column in zip(*chunks, strict=True))
-        kept, features = dict(zip(keep, others, strict=False)), tuple(others[len(keep) :])
-        found = EvidenceFeatures(features, label, probability, **kept)
-        if not quiet and (zero := int((~found.has_gradient & (label >= 0)).sum())):
+        asked_for, features = dict(zip(keep, others, strict=False)), tuple(others[len(keep) :])
+        result = EvidenceFeatures(features, label, probability, **asked_for)
+        if not quiet and (zero := int((~result.has_gradient & (label >= 0)).sum())):
             warn(
                 f"{zero} of {len(label)} inputs have no gradient at all (dead network): they cannot be judged.",
                 UnusableInputWarning,
             )
-        return found
+        return result

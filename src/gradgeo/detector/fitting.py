@@ -147,19 +147,19 @@ class TrustedSet:
         """Positions of the inputs to learn from, ascending."""
         return self.rows[~self.calibrates]
 
-    def only(self, kept: BoolArray) -> Self:
+    def only(self, has_gradient: BoolArray) -> Self:
         """The set without those inputs (T,) that have no gradient.
 
         Raises: ArgumentError where too few are left.
         """
-        zero_gradient = f"{int((~kept).sum())} have no gradient at all (dead network)"
-        _require_enough(int(kept.sum()), self.total, self.least, self.alpha, zero_gradient)
+        zero_gradient = f"{int((~has_gradient).sum())} have no gradient at all (dead network)"
+        _require_enough(int(has_gradient.sum()), self.total, self.least, self.alpha, zero_gradient)
         part = replace(
             self,
-            rows=self.rows[kept],
-            probability=self.probability[kept],
-            margins=self.margins[kept],
-            calibrates=self.calibrates[kept],
+            rows=self.rows[has_gradient],
+            probability=self.probability[has_gradient],
+            margins=self.margins[has_gradient],
+            calibrates=self.calibrates[has_gradient],
         )
         learn, calibrate = int((~part.calibrates).sum()), int(part.calibrates.sum())
         if learn < self.least or calibrate < conformal.min_calibration_size(self.alpha):
@@ -183,9 +183,9 @@ def split(model: Model, scanned: DataScan, settings: Settings) -> tuple[TrustedS
     least = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
     rows = np.flatnonzero(scanned.trusted)  # (T,)
     _require_enough(len(rows), len(scanned.trusted), least, settings.alpha, scanned.exclusion_reason)
-    order = np.random.default_rng(settings.seed).permutation(len(rows))
+    order = np.random.default_rng(settings.seed).permutation(len(rows))  # (T,)
     size = conformal.calibration_size(len(rows), settings.calibration, settings.alpha, at_most=len(rows) - least)
-    calibrates = np.zeros(len(rows), np.bool_)
+    calibrates = np.zeros(len(rows), np.bool_)  # (T,), which keeps both parts in the order of the data
     calibrates[order[:size]] = True
     probability, margins = scanned.probability[rows], scanned.margin[rows]
     trusted = TrustedSet(
@@ -205,6 +205,7 @@ def extract(
     Raises: ArgumentError for data that is not the same as at the first.
     """
     if extractor.has_neighbourhood:
+        # A third, partial reading: the radius must be known before anything is measured around an input.
         near = _inputs_at(data, trusted.learn_rows[:NEAREST], batch_size=batch_size)
         radius = extractor.typical_radius(model, near, trusted.num_classes, batch_size=batch_size)
         extractor = replace(extractor, radius=radius)
@@ -231,7 +232,7 @@ def learn(
 
     Raises: ArgumentError where too few of the inputs have gradients.
     """
-    has_gradient = measured.has_gradient.numpy()
+    has_gradient = measured.has_gradient.numpy()  # (T,)
     trusted, measured = trusted.only(has_gradient), measured[np.flatnonzero(has_gradient)]
     learned, held_out = (measured[np.flatnonzero(rows)] for rows in (~trusted.calibrates, trusted.calibrates))
     evidence = extractor.evidence

@@ -55,10 +55,10 @@ class TailSurprisal:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], members: int) -> Self:
         """Of arrays read from a file; ValueError where they are not what `fit` makes of this many `members`."""
-        made = cls(**checked_arrays(cls.LAYOUT, arrays, {"members": members, "levels": LEVELS}))
-        ensure(bool((np.diff(made.quantiles, axis=1) >= 0).all()), "quantiles are not sorted")
-        ensure(bool((made.excess > 0).all()), "excess is not positive")
-        return made
+        read = cls(**checked_arrays(cls.LAYOUT, arrays, {"members": members, "levels": LEVELS}))
+        ensure(bool((np.diff(read.quantiles, axis=1) >= 0).all()), "quantiles are not sorted")
+        ensure(bool((read.excess > 0).all()), "excess is not positive")
+        return read
 
     def of(self, scores: Tensor) -> Tensor:
         """Surprisal (N, M), 0 or more, of scores (N, M), differentiable."""

@@ -21,7 +21,8 @@ class Answer(NamedTuple):
     The verdicts are as in `Predictions`, (N,) each on the CPU.
     """
 
-    logits: Tensor  # (N, C), on the device of the input; NaN where input or logits are not finite
+    logits: Tensor
+    """(N, C), on the device of the input; NaN where input or logits are not finite."""
     label: Tensor
     probability: Tensor
     outlier_score: Tensor
@@ -38,7 +39,7 @@ Policy = str | Callable[[Answer, Tensor], Answer | None]
 
 
 class UntrustedError(GradgeoError):
-    """A guarded model met predictions that are not to be trusted and was told to raise; `answer` holds all of it."""
+    """A guarded model met predictions that are not trusted and is to raise; `answer` holds the whole batch."""
 
     def __init__(self, message: str, answer: Answer) -> None:
         super().__init__(message)
@@ -90,15 +91,15 @@ def guard(model: nn.Module, detector: Detector, *, on_untrusted: Policy = "flag"
 
 
 class Guarded(nn.Module):
-    """What `guard` makes.
+    """A model that returns logits and verdicts together; see `guard`.
 
     Judging is inference whatever the context: gradients are switched on inside and off again, also under
-    `torch.no_grad` and `torch.inference_mode` and for inputs made there; logits are those of eval mode and carry no
+    `torch.no_grad` and `torch.inference_mode` and for inputs created there; logits are those of eval mode and carry no
     graph. `train()` reaches the model, as in any module that holds one, and changes no verdict.
 
     The model is the submodule `model`: `to(device)` and `state_dict` (keys `model.*`) go through it, and verdicts
     follow it to its device. The detector is no part of the state dict: `detector.save` writes it. Loading weights
-    other than those it was fitted with warns, for its false-alarm rate holds no more.
+    other than those it was fitted with warns, as its false-alarm rate no longer holds.
 
     Cost: that of `Detector.predict`; its forward pass takes the place of the model's own.
     """
@@ -141,6 +142,6 @@ def _refusal(answer: Answer, rows: Tensor) -> str:
 def _notice_other_weights(guarded: Any, incompatible: Any) -> None:
     if fingerprint.weights_hash(guarded.model) != guarded._fitted_with:
         warn(
-            "the weights loaded are not those the detector was fitted with: its false-alarm rate holds no more. "
+            "the weights loaded are not those the detector was fitted with: its false-alarm rate no longer holds. "
             "Fit again."
         )

@@ -16,7 +16,7 @@ def detector(fitted: Any, evidence: Iterable[str]) -> str:
     """A `Detector`: what it measures, and what it was fitted on if it was.
 
     Args:
-        fitted: the detector; its settings and the learnt values that end in _ are read.
+        fitted: the detector; its settings and the learned values, whose names end in _, are read.
         evidence: names of what it measures.
 
     Example:
@@ -43,22 +43,22 @@ def detector(fitted: Any, evidence: Iterable[str]) -> str:
     return _block(f"<b>Detector</b> {escape(state)}", _pairs(pairs))
 
 
-def predictions(found: Any) -> str:
+def predictions(verdicts: Any) -> str:
     """`Predictions`: how many are trusted, and the first `SHOWN` rows.
 
     Args:
-        found: tensors (N,) label, probability, outlier_score, p_value and trusted.
+        verdicts: tensors (N,) label, probability, outlier_score, p_value and trusted.
 
     Example:
         >>> import torch, gradgeo
         >>> numbers = torch.tensor([0.5, 0.25])
-        >>> found = gradgeo.Predictions(torch.tensor([3, 1]), numbers, numbers, numbers, numbers > 0.3)
-        >>> "<b>2 predictions</b>, 1 trusted" in predictions(found)
+        >>> verdicts = gradgeo.Predictions(torch.tensor([3, 1]), numbers, numbers, numbers, numbers > 0.3)
+        >>> "<b>2 predictions</b>, 1 trusted" in predictions(verdicts)
         True
     """
-    count = len(found.label)
+    count = len(verdicts.label)
     heading = ("", "label", "probability", "outlier score", "p-value", "")
-    columns = (found.label, found.probability, found.outlier_score, found.p_value, found.trusted)
+    columns = (verdicts.label, verdicts.probability, verdicts.outlier_score, verdicts.p_value, verdicts.trusted)
     rows = []
     for i, (label, probability, score, p, trusted) in enumerate(
         zip(*(c[:SHOWN].tolist() for c in columns), strict=True)
@@ -66,7 +66,7 @@ def predictions(found: Any) -> str:
         numbers = [f"{value:.3g}" for value in (probability, score, p)]
         rows.append([str(i), str(label), *numbers, "trusted" if trusted else "<b>not trusted</b>"])
     more = f"<p style='margin:.3em 0;opacity:.7'>and {count - SHOWN:,} more</p>" if count > SHOWN else ""
-    title = f"<b>{count:,} prediction{'s' * (count != 1)}</b>, {int(found.trusted.sum()):,} trusted"
+    title = f"<b>{count:,} prediction{'s' * (count != 1)}</b>, {int(verdicts.trusted.sum()):,} trusted"
     return _block(title, (_table(heading, rows) if rows else "") + more)
 
 

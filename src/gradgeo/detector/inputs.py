@@ -71,7 +71,7 @@ def _in_order(loader: DataLoader[Any], batch_size: int) -> DataLoader[Any]:
     Row i of a result belongs to input i, and `fit` reads twice.
     """
     if isinstance(loader.dataset, IterableDataset):
-        return loader
+        return loader  # its order is its own, and it cannot be indexed
     batched = loader.batch_sampler
     plain = batched is None or type(batched) is BatchSampler
     if not plain or not isinstance(loader.sampler, SequentialSampler | RandomSampler):
@@ -98,7 +98,7 @@ def _slices(x: Tensor | NDArray[Any], y: Tensor | None, size: int) -> Iterator[t
         raise expected("x", "of shape (N, *input)", x, "For a single input add the batch axis: x[None].")
     if y is not None and len(y) != len(x):
         raise expected("labels", f"of shape ({len(x)},), one per input", y)
-    for start in range(0, len(x), size):
+    for start in range(0, len(x), size):  # (size, *input) and (size,)
         yield _tensor(x[start : start + size]), None if y is None else y[start : start + size]
 
 

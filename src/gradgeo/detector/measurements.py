@@ -190,7 +190,7 @@ class EvidenceContext:
     def _at_each(
         self, ways: int, measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]], *, columns: int = 1
     ) -> list[Tensor]:
-        """`measure` of each pair of an input and a way, given as indices (n,) and (n,): columns (N, ways)."""
+        """`measure` of each pair of an input and a way, as indices (n,) and (n,): columns (N, ways)."""
         x, n = self.forward.x, self.forward.x.shape[0]  # a symbol in exports, which len() would make a number
         parts: list[tuple[Tensor, ...]] = []
 

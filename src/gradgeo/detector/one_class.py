@@ -52,9 +52,9 @@ class OneClass(ABC):
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], num_classes: int) -> Self:
         """A model of arrays read from a file; ValueError where they are not what `fit` makes."""
-        made = cls(**checked_arrays(cls.LAYOUT, arrays, {"classes": num_classes}))
-        made.validate()
-        return made
+        model = cls(**checked_arrays(cls.LAYOUT, arrays, {"classes": num_classes}))
+        model.validate()
+        return model
 
     def validate(self) -> None:  # noqa: B027  # not every model has more to check
         """Raise ValueError where values are not what `fit` makes; types and shapes are known to be those of `LAYOUT`,
@@ -171,9 +171,9 @@ class UpperTail(OneClass):
 
 @dataclass(frozen=True)
 class NearestNeighbours(OneClass):
-    """Cosine distance to the tenth nearest of the trusted inputs (Sun et al., ICML 2022), of which some are kept."""
+    """Cosine distance to the tenth nearest of at most `REFERENCES` trusted inputs (Sun et al., ICML 2022)."""
 
-    LAYOUT: ClassVar[Layout] = {"references": ("f4", ("kept", "width"))}
+    LAYOUT: ClassVar[Layout] = {"references": ("f4", ("references", "width"))}
 
     references: NDArray[np.float32]
     """(R, F), each of length 1."""
@@ -181,8 +181,8 @@ class NearestNeighbours(OneClass):
     @classmethod
     def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
         """As `OneClass.fit`."""
-        kept = np.linspace(0, len(features) - 1, min(len(features), REFERENCES)).astype(int)
-        return cls(_unit(torch.from_numpy(features[kept])).numpy().astype(np.float32))
+        chosen = np.linspace(0, len(features) - 1, min(len(features), REFERENCES)).astype(int)
+        return cls(_unit(torch.from_numpy(features[chosen])).numpy().astype(np.float32))
 
     def validate(self) -> None:
         """As `OneClass.validate`."""
@@ -237,13 +237,13 @@ def checked_arrays(
 ) -> dict[str, NDArray[Any]]:
     """The arrays that `layout` names; ValueError unless they have its types and shapes, with the `sizes` that are known
     and one size for each name throughout, and all numbers are finite."""
-    found = dict(sizes)
+    known = dict(sizes)
     for name, (dtype, dimensions) in layout.items():
         ensure(name in arrays, f"{name} is missing")
         array = arrays[name]
         ensure(array.dtype == dtype and array.ndim == len(dimensions), f"{name} has the wrong type or dimensions")
         for dimension, size in zip(dimensions, array.shape, strict=True):
-            ensure(found.setdefault(dimension, size) == size, f"{name} has the wrong shape")
+            ensure(known.setdefault(dimension, size) == size, f"{name} has the wrong shape")
         ensure(bool(np.isfinite(array).all()), f"{name} is not finite")
     return {name: arrays[name] for name in layout}
 

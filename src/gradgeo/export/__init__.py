@@ -1,10 +1,8 @@
 """A fitted detector and its classifier as one file, to run where there is no Python or no autograd.
 
-The file holds one graph, input -> `logits`, `outlier_score`, `p_value`, `trusted`, in which the gradients are part of
-the graph, for any batch size. What can go wrong is said before the long part of the work, and no file is left that
-gives other answers than the detector does: every file is run on the example before it appears under its name.
-
-Source of the approach: gradients as graph operators by tracing autograd; the rest is the detector's own code, traced.
+The file holds one graph, input -> `logits`, `outlier_score`, `p_value`, `trusted`, for any batch size. Its gradients
+are operators of the graph, from a trace of autograd; the rest is the detector's own code, traced. What cannot be
+exported is refused before the long part of the work, and every file is run on the example before it appears.
 """
 
 from os import PathLike
@@ -37,7 +35,7 @@ def onnx(detector: Detector, example: Tensor, path: str | PathLike[str]) -> Agre
     The file takes `input` (N, *input) in the classifier's type, any N >= 1, and gives `logits` (N, C) in the same,
     `outlier_score` and `p_value` (N,) in float64 and `trusted` (N,) bool. For inputs with NaN or infinite values the
     first three are NaN and `trusted` is false; the others of the batch are not disturbed. Its metadata say alpha, the
-    version, the SHA-256 of the detector, the names of the classes and the shape of an input.
+    version, `Detector.digest()`, the names of the classes and the shape of an input.
 
     Returns:
         How well the file agrees with the detector on the example. It runs in float32 with other kernels than PyTorch,
@@ -64,8 +62,8 @@ def pt2(detector: Detector, example: Tensor, path: str | PathLike[str]) -> Agree
 
     Example:
         >>> gradgeo.export.pt2(detector, x[:16], "detector.pt2")  # doctest: +SKIP
-        >>> judge = torch.export.load("detector.pt2").module()  # doctest: +SKIP
-        >>> judge(x[:3])["trusted"]  # doctest: +SKIP
+        >>> run = torch.export.load("detector.pt2").module()  # doctest: +SKIP
+        >>> run(x[:3])["trusted"]  # doctest: +SKIP
 
     Args, errors: as in `onnx`; `path` ends in .pt2. The program returns a dict by the names of the outputs; the
     metadata are the extra file `gradgeo.json`.
@@ -79,7 +77,7 @@ def aoti(detector: Detector, example: Tensor, path: str | PathLike[str]) -> Agre
 
     Example:
         >>> gradgeo.export.aoti(detector, x[:16], "detector.pt2")  # doctest: +SKIP
-        >>> judge = torch._inductor.aoti_load_package("detector.pt2")  # doctest: +SKIP
+        >>> run = torch._inductor.aoti_load_package("detector.pt2")  # doctest: +SKIP
 
     Args, errors: as in `pt2`; a C++ compiler is needed. The file belongs to this kind of processor and this version of
     PyTorch; `get_metadata()` of what is loaded gives the metadata.

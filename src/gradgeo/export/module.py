@@ -67,24 +67,24 @@ class GraphContext(EvidenceContext):
     """What is known of a batch, with the matrices of all inputs computed together instead of one after another."""
 
     def _cosines(self, *, sign: bool) -> Tensor:
-        forward, maps = cast(GraphJacobian, self.forward), replace(self._maps, sign=sign)
+        jacobian, maps = cast(GraphJacobian, self.forward), replace(self._maps, sign=sign)
         if isinstance(maps.classes, Tensor):
             maps = replace(maps, classes=self.classes)
-        # What `similarity.csm_of` does, with its rounding.
-        classes = maps.select(forward.logits)
+        # The ways of `similarity.csm_of`, chosen as there, so that the matrices are rounded as the detector's are.
+        classes = maps.select(jacobian.logits)  # (N, K)
         many = classes.shape[1] >= MANY
         if many and sign:
-            signs = forward.maps(maps).flatten(2)
-            products = (signs @ signs.mT).double()
+            signs = jacobian.maps(maps).flatten(2)  # (N, K, d)
+            products = (signs @ signs.mT).double()  # (N, K, K), exact
             matrix = cosines(products, products.diagonal(dim1=1, dim2=2))
-        elif many and classes.shape[1] >= forward.rank:
-            coefficients = forward.coefficients(maps.loss.cotangents(forward.logits, classes)[0])
-            products = coefficients @ forward.gram @ coefficients.mT
+        elif many and classes.shape[1] >= jacobian.rank:
+            coefficients = jacobian.coefficients(maps.loss.cotangents(jacobian.logits, classes)[0])  # (N, K, R)
+            products = coefficients @ jacobian.gram @ coefficients.mT  # (N, K, K)
             matrix = cosines(products, products.diagonal(dim1=1, dim2=2))
         else:
-            matrix = cosine_similarity_matrix(forward.maps(maps))
-        judged = (forward.has_gradient & forward.usable)[:, None, None]
-        return torch.where(judged, matrix.to(forward.logits.dtype), torch.nan)
+            matrix = cosine_similarity_matrix(jacobian.maps(maps))
+        defined = (jacobian.has_gradient & jacobian.usable)[:, None, None]
+        return torch.where(defined, matrix.to(jacobian.logits.dtype), torch.nan)
 
 
 class DetectorModule(nn.Module):
@@ -113,29 +113,29 @@ class DetectorModule(nn.Module):
         return self._extractor.evidence
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where not judged."""
-        forward = GraphJacobian(self.graphs, x)
+        """Logits (N, C), outlier score and p-value (N,) float64, trusted (N,) bool; NaN and False where undefined."""
+        jacobian = GraphJacobian(self.graphs, x)
         with PlainForms():
-            features = self._extractor.features(self.observe(forward))
-            score = self._fusion.fuse(self._fusion.scores(features, forward.predicted))
-            below = torch.searchsorted(self.calibration[None], score[None])[0]
+            features = self._extractor.features(self.context(jacobian))  # of each evidence (N, F)
+            score = self._fusion.fuse(self._fusion.scores(features, jacobian.predicted))  # (N,)
+            below = torch.searchsorted(self.calibration[None], score[None])[0]  # (N,) calibration scores below each
         # Runtimes do not all carry NaN through minima and comparisons, so it is carried around them.
-        dead = torch.stack([table.isnan().any(1) for table in features]).any(0) | score.isnan()
+        undefined = torch.stack([table.isnan().any(1) for table in features]).any(0) | score.isnan()
         n = self.calibration.shape[0]
-        p = torch.where(dead, torch.nan, (1 + n - below).double() / (n + 1))  # as `conformal.p_values`
-        columns = (
-            torch.where(forward.finite[:, None], forward.logits, torch.nan),
-            torch.where(dead, torch.nan, score),
+        p = torch.where(undefined, torch.nan, (1 + n - below).double() / (n + 1))  # as `conformal.p_values`
+        outputs = (
+            torch.where(jacobian.finite[:, None], jacobian.logits, torch.nan),
+            torch.where(undefined, torch.nan, score),
             p,
-            (p > self._alpha) & ~dead,
+            (p > self._alpha) & ~undefined,
         )
-        return dict(zip(OUTPUTS, columns, strict=True))
+        return dict(zip(OUTPUTS, outputs, strict=True))
 
-    def observe(self, forward: GraphJacobian) -> EvidenceContext:
-        """The observation that the evidence measures."""
+    def context(self, jacobian: GraphJacobian) -> EvidenceContext:
+        """What the evidence measures."""
         gradients = any(e.neighbourhood == "gradients" for e in self.evidence)
         extractor = self._extractor
-        return GraphContext(forward, extractor.maps, extractor.radius, gradients=gradients, moves=self.moves)
+        return GraphContext(jacobian, extractor.maps, extractor.radius, gradients=gradients, moves=self.moves)
 
 
 class _Unchecked(Maps):
@@ -152,10 +152,10 @@ def refuse_what_does_not_trace(module: DetectorModule, x: Tensor) -> None:
     """
     world = torch_internals.Symbolic()
     with world.mode, torch.no_grad(), PlainForms():
-        seen = module.observe(GraphJacobian(module.graphs, world.batch(x)))
+        context = module.context(GraphJacobian(module.graphs, world.batch(x)))
         for evidence in module.evidence:
             try:
-                evidence.measure(seen)
+                evidence.measure(context)
             except GradgeoError:
                 raise
             except Exception as error:  # whatever a measurement of the user's own does when tensors have no values

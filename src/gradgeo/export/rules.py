@@ -49,7 +49,7 @@ def backward_rules(known: dict[Any, Rule]) -> dict[Any, Rule]:
 def _slope_times_cotangent(rule: Rule) -> Rule:
     def times(cotangent: Tensor, *saved: Any) -> Tensor:
         at = next(argument for argument in saved if isinstance(argument, Tensor))
-        slope: Tensor = rule(torch.ones_like(at), *saved)
+        slope: Tensor = rule(torch.ones_like(at), *saved)  # f'(x): no cotangent in it, so it is computed once an input
         return cotangent * slope
 
     return times
@@ -116,12 +116,13 @@ def _convolution(
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     if all(s == 1 for s in stride) and all(r >= p for r, p in zip(reach, padding, strict=True)):
         # A plain convolution with the kernel turned around, which runtimes do faster than a transposed one.
-        turned = weight.flip(list(range(2, weight.ndim)))
+        turned = weight.flip(list(range(2, weight.ndim)))  # (groups * out, in, *kernel), in and out of one group
         turned = turned.view(groups, weight.shape[0] // groups, *weight.shape[1:]).transpose(1, 2)
-        turned = turned.reshape(weight.shape[1] * groups, weight.shape[0] // groups, *kernel)
+        turned = turned.reshape(weight.shape[1] * groups, weight.shape[0] // groups, *kernel)  # (groups * in, out, ...)
         margin = [r - p for r, p in zip(reach, padding, strict=True)]
         back = aten.convolution(cotangent, turned, None, [1] * dims, margin, dilation, False, [0] * dims, groups)
         return back, None, None
+    # Of strided sizes several lead to the same output: what is missing to the input's own is `output_padding`.
     least = [
         (o - 1) * s - 2 * p + r + 1 for o, s, p, r in zip(cotangent.shape[2:], stride, padding, reach, strict=True)
     ]
@@ -143,6 +144,7 @@ def _max_pool2d(
     if all(s == 1 for s in dilation) and not any(padding) and (not stride or _pair(stride) == kernel):
         height, width = x.shape[-2:]
         place = torch.arange(height * width, device=x.device).view(height, width)
+        # (N, channels, height, width): 1 for the entry that its window chose; no window overlaps another.
         chosen = (_blown_up(indices, kernel, height, width) == place).to(x.dtype)
         return _blown_up(cotangent, kernel, height, width) * chosen
     return _scattered(cotangent, x, indices, 2)
@@ -158,7 +160,7 @@ def _pair(sizes: list[int]) -> list[int]:
 
 def _blown_up(pooled: Tensor, kernel: list[int], height: int, width: int) -> Tensor:
     """Each entry at every place of its window (..., height, width), zero where no window is."""
-    rows, columns = pooled.shape[-2:]
+    rows, columns = pooled.shape[-2:]  # each becomes `kernel` equal ones: (..., rows, 1, columns, 1) expanded
     spread = pooled[..., :, None, :, None].expand(*pooled.shape[:-1], kernel[0], columns, kernel[1])
     spread = spread.reshape(*pooled.shape[:-2], rows * kernel[0], columns * kernel[1])
     missing = [0, width - columns * kernel[1], 0, height - rows * kernel[0]]
@@ -204,5 +206,5 @@ def _adaptive_avg_pool(cotangent: Tensor, x: Tensor) -> Tensor:
 def _spread(cotangent: Tensor, dim: int, size: int, windows: list[tuple[range, int]]) -> Tensor:
     """Each entry along `dim` shared out evenly over its window: a product with a constant matrix."""
     rows = [[1 / count if i in inside else 0.0 for i in range(size)] for inside, count in windows]
-    matrix = torch.tensor(rows, dtype=cotangent.dtype)
+    matrix = torch.tensor(rows, dtype=cotangent.dtype)  # (windows, size)
     return (cotangent.movedim(dim, -1) @ matrix).movedim(-1, dim)

@@ -67,13 +67,13 @@ def varying(size: Any) -> bool:
 
 
 def fixed(batch: Tensor) -> bool:
-    """Whether tracing has made the first size of `Symbolic.batch` a number."""
+    """Whether tracing has turned the first size of `Symbolic.batch` into a number."""
     size: Any = batch.shape[0]
     return bool(size.node.shape_env.replace(size.node.expr).is_number)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a traced value is a size or made of sizes, not a tensor."""
+    """Whether a traced value is a size or computed of sizes, not a tensor."""
     return isinstance(value, int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
 
 

@@ -99,11 +99,11 @@ class Plan:
         rank = maps if self.model.head is None else min(maps, self.model.head.in_features)
         spanned = maps >= rank and not self.options.channel_max
         streamed = self.streamed and maps >= MANY and (self.options.sign or spanned)
-        kept = 1 + (2 * self.model.activations + COPIES * entries) * item
-        kept += entries * maps * (1 if streamed else 3 * item)
-        kept += TABLES * 8 * classes * (1 if streamed else maps)
-        least = kept + entries * item * (SPARE if streamed else rank)
-        ample = kept + entries * item * (rank + SPARE)
+        held = 1 + (2 * self.model.activations + COPIES * entries) * item
+        held += entries * maps * (1 if streamed else 3 * item)
+        held += TABLES * 8 * classes * (1 if streamed else maps)
+        least = held + entries * item * (SPARE if streamed else rank)
+        ample = held + entries * item * (rank + SPARE)
         return SampleBytes(TABLES * 8 * maps * maps if streamed else 0, least, ample)
 
     def one_sample(self) -> int:

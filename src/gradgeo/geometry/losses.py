@@ -1,7 +1,7 @@
 """Gradients of the loss of every class with respect to the logits: the cotangents that one Jacobian turns into maps.
 
 With z = F(x), J = dz/dx and L_i the loss of class i, grad_x L_i = J^T dL_i/dz. Only dL_i/dz depends on the loss, the
-temperature and the rescaling. Everything here is float64 and returns a *direction* of full precision beside a
+temperature and the rescaling. Everything here is float64 and returns a *direction* of full precision and a
 positive *scale*, because a confident softmax makes the gradient itself too small for float32 while its direction,
 which is all that a sign or a cosine sees, stays well defined.
 """

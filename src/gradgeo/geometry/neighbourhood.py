@@ -54,8 +54,8 @@ class Neighbours:
 class LocalMinimum:
     """Whether each input is a local minimum of the loss of its class, and the evidence; one entry per input.
 
-    All are tensors (N,) on the model's device, float64 but for `verdict`; NaN for inputs that cannot be
-    judged.
+    All are tensors (N,) on the model's device, float64 but for `verdict`; NaN for inputs that are not
+    usable.
     """
 
     verdict: Tensor
@@ -117,7 +117,7 @@ def zeta(
         kind: how directions are drawn. "gaussian": normal entries of standard deviation `radius`; "sphere":
             the same, stretched to exactly the radius; "sign": entries +radius or -radius.
         loss, temperature, rescale: as in `saliency_maps`. Only the gradient's direction matters here, so
-            confident inputs, whose gradient itself underflows, are judged like others.
+            confident inputs, whose gradient itself underflows, are treated like others.
         generator: draws the directions. None: the same ones in every call.
         chunk_size: points in one forward pass; default 64.
 
@@ -137,9 +137,9 @@ def zeta(
     arbitrarily near.
     """
     around = Neighbours(radius, directions, kind, generator)
-    found = _survey(model, x, labels, around, Loss(loss, temperature, rescale), chunk_size)
-    _warn_of_nan(found.zeta)
-    return found.zeta.to(found.dtype)
+    result = _quotients(model, x, labels, around, Loss(loss, temperature, rescale), chunk_size)
+    _warn_of_nan(result.zeta)
+    return result.zeta.to(result.dtype)
 
 
 @public
@@ -181,9 +181,9 @@ def directional_curvature(
     Source: Schwinn et al. 2021, Lemma 2.
     """
     around = Neighbours(radius, directions, kind, generator)
-    found = _survey(model, x, labels, around, Loss(loss, temperature, rescale), chunk_size)
-    _warn_of_nan(found.curvature)
-    return found.curvature
+    result = _quotients(model, x, labels, around, Loss(loss, temperature, rescale), chunk_size)
+    _warn_of_nan(result.curvature)
+    return result.curvature
 
 
 @public
@@ -217,7 +217,7 @@ def local_minimum(
     Returns:
         LocalMinimum: the verdict (N,) and its evidence. One direction with zeta < 0 refutes a minimum at this
         radius; a verdict of True gains weight with more directions and smaller radii. Inputs that cannot be
-        judged have the verdict False and NaN as evidence, with one warning.
+        used have the verdict False and NaN as evidence, with one warning.
 
     Cost and errors: as in `zeta`.
 
@@ -226,16 +226,16 @@ def local_minimum(
     if not 0 <= number(tolerance) < 1:
         raise expected("tolerance", "in [0, 1)", tolerance)
     around = Neighbours(radius, directions, kind, generator)
-    found = _survey(model, x, labels, around, Loss(loss, temperature, rescale), chunk_size)
-    _warn_of_nan(found.zeta + found.curvature)
-    negative = (found.zeta < 0).double()
+    result = _quotients(model, x, labels, around, Loss(loss, temperature, rescale), chunk_size)
+    _warn_of_nan(result.zeta + result.curvature)
+    negative = (result.zeta < 0).double()
     return LocalMinimum(
-        verdict=(found.zeta >= -tolerance).all(1),
-        negative_share=torch.where(found.zeta.isnan(), torch.nan, negative).mean(1),
-        infimum=found.zeta.amin(1),
-        curvature_min=found.curvature.amin(1),
-        curvature_max=found.curvature.amax(1),
-        gradient_norm=found.gradient_norm,
+        verdict=(result.zeta >= -tolerance).all(1),
+        negative_share=torch.where(result.zeta.isnan(), torch.nan, negative).mean(1),
+        infimum=result.zeta.amin(1),
+        curvature_min=result.curvature.amin(1),
+        curvature_max=result.curvature.amax(1),
+        gradient_norm=result.gradient_norm,
     )
 
 
@@ -257,18 +257,19 @@ def _unit(directions: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Survey:
+class _Quotients:
     """Zeta and curvature in each direction (N, D) and |grad L| at each input (N,), all float64."""
 
     zeta: Tensor
     curvature: Tensor
     gradient_norm: Tensor
     dtype: torch.dtype
+    """Of results: float64 for float64 models, else float32."""
 
 
-def _survey(
+def _quotients(
     model: Model, x: Tensor, labels: Tensor | None, around: Neighbours, loss: Loss, chunk_size: int | None
-) -> _Survey:
+) -> _Quotients:
     """Both quotients at every x~: they share all of their passes."""
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
@@ -277,41 +278,43 @@ def _survey(
     x = batch.x
     moves = around.displacements(x)  # (D, *input)
     n, d = len(x), len(moves)
-    passes, around_them = AdaptiveBatch(size), AdaptiveBatch(size)
+    centres, points = AdaptiveBatch(size), AdaptiveBatch(size)
 
-    def survey(rows: slice) -> None:
-        nonlocal labels
-        centre = x[rows]
+    def at_centres(rows: slice) -> None:
+        centre = x[rows]  # (n, *input)
         here = AutogradJacobian(optimized, batch[rows])
-        if labels is not None and rows.start == 0:
-            labels = class_labels(labels, n, here.logits.shape[1]).to(x.device)
-        classes = here.predicted if labels is None else labels[rows]
-        unit, length = slope(here, classes, loss)
+        classes = here.predicted if labels is None else _labels(labels, len(x), here)[rows]  # (n,)
+        unit, length = slope(here, classes, loss)  # (n, d), (n,)
         norms[rows] = length
 
-        def measure(pairs: slice) -> None:
+        def at_points(pairs: slice) -> None:
             pair = torch.arange(pairs.start, pairs.stop, device=x.device)
             sample, direction = pair // d, pair % d
-            points = centre[sample] + moves[direction]
+            point = centre[sample] + moves[direction]  # (pairs, *input)
             # The displacement that rounding left, so that zeta is exact for the point it is taken at.
-            moved = (points - centre[sample]).flatten(1).double()
+            moved = (point - centre[sample]).flatten(1).double()
             distance = moved.norm(dim=1)
-            there, there_length = slope(here.again(points), classes[sample], loss)
-            before = (unit[sample] * moved).sum(1) / distance
+            there, there_length = slope(here.again(point), classes[sample], loss)
+            before = (unit[sample] * moved).sum(1) / distance  # (pairs,)
             along = torch.where(here.finite[sample], (there * moved).sum(1) / distance, torch.nan)
-            cosines[rows.start + sample, direction] = along.clamp(-1, 1)
+            zetas[rows.start + sample, direction] = along.clamp(-1, 1)
             curvature[rows.start + sample, direction] = (there_length * along - length[sample] * before) / distance
 
-        deque(around_them(len(centre) * d, measure), maxlen=0)
+        deque(points(len(centre) * d, at_points), maxlen=0)
 
     with preserve_state(x, recurrent=classifier.recurrent):
         optimized = classifier.optimized(batch)
-        cosines = x.new_full((n, d), torch.nan, dtype=torch.float64)
-        curvature, norms = cosines.clone(), cosines.new_full((n,), torch.nan)
+        zetas = x.new_full((n, d), torch.nan, dtype=torch.float64)
+        curvature, norms = zetas.clone(), zetas.new_full((n,), torch.nan)
         if n:
-            deque(passes(n, survey), maxlen=0)
-    (passes if passes.shrunk else around_them).warn_if_shrunk()
-    return _Survey(cosines, curvature, norms, torch.float64 if x.dtype == torch.float64 else torch.float32)
+            deque(centres(n, at_centres), maxlen=0)
+    (centres if centres.shrunk else points).warn_if_shrunk()
+    return _Quotients(zetas, curvature, norms, torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _labels(labels: Tensor, n: int, jacobian: InputJacobian) -> Tensor:
+    """The classes (n,) that the caller names, on the device of the model."""
+    return class_labels(labels, n, jacobian.logits.shape[1]).to(jacobian.x.device)
 
 
 def slope(forward: InputJacobian, classes: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:

@@ -283,8 +283,8 @@ def _moments(values: Tensor) -> Tensor:
         return values.new_zeros(values.shape[0], 5)
     exact = values.double()
     columns = (exact.mean(1), exact.amax(1), exact.amin(1), exact.std(1, correction=0), exact.square().mean(1))
-    found = torch.stack(columns, dim=1)
+    moments = torch.stack(columns, dim=1)  # (N, 5)
     if values.dtype == torch.float64:  # no rounding to a narrower type hides in which order the sums were made
-        rounded = (found.detach() * GRID).round() / GRID
-        return found + (rounded - found.detach())  # rounding has no slope
-    return found.to(values.dtype)
+        rounded = (moments.detach() * GRID).round() / GRID
+        return moments + (rounded - moments.detach())  # rounding has no slope
+    return moments.to(values.dtype)
