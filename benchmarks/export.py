@@ -42,6 +42,9 @@ TRAINED = (("mnist", "full"), ("fashion", "full"), ("cifar10", "full"), ("cifar1
 UNTRAINED = ("mobilenet_v3_small", "resnet18", "vit")
 """Architectures of torchvision with random weights, on 64 x 64 images of smooth noise, evidence "fast"."""
 
+FEW = 300
+"""Trusted inputs of a detector whose export alone is looked at."""
+
 LEVELS = {
     "the processor's own": {},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
@@ -98,9 +101,9 @@ def _wanted(suite: Suite) -> list[Callable[[], _Exported]]:
     return [*trained, *(partial(_untrained, name, suite.inputs) for name in suite.wanted(UNTRAINED))]
 
 
-def _trained(suite: Suite, name: str, evidence: str) -> _Exported:
+def _trained(suite: Suite, name: str, evidence: str, *, fit_on: int = 2000) -> _Exported:
     classifier = suite[name]
-    fit = slice(0, min(classifier.half, 2000))
+    fit = slice(0, min(classifier.half, fit_on))
     detector = Detector(classifier.model, evidence=evidence).fit(classifier.x[fit], classifier.y[fit])
     return _Exported(name, evidence, detector, classifier.x[classifier.half : classifier.half + suite.inputs])
 
@@ -175,7 +178,7 @@ def seeds(suite: Suite, count: int, *, form: str = "") -> Iterator[str]:
     """
     for name, _ in TRAINED:
         if suite.wanted([name]):
-            yield _refusals(name, partial(_trained, suite, name, "paper"), count, form)
+            yield _refusals(name, partial(_trained, suite, name, "paper", fit_on=FEW), count, form)
 
 
 def _refusals(name: str, build: Callable[[], _Exported], count: int, form: str) -> str:
