@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers import ROOT, TESTS
+
 pytest_plugins = ["helpers.cost", "helpers.cpu_time"]
+
+# Processes that tests start find the laboratory and the helpers as pytest does, whatever their working folder.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), str(TESTS), os.environ.get("PYTHONPATH")]))
 
 torch.set_num_threads(1)  # the networks are small, and a busy machine makes threads wait for each other
 
