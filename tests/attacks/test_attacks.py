@@ -23,15 +23,6 @@ from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError
 from gradgeo.geometry.surrogates import SmoothReLU, _BentReLU
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small convolutions on busy cores are an order of magnitude slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(seed=0, activation=nn.ReLU, classes=5, scale=1.0):
     """A small convolutional classifier of (3, 6, 6) images, with a dropout that only training mode would feel."""
     torch.manual_seed(seed)

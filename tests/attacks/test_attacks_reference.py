@@ -12,15 +12,6 @@ from gradgeo import attacks, csm, csm_statistics
 pytestmark = pytest.mark.data
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small convolutions on busy cores are an order of magnitude slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 POINTS = 0.02  # two percentage points
 
 

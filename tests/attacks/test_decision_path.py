@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 import gradgeo
-from gradgeo import cli
 from gradgeo.attacks.decision_path import DecisionPath, adversary, decision_path
 from gradgeo.errors import ArgumentError, GradgeoWarning, ModelError, NotFittedError
+from helpers.commands import NET, run
 
 
 def linear(*rows: list[float], bias: list[float] | None = None) -> nn.Module:
@@ -292,31 +291,12 @@ def test_why_there_is_no_adversary(model: nn.Module) -> None:
 
 # The command
 
-NET = """
-import torch
-from torch import nn
-from gradgeo.data import digits
-
-def net():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    x, y = digits.split()["train"]
-    with torch.no_grad():
-        model[1].weight.copy_(torch.stack([x[y == c].mean(0).flatten() for c in range(10)]) * 4)
-        model[1].bias.copy_(-model[1].weight.square().sum(1) / 8)
-    return model
-"""
-
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     room = tmp_path_factory.mktemp("room")
     (room / "net.py").write_text(NET)
     return room
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_the_command_writes_pictures_and_data(room: Path) -> None:

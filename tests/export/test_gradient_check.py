@@ -201,6 +201,20 @@ def test_a_graph_whose_gradients_are_wrong_is_refused(what: str, monkeypatch: py
         checked(model, torch.randn(8, 2, 8, 8))
 
 
+def test_a_graph_that_is_wrong_for_one_input_of_eight_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, threshold = traced.backward_rules, rules.aten.threshold_backward.default
+    monkeypatch.setattr(
+        traced,
+        "backward_rules",
+        lambda known: right(known) | {threshold: lambda v, x, zero: v * (x > zero).to(v.dtype) * (1 + (x > 20))},
+    )
+    torch.manual_seed(0)
+    x = torch.randn(8, 12)
+    x[0] *= 100
+    with pytest.raises(ExportError, match="traced gradients of the model are not those of autograd"):
+        checked(nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3)), x)
+
+
 @pytest.mark.parametrize("model", [Guesses, Compares])
 def test_answers_that_depend_on_more_than_the_input_are_refused(model: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

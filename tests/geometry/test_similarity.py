@@ -10,6 +10,7 @@ import gradgeo
 from benchmarks import reference
 from gradgeo import GradgeoError, GradgeoWarning
 from gradgeo.geometry import similarity
+from helpers.nets import Recurrent
 
 LOSSES = ("cross_entropy", "mse", "logit")
 
@@ -284,14 +285,6 @@ def test_in_place_first_layer_and_recurrent_models() -> None:
     class InPlace(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.sub_(0.5).relu_().cumsum(1)
-
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.lstm(x)[0][:, -1])
 
     x = torch.rand(3, 5)
     before = x.clone()

@@ -13,7 +13,7 @@ from gradgeo.errors import GradgeoWarning
 from gradgeo.geometry import vjp as engine
 from gradgeo.geometry.losses import LOSSES
 from helpers.folding import Residual, jacobian_of, trained
-from helpers.nets import OneByOne
+from helpers.nets import OneByOne, Recurrent
 
 
 @pytest.mark.rounding
@@ -148,14 +148,6 @@ def test_in_place_models_and_recurrent_ones_agree_with_the_reference() -> None:
         def forward(self, x: Tensor) -> Tensor:
             h = self.conv((1 * x).mul_(2)).mul_(0.5)  # what the norm gets is no longer what the convolution made
             return self.head(self.bn(h).tanh_().mean((2, 3)))
-
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.lstm(x)[0][:, -1])
 
     torch.manual_seed(0)
     for model, x in ((trained(InPlace()), torch.rand(2, 3, 7, 7)), (Recurrent(), torch.rand(2, 6, 3))):

@@ -36,6 +36,17 @@ def pooled(classes: int = 2, channels: int = 3, size: int = 32) -> nn.Module:
     return model.eval()
 
 
+class Recurrent(nn.Module):
+    """An LSTM over sequences (N, length, 3) and a linear layer of its last state; untrained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
 class Pairs(Dataset[tuple[Tensor, int]]):
     """A map-style data set of inputs and integer labels."""
 
