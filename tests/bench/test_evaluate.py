@@ -107,6 +107,7 @@ def test_methods_that_share_passes_score_as_by_themselves(
     assert cost["gradgeo"] > max(cost["gradgeo fast"], cost["ten statistics"])  # each by itself
 
 
+@pytest.mark.simulation
 def test_only_what_is_not_finished_of_those_that_share_is_done(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[str] = []
     adopt = Detector.adopt
@@ -143,6 +144,7 @@ def test_peers_are_those_of_pytorch_ood_on_the_same_model(digits: Task) -> None:
     assert np.allclose(scores, EnergyBased(digits.classifier.model).predict(digits.x).double().numpy())
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "gradgeo"])
 def test_every_peer_runs(digits: Task, name: str) -> None:
     scores = alone(name, digits, digits.x[:10])

@@ -271,6 +271,7 @@ def test_failures_are_told(whole: tuple[dict, Page]) -> None:
     assert ["misclassified", "misclassified", "12", "–", "fewer than 30 inputs: the interval is wide"] in page.rows
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("options", DEGENERATE.values(), ids=DEGENERATE)
 def test_degenerate_runs_still_make_pages(options: dict) -> None:
     results = made_up(**options)
@@ -362,6 +363,7 @@ def test_nothing_is_loaded_and_nothing_runs(whole: tuple[dict, Page]) -> None:
     assert set(re.findall(r"https?://[^\s\"<]*", text)) == {report.PAPER}
 
 
+@pytest.mark.simulation
 def test_the_page_can_be_used_without_a_mouse(whole: tuple[dict, Page]) -> None:
     results, _ = whole
     text = report.html([results, made_up(1, name="ecg5000")])

@@ -20,6 +20,7 @@ def test_what_a_result_carries() -> None:
     assert f"{torch.backends.cpu.get_cpu_capability()} kernels" in made["processor"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

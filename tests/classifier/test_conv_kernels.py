@@ -29,6 +29,7 @@ def made(*shape: int, grad: bool = False) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_derivatives_are_those_of_pytorch(case: str) -> None:
     shape, weights, *sizes = CASES[case]

@@ -21,6 +21,7 @@ def fitted() -> Detector:
     return Detector(network()).fit(inputs(300))
 
 
+@pytest.mark.simulation
 def test_every_kind_of_data_gives_the_same_detector() -> None:
     model, x = network(), inputs(200)
     y = model(x).argmax(1)
@@ -135,6 +136,7 @@ def test_scores_are_the_same_on_every_run_and_other_seeds_calibrate_on_others() 
     assert not torch.equal(Detector(network(), seed=1).fit(x).outlier_score(probe), first)
 
 
+@pytest.mark.simulation
 def test_batch_size_hardly_matters(fitted: Detector) -> None:
     x = inputs(200, seed=4)
     together = fitted.outlier_score(x)

@@ -37,6 +37,7 @@ def fitted(model: nn.Module, **options: object) -> Detector:
 EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips"]
 
 
+@pytest.mark.grid
 @pytest.mark.rounding
 @pytest.mark.parametrize(
     ("model", "options"),

@@ -127,6 +127,7 @@ def checked(model: nn.Module, x: Tensor) -> TracedClassifier:
     return found
 
 
+@pytest.mark.grid
 @pytest.mark.usefixtures("only_in_float64")
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_of_the_graphs_are_those_of_autograd(name: str) -> None:
@@ -191,6 +192,7 @@ WRONG: dict[str, dict[Any, Callable[..., Any]]] = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("what", WRONG)
 def test_a_graph_whose_gradients_are_wrong_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = traced.backward_rules

@@ -50,6 +50,7 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     return make(), torch.rand(3, *shape)
 
 
+@pytest.mark.grid
 @pytest.mark.rounding
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("temperature", [None, 4.0])

@@ -16,6 +16,7 @@ from helpers.folding import Residual, jacobian_of, trained
 from helpers.nets import OneByOne, Recurrent
 
 
+@pytest.mark.grid
 @pytest.mark.rounding
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("scaling", [{}, {"temperature": 10.0}, {"rescale": True}], ids=["", "temperature", "rescale"])

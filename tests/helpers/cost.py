@@ -15,7 +15,12 @@ COSTLY = {
     "data": "needs GRADGEO_DATA, the folder with the trained classifiers and their data",
     "release": "checks the committed figures of results/, which are made anew for a release",
 }
+SAMPLED = 7
+"""Of the tests of one function marked `grid`, --quick runs one in so many: a prime, so that
+each value of each option comes up."""
+
 OTHERS = {
+    "grid": f"one test for each of many combinations of options: --quick runs one in {SAMPLED}",
     "rounding": "its outcome rests on floating-point rounding: .ci/run repeats it with the kernels of other processors",
     "witness": "the one test of its costly kind that --quick runs",
 }
@@ -51,12 +56,26 @@ def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     if whole and (missing := [kind for kind in COSTLY if kind not in witnessed]):
         raise pytest.UsageError(WITNESSES_MISSING.format(", ".join(missing)))
     dropped = [item for item in items if kinds(item) and not item.get_closest_marker("witness")]
-    config.hook.pytest_deselected(items=dropped)
-    items[:] = [item for item in items if item not in set(dropped)]
-    left_out = Counter(kind for item in dropped for kind in kinds(item))
+    sampled = beyond_sample(items)
+    config.hook.pytest_deselected(items=[*dropped, *sampled])
+    items[:] = [item for item in items if item not in {*dropped, *sampled}]
+    left_out = Counter([*(kind for item in dropped for kind in kinds(item)), *(["grid"] * len(sampled))])
     config.stash[LEFT_OUT] = left_out
     if hasattr(config, "workeroutput"):  # a worker of xdist sends it to the process that reports
         config.workeroutput["left_out"] = dict(left_out)
+
+
+def beyond_sample(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The tests of grids that are not in the sample."""
+    numbers: Counter[str] = Counter()
+    beyond = []
+    for item in items:
+        if item.get_closest_marker("grid"):
+            function = item.nodeid.partition("[")[0]
+            if numbers[function] % SAMPLED:
+                beyond.append(item)
+            numbers[function] += 1
+    return beyond
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,4 +91,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.section("left out; `make test-all` runs everything")
     for kind, count in left_out.items():
-        terminalreporter.line(f"{count:4} by `pytest -m {kind}`: {COSTLY[kind]}")
+        terminalreporter.line(f"{count:4} by `pytest -m {kind}`: {(COSTLY | OTHERS)[kind]}")

@@ -175,7 +175,7 @@ def test_what_needs_optional_libraries_can_be_imported_without() -> None:
 
 
 @pytest.mark.rounding
-@pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "gradgeo.")])
+@pytest.mark.parametrize("name", ["gradgeo", *(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "gradgeo."))])
 def test_examples_in_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
     torch.manual_seed(0)

@@ -1,6 +1,5 @@
 """What starting costs, and what a newcomer sees: the command line answers without torch; names load when they are used."""
 
-import doctest
 import importlib
 import inspect
 import os
@@ -122,10 +121,9 @@ def test_importing_us_imports_no_library() -> None:
 
 
 def test_names_and_submodules_need_no_import_of_their_own() -> None:
-    names = in_a_fresh_interpreter("import gradgeo; print(*[n for n in dir(gradgeo) if getattr(gradgeo, n) is None])")
-    assert names == ""
-    assert in_a_fresh_interpreter("import gradgeo; print(gradgeo.metrics.auroc.__name__)") == "auroc"
-    assert in_a_fresh_interpreter("import gradgeo; print(gradgeo.plots.csm.__name__)") == "csm"
+    used = "print(gradgeo.plots.csm.__name__, gradgeo.metrics.auroc.__name__)"
+    every = "print(*[n for n in dir(gradgeo) if getattr(gradgeo, n) is None])"
+    assert in_a_fresh_interpreter(f"import gradgeo; {used}; {every}") == "csm auroc"
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
@@ -145,12 +143,11 @@ def test_type_checkers_see_what_the_interpreter_does() -> None:
         assert seen[name] is getattr(gradgeo, name), name
 
 
-def test_help_begins_with_lines_that_run() -> None:
+def test_help_begins_with_five_lines_of_an_example() -> None:
+    """Which run: the examples in docstrings do."""
     first, example, *_ = (inspect.getdoc(gradgeo) or "").split("\n\n")
     assert len(first.splitlines()) == 1
     assert sum(line.startswith(">>>") for line in example.splitlines()) == 5
-    assert doctest.testmod(gradgeo).attempted == 5
-    assert doctest.testmod(gradgeo).failed == 0
 
 
 def test_signatures_name_types_and_not_what_is_inside_them() -> None:
@@ -199,6 +196,7 @@ PATHS = [
 ]  # fmt: skip
 
 
+@pytest.mark.process
 def test_every_documented_path_can_be_imported() -> None:
     lines = [f"from {module} import {name}; import {module}; {module}.{name}" for module, name in PATHS]
     assert in_a_fresh_interpreter("\n".join(lines)) == ""

@@ -101,6 +101,7 @@ def parts(result: Any) -> Any:
     return [parts(value) for value in vars(result).values()]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     "kind", [Remembering, *(pytest.param(kind, marks=pytest.mark.simulation) for kind in (Convolutional, Recurrent))]
 )
@@ -125,6 +126,7 @@ def test_answers_are_those_given_alone(kind: type[nn.Module]) -> None:
         assert together[i] == alone[i::THREADS]
 
 
+@pytest.mark.simulation
 def test_the_first_calls_may_come_at_once() -> None:
     """Copying, folding and the trial of batching happen while others wait for them."""
     torch.manual_seed(0)

@@ -174,6 +174,7 @@ def changed(name: str) -> dict[str, Any]:
 KINDS = ["none flagged", "all flagged", "all errors", "one row", "no rows", "one time", "equal scores", "huge scores", "far times", "p beyond 1", "time", "cause", "evidence", "thumbnail", "csm", "csm_classes", "name", "label", "outlier_score", "p_value", "true_label"]  # fmt: skip
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("kind", KINDS)
 def test_degenerate_files_make_pages_too(tmp_path: Path, kind: str) -> None:
     words = Text(report.html(save(tmp_path / "a.parquet", changed(kind)))).words
