@@ -21,8 +21,8 @@ test-all: lint  ## lint, types, every test; with GRADGEO_DATA=FOLDER also those 
 	$(PYTEST) --cpu-durations=20
 
 rounding: .venv/dev.stamp  ## what rests on floating-point rounding, with the kernels of older processors
-	$(SSE) $(PYTEST) -m rounding
-	$(AVX2) $(PYTEST) -m rounding
+	$(SSE) $(PYTEST) -m rounding --sample
+	$(AVX2) $(PYTEST) -m rounding --sample
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

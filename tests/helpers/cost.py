@@ -20,7 +20,7 @@ SAMPLED = 7
 each value of each option comes up."""
 
 OTHERS = {
-    "grid": f"one test for each of many combinations of options: --quick runs one in {SAMPLED}",
+    "grid": f"one test for each of many combinations of options: --quick and --sample run one in {SAMPLED}",
     "rounding": "its outcome rests on floating-point rounding: .ci/run repeats it with the kernels of other processors",
     "witness": "the one test of its costly kind that --quick runs",
 }
@@ -35,6 +35,7 @@ def kinds(item: pytest.Item) -> list[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out costly tests, but for a witness of each kind")
+    parser.addoption("--sample", action="store_true", help="of grids of options run a sample, as --quick does")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,26 +44,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--quick"):
-        leave_out(config, items)
+    if config.getoption("--quick") or config.getoption("--sample"):
+        sampled = beyond_sample(items)
+        drop(config, items, sampled)
+        left_out = Counter({"grid": len(sampled)})
+        if config.getoption("--quick"):
+            left_out += costly_beyond_witnesses(config, items)
+        config.stash[LEFT_OUT] = left_out
+        if hasattr(config, "workeroutput"):  # a worker of xdist sends it to the process that reports
+            config.workeroutput["left_out"] = dict(left_out)
     # Files with costly tests first: whole files go to the processes of a run, and a long one at the end keeps the others idle.
     costly = {item.path for item in items if kinds(item)}
     items.sort(key=lambda item: item.path not in costly)
 
 
-def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+def drop(config: pytest.Config, items: list[pytest.Item], dropped: list[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if item not in set(dropped)]
+
+
+def costly_beyond_witnesses(config: pytest.Config, items: list[pytest.Item]) -> Counter[str]:
+    """Drop costly tests but for the witnesses; returns how many of each kind."""
     whole = config.args == config.getini("testpaths")
     witnessed = {kind for item in items if item.get_closest_marker("witness") for kind in kinds(item)}
     if whole and (missing := [kind for kind in COSTLY if kind not in witnessed]):
         raise pytest.UsageError(WITNESSES_MISSING.format(", ".join(missing)))
     dropped = [item for item in items if kinds(item) and not item.get_closest_marker("witness")]
-    sampled = beyond_sample(items)
-    config.hook.pytest_deselected(items=[*dropped, *sampled])
-    items[:] = [item for item in items if item not in {*dropped, *sampled}]
-    left_out = Counter([*(kind for item in dropped for kind in kinds(item)), *(["grid"] * len(sampled))])
-    config.stash[LEFT_OUT] = left_out
-    if hasattr(config, "workeroutput"):  # a worker of xdist sends it to the process that reports
-        config.workeroutput["left_out"] = dict(left_out)
+    drop(config, items, dropped)
+    return Counter(kind for item in dropped for kind in kinds(item))
 
 
 def beyond_sample(items: list[pytest.Item]) -> list[pytest.Item]:
