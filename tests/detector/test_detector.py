@@ -415,9 +415,9 @@ class Once(IterableDataset):
         (lambda d: Detector(network(classes=1)).fit(inputs(99)), r"Detector\.fit: expected the model to return at least 2"),
     ],
 )  # fmt: skip
-def test_bad_use_is_named(call: object, message: str) -> None:
+def test_bad_use_is_named(call: object, message: str, fitted: Detector) -> None:
     with pytest.raises(GradgeoError, match=message):
-        call(Detector(network()).fit(inputs(60)))
+        call(fitted)
 
 
 def test_not_fitted_is_its_own_error() -> None:

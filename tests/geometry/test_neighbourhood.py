@@ -97,6 +97,7 @@ def test_a_gradient_that_is_undefined_at_x_itself_does_not_matter():
     assert torch.allclose(found, torch.ones_like(found))
 
 
+@pytest.mark.simulation
 def test_the_theorem_is_not_necessary_where_the_slope_oscillates_without_end():
     """f = x^2 (2 + sin(1/x)), f(0) = 0 has its strict minimum at 0, and points next to it from which it falls away."""
 
