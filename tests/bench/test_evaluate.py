@@ -107,7 +107,6 @@ def test_methods_that_share_passes_score_as_by_themselves(
     assert cost["gradgeo"] > max(cost["gradgeo fast"], cost["ten statistics"])  # each by itself
 
 
-@pytest.mark.simulation
 def test_only_what_is_not_finished_of_those_that_share_is_done(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[str] = []
     adopt = Detector.adopt
@@ -122,6 +121,7 @@ def test_only_what_is_not_finished_of_those_that_share_is_done(few: Task, monkey
     assert len(fitted) == 3
 
 
+@pytest.mark.simulation
 def test_where_sharing_fails_each_is_tried_by_itself(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DetectorGroup, "predict", lambda self, x: 1 / 0)
     result = evaluate(few, scenarios={"constant": SCENARIOS["constant"]}, methods=OURS)

@@ -363,7 +363,6 @@ def test_nothing_is_loaded_and_nothing_runs(whole: tuple[dict, Page]) -> None:
     assert set(re.findall(r"https?://[^\s\"<]*", text)) == {report.PAPER}
 
 
-@pytest.mark.simulation
 def test_the_page_can_be_used_without_a_mouse(whole: tuple[dict, Page]) -> None:
     results, _ = whole
     text = report.html([results, made_up(1, name="ecg5000")])
@@ -383,6 +382,7 @@ def test_the_page_can_be_used_without_a_mouse(whole: tuple[dict, Page]) -> None:
     assert all('role="img" aria-label="' in chart for chart in charts)
 
 
+@pytest.mark.simulation
 def test_a_page_of_five_models_is_small_and_always_the_same() -> None:
     runs = [made_up(seed, name=f"model {seed}") for seed in range(5)]
     page = report.html(runs)

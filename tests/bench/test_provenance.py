@@ -20,7 +20,6 @@ def test_what_a_result_carries() -> None:
     assert f"{torch.backends.cpu.get_cpu_capability()} kernels" in made["processor"]
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -38,6 +37,7 @@ def test_units_are_told_by_their_flags(flags: str, says: str, tmp_path: Path, mo
     assert processor() == says.format(kernels=torch.backends.cpu.get_cpu_capability())
 
 
+@pytest.mark.process
 def test_limits_of_the_instruction_set_are_told() -> None:
     limits = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
     code = "from gradgeo.bench.provenance import processor; print(processor())"

@@ -126,7 +126,6 @@ def test_answers_are_those_given_alone(kind: type[nn.Module]) -> None:
         assert together[i] == alone[i::THREADS]
 
 
-@pytest.mark.simulation
 def test_the_first_calls_may_come_at_once() -> None:
     """Copying, folding and the trial of batching happen while others wait for them."""
     torch.manual_seed(0)
@@ -138,6 +137,7 @@ def test_the_first_calls_may_come_at_once() -> None:
         assert torch.equal(found, expected)
 
 
+@pytest.mark.simulation
 def test_fitting_at_once_gives_the_detectors_of_fitting_alone() -> None:
     torch.manual_seed(0)
     model = Remembering().eval()
