@@ -76,6 +76,7 @@ TABLE = {
 every_attack = pytest.mark.parametrize("name", TABLE)
 
 
+@pytest.mark.grid
 @every_attack
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_result_keeps_budget_bounds_dtype_and_tells_the_truth(name, dtype):
@@ -119,6 +120,7 @@ def test_the_caller_is_left_as_they_were(name):
     assert result.adversarial.data_ptr() != x.data_ptr()
 
 
+@pytest.mark.grid
 @every_attack
 def test_the_same_call_gives_the_same_answer_whatever_the_batches(name):
     attack, x = TABLE[name][0], inputs()
@@ -130,6 +132,7 @@ def test_the_same_call_gives_the_same_answer_whatever_the_batches(name):
     assert torch.equal(first.success, again.success)
 
 
+@pytest.mark.grid
 @every_attack
 def test_bad_rows_are_returned_unchanged_with_one_warning_and_disturb_nobody(name):
     attack, x = TABLE[name][0], inputs()
@@ -199,6 +202,7 @@ def test_a_start_with_a_gradient_unmasks():
     assert not bool(attacks.pgd(model, x, labels, epsilon=0.1, steps=1, restarts=16).masked.any())
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", [name for name in TABLE if not name.startswith("csa")])
 def test_undefined_gradients_move_nothing(name):
     """sqrt has an infinite slope at 0, which becomes NaN times the zero behind it.

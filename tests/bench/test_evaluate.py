@@ -1,6 +1,7 @@
 """A run keeps the place of what fails, scores every method as by itself, and repeats nothing that is finished."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from gradgeo.detector.detector import Detector
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.errors import DataError
 
-pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
+pytestmark = pytest.mark.skipif(find_spec("pytorch_ood") is None, reason="pytorch-ood is not installed")
 QUICK = {name: METHODS[name] for name in ("gradgeo", "MaxSoftmax", "KNN")}
 OURS = {name: METHODS[name] for name in ("gradgeo", "gradgeo fast", "ten statistics")}
 

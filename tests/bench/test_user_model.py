@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from gradgeo.bench.methods import METHODS
 from gradgeo.bench.user_model import select_methods, user_scenarios, user_task
 from gradgeo.errors import ArgumentError
 
-pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
+pytestmark = pytest.mark.skipif(find_spec("pytorch_ood") is None, reason="pytorch-ood is not installed")
 
 
 @pytest.fixture

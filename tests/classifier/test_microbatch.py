@@ -66,6 +66,7 @@ CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 @pytest.mark.parametrize(("forward", "backward"), [(9, 1000), (1000, 9), (1, 1)])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

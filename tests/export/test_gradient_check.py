@@ -150,6 +150,7 @@ FRAMES: dict[str, Callable[[], Tensor]] = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.usefixtures("only_in_float64")
 @pytest.mark.parametrize("frames", FRAMES)
 def test_units_within_rounding_of_a_kink_are_no_reason_to_refuse(frames: str) -> None:

@@ -15,7 +15,7 @@ COSTLY = {
     "data": "needs GRADGEO_DATA, the folder with the trained classifiers and their data",
     "release": "checks the committed figures of results/, which are made anew for a release",
 }
-SAMPLED = 7
+SAMPLED = 11
 """Of the tests of one function marked `grid`, --quick runs one in so many: a prime, so that
 each value of each option comes up."""
 

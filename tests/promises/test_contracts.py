@@ -107,6 +107,7 @@ def imported() -> None:
     detector(Plain().eval())
 
 
+@pytest.mark.grid
 @pytest.mark.filterwarnings("ignore::gradgeo.GradgeoWarning")
 @each_call
 @pytest.mark.parametrize("mode", ["train", "eval", "frozen", "refused"])
@@ -126,6 +127,7 @@ def test_a_call_leaves_no_trace(name: str, mode: str) -> None:
     assert all(same(*pair) for pair in zip(before, state(model, x), strict=True))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.rows])
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
 def test_a_bad_row_is_nan_and_alone_with_one_warning(name: str, value: float) -> None:

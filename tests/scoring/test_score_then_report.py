@@ -207,6 +207,7 @@ def backwards(job: ScoringJob, numbers: Iterable[int], *, progress: Any, finishe
     return summary
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("run", ["whole", "resumed", "finished already", "in another order"])
 def test_a_watch_sees_every_row_once_and_in_order(

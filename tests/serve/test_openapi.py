@@ -53,6 +53,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("method", "path"), POINTS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_fuzzer_finds_no_fault(server: Server, method: str, path: str) -> None:
