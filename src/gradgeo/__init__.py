@@ -94,6 +94,7 @@ _MOVED = {
     "gradgeo.ood": "gradgeo.detector.pytorch_ood",
     "gradgeo.path": "gradgeo.attacks.decision_path",
     "gradgeo.plots": "gradgeo.report.plots",
+    "gradgeo.serve.judges": "gradgeo.serve.inference",
     "gradgeo.verdicts": "gradgeo.detector.results",
 }
 """Short or former module paths that the documentation has named, and the modules they stand for."""
@@ -102,6 +103,7 @@ _RENAMED = {
     "gradgeo.conformal": {"needed": "min_calibration_size"},
     "gradgeo.joint": {"Joint": "EvidenceFusion", "Surprise": "TailSurprisal"},
     "gradgeo.observation": {"Observation": "EvidenceContext"},
+    "gradgeo.serve.judges": {"private_copy": "private_file"},
     "gradgeo.verdicts": {"Voice": "EvidenceScore"},
 }
 """Former names in such a module, and what they are called there now."""
