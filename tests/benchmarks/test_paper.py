@@ -13,10 +13,12 @@ pytestmark = pytest.mark.data
 WEIGHTS = [f"CSA, weight {weight:g}" for weight in adaptive.WEIGHTS]
 
 
-@pytest.fixture
-def few(tmp_path, monkeypatch, gradgeo_data):
-    monkeypatch.setattr(cache, "CACHE", tmp_path)
-    return Suite(gradgeo_data, inputs=6, only=("mnist",))
+@pytest.fixture(scope="module")
+def few(tmp_path_factory, gradgeo_data):
+    """The pages share attacks, by the cache."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(cache, "CACHE", tmp_path_factory.mktemp("cache"))
+        yield Suite(gradgeo_data, inputs=6, only=("mnist",))
 
 
 def test_adaptive_attacks(few, monkeypatch):
@@ -44,6 +46,7 @@ def test_adaptive_attacks(few, monkeypatch):
 def test_evasion(few, monkeypatch):
     monkeypatch.setattr(evasion, "FIT", 200)
     monkeypatch.setattr(evasion, "EVADED", 2)
+    monkeypatch.setattr(evasion, "STEPS", 20)
     page = evasion.run(few)
     assert set(page.data["evasion"]["mnist"]) == {"paper", "full"}
     for found in page.data["evasion"]["mnist"].values():

@@ -169,6 +169,7 @@ processors; among 100 inputs a score that changes its place against one of them 
 
 
 @pytest.mark.release
+@pytest.mark.simulation
 @pytest.mark.rounding
 def test_a_quick_benchmark_gives_the_figures_it_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What turns red when the detector, an attack or the protocol breaks: AUROC on the digits by scenario."""

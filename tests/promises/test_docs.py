@@ -99,7 +99,7 @@ def ran(page: Path, monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.rounding if name in ("index.md", "tutorial.md") else ())
+        pytest.param(name, marks=(pytest.mark.rounding, pytest.mark.simulation) if name == "tutorial.md" else ())
         for name in PAGES
         if any(b.language == "python" for b in blocks(DOCS / name))
     ],
