@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,23 @@ def atomic_stream(
 def check_writable(path: Path, error: type[GradgeoError] = DataError) -> None:
     """Raise as `atomic_path` does where `path` cannot be written; nothing is left behind."""
     _reserve(path, path.resolve(), error, "").unlink()
+
+
+def regular_file(path: str | Path, error: type[GradgeoError] = DataError) -> Path:
+    """`path`, which is a regular file or a link to one: a pipe would be waited for, and a device may have no end.
+
+    Raises:
+        error: there is no such file, or it is a folder, a pipe, a socket or a device.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as fault:
+        raise error(f"cannot read {path}: {getattr(fault, 'strerror', None) or fault}.") from fault
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise error(f"cannot read {path}: it is {kind}, not a regular file.")
+    return path
 
 
 def refuse_source(out: Path, source: str | Path) -> None:
