@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# One process more than cores: tests wait for processes that they started, and for the clock.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # PyTorch, oneDNN and MKL with the kernels of a processor without AVX, and of one without AVX-512.
 SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
@@ -20,7 +22,7 @@ test: lint  ## before every commit: lint, types, and tests but for the costly on
 test-all: lint  ## lint, types, every test; with GRADGEO_DATA=FOLDER also those that need the trained classifiers
 	$(PYTEST) --cpu-durations=20
 
-# The kernels without AVX are several times slower: they are spared the tutorial and the benchmark on the digits.
+# The kernels without AVX are several times slower: they are spared the tutorial.
 rounding: .venv/dev.stamp  ## what rests on floating-point rounding, with the kernels of older processors
 	$(SSE) $(PYTEST) -m "rounding and not simulation" --sample
 	$(AVX2) $(PYTEST) -m rounding --sample
