@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,20 +60,21 @@ def check_writable(path: Path, error: type[GradgeoError] = DataError) -> None:
     _reserve(path, path.resolve(), error, "").unlink()
 
 
-def regular_file(path: str | Path, error: type[GradgeoError] = DataError) -> Path:
-    """`path`, which is a regular file or a link to one: a pipe would be waited for, and a device may have no end.
+def check_regular(path: Path, error: type[GradgeoError] = DataError) -> None:
+    """Raise where `path` is there and is neither a regular file nor a link to one: opening a named pipe waits for ever,
+    and a device has no end."""
+    if path.exists() and not path.is_file():
+        raise error(f"{path} is not a regular file")
 
-    Raises:
-        error: there is no such file, or it is a folder, a pipe, a socket or a device.
-    """
+
+def regular_file(path: str | Path, error: type[GradgeoError] = DataError) -> Path:
+    """`path`, which is a regular file or a link to one. Raises: error where it is not, as `check_regular`, or missing."""
     path = Path(path)
     try:
-        mode = path.stat().st_mode
+        path.stat()
     except (OSError, ValueError) as fault:
         raise error(f"cannot read {path}: {getattr(fault, 'strerror', None) or fault}.") from fault
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise error(f"cannot read {path}: it is {kind}, not a regular file.")
+    check_regular(path, error)
     return path
 
 
