@@ -68,7 +68,7 @@ def check_regular(path: Path, error: type[GradgeoError] = DataError) -> None:
 
 
 def regular_file(path: str | Path, error: type[GradgeoError] = DataError) -> Path:
-    """`path`, which is a regular file or a link to one. Raises: error where it is not, as `check_regular`, or missing."""
+    """`path`, which is a regular file or a link to one. Raises: error where it is missing, or as `check_regular`."""
     path = Path(path)
     try:
         path.stat()

@@ -26,10 +26,8 @@ def test_what_is_no_regular_file_is_not_copied(tmp_path: Path, folder: Path, kin
         os.mkfifo(path)
     elif kind == "folder":
         path.mkdir()
-    what = {"folder": "it is a folder", "nothing": "No such file or directory"}.get(
-        kind, "a pipe, a socket or a device"
-    )
-    with pytest.raises(DetectorFileError, match=f"cannot read .*d.gradgeo: .*{what}"):
+    what = "d.gradgeo: No such file" if kind == "nothing" else "d.gradgeo is not a regular file"
+    with pytest.raises(DetectorFileError, match=what):
         private_file(path, folder)
     assert list(folder.iterdir()) == []
 
