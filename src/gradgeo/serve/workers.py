@@ -135,6 +135,8 @@ class Pool:
             try:
                 await self._start(worker)
             except StartError as error:
+                if self._closing.is_set():
+                    return
                 event("worker cannot start", error=str(error), attempt=attempt)
                 self.failing = not self.alive
                 attempt += 1
@@ -144,8 +146,11 @@ class Pool:
                 return
 
     async def close(self) -> None:
-        """End the workers; one that is starting is waited for."""
+        """End the workers, also those that are loading."""
         self._closing.set()
+        for worker in self._workers:
+            if not worker.ready:
+                worker.kill(for_good=True)
         await asyncio.gather(*self._reviving, return_exceptions=True)
         await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
         self._threads.shutdown()
