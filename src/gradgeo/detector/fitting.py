@@ -138,8 +138,18 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
     if shape is None:
         raise expected("data", "at least one input", "none")
     identity = fingerprint.of(model, shape)
-    columns = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
-    return DataScan(shape, num_classes, first, *columns, copy=np.concatenate(copy), model_fingerprint=identity)
+    probability, margin, usable_rows, correct_rows = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
+    return DataScan(
+        input_shape=shape,
+        num_classes=num_classes,
+        first_usable=first,
+        probability=probability,
+        margin=margin,
+        usable=usable_rows,
+        correct=correct_rows,
+        copy=np.concatenate(copy),
+        model_fingerprint=identity,
+    )
 
 
 def is_copy(x: Tensor, counts: Tensor, seen: set[bytes]) -> BoolArray:
