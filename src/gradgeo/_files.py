@@ -63,6 +63,13 @@ def check_writable(path: Path, error: type[GradgeoError] = DataError) -> None:
     _reserve(path, path.resolve(), error, "").unlink()
 
 
+def check_regular(path: Path, error: type[GradgeoError] = DataError) -> None:
+    """Raise where `path` is there and is neither a regular file nor a link to one: opening a named pipe waits for ever,
+    and a device has no end."""
+    if path.exists() and not path.is_file():
+        raise error(f"{path} is not a regular file")
+
+
 def refuse_source(out: Path, source: str | Path) -> None:
     """Raise ArgumentError where writing `out` would destroy the `source` that it is made from."""
     if out.exists() and Path(source).expanduser().resolve() == out.resolve():

@@ -18,8 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gradgeo.data import Indexed, Preprocess, ReadableItems, digits, open_source
-from gradgeo.data.images import MOST_PIXELS, decode
+from gradgeo.data import Indexed, Preprocess, ReadableItems, digits, limits, open_source
+from gradgeo.data.images import decode
+from gradgeo.data.limits import MOST_PIXELS
 from gradgeo.data.source import encode_labels
 from gradgeo.errors import ArgumentError, DataError
 
@@ -181,20 +182,25 @@ def test_parquet_in_the_hugging_face_layout(tmp_path: Path) -> None:
     assert source[7].name == "7.png"  # back to an earlier row group
 
 
-def test_parquet_keeps_at_most_two_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_row_groups_are_read_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"bytes": png(grey(i)), "path": None} for i in range(12)]
     source = open_source(hf_parquet(tmp_path / "a.parquet", rows, row_group_size=2))
     reads: list[int] = []
-    whole = pq.ParquetFile.read_row_group
-    monkeypatch.setattr(
-        pq.ParquetFile,
-        "read_row_group",
-        lambda self, i, **options: reads.append(i) or whole(self, i, **options),
-    )
+    whole = pq.ParquetFile.iter_batches
+
+    def iter_batches(self: pq.ParquetFile, **options: object) -> object:
+        reads.extend(options["row_groups"])
+        return whole(self, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
     assert [item.name for item in source] == [str(i) for i in range(12)]
-    assert reads == list(range(6))
     assert source[0].error is None
-    assert reads == [*range(6), 0]
+    assert reads == list(range(6))  # they are small, and kept
+    monkeypatch.setattr(limits, "CACHED_ROWS", 0)
+    source = open_source(tmp_path / "a.parquet")
+    reads.clear()
+    assert [source[i].name for i in (0, 1, 11, 0)] == ["0", "1", "11", "0"]
+    assert reads == [0, 5, 0]
 
 
 def test_parquet_paths_are_only_names(tmp_path: Path) -> None:
@@ -388,7 +394,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
 
 
 def test_npz_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradgeo.data.arrays.LARGEST", 1000)
+    monkeypatch.setattr("gradgeo.data.limits.LARGEST_ARRAY", 1000)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((1000, 10)))
     with pytest.raises(DataError, match=r"more than 1000\. Save it uncompressed or as \.npy"):
         open_source(tmp_path / "a.npz")

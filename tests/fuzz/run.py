@@ -9,6 +9,8 @@ from pathlib import Path
 
 import atheris
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
+
 with atheris.instrument_imports(
     include=["gradgeo", "tarfile", "zipfile", "numpy.lib.format", "numpy.lib._format_impl", "PIL"]
 ):

@@ -2,6 +2,7 @@
 comes out, a result breaks its contract, or memory runs out."""
 
 import copy
+import gzip
 import io
 import json
 import struct
@@ -10,6 +11,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -23,18 +25,39 @@ from torch import nn
 
 import gradgeo
 from gradgeo import Detector
-from gradgeo.data import Item, Source, arrays, files, images, open_source, parquet, ucr
+from gradgeo.data import Item, Source, arrays, files, images, limits, open_source, parquet, ucr, webdataset
 from gradgeo.data import timestamps as times
-from gradgeo.data import webdataset as tar
 from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import GradgeoError
 from gradgeo.serve import protocol
+from helpers.memory import at_most
 
 SHARED = Path("/dev/shm")
 FOLDER = Path(tempfile.mkdtemp(prefix="gradgeo-fuzz-", dir=SHARED if SHARED.is_dir() else None))
 LONGEST = 40  # items read of one source
 OURS = "MemoryError", "AssertionError", "RecursionError", "SystemError"
 """What no item's error may be: the item is spared, but the reader was not."""
+
+MEMORY = 512 << 20
+"""Bytes that one execution may take beside what the process has."""
+
+OUT_OF_MEMORY = "MemoryError", "can't allocate memory", "bad_alloc", "alloc of size"
+"""How Python, torch, C++ and Arrow say that there is none left."""
+
+LIMITS = {
+    "MOST_PIXELS": 1 << 14,
+    "LARGEST_ITEM": 1 << 20,
+    "LARGEST_INPUT": 1 << 22,
+    "LARGEST_TEXT": 1 << 14,
+    "LARGEST_SHARD": 1 << 26,
+    "LARGEST_ARRAY": 1 << 22,
+    "LARGEST_ROW_GROUP": 1 << 22,
+    "ROWS_AT_ONCE": 1 << 20,
+    "CACHED_ROWS": 1 << 22,
+    "LARGEST_LABELS": 1 << 20,
+    "MOST_LABELS": 1 << 14,
+}
+"""Lower limits of the readers: what honest data may take would make fuzzing slow, and its memory tell nothing."""
 
 X = torch.rand(56, 12, generator=torch.Generator().manual_seed(1))
 
@@ -49,13 +72,26 @@ class Target:
 
 def run(name: str, data: bytes) -> bool:
     """Whether the target accepted the bytes; raises what it should not have."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), at_most(MEMORY >> 20), lowered():
         warnings.simplefilter("ignore")
         try:
             TARGETS[name].check(data)
-        except (GradgeoError, protocol.ProtocolError):
-            return False
-    return True
+            return True
+        except (GradgeoError, protocol.ProtocolError) as error:
+            refusal = str(error)
+    assert not any(words in refusal for words in OUT_OF_MEMORY), refusal
+    return False
+
+
+@contextmanager
+def lowered() -> Iterator[None]:
+    """The readers with `LIMITS`."""
+    before = {name: getattr(limits, name) for name in LIMITS}
+    vars(limits).update(LIMITS)
+    try:
+        yield
+    finally:
+        vars(limits).update(before)
 
 
 @cache
@@ -200,7 +236,7 @@ def _alter_array(arrays: dict[str, np.ndarray], pick: _Choices) -> None:
 
 def _first(source: Source) -> Iterator[Item]:
     """The first items, read without the threads that read ahead."""
-    calls = (call for group in source._groups(1, (range(LONGEST),)) for call in group)
+    calls = (call for group in source._groups(1, (range(LONGEST),)) for call in group.calls)
     return (call() for call in calls)
 
 
@@ -213,6 +249,7 @@ def _items(path: Path, **options: object) -> None:
             assert item.x.dtype == torch.float32
         else:
             assert not item.error.startswith(OURS), item.error
+            assert not any(words in item.error for words in OUT_OF_MEMORY), item.error
         assert item.label is None or isinstance(item.label, int)
         assert item.name.isprintable()
     source.classes, source.content_id  # noqa: B018
@@ -262,6 +299,13 @@ def npz_seeds() -> list[bytes]:
     return made
 
 
+def packed_labels() -> bytes:
+    """An .npz of more labels than inputs, a thousandth of what they unpack to."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, x=np.zeros((4, 2)), y=np.zeros(1 << 20, np.int8))
+    return stream.getvalue()
+
+
 ENTRIES = ("x.npy", "y.npy", "t.npy", "images.npy", "labels.npy", "../x.npy", "x", "x.txt")
 
 
@@ -280,12 +324,12 @@ def npz(data: bytes) -> None:
     _items(path, time="t")
 
 
-def picture(ending: str, mode: str = "RGB") -> bytes:
+def picture(ending: str, mode: str = "RGB", **options: object) -> bytes:
     from PIL import Image
 
     stream = io.BytesIO()
     image = Image.fromarray((np.arange(7 * 5 * 3) % 251).astype(np.uint8).reshape(7, 5, 3)).convert(mode)
-    image.save(stream, ending)
+    image.save(stream, ending, **options)
     return stream.getvalue()
 
 
@@ -299,17 +343,16 @@ def image_seeds() -> list[bytes]:
         ("JPEG", "RGB"),
         ("BMP", "RGB"),
     ]
-    modes += [("GIF", "P"), ("TIFF", "RGB"), ("TIFF", "F"), ("PPM", "RGB"), ("PPM", "L"), ("WEBP", "RGB")]
-    return [picture(*which) for which in modes]
+    modes += [("GIF", "P"), ("TIFF", "RGB"), ("TIFF", "F"), ("TIFF", "I"), ("TIFF", "I;16"), ("PPM", "RGB")]
+    modes += [("PPM", "L"), ("WEBP", "RGB")]
+    jpeg = picture("JPEG", progressive=True)
+    scans = jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * 3 + b"\xff\xd9"
+    return [*(picture(*which) for which in modes), scans]
 
 
 def image(data: bytes) -> None:
-    """An image, in memory and small, for else fuzzing would be all decoding."""
-    most, images.MOST_PIXELS = images.MOST_PIXELS, 1 << 14
-    try:
-        pixels = images.decode(data)
-    finally:
-        images.MOST_PIXELS = most
+    """An image, in memory."""
+    pixels = images.decode(data)
     assert pixels.dtype == torch.float32
     assert pixels.ndim == 3
     assert pixels.shape[0] in (1, 3)
@@ -337,13 +380,37 @@ def tar_seeds() -> list[bytes]:
         ("b.x.npy", number),
         ("c.pkl", b"1"),
     ]
+    sparse = tar_bytes([("a.npy", b"")], type=tarfile.GNUTYPE_SPARSE)
+    long = tarfile.TarInfo("././@LongLink")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 1 << 20
+    return [
+        *(b"\0" + data for data in tars(members, number)),
+        b"\x40" + tar_bytes(members, "w:gz"),
+        b"\xff" + tar_bytes(members),
+        b"\0" + sparse[:386] + b"%011o\0" % (1 << 30) + sparse[398:],
+        b"\xff" + long.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20),
+    ]
+
+
+def tars(members: list[tuple[str, bytes]], number: bytes) -> list[bytes]:
     return [
         tar_bytes(members),
-        tar_bytes(members, "w:gz"),
         tar_bytes([("d/../" + "e" * 120 + ".npy", number)]),
         tar_bytes([("a.npy", number)], type=tarfile.SYMTYPE, linkname="/etc/passwd"),
         tar_bytes([("a.npy", number)], pax_headers={"size": "10", "path": "b.npy"}),
     ]
+
+
+def tar(data: bytes) -> None:
+    """A shard, plain or packed, or what one unpacks to."""
+    ending, data = (".tar" if data[:1] < b"\x40" else ".tar.gz"), data if data[:1] < b"\x80" else _zipped(data)
+    path = FOLDER / f"fuzzed{ending}"
+    path.write_bytes(data[1:])
+    _items(path)
+
+
+def _zipped(data: bytes) -> bytes:
+    return data[:1] + gzip.compress(data[1:], 1)
 
 
 def parquet_seeds() -> list[bytes]:
@@ -358,6 +425,14 @@ def parquet_seeds() -> list[bytes]:
     ):
         stream = io.BytesIO()
         pq.write_table(table, stream, row_group_size=1)
+        made.append(stream.getvalue())
+    rows, value = 2000, bytes(1 << 18)
+    for column in (pa.array([value]), pa.array([[0.0] * 999])):
+        cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), column)
+        cells = cells if pa.types.is_binary(column.type) else cells.dictionary_decode()
+        stream = io.BytesIO()
+        table = pa.table({"x": cells, "label": pa.array(["a" * 99] * rows)})
+        pq.write_table(table, stream, compression="zstd", store_schema=False, dictionary_pagesize_limit=1 << 30)
         made.append(stream.getvalue())
     return made
 
@@ -421,8 +496,13 @@ TARGETS: dict[str, Target] = {
         detector, lambda: [*(b"\0" + data for data in detectors()), *(b"\xff" + bytes([i, 0] * 9) for i in range(9))]
     ),
     "npy": Target(_reading(".npy"), npy_seeds),
-    "npz": Target(npz, lambda: [b"\0" + data for data in npz_seeds()] + [b"\xff" * 7 + data for data in npy_seeds()]),
-    "tar": Target(_reading(".tar"), tar_seeds),
+    "npz": Target(
+        npz,
+        lambda: (
+            [b"\0" + data for data in [*npz_seeds(), packed_labels()]] + [b"\xff" * 7 + data for data in npy_seeds()]
+        ),
+    ),
+    "tar": Target(tar, tar_seeds),
     "parquet": Target(_reading(".parquet"), parquet_seeds),
     "image": Target(image, image_seeds),
     "tsv": Target(tsv, lambda: [b"1\t0.5\t2\n2\t1\t2\n\0002\t1\tnan\n7\t\tx\n", b"-1\t1e400\n\0-1\t1\n"]),
@@ -435,7 +515,7 @@ MODULES = {
     "detector": detector_file,
     "npy": arrays,
     "npz": arrays,
-    "tar": tar,
+    "tar": webdataset,
     "parquet": parquet,
     "image": images,
     "tsv": ucr,

@@ -63,12 +63,11 @@ def digits_task(size: int) -> Task:
 
 def read_inputs(source: Source) -> tuple[Tensor, Tensor]:
     """The inputs of a source that can be read and have the shape of the first, and their labels, -1 where unknown."""
-    items = [item for batch in source.batches(CHUNK) for item in batch if item.x is not None]
-    if not items or items[0].x is None:
+    shape = source.first_shape()
+    if shape is None:
         raise DataError(f"{source.spec} holds no input that can be read")
-    shape = items[0].x.shape
+    items = (item for batch in source.batches(CHUNK, shape=shape) for item in batch)
     pairs = [(item.x, -1 if item.label is None else item.label) for item in items if item.x is not None]
-    pairs = [(x, y) for x, y in pairs if x.shape == shape]
     return torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
 
 

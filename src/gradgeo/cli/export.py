@@ -68,7 +68,7 @@ def _inputs(data: str, notes: dict[str, object], shape: tuple[int, ...], data_ro
 
     preprocess = Preprocess.from_dict(notes.get("preprocess"))
     source = open_source(data, preprocess=preprocess, limit=INPUTS, data_root=data_root)
-    items = [checked(item, shape) for batch in source.batches(INPUTS) for item in batch]
+    items = [checked(item, shape) for batch in source.batches(INPUTS, shape=shape) for item in batch]
     usable = [item.x for item in items if item.x is not None]
     if not usable:
         raise DataError(f"none of the {len(items)} inputs of {data} can be judged; the first: {items[0].error}")

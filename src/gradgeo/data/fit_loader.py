@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from gradgeo.data.source import Item, Source, with_expected_shape
+from gradgeo.data.source import Item, Source
 from gradgeo.errors import DataError
 
 Batch = Tensor | tuple[Tensor, Tensor]
@@ -53,11 +53,9 @@ class ReadableItems(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         self.skipped, self.items = [], 0
-        shape: tuple[int, ...] | None = None
-        for batch in self._source.batches(self._batch_size, workers=self._workers):
-            self.items += len(batch)
-            shape = shape or next((tuple(item.x.shape) for item in batch if item.x is not None), None)
-            items = [with_expected_shape(item, shape) for item in batch]
+        shape = self._source.first_shape()
+        for items in self._source.batches(self._batch_size, workers=self._workers, shape=shape):
+            self.items += len(items)
             if self._source.labelled:
                 items = [i if i.label is not None else replace(i, x=None, error=i.error or "no label") for i in items]
             self.skipped += [item for item in items if item.x is None]
@@ -66,7 +64,7 @@ class ReadableItems(IterableDataset[Batch]):
             if x:
                 yield (torch.stack(x), torch.tensor(y)) if self._source.labelled else torch.stack(x)
             if self._progress:
-                self._progress(len(batch))
+                self._progress(len(items))
         if shape is None:
             raise DataError(
                 f"none of the {self.items} items of {self._source.spec} can be read; the first: {self.skipped[0].error}"

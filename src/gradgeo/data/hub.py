@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradgeo._files import check_regular
 from gradgeo.data.hub_rows import Rows, StreamedRows
 from gradgeo.errors import DataError, GradgeoError, require
 
@@ -128,6 +129,7 @@ def _local(library: Any, address: Address) -> Any:
     if address.path.is_dir():
         return library.load_dataset_builder(str(address.path), address.config)
     kind = FILES.get(address.path.suffix.lower())
+    check_regular(address.path)
     if kind is None:
         raise DataError(f"{address.spec} is no folder and none of {', '.join(FILES)}.")
     return library.load_dataset_builder(kind, address.config, data_files=glob.escape(str(address.path)))

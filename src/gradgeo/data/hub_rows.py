@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo.data import limits
 from gradgeo.data.arrays import as_input
 from gradgeo.data.images import decode
 from gradgeo.data.source import Record, encode_labels
@@ -81,6 +82,7 @@ class Columns:
             raise DataError("no data in the row (a file outside the data set that its path names is not read)")
         if not file.is_file():  # opening a named pipe would block
             raise DataError("the row names something that is not a regular file")
+        limits.check_size("the file that the row names", file.stat().st_size, limits.LARGEST_ITEM)
         return file.read_bytes()
 
     def _input_column(self, features: Any, spec: str) -> str:

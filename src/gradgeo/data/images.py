@@ -1,7 +1,7 @@
 """Images: one file, a folder of them, or a folder with one sub-folder per class."""
 
-import hashlib
 import os
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
@@ -12,13 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradgeo.errors import DataError, require
+from gradgeo.data import limits
+from gradgeo.data.files import content_id_below
+from gradgeo.errors import DataError, one_line, require, warn
 
 # EPS and other formats that Pillow hands to outside programs are left out.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-MOST_PIXELS = 1 << 26
-"""Pixels of the largest image that is decoded: 67 million."""
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+SCAN_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
+"""What ends a scan or starts a segment: any marker but those within scans, FF00 and restarts FFD0 to FFD7."""
+
+WITHOUT_LENGTH = (b"\xff\x01", b"\xff\xd8")
+
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""TIFF tags, and the value of the second for grey that counts from white."""
 
 
 class Names(Sequence[str]):
@@ -43,11 +51,6 @@ class Names(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         return os.fsdecode(self._block[self._ends[index] : self._ends[index + 1]])
 
-    @property
-    def hash(self) -> str:
-        """A hash of all names in their order."""
-        return hashlib.sha256(self._block + self._ends.tobytes()).hexdigest()[:16]
-
 
 class Images:
     """Image files, named by their path within `root`."""
@@ -66,7 +69,7 @@ class Images:
         self._files = Names(files)
         self.labels = labels
         self.classes = classes
-        self.content_id = self._files.hash
+        self.content_id = content_id_below(root, self._files)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -92,12 +95,14 @@ def open_image(file: Path) -> Images:
 def open_folder(folder: Path) -> Images:
     """The images below `folder` in sorted order; the sorted sub-folders are the classes.
 
-    Files with other endings, names that begin with a dot and links to folders in sub-folders are skipped.
+    Files with other endings, names that begin with a dot and links to folders are skipped; links next to the images or
+    classes, which a person may miss, with a warning.
     """
     with os.scandir(folder) as entries:
-        listing = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    folders = [name for name, is_folder in listing if is_folder]
-    loose = [name for name, is_folder in listing if not is_folder and is_image(name)]
+        listing = sorted((e.name, e.is_dir(), e.is_symlink()) for e in entries if not e.name.startswith("."))
+    folders = [name for name, is_folder, is_link in listing if is_folder and not is_link]
+    links = [name for name, is_folder, is_link in listing if is_folder and is_link]
+    loose = [name for name, is_folder, _ in listing if not is_folder and is_image(name)]
     labels: list[int | None] = [None] * len(loose)
 
     def all_files() -> Iterator[str]:
@@ -108,11 +113,15 @@ def open_folder(folder: Path) -> Images:
                 yield name
 
     images = Images(folder, all_files())
+    skipped = f"{len(links)} links to folders, the first {one_line(links[0])}, are skipped" if links else ""
     if not len(images):
         raise DataError(
             f"no images in {folder}: looked there and in {len(folders)} sub-folders for "
-            f"{', '.join(sorted(ENDINGS))}. Put images there, or pass a .parquet, .npz, .npy or .tar file."
+            f"{', '.join(sorted(ENDINGS))}. {f'{skipped}. ' if skipped else ''}"
+            "Put images there, or pass a .parquet, .npz, .npy or .tar file."
         )
+    if skipped:
+        warn(f"in {folder} {skipped}: what they point to may lie outside. Put the images of those classes there.")
     if len(labels) > len(loose):
         images.labels, images.classes = labels, tuple(folders)
     return images
@@ -138,18 +147,23 @@ def decode(data: bytes | IO[bytes]) -> Tensor:
     as in torchvision's loader.
 
     Raises:
-        DataError: empty, truncated, in none of `FORMATS`, or more than `MOST_PIXELS`.
+        DataError: empty, truncated, in none of `FORMATS`; TIFF of floats or of signed or 32-bit integers, whose range
+            no tag states; above a limit of `gradgeo.data.limits`: pixels, scans of a JPEG, bytes.
     """
     pillow = require("PIL.Image", "images")
     stream = BytesIO(data) if isinstance(data, bytes) else data
-    if not stream.read(1):
+    size = stream.seek(0, os.SEEK_END)
+    if not size:
         raise DataError("empty (0 bytes)")
+    limits.check_size("the image", size, limits.LARGEST_ITEM)
     stream.seek(0)
     try:
         with pillow.open(stream, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise DataError(f"{width} x {height} pixels are too many; at most {MOST_PIXELS} are read")
+            if width * height > limits.MOST_PIXELS:
+                raise DataError(f"{width} x {height} pixels are too many; at most {limits.MOST_PIXELS} are read")
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(stream)
             return _pixels(image)
     except DataError:
         raise
@@ -161,10 +175,45 @@ def decode(data: bytes | IO[bytes]) -> Tensor:
         raise DataError(f"unreadable image: {error}") from error
 
 
+def _check_scans(stream: IO[bytes]) -> None:
+    """Raises: DataError for a JPEG of too many scans. Leaves the position as it is."""
+    position = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(position)
+    # Counting the marker's bytes takes no time and counts every scan, besides what metadata or a film behind the image
+    # hold by chance.
+    if data.count(START_OF_SCAN) > limits.MOST_SCANS and (scans := _scans(data)) > limits.MOST_SCANS:
+        raise DataError(f"the JPEG has {scans} scans; at most {limits.MOST_SCANS} are decoded, each takes a whole pass")
+
+
+def _scans(data: bytes) -> int:
+    """The scans of a JPEG, up to its end of image.
+
+    Source: ITU-T T.81, B.1.1: segments have lengths; within a scan FF is followed by 00 or a restart marker.
+    """
+    at, scans = 2, 0
+    while (marker := SCAN_MARKER.search(data, at)) is not None and marker[0] != END_OF_IMAGE:
+        scans += marker[0] == START_OF_SCAN
+        at = marker.end()
+        if marker[0] not in WITHOUT_LENGTH:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans
+
+
 def _pixels(image: Any) -> Tensor:
+    tiff = image.format == "TIFF"
+    if image.mode == "F" or (tiff and image.mode == "I"):
+        numbers = "floats" if image.mode == "F" else "signed or 32-bit integers"
+        raise DataError(
+            f"an image of {numbers}, and no tag says which of them are black and white. Save it with 8 or 16 bits a "
+            "channel, or as .npy with numbers as the model takes them"
+        )
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's conversions would clip to 8 bits
-        grey = np.asarray(image).astype(np.float32) / 65535
-        return torch.from_numpy(grey)[None].clamp(0, 1)
-    converted = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    pixels = torch.from_numpy(np.array(converted, dtype=np.uint8))
-    return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).float() / 255
+        bits = int(image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0]) if tiff else 16  # Pillow leaves 12 bits as they are
+        grey = torch.from_numpy(np.asarray(image).astype(np.float32))[None].div_(2**bits - 1).clamp_(0, 1)
+        return 1 - grey if tiff and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode), dtype=np.uint8)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)  # (C, H, W)
+    return torch.from_numpy(np.array(pixels, order="C")).float().div_(255)

@@ -1,27 +1,34 @@
-"""Parquet files, a row group at a time: the Hugging Face image layout, or a column of number lists or tensors."""
+"""Parquet files: the Hugging Face image layout, or a column of number lists or tensors."""
 
 import json
-from collections import OrderedDict
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradgeo._files import check_regular
+from gradgeo.data import limits
 from gradgeo.data.arrays import as_input
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode
+from gradgeo.data.parquet_cells import Cells, RowGroup, Size
+from gradgeo.data.parquet_pages import unpacked
 from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, require
 
 INPUTS = ("image", "img", "x", "images", "data")
 LABELS = ("label", "labels", "y")
-CACHED_GROUPS = 2
-"""Row groups in memory, their images still encoded."""
+
+LEVELS = 8
+"""Bytes that each number of a list takes in memory beside its own: its levels and offsets."""
+
+COLUMN_ROWS = 1 << 16
+"""Rows of a label or time column that are unpacked together."""
 
 
 class Parquet:
@@ -29,7 +36,7 @@ class Parquet:
 
     The input is the first column called one of `INPUTS`, or else the first of a fitting type: `struct{bytes, path}` or
     binary for encoded images, a list (also fixed-size or nested) or a fixed-shape tensor for numbers. Paths inside a
-    file are names and are not opened. Memory: two row groups, and the labels.
+    file are names and are not opened. Memory: that of `Cells`, and the labels.
     """
 
     def __init__(self, files: Path | Sequence[Path], time: str | None = None) -> None:
@@ -43,27 +50,30 @@ class Parquet:
             raise DataError(f"{self._paths[0]} has no column {time}; it has {', '.join(schema.names)}.")
         labels: list[NDArray[Any]] = []
         times: list[NDArray[Any]] = []
-        rows: list[int] = []
-        self._places: list[tuple[int, int]] = []  # per row group: number of its file, number within the file
+        groups: list[RowGroup] = []
         for number, path in enumerate(self._paths):
             file = self._open(path)
             self._check_columns(path, file.schema_arrow, schema, [self._column, label, time])
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            if any(count < 0 for count in groups) or sum(groups) != file.metadata.num_rows:
-                counts = ", ".join(map(str, groups[:8]))
-                raise DataError(f"{path} counts {file.metadata.num_rows} rows, but its row groups {counts}.")
-            self._places += [(number, i) for i in range(len(groups))]
-            rows += groups
-            for name, column in ((label, labels), (time, times)):
-                if name is not None:
-                    column.append(self._read(file, path, name))
-                    if len(column[-1]) != sum(groups):
-                        raise DataError(f"{path} has {len(column[-1])} values of {name} for {sum(groups)} rows.")
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            if any(count < 0 for count in counts) or sum(counts) != file.metadata.num_rows:
+                shown = ", ".join(map(str, counts[:8]))
+                raise DataError(f"{path} counts {file.metadata.num_rows} rows, but its row groups {shown}.")
+            groups += [RowGroup(number, i, rows) for i, rows in enumerate(counts)]
             file.close()
-        self._ends = np.cumsum(rows, dtype=np.int64)
+        self._cells = Cells(lambda number: self._open(self._paths[number]), self._size, self._column, groups)
+        self._kind = schema.field(self._column).type
+        place = self._paths[0].name
         if not len(self):
             raise DataError(f"{self._paths[0]} has no rows.")
-        place = self._paths[0].name
+        if label is not None or time is not None:
+            limits.check_labels(place, len(self))
+        for path in self._paths:
+            for name, column in ((label, labels), (time, times)):
+                if name is not None:
+                    try:
+                        column.append(self._read(path, name))
+                    except (self._arrow.ArrowException, OSError) as error:
+                        raise DataError(f"the column {name} of {path} cannot be read: {error}") from error
         self.labels: list[int | None] | None = None
         self.classes: tuple[str, ...] = ()
         if label is not None:
@@ -71,48 +81,55 @@ class Parquet:
             self.classes = text or class_names(schema.metadata, label)
         self.times = parse_timestamps(np.concatenate(times), place) if time is not None else None
         self.content_id = content_id(self._paths)
-        self._file: tuple[int, Any] = (-1, None)
-        self._groups: OrderedDict[int, Any] = OrderedDict()
-        self._lock = Lock()
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._cells)
 
     def name(self, index: int) -> str:
         """The path stored with the image, or else the number of the row."""
-        cell = self._cell(index)
+        cell = self._cells[index]
         path = cell["path"].as_py() if cell.is_valid and _has(cell.type, "path") else None
         return path or str(index)
 
     def load(self, index: int) -> Tensor:
         """The decoded image (C, H, W), or the numbers of the row."""
-        cell = self._cell(index)
+        cell = self._cells[index]
         if cell.is_valid and _has(cell.type, "bytes"):
             cell = cell["bytes"]
         if not cell.is_valid:
             raise DataError("no data in the row (a file that its path names is not read)")
         return decode(cell.as_py()) if self._is_binary(cell.type) else as_input(self._numbers(cell))
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: Path, **options: Any) -> Any:
+        check_regular(path)
         try:
-            return require("pyarrow.parquet", "parquet").ParquetFile(path)
+            return require("pyarrow.parquet", "parquet").ParquetFile(path, **options)
         except (self._arrow.ArrowException, OSError, ValueError) as error:  # column names need not be UTF-8
             raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 
-    def _cell(self, index: int) -> Any:
-        """The input of a row; reads its row group unless it is cached."""
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        with self._lock:
-            if group not in self._groups:
-                number, part = self._places[group]
-                if self._file[0] != number:
-                    self._file = (number, self._open(self._paths[number]))
-                self._groups[group] = self._file[1].read_row_group(part, columns=[self._column]).column(0)
-                if len(self._groups) > CACHED_GROUPS:
-                    self._groups.popitem(last=False)
-            self._groups.move_to_end(group)
-            column = self._groups[group]
-        return column[index - (int(self._ends[group - 1]) if group else 0)]
+    def _size(self, file: Any, group: RowGroup) -> Size:
+        """What a row group takes, and how many of its rows may be unpacked at once."""
+        metadata = file.metadata.row_group(group.number)
+        columns = [metadata.column(leaf) for leaf in _leaves(file.metadata, self._column)]
+        nbytes, numbers, repeated = unpacked(self._paths[group.file], columns)
+        at_once = group.rows
+        if self._is_binary(self._kind) or _has(self._kind, "bytes"):
+            at_once = limits.ROWS_AT_ONCE // max(1, repeated)
+        else:
+            each, width = self._fixed(self._kind)
+            nbytes = max(nbytes, max(numbers, group.rows * each) * (width + LEVELS))
+        at_once = min(at_once, group.rows * limits.ROWS_AT_ONCE // max(1, nbytes))
+        return Size(nbytes, max(1, min(group.rows, at_once)))
+
+    def _fixed(self, kind: Any) -> tuple[int, int]:
+        """Of a type of lists or tensors: the numbers that every row has, also a missing one, and the bytes of each."""
+        if self._is_tensor(kind):
+            return math.prod(kind.shape), kind.value_type.bit_width // 8
+        each = 1
+        while self._is_list(kind):
+            each *= kind.list_size if self._arrow.types.is_fixed_size_list(kind) else 1
+            kind = kind.value_type
+        return each, kind.bit_width // 8
 
     def _numbers(self, cell: Any) -> NDArray[Any]:
         """A tensor, a list, or a list of lists of equal length, as an array."""
@@ -132,17 +149,49 @@ class Parquet:
             values = values.flatten()
         return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
 
-    def _read(self, file: Any, path: Path, name: str) -> NDArray[Any]:
-        """A column of labels or times."""
+    def _read(self, path: Path, name: str) -> NDArray[Any]:
+        """A column of labels or times of one file."""
+        # Texts are read as numbers in a dictionary: unpacked, a long one takes its size in each row that has it.
+        file = self._open(path, read_dictionary=[name])
+        kind = file.schema_arrow.field(name).type
+        kind = kind.value_type if self._arrow.types.is_dictionary(kind) else kind
+        rows = self._check_column(path, name, kind, file.metadata)
         try:
-            column = file.read(columns=[name]).column(0)
+            return self._values(path, file, name, kind, COLUMN_ROWS)
+        except (self._arrow.ArrowException, OSError):  # Arrow makes no dictionary of some encodings
+            return self._values(path, self._open(path), name, kind, rows)
+
+    def _values(self, path: Path, file: Any, name: str, kind: Any, rows: int) -> NDArray[Any]:
+        """A column of labels or times, read `rows` at a time; each text is stored once."""
+        texts: dict[str | None, int] = {}
+        pieces = [np.asarray(self._arrow.array([], kind).to_numpy(zero_copy_only=False))]
+        for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
+            column = batch.column(0)
+            if self._is_text(kind):
+                pieces.append(_numbered(column, texts))
+                continue
             if self._arrow.types.is_dictionary(column.type):
-                column = column.cast(column.type.value_type)
-            if self._arrow.types.is_timestamp(column.type):  # NumPy has no time zones; Arrow stores UTC
+                column = column.cast(kind)
+            if self._arrow.types.is_timestamp(kind):  # NumPy has no time zones; Arrow stores UTC
                 column = column.cast(self._arrow.timestamp("us"))
-            return np.asarray(column.to_numpy())
-        except (self._arrow.ArrowException, OSError) as error:
-            raise DataError(f"the column {name} of {path} cannot be read: {error}") from error
+            pieces.append(np.asarray(column.to_numpy(zero_copy_only=False)))
+        values = np.concatenate(pieces[1:] or pieces)
+        if len(values) != file.metadata.num_rows:
+            raise DataError(f"{path} has {len(values)} values of {name} for {file.metadata.num_rows} rows.")
+        file.close()
+        return np.array(list(texts), dtype=object)[values] if texts else values
+
+    def _check_column(self, path: Path, name: str, kind: Any, metadata: Any) -> int:
+        """The rows of labels or times that may be unpacked at once. Raises: DataError unless they can be of this type,
+        and the column is small."""
+        types = self._arrow.types
+        scalar = (types.is_boolean, types.is_date, types.is_timestamp, types.is_null, self._is_number, self._is_text)
+        if not any(test(kind) for test in scalar):
+            raise DataError(f"expected one number, text or date per item in the column {name} of {path}, got {kind}.")
+        leaves, groups = _leaves(metadata, name), map(metadata.row_group, range(metadata.num_row_groups))
+        size = unpacked(path, (group.column(leaf) for group in groups for leaf in leaves))
+        limits.check_size(f"the column {name} of {path}", size.nbytes, limits.LARGEST_LABELS)
+        return max(1, min(COLUMN_ROWS, limits.ROWS_AT_ONCE // max(1, size.repeated)))
 
     def _check_columns(self, path: Path, schema: Any, first: Any, names: list[str | None]) -> None:
         """Raises: DataError unless the file has these columns in the types of the first file."""
@@ -187,6 +236,10 @@ class Parquet:
         types = self._arrow.types
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
+    def _is_text(self, kind: Any) -> bool:
+        types = self._arrow.types
+        return bool(types.is_string(kind) or types.is_large_string(kind))
+
     def _is_list(self, kind: Any) -> bool:
         types = self._arrow.types
         return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
@@ -199,6 +252,22 @@ def class_names(metadata: dict[bytes, bytes] | None, column: str) -> tuple[str, 
     except (KeyError, TypeError, ValueError, RecursionError):
         return ()
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+
+
+def _leaves(metadata: Any, column: str) -> list[int]:
+    """The numbers of the stored columns that a column of the schema consists of."""
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    return [i for i, path in enumerate(paths) if path == column or path.startswith(f"{column}.")]
+
+
+def _numbered(column: Any, texts: dict[str | None, int]) -> NDArray[Any]:
+    """A column of texts as numbers in `texts`, where new ones are added."""
+    column = column if hasattr(column, "indices") else column.dictionary_encode()
+    own = [texts.setdefault(text, len(texts)) for text in column.dictionary.to_pylist()]
+    missing = texts.setdefault(None, len(texts)) if column.null_count else 0
+    indices = np.asarray(column.indices.fill_null(len(own)).to_numpy(zero_copy_only=False))
+    numbers: NDArray[Any] = np.array([*own, missing], dtype=np.int64)[indices]
+    return numbers
 
 
 def _has(kind: Any, field: str) -> bool:

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gradgeo.data import limits
 from gradgeo.errors import DataError, choice, expected
 
 LARGEST = 8192
 """Pixels of the longest side that images are resized to."""
-
-MOST_PIXELS = 1 << 26
-"""Pixels of the largest image that resizing produces: by its shorter side, a long thin one would grow without limit."""
 
 ORDERS = ("rgb", "bgr")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -136,8 +134,8 @@ class Preprocess:
         return cls(**values)
 
     def _resized(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        if size[0] * size[1] > MOST_PIXELS:
-            raise DataError(f"resized it would be {size[0]} x {size[1]} pixels, more than {MOST_PIXELS}")
+        if size[0] * size[1] > limits.MOST_PIXELS:  # by its shorter side, a long thin image grows without limit
+            raise DataError(f"resized it would be {size[0]} x {size[1]} pixels, more than {limits.MOST_PIXELS}")
         return F.interpolate(x[None], size, mode=self.interpolation, antialias=True)[0]
 
     def _centre(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, final, runtime_checkable
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.data.prefetch import prefetch
+from gradgeo.data import limits
+from gradgeo.data.prefetch import Group, prefetch
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.timestamps import Timestamp, parse_timestamp
 from gradgeo.errors import DataError, GradgeoError, describe, expected, one_line
@@ -77,6 +79,8 @@ class Record:
     load: Callable[[], Tensor]
     label: int | None = None
     time: Timestamp | None = None
+    nbytes: int = 0
+    """Bytes that it holds until it is loaded."""
 
 
 @runtime_checkable
@@ -166,19 +170,40 @@ class Source(ABC):
         """The item at `position`; its `index` counts from the beginning of the data, before `start`."""
 
     @abstractmethod
-    def _groups(self, size: int, parts: Iterable[range]) -> Generator[list[Callable[[], Item]]]:
+    def _groups(self, size: int, parts: Iterable[range]) -> Generator[Group[Item]]:
         """For each batch the calls that return its items: at most `size`, and none from two parts."""
 
-    def batches(self, size: int, *, workers: int = 1, parts: Iterable[range] | None = None) -> Generator[list[Item]]:
+    def batches(
+        self,
+        size: int,
+        *,
+        workers: int = 1,
+        parts: Iterable[range] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> Generator[list[Item]]:
         """Lists of at most `size` consecutive items, prefetched by `workers` threads.
+
+        Memory: the batch that is asked for, and two more as far as `limits.READ_AHEAD` allows. Without a `shape` that
+        is whatever the items take, which for images of a folder may be gigabytes.
 
         Args:
             size: items in a batch.
             workers: threads that read.
             parts: ascending ranges of positions; no batch crosses their borders, and positions beyond the end of the
                 data are ignored. None: all positions.
+            shape: that of the inputs: of an item of another shape only an error is kept. None: any shape.
         """
-        yield from prefetch(self._groups(size, (range(sys.maxsize),) if parts is None else parts), workers)
+        groups = self._groups(size, (range(sys.maxsize),) if parts is None else parts)
+        if shape is not None:
+            groups = _only(groups, tuple(shape))
+        yield from prefetch(groups, workers, _nbytes)
+
+    def first_shape(self) -> tuple[int, ...] | None:
+        """The shape of the first item that can be read; None without one."""
+        for item in self:
+            if item.x is not None:
+                return tuple(item.x.shape)
+        return None
 
     def __iter__(self) -> Iterator[Item]:
         for batch in self.batches(1):
@@ -232,13 +257,13 @@ class Indexed(Source):
         time = None if reader.times is None else reader.times[index]
         return self._item(index, partial(reader.name, index), partial(reader.load, index), label, time)
 
-    def _groups(self, size: int, parts: Iterable[range]) -> Generator[list[Callable[[], Item]]]:
+    def _groups(self, size: int, parts: Iterable[range]) -> Generator[Group[Item]]:
         for part in parts:
             if part.start >= self.size:
                 return
             end = min(part.stop, self.size)
             for first in range(part.start, end, size):
-                yield [partial(self.__getitem__, position) for position in range(first, min(first + size, end))]
+                yield Group([partial(self.__getitem__, position) for position in range(first, min(first + size, end))])
 
 
 @final
@@ -260,10 +285,10 @@ class Stream(Source):
     def __getitem__(self, position: int) -> Item:
         """The item at `position`; the items before it are skipped."""
         for group in self._groups(1, (range(position, position + 1),) if position >= 0 else ()):
-            return group[0]()
+            return group.calls[0]()
         raise IndexError(f"{position} is not in the data")
 
-    def _groups(self, size: int, parts: Iterable[range]) -> Generator[list[Callable[[], Item]]]:
+    def _groups(self, size: int, parts: Iterable[range]) -> Generator[Group[Item]]:
         end = sys.maxsize if self.limit is None else self.limit
         at, records = -1, iter(())  # type: tuple[int, Iterator[Record]]
         for part in parts:
@@ -271,20 +296,21 @@ class Stream(Source):
                 return
             if at != part.start:
                 at, records = part.start, self._reader.records(self.start + part.start)
-            group: list[Callable[[], Item]] = []
+            group = Group[Item]([])
             while at < min(part.stop, end):
                 record = next(records, None)
                 if record is None:
                     break
                 index = self.start + at
-                group.append(
+                group.calls.append(
                     partial(self._item, index, partial(str, record.name), record.load, record.label, record.time)
                 )
+                group.nbytes += record.nbytes
                 at += 1
-                if len(group) == size:
+                if len(group.calls) == size or group.nbytes >= limits.BATCH:
                     yield group
-                    group = []
-            if group:
+                    group = Group[Item]([])
+            if group.calls:
                 yield group
             if at < min(part.stop, end):  # the data has ended; `parts` may be endless
                 return
@@ -297,6 +323,21 @@ def with_expected_shape(item: Item, shape: tuple[int, ...] | None) -> Item:
     return replace(item, x=None, error=f"expected shape {shape}, got {tuple(item.x.shape)}")
 
 
+def _only(groups: Generator[Group[Item]], shape: tuple[int, ...]) -> Generator[Group[Item]]:
+    """The groups with calls that keep items of this shape alone, so that no other waits in memory for its batch."""
+    with closing(groups):
+        for group in groups:
+            yield Group([partial(_fitting, call, shape) for call in group.calls], group.nbytes)
+
+
+def _fitting(call: Callable[[], Item], shape: tuple[int, ...]) -> Item:
+    return with_expected_shape(call(), shape)
+
+
+def _nbytes(item: Item) -> int:
+    return 0 if item.x is None else item.x.nbytes
+
+
 def encode_labels(values: NDArray[Any], place: str) -> tuple[list[int | None], tuple[str, ...]]:
     """Labels as integers, and the class names where they are text.
 
@@ -307,7 +348,7 @@ def encode_labels(values: NDArray[Any], place: str) -> tuple[list[int | None], t
         place: the file or column, for the message.
     """
     if values.ndim == 1 and values.dtype.kind in "iub":
-        return [int(value) for value in values], ()
+        return (values.astype(np.int8) if values.dtype.kind == "b" else values).tolist(), ()
     if values.ndim == 1 and values.dtype.kind == "f" and _whole(values):
         return [None if np.isnan(value) else int(value) for value in values], ()
     if values.ndim == 1 and values.dtype.kind in "UO" and all(isinstance(v, str | None) for v in values):

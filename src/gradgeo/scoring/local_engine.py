@@ -75,7 +75,12 @@ def local(
     summary = Summary()
     scorer = BatchScorer(job.detector, job.source.preprocess)
     with repeated_warnings_once():
-        batches = job.source.batches(job.batch_size, workers=job.workers, parts=map(job.positions, numbers))
+        batches = job.source.batches(
+            job.batch_size,
+            workers=job.workers,
+            parts=map(job.positions, numbers),
+            shape=job.detector.input_shape_,
+        )
         for number, part in groupby(batches, job.number):
             columns, previews = no_rows(), PREVIEWS
             for batch in part:
