@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks import made_scores
 from gradgeo import report
+from gradgeo.data import limits
 from gradgeo.errors import DataError
 from gradgeo.report.summary import summarise
-from gradgeo.scoring import verdict_file
 from gradgeo.scoring.reader import Scores
 from gradgeo.scoring.schema import SCHEMA
 
@@ -73,6 +73,27 @@ def test_a_large_row_group_is_not_unpacked_as_a_whole(tmp_path: Path) -> None:
     assert peak(lambda: summarise(Scores(path))) < 20 * rows  # one column of numbers takes 8
 
 
+@pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+def test_texts_in_other_encodings_are_read_too(tmp_path: Path, encoding: str) -> None:
+    for name, options in (("a", {"use_dictionary": False, "column_encoding": {"cause": encoding}}), ("b", {})):
+        pq.write_table(flagged(cause=pa.array([f"cause {i % 7}" for i in range(ROWS)])), tmp_path / name, **options)
+        (tmp_path / name).rename(tmp_path / f"{name}.parquet")
+    one, two = (summarise(Scores(tmp_path / f"{name}.parquet")).causes for name in "ab")
+    assert one == two
+    assert len(one) == 7
+
+
+def test_values_that_extend_the_one_before_are_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, texts = tmp_path / "a.parquet", pa.array(["a" * 100_000 + f"{i:04}" for i in range(ROWS)])
+    options = {"use_dictionary": False, "column_encoding": {"cause": "DELTA_BYTE_ARRAY"}, "compression": "none"}
+    pq.write_table(flagged(cause=texts), path, **options)
+    assert path.stat().st_size < 300_000
+    monkeypatch.setattr(limits, "LARGEST_VERDICTS", 1 << 20)
+    assert peak(lambda: summarise(Scores(path))) < ROWS * 100_000 / 4
+
+
 def test_lists_and_columns_that_are_too_long_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.parquet"
     for name, most in (("evidence", 64), ("signal", 256), ("csm", 100), ("csm_classes", 10)):
@@ -83,7 +104,7 @@ def test_lists_and_columns_that_are_too_long_are_refused(tmp_path: Path, monkeyp
     pq.write_table(flagged(evidence=pa.array([[{"a": 1}]] * ROWS)), path)
     with pytest.raises(DataError, match=r"the column evidence of .* is of type a list of struct<a: int64>, not list"):
         report.html(path)
-    monkeypatch.setattr(verdict_file, "LARGEST_COLUMN", 1 << 16)
+    monkeypatch.setattr(limits, "LARGEST_VERDICTS", 1 << 16)
     pq.write_table(flagged(name=pa.array([f"{i:0200}" for i in range(ROWS)])), path)
     with pytest.raises(DataError, match=r"the column name of .* takes 1\d\d,\d+ bytes in one row group, more than 65,"):
         report.html(path)

@@ -111,7 +111,7 @@ class Parquet:
         """What a row group takes, and how many of its rows may be unpacked at once."""
         metadata = file.metadata.row_group(group.number)
         columns = [metadata.column(leaf) for leaf in _leaves(file.metadata, self._column)]
-        nbytes, numbers, repeated = unpacked(self._paths[group.file], columns)
+        nbytes, numbers, repeated, _ = unpacked(self._paths[group.file], columns)
         at_once = group.rows
         if self._is_binary(self._kind) or _has(self._kind, "bytes"):
             at_once = limits.ROWS_AT_ONCE // max(1, repeated)

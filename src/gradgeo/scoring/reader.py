@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradgeo._files import check_regular
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.errors import LONGEST_TEXT, DataError, expected, one_line, require
 from gradgeo.scoring.formats import FORMULA
@@ -67,6 +68,7 @@ class Scores:
 
     def _opened(self, path: Path) -> CsvFile | ParquetFile:
         """One file. Raises: DataError where it lacks columns, or has them of another type."""
+        check_regular(path)
         file = CsvFile(path) if self._is_csv else ParquetFile(path)
         types = {field.name: self._kind(field.type) for field in file.schema}
         if missing := [name for name, column in SCHEMA.items() if column.required and name not in types]:

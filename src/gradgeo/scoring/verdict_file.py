@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradgeo._typing import IntArray
+from gradgeo.data import limits
+from gradgeo.data.parquet_pages import PLAIN, PLAIN_DICTIONARY, RLE_DICTIONARY, unpacked
 from gradgeo.errors import DataError, require
 from gradgeo.scoring.metadata import Metadata
 from gradgeo.scoring.schema import SCHEMA, TEXT_COLUMNS
@@ -13,8 +15,8 @@ from gradgeo.scoring.schema import SCHEMA, TEXT_COLUMNS
 BATCH = 65_536
 """Rows that are read at a time."""
 
-LARGEST_COLUMN = 1 << 28
-"""Bytes of a column of one row group, unpacked, which bounds those of its dictionary."""
+DICTIONARIES = {PLAIN, PLAIN_DICTIONARY, RLE_DICTIONARY}
+"""Encodings of texts that Arrow reads as dictionaries."""
 
 
 class VerdictFile(Protocol):
@@ -55,13 +57,14 @@ class ParquetFile:
         self._parquet = require("pyarrow.parquet", "report")
         footer = self._parquet.read_metadata(path)
         self.schema, self.rows = footer.schema.to_arrow_schema(), int(footer.num_rows)
-        self._refuse_large(footer)
+        self._expanded: set[str] = set()  # what cannot be read as dictionaries
+        self._rows_at_once = [self._checked(footer.row_group(number)) for number in range(footer.num_row_groups)]
         self.metadata = Metadata.decode(footer.metadata, str(path))
 
     def batches(self, columns: Sequence[str], positions: IntArray | None = None) -> Iterator[tuple[int, Any]]:
         """As `VerdictFile`; of row groups without any of `positions` nothing is read."""
         present = [name for name in columns if name in self.schema.names]
-        dictionaries = [name for name in (*TEXT_COLUMNS, "thumbnail") if name in present]
+        dictionaries = [n for n in (*TEXT_COLUMNS, "thumbnail") if n in present and n not in self._expanded]
         with self._parquet.ParquetFile(self.path, read_dictionary=dictionaries) as file:
             start = 0
             for number in range(file.num_row_groups):
@@ -69,27 +72,36 @@ class ParquetFile:
                 end = start + group.num_rows
                 if positions is None or bool(((positions >= start) & (positions < end)).any()):
                     options = {"row_groups": [number], "columns": present, "use_threads": False}
-                    for batch in file.iter_batches(BATCH, **options):  # a data set would unpack all of the row group
+                    # a data set would unpack all of the row group
+                    for batch in file.iter_batches(self._rows_at_once[number], **options):
                         yield start, batch
                         start += len(batch)
                 start = end
 
-    def _refuse_large(self, footer: Any) -> None:
-        for group in map(footer.row_group, range(footer.num_row_groups)):
-            for chunk in map(group.column, range(group.num_columns)):
-                name = chunk.path_in_schema.partition(".")[0]
-                if name not in SCHEMA:
-                    continue
-                if chunk.total_uncompressed_size > LARGEST_COLUMN:
-                    raise DataError(
-                        f"the column {name} of {self.path} takes {chunk.total_uncompressed_size:,} bytes in one row "
-                        f"group, more than {LARGEST_COLUMN:,}. Write smaller row groups."
-                    )
-                if chunk.num_values > group.num_rows * SCHEMA[name].entries:
-                    raise DataError(
-                        f"the column {name} of {self.path} holds lists of more than {SCHEMA[name].entries} entries. "
-                        "Is it a file that score wrote?"
-                    )
+    def _checked(self, group: Any) -> int:
+        """How many rows of a row group may be unpacked at once, by the headers of its pages."""
+        rows = BATCH
+        for chunk in map(group.column, range(group.num_columns)):
+            name = chunk.path_in_schema.partition(".")[0]
+            if name not in SCHEMA:
+                continue
+            place = f"the column {name} of {self.path}"
+            try:
+                pages = unpacked(self.path, [chunk])
+            except DataError as fact:
+                raise DataError(f"{self.path} cannot be read: {fact}") from fact
+            if pages.nbytes > limits.LARGEST_VERDICTS:
+                raise DataError(
+                    f"{place} takes {pages.nbytes:,} bytes in one row group, more than {limits.LARGEST_VERDICTS:,}. "
+                    "Write smaller row groups."
+                )
+            if pages.numbers > group.num_rows * SCHEMA[name].entries:
+                most = SCHEMA[name].entries
+                raise DataError(f"{place} holds lists of more than {most} entries. Is it a file that score wrote?")
+            if not pages.encodings <= DICTIONARIES:
+                self._expanded.add(name)
+                rows = min(rows, max(1, limits.LARGEST_VERDICTS // max(1, pages.repeated)))
+        return rows
 
 
 class CsvFile:
