@@ -344,7 +344,7 @@ def crowded(server: Served, x: Floats, size: int) -> dict[str, int]:
     """What became of so many connections that are open at once, and of one request after they have gone."""
     body, headers = _KINDS["single"][1](x)
     lines = [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]
-    request = "\r\n".join(["POST /v2/models/m/infer HTTP/1.1", "Host: a", *lines, "", ""]).encode() + body
+    request = "\r\n".join(["POST /v2/models/m/infer HTTP/1.1", "Host: localhost", *lines, "", ""]).encode() + body
     statuses: Counter[str] = Counter()
     with contextlib.ExitStack() as crowd:
         opened: list[socket.socket] = []

@@ -70,6 +70,17 @@ def check_regular(path: Path, error: type[GradgeoError] = DataError) -> None:
         raise error(f"{path} is not a regular file")
 
 
+def regular_file(path: str | Path, error: type[GradgeoError] = DataError) -> Path:
+    """`path`, which is a regular file or a link to one. Raises: error where it is missing, or as `check_regular`."""
+    path = Path(path)
+    try:
+        path.stat()
+    except (OSError, ValueError) as fault:
+        raise error(f"cannot read {path}: {getattr(fault, 'strerror', None) or fault}.") from fault
+    check_regular(path, error)
+    return path
+
+
 def refuse_source(out: Path, source: str | Path) -> None:
     """Raise ArgumentError where writing `out` would destroy the `source` that it is made from."""
     if out.exists() and Path(source).expanduser().resolve() == out.resolve():

@@ -75,6 +75,14 @@ async def _life(folder: Path) -> None:
     assert (await pool(ONE, False))["label"][0] not in (first, os.getpid())  # waits for the next one
     assert (pool.restarts, pool.alive) == (1, 1)
 
+    hanging = asyncio.create_task(pool(ONE * 9, False))
+    await asyncio.sleep(0.2)
+    hanging.cancel()  # as where nobody waits any more
+    await asyncio.wait([hanging])
+    assert pool.alive == 0
+    assert (await pool(ONE, False))["label"][0] != first
+    assert pool.restarts == 2
+
     (folder / "broken").touch()
     with pytest.raises(WorkerLostError, match="no answer within 3 s"):
         await pool(ONE * 9, False)
@@ -156,6 +164,40 @@ def test_a_fault_of_ours_ends_no_worker(caplog: pytest.LogCaptureFixture) -> Non
     assert (bad.status, bad.message) == (500, "the batch could not be judged")
     assert good["logits"][0, 0] == 6.0
     assert any(record.message == "batch failed" for record in caplog.records)
+
+
+def test_work_that_nobody_waits_for_is_ended_but_not_at_once() -> None:
+    """A new start of a worker costs more than an ordinary batch, so it has half of the time limit to finish."""
+    ended: list[float] = []
+
+    async def hanging() -> Any:
+        loop = asyncio.get_running_loop()
+
+        async def run(x: np.ndarray, explain: bool) -> dict[str, Any]:
+            began = loop.time()
+            try:
+                await asyncio.sleep(0 if (x == 1).all() else 60)
+            except asyncio.CancelledError:
+                ended.append(loop.time() - began)
+                raise
+            return judge(x, explain)
+
+        batcher = Batcher(run, Limits(delay=0, timeout=0.6))
+        batcher.start()
+        late = await asyncio.gather(batcher.submit(ONE * 9, False), return_exceptions=True)
+        good = [await batcher.submit(ONE, False)]
+        gone = asyncio.create_task(batcher.submit(ONE * 9, False))
+        await asyncio.sleep(0.05)
+        gone.cancel()  # the client has gone
+        await asyncio.sleep(0.1)
+        at_once = len(ended)
+        good.append(await batcher.submit(ONE, False))
+        await batcher.close()
+        return late[0].status, at_once, [answer["logits"][0, 0] for answer in good]
+
+    assert asyncio.run(hanging()) == (504, 1, [6.0, 6.0])
+    assert ended[0] == pytest.approx(0.6, abs=0.25)
+    assert ended[1] == pytest.approx(0.3, abs=0.25)
 
 
 def test_explanations_do_not_share_a_batch_with_those_who_want_none() -> None:

@@ -32,12 +32,20 @@ def serve(
     rows: Annotated[int, typer.Option(min=1, help="Inputs in one request at most.")] = 64,
     queue: Annotated[int, typer.Option(min=1, help="Inputs that may wait.")] = 1024,
     body: Annotated[int | None, typer.Option(min=1, help="Bytes of a body at most; default by --rows.")] = None,
+    json_body: Annotated[int, typer.Option(min=1, help="Bytes of JSON in it; binary tensors go beyond.")] = 1 << 20,
     connections: Annotated[int, typer.Option(min=1, help="Open at once.")] = 512,
     timeout: Annotated[float, typer.Option(help="Seconds until an answer.")] = 30.0,
     client_timeout: Annotated[float, typer.Option(help="Seconds that a client may take to send or read.")] = 10.0,
     drain_delay: Annotated[float, typer.Option(min=0, help="Seconds to go on after SIGTERM, not ready.")] = 0.0,
     shutdown_timeout: Annotated[float, typer.Option(min=0, help="Seconds for running requests at the end.")] = 30.0,
     rate: Annotated[float, typer.Option(help="Chance, over all time, that the watch alarms for nothing.")] = 1e-3,
+    outputs: Annotated[
+        str | None, typer.Option(help="Offered to clients, as label,trusted; scores help to evade. Default: all.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name that clients may call it by, repeatedly; * for any. Default: local ones if --host is."),
+    ] = None,
     token_file: Annotated[Path | None, typer.Option(help=f"Holds the bearer token; or set {TOKEN}.")] = None,
 ) -> None:
     """Serve a detector over HTTP. Speaks the Open Inference Protocol (v2, REST), with metrics at /metrics.
@@ -49,20 +57,22 @@ def serve(
     server, logs = import_module("gradgeo.serve.server"), import_module("gradgeo.serve.logs")
     pools = import_module("gradgeo.serve.workers")
     with inference.private_folder() as folder:
-        detector = inference.private_file(file, Path(folder))
-        notes = import_module("gradgeo.detector.serialization").inspect(detector)["notes"]
+        serialization = import_module("gradgeo.detector.serialization")
+        detector = inference.private_file(file, Path(folder), largest=serialization.LARGEST)
+        notes = serialization.inspect(detector)["notes"]
         spec, weights_file = model_named(notes, model, weights)
         if weights_file is not None:
             weights_file = str(inference.private_file(Path(weights_file), Path(folder)))
         loader = inference.DetectorLoader(detector, partial(_load, spec, weights_file, device), threads)
         service = server.Server(
-            pools.Pool(loader, size=workers, timeout=2 * timeout),
+            pools.Pool(loader, size=workers, timeout=2 * timeout, folder=Path(folder)),
             name=_name(name or file.stem),
             host=host,
             port=port,
             limits=limits.Limits(
                 rows=rows,
                 body=body,
+                json=json_body,
                 queue=queue,
                 batch=batch,
                 delay=delay / 1000,
@@ -74,9 +84,11 @@ def serve(
             drain_delay=drain_delay,
             shutdown_timeout=shutdown_timeout,
             watch_rate=rate,
+            allowed_hosts=allowed_host or None,
+            outputs=None if outputs is None else [name.strip() for name in outputs.split(",")],
         )
-        logs.to_stderr()
-        server.run(service)
+        with logs.to_stderr():
+            server.run(service)
 
 
 def _load(spec: str, weights: str | None, device: str) -> "nn.Module":

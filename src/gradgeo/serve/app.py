@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -13,10 +12,10 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from gradgeo._version import __version__
-from gradgeo.serve import protocol
+from gradgeo.serve import bodies, protocol
+from gradgeo.serve.bodies import GONE, HEADER_LENGTH
 from gradgeo.serve.protocol import ProtocolError
 from gradgeo.serve.schemas import (
     Error,
@@ -29,11 +28,6 @@ from gradgeo.serve.schemas import (
     ServerMetadata,
 )
 from gradgeo.serve.service import EXTENSIONS, Service
-
-HEADER_LENGTH = "Inference-Header-Content-Length"
-LARGE = 1 << 16  # bytes of a body that is parsed in another thread, so that small requests need not wait
-
-GONE = "the client has gone"
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -119,10 +113,12 @@ def _model(app: FastAPI, path: str, lookup: Callable[..., Coroutine[Any, Any, Se
 
 REFUSALS = {
     400: "The request is not what the metadata of the model ask for.",
+    403: "The request comes from a page of another site.",
     404: "No such model or version.",
     408: "The body did not come in time.",
-    413: "The body is too long, or has too many rows.",
-    415: "The body is compressed.",
+    413: "The body or the JSON in it is too long, or has too many rows.",
+    415: "The body is compressed, or of another type than JSON and binary tensors.",
+    421: "The server is asked by a name that is not its own.",
     429: "Too much is waiting already.",
     500: "The model fails on these inputs.",
     503: "The server has no worker, or is going down.",
@@ -149,7 +145,7 @@ INFER: dict[str, Any] = {
 
 
 async def _infer(service: Service, request: Request) -> Response:
-    inference = await _read(service, request)
+    inference = await bodies.read(service, request)
     columns = await _unless_gone(request, service.answer(inference))
     request.state.rows, request.state.untrusted = len(inference.x), _untrusted(columns)
     text, length = protocol.write(inference, columns, name=service.name, version=service.version)
@@ -158,55 +154,8 @@ async def _infer(service: Service, request: Request) -> Response:
     return Response(text, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
 
 
-async def _read(service: Service, request: Request) -> protocol.InferenceRequest:
-    """The inference request, within the limits on its body, on all bodies together, and on time."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise ProtocolError(415, "expected a body that is not compressed")
-    held = _length(request, service.longest_body)
-    service.hold(held)
-    try:
-        body = await _body(request, service.longest_body, service.limits.client_timeout)
-        read = partial(
-            protocol.read,
-            body,
-            request.headers.get(HEADER_LENGTH),
-            shape=service.facts.shape,
-            dtype=service.facts.dtype,
-            most_rows=service.limits.rows,
-        )
-        return read() if len(body) < LARGE else await asyncio.to_thread(read)
-    finally:
-        service.release(held)
-
-
 def _untrusted(columns: protocol.Columns) -> int | None:
     return int((~columns["trusted"]).sum()) if "trusted" in columns else None  # type: ignore[operator]
-
-
-def _length(request: Request, longest: int) -> int:
-    """The declared length of the body, or the longest it may have."""
-    declared = request.headers.get("content-length", "")
-    length = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 16 else longest
-    if length > longest:
-        raise ProtocolError(413, f"expected a body of at most {longest} bytes")
-    return length
-
-
-async def _body(request: Request, longest: int, timeout: float) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(timeout):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > longest:
-                    raise ProtocolError(413, f"expected a body of at most {longest} bytes")
-                parts.append(chunk)
-    except ClientDisconnect:
-        raise ProtocolError(499, GONE) from None
-    except TimeoutError:
-        raise ProtocolError(408, f"expected the whole body within {timeout:g} s", {"Connection": "close"}) from None
-    return b"".join(parts)
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:

@@ -136,8 +136,7 @@ class Batcher:
         if not batch:
             return
         try:
-            x = np.concatenate([waiting.x for waiting in batch])
-            columns = await self._run(x, batch[0].explain)
+            columns = await self._while_awaited(batch)
         except (WorkerLostError, InferenceError) as error:
             if len(batch) > 1:
                 for waiting in batch:
@@ -162,12 +161,38 @@ class Batcher:
                 if not waiting.answer.done():
                     waiting.answer.set_result(part(columns, rows))
 
+    async def _while_awaited(self, batch: list[_Waiting]) -> dict[str, Column]:
+        """The columns of a batch; its work is ended once nobody waits for it any more.
+
+        Not before it has taken half of `timeout`, though: what ends it is a new start of the worker, which costs more
+        than to let an ordinary batch finish for clients that have gone.
+
+        Raises: WorkerLostError also where the work was ended.
+        """
+        loop = asyncio.get_running_loop()
+        at_least = loop.time() + self._limits.timeout / 2
+        x = np.concatenate([waiting.x for waiting in batch])
+        running = asyncio.ensure_future(self._run(x, batch[0].explain))
+        nobody = asyncio.ensure_future(asyncio.wait([waiting.answer for waiting in batch]))
+        try:
+            await asyncio.wait((running, nobody), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                await asyncio.wait((running,), timeout=max(0.0, at_least - loop.time()))
+            if not running.done():
+                event("batch ended", logging.WARNING, reason="nobody waits for it any more", rows=len(x))
+                raise WorkerLostError("nobody waits for this batch any more.")
+            return running.result()
+        finally:
+            for task in (running, nobody):
+                task.cancel()
+            await asyncio.gather(running, nobody, return_exceptions=True)
+
     async def _retry(self, waiting: _Waiting) -> None:
         """Run one request alone: a dead worker or the inputs of another request may have failed the batch."""
         if waiting.answer.done():
             return
         try:
-            columns = await self._run(waiting.x, waiting.explain)
+            columns = await self._while_awaited([waiting])
         except (WorkerLostError, InferenceError) as error:
             _fail(waiting, _refusal(error))
         except asyncio.CancelledError:

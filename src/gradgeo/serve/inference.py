@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradgeo._files import regular_file
 from gradgeo.classifier.fingerprint import synthetic_inputs
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.detector.detector import Detector
@@ -109,10 +110,24 @@ def private_folder() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="gradgeo-serve-")
 
 
-def private_file(path: Path, folder: Path) -> Path:
-    """A copy of a file in a private folder, which stays as it is when the file is replaced."""
-    copied = folder / path.name
+def private_file(path: Path, folder: Path, *, largest: int | None = None) -> Path:
+    """A copy of a file in a private folder, under a name of its own, which stays as it is when the file is replaced.
+
+    Args:
+        path: of a regular file, or a link to one.
+        folder: for the copy.
+        largest: bytes that the file may have; None for as many as there is room for.
+
+    Raises: DetectorFileError, before anything is written where the file is too large or of another kind.
+    """
+    regular_file(path, DetectorFileError)
+    copied = folder / f"{len(list(folder.iterdir()))}-{path.name}"
     try:
+        size, room = path.stat().st_size, shutil.disk_usage(folder).free
+        if largest is not None and size > largest:
+            raise DetectorFileError(f"{path} has {size} bytes; a detector file has at most {largest}.")
+        if size > room:
+            raise DetectorFileError(f"cannot copy {path} to {folder}: it has {size} bytes, and {room} are free.")
         shutil.copyfile(path, copied)
     except OSError as error:
         raise DetectorFileError(f"cannot read {path}: {error.strerror or error}.") from error

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from gradgeo.errors import expected
 
 MEBI = 1 << 20
+JSON_COST = 40
+"""Bytes of memory at the peak for each byte of JSON: a list of short numbers becomes a list of Python objects."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,14 @@ class Limits:
     """Inputs in one request (413)."""
 
     body: int | None = None
-    """Bytes of a request's body (413); None for what `rows` inputs take in binary float64, and 1 MiB."""
+    """Bytes of a request's body (413); None for what `rows` inputs take in binary float64, and `json`."""
+
+    json: int = MEBI
+    """Bytes of JSON in it (413): parsing takes forty times as much memory, and a third of a second for a MiB."""
 
     bodies: int | None = None
-    """Bytes of all bodies being read or parsed at once (429); None for four times `body`, at least 256 MiB."""
+    """Bytes that all bodies being read or parsed take at once (429), JSON counted forty-fold; None for four times the
+    longest of them, at least 256 MiB."""
 
     queue: int = 1024
     """Inputs that wait for a worker (429)."""
@@ -52,8 +58,14 @@ class Limits:
 
     def body_bytes(self, entries: int) -> int:
         """The longest body, for inputs of so many entries."""
-        return self.body or self.rows * entries * 8 + MEBI
+        return self.body or self.rows * entries * 8 + self.json
 
     def bodies_bytes(self, entries: int) -> int:
         """What all bodies together may take."""
-        return self.bodies or max(4 * self.body_bytes(entries), 256 * MEBI)
+        longest = self.body_bytes(entries)
+        return self.bodies or max(4 * memory_for(longest, min(longest, self.json)), 256 * MEBI)
+
+
+def memory_for(body: int, json: int) -> int:
+    """Bytes of memory for a body of so many bytes of which `json` are JSON."""
+    return body + (JSON_COST - 1) * json

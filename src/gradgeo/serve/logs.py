@@ -2,9 +2,13 @@
 
 import json
 import logging
+import sys
+import threading
 import time
 import traceback
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 LOGGER = logging.getLogger("gradgeo.serve")
 
@@ -32,13 +36,78 @@ def event(what: str, level: int = logging.INFO, *, exc_info: BaseException | Non
     LOGGER.log(level, what, extra={"fields": fields}, exc_info=exc_info)
 
 
-def to_stderr() -> None:
-    """Send what this package and uvicorn log to stderr, as JSON."""
-    handler = logging.StreamHandler()
+class RepeatFilter(logging.Filter):
+    """Lets few lines of one kind through in a while, and says afterwards how many there were.
+
+    Out of file descriptors, asyncio logs thousands of lines a second. Lines about requests are not of these.
+
+    Args:
+        most: lines of one kind (logger, place, first line of text) that pass in a while.
+        seconds: the length of a while.
+    """
+
+    def __init__(self, most: int = 10, seconds: float = 10.0) -> None:
+        super().__init__()
+        self._most, self._seconds = most, seconds
+        self._seen: dict[tuple[Any, ...], _Repeats] = {}
+        self._dropped = 0
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line passes; one that does states in `dropped` how many of all kinds were left out before it."""
+        with self._lock:
+            for kind in [kind for kind, repeats in self._seen.items() if repeats.until <= record.created]:
+                self._dropped += max(0, self._seen.pop(kind).lines - self._most)
+            if record.name != LOGGER.name or record.exc_info:
+                text = record.getMessage().partition("\n")[0][:200]
+                kind = (record.name, record.pathname, record.lineno, text)
+                repeats = self._seen.setdefault(kind, _Repeats(record.created + self._seconds))
+                repeats.lines += 1
+                if repeats.lines > self._most:
+                    return False
+            if self._dropped:
+                record.fields = {**getattr(record, "fields", {}), "dropped": self._dropped}
+                self._dropped = 0
+            return True
+
+
+@dataclass
+class _Repeats:
+    until: float
+    lines: int = 0
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """To what `sys.stderr` is when a line is written: whoever replaced it may have closed what it was before."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+LOGGERS = ("gradgeo.serve", "uvicorn.error", "asyncio", "py.warnings")
+
+
+def to_stderr() -> ExitStack:
+    """Send what this package and uvicorn log to stderr, as JSON, until what is returned is closed."""
+    handler = _Stderr()
     handler.setFormatter(JsonLines())
-    for name in ("gradgeo.serve", "uvicorn.error", "asyncio", "py.warnings"):
+    handler.addFilter(RepeatFilter())
+    undo = ExitStack()
+    for name in LOGGERS:
         logger = logging.getLogger(name)
+        undo.callback(_restore, logger, logger.handlers[:], logger.level, logger.propagate)
         logger.handlers[:] = [handler]
         logger.setLevel(logging.INFO if name.startswith(("gradgeo", "uvicorn")) else logging.WARNING)
         logger.propagate = False
     logging.captureWarnings(True)
+    undo.callback(logging.captureWarnings, False)
+    return undo
+
+
+def _restore(logger: logging.Logger, handlers: list[logging.Handler], level: int, propagate: bool) -> None:
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)

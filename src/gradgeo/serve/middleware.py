@@ -1,4 +1,4 @@
-"""What every request passes before the routes: its token, its log line, and the last handler of exceptions."""
+"""What every request passes before the routes: its token and names, its log line, the last handler of exceptions."""
 
 import asyncio
 import hmac
@@ -13,6 +13,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradgeo.serve.logs import event
+from gradgeo.serve.same_site import SameSite
 from gradgeo.serve.service import Service
 
 OPEN = ("/v2/health/live", "/v2/health/ready")
@@ -34,10 +35,11 @@ class RequestMiddleware:
         app: the routes.
         service: counts the answers.
         token: that clients must send, or None.
+        same_site: which names of the server they may use.
     """
 
-    def __init__(self, app: ASGIApp, service: Callable[[], Service], *, token: str | None) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: ASGIApp, service: Callable[[], Service], *, token: str | None, same_site: SameSite) -> None:
+        self._app, self._service, self._same_site = app, service, same_site
         self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,8 +69,15 @@ class RequestMiddleware:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if scope["state"].get(EXCESS):
             return 503, TOO_MANY
-        if self._token is not None and scope["path"] not in OPEN:
-            header = dict(scope["headers"]).get(b"authorization", b"")
+        headers = dict(scope["headers"])
+        if b"transfer-encoding" in headers and b"content-length" in headers:  # RFC 9112, 6.1: request smuggling
+            return 400, "expected Content-Length or Transfer-Encoding, got both"
+        if scope["path"] in OPEN:
+            return None
+        if (refusal := self._same_site.refusal(scope["headers"])) is not None:
+            return refusal
+        if self._token is not None:
+            header = headers.get(b"authorization", b"")
             kind, _, token = header.partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
                 return 401, "expected the header Authorization: Bearer with the token of this server"
@@ -118,7 +127,9 @@ class _Answer:
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if status == 503:
-            headers += [(b"retry-after", b"1"), (b"connection", b"close")]
+            headers.append((b"retry-after", b"1"))
+        if status in (400, 503):
+            headers.append((b"connection", b"close"))
         with suppress(OSError):
             await self({"type": "http.response.start", "status": status, "headers": headers})
             await self({"type": "http.response.body", "body": body})

@@ -69,34 +69,42 @@ class InferenceRequest:
 
 
 def read(
-    body: bytes, header_length: str | None, *, shape: tuple[int, ...], dtype: np.dtype[Any], most_rows: int
+    body: bytes,
+    header_length: str | None,
+    *,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    most_rows: int,
+    offered: Sequence[str] = tuple(OUTPUTS),
 ) -> InferenceRequest:
-    """The request in `body`, for a model with inputs of `shape` and `dtype`.
+    """The request in `body`, for a model with inputs of `shape` and `dtype`, for some of the `offered` outputs.
 
     Raises: ProtocolError with 400, or 413 for more than `most_rows`; its message holds no value of an input.
     """
-    text, binary = _split(body, header_length)
+    length = json_length(body, header_length)
+    text, binary = body[:length], body[length:]
     try:
         request = InferRequest.model_validate_json(text)
     except ValidationError as error:
         raise ProtocolError(400, _first_fault(error)) from None
     tensor = request.inputs[0]
     rows = _rows(tensor, shape, most_rows)
-    wanted = _wanted(request)
+    wanted = _wanted(request, offered)
     with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite and cannot be judged
         x = _values(tensor, binary, (rows, *shape)).astype(dtype, copy=False)
     return InferenceRequest(x, request.id, wanted)
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
+def json_length(body: bytes, header_length: str | None) -> int:
+    """Bytes of the JSON at the beginning of `body`. Raises: ProtocolError with 400 for a header that states none."""
     if header_length is None:
-        return body, b""
+        return len(body)
     length = (
         int(header_length) if header_length.isascii() and header_length.isdigit() and len(header_length) < 16 else -1
     )
     if not 0 <= length <= len(body):
         raise ProtocolError(400, "expected Inference-Header-Content-Length to be a length within the body")
-    return body[:length], body[length:]
+    return length
 
 
 def _first_fault(error: ValidationError) -> str:
@@ -148,13 +156,13 @@ def _values(tensor: RequestInput, binary: bytes, shape: tuple[int, ...]) -> NDAr
     return values.reshape(shape)
 
 
-def _wanted(request: InferRequest) -> tuple[tuple[str, bool], ...]:
+def _wanted(request: InferRequest, offered: Sequence[str]) -> tuple[tuple[str, bool], ...]:
     binary = (request.parameters or {}).get("binary_data_output") is True
     if not request.outputs:
-        return tuple((name, binary) for name in DEFAULT)
+        return tuple((name, binary) for name in DEFAULT if name in offered)
     names = [output.name for output in request.outputs]
-    if not set(names) <= set(OUTPUTS) or len(set(names)) < len(names):
-        raise ProtocolError(400, f"expected outputs among {', '.join(OUTPUTS)}, each once")
+    if not set(names) <= set(offered) or len(set(names)) < len(names):
+        raise ProtocolError(400, f"expected outputs among {', '.join(offered)}, each once")
     wanted = []
     for output in request.outputs:
         own = output.parameters or {}
@@ -198,10 +206,13 @@ def part(answer: Columns, rows: slice) -> dict[str, Column]:
     return {name: column[rows] for name, column in answer.items()}
 
 
-def metadata(shape: Sequence[int], classes: int, datatype: str) -> dict[str, list[dict[str, Any]]]:
+def metadata(
+    shape: Sequence[int], classes: int, datatype: str, offered: Sequence[str] = tuple(OUTPUTS)
+) -> dict[str, list[dict[str, Any]]]:
     """Inputs and outputs as the model's metadata lists them."""
     outputs = [
         {"name": name, "datatype": kind, "shape": [-1, classes] if name == "logits" else [-1]}
         for name, kind in OUTPUTS.items()
+        if name in offered
     ]
     return {"inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, *shape]}], "outputs": outputs}

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
@@ -14,10 +15,13 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gradgeo.errors import GradgeoError, expected
+from gradgeo.serve.address import check_descriptors, reserve
 from gradgeo.serve.app import create_app
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
 from gradgeo.serve.middleware import EXCESS, TOO_MANY, RequestMiddleware
+from gradgeo.serve.protocol import OUTPUTS
+from gradgeo.serve.same_site import SameSite
 from gradgeo.serve.service import Service
 from gradgeo.serve.workers import Pool
 
@@ -100,6 +104,9 @@ class Server(uvicorn.Server):
             for a load balancer to notice.
         shutdown_timeout: seconds that running requests then have to end.
         watch_rate: chance of a false alarm, over all time, of each watch.
+        allowed_hosts: names that clients may call the server by; "*" for any. None for the names of this machine where
+            `host` is one, and otherwise any.
+        outputs: that clients may ask for; None for all.
     """
 
     def __init__(
@@ -114,16 +121,20 @@ class Server(uvicorn.Server):
         drain_delay: float = 0.0,
         shutdown_timeout: float = 30.0,
         watch_rate: float = 1e-3,
+        allowed_hosts: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> None:
         self._pool, self._name, self._drain_delay, self._watch_rate = pool, name, drain_delay, watch_rate
-        self._limits = limits or Limits()
+        self.limits, self._outputs = limits or Limits(), _outputs(outputs)
         self._service: Service | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
         self.failure: GradgeoError | None = None
         routes = create_app(self.service, self._lifespan)
-        app = RequestMiddleware(routes, self.service, token=token)
+        app = RequestMiddleware(routes, self.service, token=token, same_site=SameSite(host, allowed_hosts))
 
         class Protocol(DeadlineProtocol):
-            most = self._limits.connections
+            most = self.limits.connections
 
         super().__init__(
             uvicorn.Config(
@@ -138,7 +149,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=self._limits.client_timeout,  # type: ignore[arg-type]  # seconds need not be whole
+                timeout_keep_alive=self.limits.client_timeout,  # type: ignore[arg-type]  # seconds need not be whole
                 timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]
             )
         )
@@ -156,31 +167,61 @@ class Server(uvicorn.Server):
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        pool = self._pool
-        try:
-            facts = await pool.start()
-        except GradgeoError as error:
-            self.failure = error
-            raise
-        self._service = Service(pool, facts, self._name, self._limits, self._watch_rate)
-        self._service.batcher.start()
-        event("loaded", model=self._name, version=self._service.version, workers=pool.pids)
         try:
             yield
         finally:
-            await self._service.batcher.close()
-            await pool.close()
+            await self.service().close()
             event("ended")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load, then listen."""
-        await super().startup(sockets)
-        if self.started:
-            host, port = self.address
-            event("listening", host=host, port=port)
+        """Load, then listen. Where either fails, `failure` says why and the server ends."""
+        facts = await self._load()
+        if facts is None:
+            self.should_exit = True
+            return
+        self._service = Service(
+            self._pool, facts, self._name, self.limits, watch_rate=self._watch_rate, outputs=self._outputs
+        )
+        self._service.batcher.start()
+        event("loaded", model=self._name, version=self._service.version, workers=self._pool.pids)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another server has begun to listen there meanwhile
+            self.failure = expected("host and port", "free to listen at", self._configured_address, f"{error}.")
+            event("cannot listen", logging.ERROR, error=str(error))
+            await self.lifespan.shutdown()
+            self.should_exit = True
+            return
+        host, port = self.address
+        event("listening", host=host, port=port)
+
+    async def _load(self) -> Any:
+        """The facts of what the workers have loaded; None where they cannot, or the server is asked to end before."""
+        self._loop = asyncio.get_running_loop()
+        loading = asyncio.ensure_future(self._pool.start())
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if loading.done():
+                return loading.result()
+            event("ended while loading")
+        except GradgeoError as error:
+            self.failure = error
+            event("cannot load", logging.ERROR, error=str(error))
+        finally:
+            for task in (loading, stopped):
+                task.cancel()
+            await asyncio.gather(loading, stopped, return_exceptions=True)
+        return None
+
+    @property
+    def _configured_address(self) -> str:
+        return f"{self.config.host}:{self.config.port}"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end: not ready now, closed to new connections after `drain_delay`; a second signal ends at once."""
+        if self._service is None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopped.set)
         first = self._service is not None and not self._service.draining
         if not first or sig != signal.SIGTERM or not self._drain_delay:
             if self._service is not None:
@@ -198,24 +239,27 @@ def run(server: Server) -> None:
     Raises: StartError where the workers cannot load; ArgumentError where the address cannot be listened at.
     """
     config = server.config
-    listening = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:  # before anything is loaded; clients are refused until all is
-        listening.bind((config.host, config.port))
-    except (OSError, OverflowError) as error:
-        listening.close()
-        raise expected("host and port", "free to listen at", f"{config.host}:{config.port}", f"{error}.") from error
+    check_descriptors(server.limits.connections)
+    with reserve(config.host, config.port) as listening:
+        _run(server, listening)
+    if server.failure is not None:
+        raise server.failure
+
+
+def _run(server: Server, listening: socket.socket) -> None:
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for number in handlers:
             signal.signal(number, lambda *_: None)  # uvicorn raises the signal once more when it is done
         server.run(sockets=[listening])
-    except SystemExit:  # uvicorn's way to say that the lifespan did not begin
-        if server.failure is None:
-            raise
     finally:
-        listening.close()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if server.failure is not None:
-        raise server.failure
+
+
+def _outputs(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The outputs that are offered, in the order of the protocol."""
+    wanted = set(OUTPUTS if names is None else names)
+    if not wanted or not wanted <= set(OUTPUTS):
+        raise expected("outputs", f"among {', '.join(OUTPUTS)}", ", ".join(sorted(wanted)))
+    return tuple(name for name in OUTPUTS if name in wanted)

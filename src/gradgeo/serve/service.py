@@ -8,7 +8,8 @@ from gradgeo.serve.batching import Batcher
 from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.metrics import Metrics
-from gradgeo.serve.protocol import Column, Columns, InferenceRequest, ProtocolError, metadata
+from gradgeo.serve.parsing import Parser, Reader
+from gradgeo.serve.protocol import OUTPUTS, Column, Columns, InferenceRequest, ProtocolError, metadata
 from gradgeo.serve.workers import Pool
 from gradgeo.watch import Watch
 
@@ -26,6 +27,7 @@ class Service:
         pool: the workers, started.
         facts: of the detector that they loaded.
         name: of the model in paths.
+        outputs: that clients may ask for.
     """
 
     pool: Pool
@@ -33,6 +35,7 @@ class Service:
     name: str
     limits: Limits = field(default_factory=Limits)
     watch_rate: float = 1e-3
+    outputs: tuple[str, ...] = tuple(OUTPUTS)
     draining: bool = False
 
     def __post_init__(self) -> None:
@@ -52,7 +55,9 @@ class Service:
         for side in self.facts.shape:
             entries *= side
         self.longest_body = self.limits.body_bytes(entries)
-        self._bodies_left = self.limits.bodies_bytes(entries)
+        self._bodies = self._bodies_left = self.limits.bodies_bytes(entries)
+        reader = Reader(self.facts.shape, self.facts.dtype, self.limits.rows, self.outputs)
+        self.parse = Parser(reader, self.limits.timeout)
 
     @property
     def version(self) -> str:
@@ -71,7 +76,7 @@ class Service:
             "versions": [self.version],
             "platform": "pytorch_gradgeo",
             "parameters": {"detector_sha256": self.facts.digest, **self.facts.parameters},
-            **metadata(self.facts.shape, self.facts.classes, self.facts.datatype),
+            **metadata(self.facts.shape, self.facts.classes, self.facts.datatype, self.outputs),
         }
 
     def find(self, name: str, version: str | None) -> None:
@@ -82,8 +87,10 @@ class Service:
     def hold(self, size: int) -> None:
         """Take `size` bytes for a body out of what all bodies may take.
 
-        Raises: ProtocolError where too little is left.
+        Raises: ProtocolError where too little is left, or would be if this body were the only one.
         """
+        if size > self._bodies:
+            raise ProtocolError(413, f"expected a body that takes at most {self._bodies} bytes of memory")
         if size > self._bodies_left:
             raise ProtocolError(429, "too much is being read already. Try again later.", {"Retry-After": "1"})
         self._bodies_left -= size
@@ -91,6 +98,12 @@ class Service:
     def release(self, size: int) -> None:
         """Return what `hold` took."""
         self._bodies_left += size
+
+    async def close(self) -> None:
+        """End the queue, refusing what is in it, and the processes."""
+        await self.batcher.close()
+        await self.parse.close()
+        await self.pool.close()
 
     async def answer(self, request: InferenceRequest) -> dict[str, Column]:
         """The columns for a request. While a worker is started again it waits; where that fails it is refused."""

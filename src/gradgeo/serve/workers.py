@@ -2,22 +2,34 @@
 
 import asyncio
 import multiprocessing
+import os
+import shutil
 import signal
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any
-
-from numpy.typing import NDArray
+from pathlib import Path
+from typing import Any, Protocol
 
 from gradgeo.errors import GradgeoError, UnusableInputWarning
-from gradgeo.serve.inference import Facts, Inference
 from gradgeo.serve.logs import event, to_stderr
-from gradgeo.serve.protocol import Column
 
-Load = Callable[[], Inference]
+
+class Task(Protocol):
+    """What a worker runs, once loaded: see `gradgeo.serve.inference.Inference`, and `parsing` for the other."""
+
+    @property
+    def facts(self) -> Any: ...  # noqa: D102
+
+    __call__: Callable[..., Any]
+
+
+Load = Callable[[], Any]
+"""Makes a `Task`."""
 
 RETRY_DELAYS = (0.1, 1.0, 5.0, 30.0)
 """Seconds before a worker is started again: after it died, after that start failed, and so on."""
@@ -42,10 +54,11 @@ class Pool:
         load: loads model and detector inside a worker; it is pickled.
         size: how many workers.
         timeout: seconds for one batch.
+        folder: with files of this process alone, which the workers remove where it is killed.
     """
 
-    def __init__(self, load: Load, *, size: int = 1, timeout: float = 60.0) -> None:
-        self._load, self._timeout, self.size = load, timeout, size
+    def __init__(self, load: Load, *, size: int = 1, timeout: float = 60.0, folder: Path | None = None) -> None:
+        self._load, self._timeout, self.size, self._folder = load, timeout, size, folder
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="gradgeo-worker")
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._workers: list[_Worker] = []
@@ -65,29 +78,42 @@ class Pool:
         """The process ids of the workers that are ready."""
         return [worker.pid for worker in self._workers if worker.ready]
 
-    async def start(self) -> Facts:
-        """Start all workers. Raises: StartError, with what the first of them says."""
-        self._workers = [_Worker(self._load) for _ in range(self.size)]
-        started = await asyncio.gather(*map(self._start, self._workers), return_exceptions=True)
+    async def start(self) -> Any:
+        """Start all workers, and return the facts of what they loaded. Cancelled, it ends those that load still.
+
+        Raises: StartError, with what the first of them says.
+        """
+        self._workers = [_Worker(self._load, self._folder) for _ in range(self.size)]
+        try:
+            started = await asyncio.gather(*map(self._start, self._workers), return_exceptions=True)
+        except asyncio.CancelledError:
+            for worker in self._workers:
+                worker.kill(for_good=True)
+            await self.close()
+            raise
         for outcome in started:
             if isinstance(outcome, BaseException):
                 await self.close()
                 raise outcome
-        return next(outcome for outcome in started if isinstance(outcome, Facts))
+        return started[0]
 
-    async def _start(self, worker: "_Worker") -> Facts:
+    async def _start(self, worker: "_Worker") -> Any:
         facts = await asyncio.get_running_loop().run_in_executor(self._threads, worker.start)
         self._idle.put_nowait(worker)
         return facts
 
-    async def __call__(self, x: NDArray[Any], explain: bool) -> dict[str, Column]:
-        """The verdicts of a batch. Raises: WorkerLostError, InferenceError."""
+    async def __call__(self, *job: Any) -> Any:
+        """What the worker answers to the arguments of a task. Cancelled, it ends the worker, which is started again.
+
+        Raises: WorkerLostError, InferenceError.
+        """
         worker = await self._idle.get()
-        answer = asyncio.get_running_loop().run_in_executor(self._threads, worker.ask, (x, explain), self._timeout)
+        answer = asyncio.get_running_loop().run_in_executor(self._threads, worker.ask, job, self._timeout)
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            await asyncio.wait([answer])
+            worker.kill()
+            await asyncio.gather(answer, return_exceptions=True)
             raise
         finally:
             if worker.ready:
@@ -109,6 +135,8 @@ class Pool:
             try:
                 await self._start(worker)
             except StartError as error:
+                if self._closing.is_set():
+                    return
                 event("worker cannot start", error=str(error), attempt=attempt)
                 self.failing = not self.alive
                 attempt += 1
@@ -118,8 +146,11 @@ class Pool:
                 return
 
     async def close(self) -> None:
-        """End the workers; one that is starting is waited for."""
+        """End the workers, also those that are loading."""
         self._closing.set()
+        for worker in self._workers:
+            if not worker.ready:
+                worker.kill(for_good=True)
         await asyncio.gather(*self._reviving, return_exceptions=True)
         await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers))
         self._threads.shutdown()
@@ -128,8 +159,9 @@ class Pool:
 class _Worker:
     """One process and the pipe to it; used by one thread at a time."""
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
+    def __init__(self, load: Load, folder: Path | None = None) -> None:
+        self._load, self._folder = load, folder
+        self._ended = False
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self.ready = False
@@ -138,12 +170,15 @@ class _Worker:
     def pid(self) -> int:
         return (self._process and self._process.pid) or 0
 
-    def start(self) -> Facts:
+    def start(self) -> Any:
         context = multiprocessing.get_context("spawn")
         self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_work, args=(far_end, self._load), name="gradgeo-worker")
+        arguments = (far_end, self._load, self._folder)
+        self._process = context.Process(target=_work, args=arguments, name="gradgeo-worker")
         self._process.start()
         far_end.close()  # so that the end of the process ends the pipe
+        if self._ended:
+            self._process.kill()
         try:
             kind, content = self._pipe.recv()
         except (EOFError, OSError):
@@ -152,9 +187,9 @@ class _Worker:
             self.stop()
             raise StartError(str(content))
         self.ready = True
-        return content  # type: ignore[no-any-return]
+        return content
 
-    def ask(self, job: tuple[NDArray[Any], bool], timeout: float) -> dict[str, Column]:
+    def ask(self, job: tuple[Any, ...], timeout: float) -> Any:
         assert self._pipe is not None
         try:
             self._pipe.send(job)
@@ -165,11 +200,17 @@ class _Worker:
             late = str(error) if isinstance(error, TimeoutError) else ""
             self.stop(wait=0 if late else 1)
             fact = late or f"the process ended with exit code {self._exit_code()}"
-            event("worker lost", pid=self.pid, reason=fact, rows=len(job[0]))
+            event("worker lost", pid=self.pid, reason=fact)
             raise WorkerLostError(f"a worker was lost: {fact}.") from None
         if kind == "failed":
             raise InferenceError(content)
-        return content  # type: ignore[no-any-return]
+        return content
+
+    def kill(self, *, for_good: bool = False) -> None:
+        """End the process from another thread than the one that waits for it; `for_good` one that only starts too."""
+        self._ended = self._ended or for_good
+        if self._process is not None and self._process.pid is not None:
+            self._process.kill()
 
     def _exit_code(self) -> int | None:
         if self._process is not None:
@@ -177,9 +218,12 @@ class _Worker:
         return self._process.exitcode if self._process is not None else None
 
     def stop(self, wait: float = 5.0) -> None:
-        """Close the pipe, at which the process ends; kill it if it does not."""
+        """Tell the process to end; kill it if it does not."""
         self.ready = False
         if self._pipe is not None:
+            if wait:
+                with suppress(OSError):  # it has ended already
+                    self._pipe.send(None)
             self._pipe.close()
         if self._process is not None:
             self._process.join(wait)
@@ -188,28 +232,43 @@ class _Worker:
                 self._process.join()
 
 
-def _work(pipe: Connection, load: Load) -> None:
-    """The life of a worker. Signals are the parent's business: it drains first, then closes the pipe."""
+def _work(pipe: Connection, load: Load, folder: Path | None = None) -> None:
+    """The life of a worker. Signals are the parent's business: it drains first, then tells its workers to end."""
+    orphaned = threading.Thread(target=_end_with_parent, args=(folder,), daemon=True)
+    orphaned.start()
     to_stderr()
     for ending in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(ending, signal.SIG_IGN)
     warnings.simplefilter("ignore", UnusableInputWarning)  # such inputs are counted by the metrics
     try:
-        inference = load()
-        pipe.send(("ready", inference.facts))
+        task = load()
+        pipe.send(("ready", task.facts))
     except Exception as error:
         pipe.send(("failed", str(error) if isinstance(error, GradgeoError) else f"{type(error).__name__}: {error}"))
         return
     while True:
         try:
-            x, explain = pipe.recv()
-        except (EOFError, OSError):  # the parent has closed the pipe, or is gone
+            job = pipe.recv()
+        except (EOFError, OSError):  # the parent is gone, or about to kill this process
+            orphaned.join()
+            return
+        if job is None:
             return
         try:
-            answer: tuple[str, Any] = ("answer", inference(x, explain))
+            answer: tuple[str, Any] = ("answer", task(*job))
         except Exception as error:  # whatever the caller's model raises; its text might quote an input
             answer = ("failed", f"the model or the detector failed ({type(error).__name__})")
         try:
             pipe.send(answer)
         except OSError:
-            return
+            orphaned.join()
+
+
+def _end_with_parent(folder: Path | None) -> None:
+    """Wait until the server is gone, killed perhaps, then remove its files and end, however busy the model is."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)

@@ -1,0 +1,90 @@
+"""The body of an inference request: read within its limits, on time, and with all others within one budget."""
+
+import asyncio
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from gradgeo.serve.limits import memory_for
+from gradgeo.serve.protocol import InferenceRequest, ProtocolError
+from gradgeo.serve.service import Service
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+GONE = "the client has gone"
+
+MEDIA_TYPES = ("", "application/json", "application/octet-stream")
+"""What a body may call itself. Types that a web page can send without asking (text/plain, forms) are not among them."""
+
+
+async def read(service: Service, request: Request) -> InferenceRequest:
+    """The inference request.
+
+    Raises: ProtocolError with 408, 413, 415, 429, 499, and what `protocol.read` and `Parser` raise.
+    """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ProtocolError(415, "expected a body that is not compressed")
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in MEDIA_TYPES:
+        raise ProtocolError(415, "expected a body of type application/json or application/octet-stream")
+    header_length = request.headers.get(HEADER_LENGTH)
+    most, json = _at_most(request, header_length, service)
+    held = memory_for(most, json)
+    service.hold(held)
+    try:
+        body = await _body(request, most, service.limits.client_timeout, _too_long(most, header_length, service))
+        return await service.parse(body, header_length)
+    finally:
+        service.release(held)
+
+
+def _at_most(request: Request, header_length: str | None, service: Service) -> tuple[int, int]:
+    """Bytes of the body and of the JSON in it: as stated, or as many as they may have where nothing is stated.
+
+    A length beside `Transfer-Encoding` states nothing, and such requests are refused before.
+    """
+    most_json = min(service.limits.json, service.longest_body)
+    longest = most_json if header_length is None else service.longest_body
+    if "transfer-encoding" in request.headers:
+        length = longest
+    else:
+        length = _number(request.headers.get("content-length", "0"), longest)
+    if length > longest:
+        raise _too_long(longest, header_length, service)
+    if header_length is None:
+        return length, length
+    json = _number(header_length, 0)
+    if json > length:  # as what is no number, it is refused with the body
+        json = 0
+    if json > most_json:
+        raise _too_long(most_json, None, service)
+    return length, json
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else otherwise
+
+
+def _too_long(most: int, header_length: str | None, service: Service) -> ProtocolError:
+    if header_length is None and service.limits.json < service.longest_body:
+        return ProtocolError(
+            413,
+            f"expected JSON of at most {service.limits.json} bytes. Send the numbers as a binary tensor, "
+            f"{service.longest_body} bytes at most, with the header {HEADER_LENGTH}.",
+        )
+    return ProtocolError(413, f"expected a body of at most {most} bytes")
+
+
+async def _body(request: Request, most: int, timeout: float, too_long: ProtocolError) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most:
+                    raise too_long
+                parts.append(chunk)
+    except ClientDisconnect:
+        raise ProtocolError(499, GONE) from None
+    except TimeoutError:
+        raise ProtocolError(408, f"expected the whole body within {timeout:g} s", {"Connection": "close"}) from None
+    return b"".join(parts)
