@@ -17,12 +17,12 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "requirements.lock"
 
-BUILD = "hatchling>=1.25,<2"
+BUILD = ("hatchling>=1.25,<2", "editables>=0.5,<1")
 INSTALLATIONS = {
-    "dev": ["-e", ".[dev]", BUILD],
-    "demo": ["-e", ".[images,plots]", BUILD],
-    "fuzz": ["-e", ".[fuzz]", BUILD],
-    "tools": ["build>=1.2", "cyclonedx-bom>=7,<8", "pip-licenses>=5.5,<6", BUILD],
+    "dev": ["-e", ".[dev]", *BUILD],
+    "demo": ["-e", ".[images,plots]", *BUILD],
+    "fuzz": ["-e", ".[fuzz]", *BUILD],
+    "tools": ["build>=1.2", "cyclonedx-bom>=7,<8", "pip-licenses>=5.5,<6", *BUILD],
 }
 """Arguments of `pip install` for each; `tools` are those of a release, which live apart."""
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from gradgeo._typing import IntArray
 from gradgeo.data import limits
-from gradgeo.data.parquet_pages import PLAIN, PLAIN_DICTIONARY, RLE_DICTIONARY, unpacked
+from gradgeo.data.parquet_pages import PLAIN, PLAIN_DICTIONARY, RLE_DICTIONARY, Column, Unpacked, columns_of, unpacked
 from gradgeo.errors import DataError, require
 from gradgeo.scoring.metadata import Metadata
 from gradgeo.scoring.schema import SCHEMA, TEXT_COLUMNS
@@ -58,7 +58,7 @@ class ParquetFile:
         footer = self._parquet.read_metadata(path)
         self.schema, self.rows = footer.schema.to_arrow_schema(), int(footer.num_rows)
         self._expanded: set[str] = set()  # what cannot be read as dictionaries
-        self._rows_at_once = [self._checked(footer.row_group(number)) for number in range(footer.num_row_groups)]
+        self._rows_at_once = self._checked(footer)
         self.metadata = Metadata.decode(footer.metadata, str(path))
 
     def batches(self, columns: Sequence[str], positions: IntArray | None = None) -> Iterator[tuple[int, Any]]:
@@ -78,30 +78,34 @@ class ParquetFile:
                         start += len(batch)
                 start = end
 
-    def _checked(self, group: Any) -> int:
-        """How many rows of a row group may be unpacked at once, by the headers of its pages."""
-        rows = BATCH
-        for chunk in map(group.column, range(group.num_columns)):
-            name = chunk.path_in_schema.partition(".")[0]
-            if name not in SCHEMA:
-                continue
-            place = f"the column {name} of {self.path}"
-            try:
-                pages = unpacked(self.path, [chunk])
-            except DataError as fact:
-                raise DataError(f"{self.path} cannot be read: {fact}") from fact
-            if pages.nbytes > limits.LARGEST_VERDICTS:
-                raise DataError(
-                    f"{place} takes {pages.nbytes:,} bytes in one row group, more than {limits.LARGEST_VERDICTS:,}. "
-                    "Write smaller row groups."
-                )
-            if pages.numbers > group.num_rows * SCHEMA[name].entries:
-                most = SCHEMA[name].entries
-                raise DataError(f"{place} holds lists of more than {most} entries. Is it a file that score wrote?")
-            if not pages.encodings <= DICTIONARIES:
-                self._expanded.add(name)
-                rows = min(rows, max(1, limits.LARGEST_VERDICTS // max(1, pages.repeated)))
-        return rows
+    def _checked(self, footer: Any) -> list[int]:
+        """For each row group how many of its rows may be unpacked at once, by the headers of its pages."""
+        names = [footer.schema.column(leaf).path.partition(".")[0] for leaf in range(footer.num_columns)]
+        leaves = [leaf for leaf, name in enumerate(names) if name in SCHEMA]
+        at_once = []
+        for number, columns in enumerate(columns_of(self.path, leaves)):
+            rows = BATCH
+            for leaf, column in zip(leaves, columns, strict=True):
+                name, pages = names[leaf], self._unpacked(column)
+                place, most = f"the column {name} of {self.path}", SCHEMA[name].entries
+                if pages.nbytes > limits.LARGEST_VERDICTS:
+                    raise DataError(
+                        f"{place} takes {pages.nbytes:,} bytes in one row group, more than "
+                        f"{limits.LARGEST_VERDICTS:,}. Write smaller row groups."
+                    )
+                if pages.numbers > footer.row_group(number).num_rows * most:
+                    raise DataError(f"{place} holds lists of more than {most} entries. Is it a file that score wrote?")
+                if not pages.encodings <= DICTIONARIES:
+                    self._expanded.add(name)
+                    rows = min(rows, max(1, limits.LARGEST_VERDICTS // max(1, pages.repeated)))
+            at_once.append(rows)
+        return at_once
+
+    def _unpacked(self, column: Column) -> Unpacked:
+        try:
+            return unpacked(self.path, [column])
+        except DataError as fact:
+            raise DataError(f"{self.path} cannot be read: {fact}") from fact
 
 
 class CsvFile:
