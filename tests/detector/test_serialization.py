@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 import gradgeo
 from gradgeo import Detector, GradgeoError, GradgeoWarning
+from gradgeo.classifier.fingerprint import synthetic_inputs
 from gradgeo.detector import serialization as detector_file
 from gradgeo.errors import DetectorFileError
 from helpers.nets import inputs, network
@@ -156,6 +158,7 @@ def _change(document: dict, at: str, value: object) -> None:
         ("fitted.calibration_size", 1),
         ("fitted.loss", "nll"),
         ("fitted.input_shape", [2**40]),
+        ("fitted.input_shape", [2**25]),
         ("fingerprint.logits", [["a"]]),
         ("fingerprint.logits", [[1.0, 2.0], [3.0]]),
         ("fingerprint.logits", []),
@@ -188,6 +191,7 @@ def test_forged_settings_are_refused(saved: Path, at: str, value: object) -> Non
         ("group", np.full(4, -1)),
         ("reference_index", np.full(59, -5)),
         ("center", np.full((3, 10), np.inf)),
+        ("calibration", np.full(59, 1e308)),
     ],
 )
 def test_forged_arrays_are_refused(saved: Path, name: str, value: np.ndarray) -> None:
@@ -195,6 +199,108 @@ def test_forged_arrays_are_refused(saved: Path, name: str, value: np.ndarray) ->
     forge(saved, document, {**arrays, name: value})
     with pytest.raises(DetectorFileError, match="is truncated, altered, or not a detector file"):
         detector_file.inspect(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        ("calibration", lambda a: np.full_like(a, 1e308), "is not what its reference_scores join to"),
+        (
+            "calibration",
+            lambda a: np.sort(np.concatenate([a[:-1], [1e308]])),
+            "is not what its reference_scores join to",
+        ),
+        ("reference_scores", lambda a: a * 2, "is not what its reference_scores join to"),
+        ("csm/precision", lambda a: -a, "precision is not positive definite"),
+        ("csm/precision", lambda a: a + np.triu(np.ones_like(a), 1), "precision is not symmetric"),
+        ("csm/log_volume", lambda a: a - 1e6, "log_volume is not that of precision"),
+    ],
+)
+def test_numbers_that_do_not_follow_from_each_other_are_refused(
+    saved: Path, name: str, change: Callable[[np.ndarray], np.ndarray], why: str
+) -> None:
+    document, arrays = parts(saved)
+    forge(saved, document, {**arrays, name: change(arrays[name])})
+    with pytest.raises(DetectorFileError, match=why):
+        detector_file.inspect(saved)
+
+
+def test_rounding_of_another_processor_is_no_forgery(saved: Path) -> None:
+    document, arrays = parts(saved)
+    forge(saved, document, {**arrays, "calibration": arrays["calibration"] * (1 + 1e-13)})
+    Detector.load(saved, network())
+
+
+def _fewer_classes(document: dict, arrays: dict) -> None:
+    document["fitted"]["num_classes"] = 3
+    for name in arrays:
+        if name.endswith("/group"):
+            arrays[name] = arrays[name][:3].copy()
+    arrays["reference_label"] = np.minimum(arrays["reference_label"], 2)
+
+
+def _narrow(document: dict, arrays: dict) -> None:
+    arrays["neighbours/references"] = arrays["neighbours/references"][:, :3].copy()
+
+
+def _one_median(document: dict, arrays: dict) -> None:
+    for name in ("median", "spread"):
+        arrays[f"stability/{name}"] = arrays[f"stability/{name}"][:1].copy()
+
+
+def _flat(document: dict, arrays: dict) -> None:
+    for name in ("quantiles", "center"):
+        arrays[f"csm/{name}"] = arrays[f"csm/{name}"][:, :3].copy()
+    precision = np.tile(np.eye(3), (len(arrays["csm/precision"]), 1, 1))
+    arrays |= {"csm/precision": precision, "csm/log_volume": np.zeros(len(precision))}
+
+
+def _fewer_names(document: dict, arrays: dict) -> None:
+    arrays["reference_features"] = arrays["reference_features"][:, :2].copy()
+
+
+@pytest.mark.parametrize("change", [_fewer_classes, _narrow, _one_median, _flat, _fewer_names])
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_file_consistent_in_itself_but_not_with_the_model_is_refused_at_load(
+    saved: Path, change: Callable[[dict, dict], None], strict: bool
+) -> None:
+    document, arrays = parts(saved)
+    change(document, arrays)
+    forge(saved, document, arrays)
+    detector_file.inspect(saved)
+    with pytest.raises(DetectorFileError, match=r"does not fit this model|3 classes|4 classes instead of 3"):
+        Detector.load(saved, network(), strict=strict)
+
+
+def test_the_expected_hash(saved: Path, fitted: Detector) -> None:
+    right = hashlib.sha256(saved.read_bytes()).hexdigest()
+    Detector.load(saved, network(), sha256=right.upper())
+    Detector.load(detector_file.read(saved), network(), sha256=right)
+    facts = detector_file.inspect(saved, sha256=right)
+    scores = fitted.calibration_scores_
+    assert (facts["sha256"], facts["digest"]) == (right, fitted.digest())
+    assert facts["calibration_scores"] == {"least": scores[0], "median": np.median(scores), "largest": scores[-1]}
+    with pytest.raises(
+        DetectorFileError, match=rf"Detector\.load: .* is not the expected file: its SHA-256 is {right}"
+    ):
+        Detector.load(saved, network(), sha256="0" * 64)
+    with pytest.raises(DetectorFileError, match="is not the expected file"):
+        detector_file.inspect(saved, sha256="0" * 64)
+    with pytest.raises(GradgeoError, match="expected sha256 to be 64 hexadecimal digits, got 'abc'"):
+        Detector.load(saved, network(), sha256="abc")
+
+
+def test_a_file_that_is_cut_short_after_it_was_read_does_no_harm(saved: Path) -> None:
+    contents = detector_file.read(saved)
+    os.truncate(saved, 0)  # of a mapped file the next access would end the process
+    Detector.load(contents, network()).predict(X[:2])
+
+
+def test_probes_of_the_largest_input_are_made_in_parts_and_as_ever() -> None:
+    n = 3 * (1 << 16) + 5
+    t = torch.arange(n, dtype=torch.float64)
+    whole = (0.5 + 0.5 * torch.stack([torch.cos(0.37 * t), torch.cos(0.011 * t + 1)])).float()
+    assert torch.equal(synthetic_inputs((n,)), whole)
 
 
 def test_hostile_json(saved: Path) -> None:

@@ -50,6 +50,19 @@ def state_of(model: nn.Module) -> ModelState | None:
         return None
 
 
+def weights_state(model: nn.Module) -> ModelState | None:
+    """What shows that the weights of `model` changed where `state_of` cannot watch it: shapes, types and sums.
+
+    None where they have no sums, as those of quantised models.
+    """
+    tensors = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            return ModelState([(t.shape, t.dtype, t.device) for t in tensors], _sums(tensors))
+    except (RuntimeError, TypeError):
+        return None
+
+
 def _sums(tensors: list[Tensor]) -> Tensor:
     """The sum of each, float64 on the CPU, those of one type and device together: a single input waits for this."""
     sums: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}

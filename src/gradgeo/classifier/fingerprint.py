@@ -10,19 +10,26 @@ from torch import Tensor, nn
 
 from gradgeo.classifier.isolated_copy import unwrapped
 from gradgeo.classifier.wrapper import Classifier, Model
+from gradgeo.errors import ModelError
+
+_PART = 1 << 16
+"""Entries of a synthetic input that are computed at a time."""
 
 
 def of(model: Model, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """What identifies `model`: the SHA-256 of its weights, None for a plain function, and two rows of logits.
+    """What identifies `model`: the SHA-256 of its weights, None for a plain function, and two rows of logits,
+    None where `model` gives none that are finite.
 
     The hash sees any changed weight; the logits see what weights do not show: another architecture, pre-processing or
     mode over the same weights.
     """
-    logits = Classifier(model).logits(synthetic_inputs(input_shape)).logits
-    return {
-        "weights": weights_hash(model),
-        "logits": logits.double().tolist() if bool(logits.isfinite().all()) else None,
-    }
+    rows: list[list[float]] | None = None
+    try:
+        logits = Classifier.of(model).logits(synthetic_inputs(input_shape)).logits
+        rows = logits.double().tolist() if bool(logits.isfinite().all()) else None
+    except ModelError:  # a model may refuse inputs that are not like its own
+        pass
+    return {"weights": weights_hash(model), "logits": rows}
 
 
 def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]) -> str | None:
@@ -31,7 +38,7 @@ def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]
         return "its weights differ"
     if known["logits"] is None:
         return None
-    logits = Classifier(model).logits(synthetic_inputs(input_shape)).logits
+    logits = Classifier.of(model).logits(synthetic_inputs(input_shape)).logits
     before = torch.tensor(known["logits"], dtype=torch.float64)
     if logits.shape != before.shape:
         return f"it has {logits.shape[1]} classes instead of {before.shape[1]}"
@@ -41,16 +48,13 @@ def difference(known: dict[str, Any], model: Model, input_shape: tuple[int, ...]
     return None
 
 
-def num_classes(model: Model, input_shape: tuple[int, ...]) -> int:
-    """How many class scores `model` gives."""
-    return Classifier(model).logits(synthetic_inputs(input_shape)).logits.shape[1]
-
-
 def synthetic_inputs(input_shape: tuple[int, ...]) -> Tensor:
     """Two smooth inputs (2, *input), float32 in [0, 1], that depend on nothing but the shape."""
-    t = torch.arange(max(1, int(torch.Size(input_shape).numel())), dtype=torch.float64)
-    waves = torch.stack([torch.cos(0.37 * t), torch.cos(0.011 * t + 1)])
-    return (0.5 + 0.5 * waves).view(2, *input_shape).float()
+    x = torch.empty(2, max(1, int(torch.Size(input_shape).numel())))
+    for start in range(0, x.shape[1], _PART):  # in float64, of which there is never more than a part
+        t = torch.arange(start, min(start + _PART, x.shape[1]), dtype=torch.float64)
+        x[:, start : start + _PART] = 0.5 + 0.5 * torch.stack([torch.cos(0.37 * t), torch.cos(0.011 * t + 1)])
+    return x.view(2, *input_shape)
 
 
 def weights_hash(model: Model) -> str | None:

@@ -45,6 +45,8 @@ class Classifier:
         self.module: Model = model if copied is None else copied
         self.private = copied is not original
         """Whether `module` is a copy of the caller's."""
+        self.state: ModelState | None = None
+        """Of the caller's model when this was made, where `of` made it and can watch the model."""
         self._optimized: dict[torch.dtype | None, OptimizedModel] = {}
         self._optimizing = threading.Lock()
         self._draws = Draws()
@@ -57,7 +59,12 @@ class Classifier:
 
     @classmethod
     def of(cls, model: Model) -> "Classifier":
-        """The classifier of `model`: that of the last call, unless `model` changed since (see `change_detection`)."""
+        """The classifier of `model`: that of the last call, unless `model` changed since (see `change_detection`).
+
+        A classifier is its own.
+        """
+        if isinstance(model, Classifier):
+            return model
         if isinstance(model, nn.Module):
             state = state_of(unwrapped(model))
             if state is not None:
@@ -156,6 +163,7 @@ def _cached(model: nn.Module, state: ModelState) -> Classifier:
             if entry[0]() is model and entry[1] == state:
                 return entry[2]
     classifier = Classifier(model)
+    classifier.state = state
     if classifier.module is not model:  # else it would keep the model alive
         with _CACHE_LOCK:
             _CACHE[:] = [e for e in _CACHE if e[0]() is not None and e[0]() is not model][1 - CACHED :]

@@ -24,6 +24,7 @@ from gradgeo.cli.options import (
     Order,
     Resize,
     SameModel,
+    Sha256,
     Size,
     Start,
     Std,
@@ -129,6 +130,7 @@ def explain(
     index: Annotated[list[int] | None, typer.Option("--index", "-i", help="An item; may be repeated.")] = None,
     as_json: AsJson = False,
     weights: Weights = None,
+    sha256: Sha256 = None,
     start: Start = 0,
     limit: Limit = 3,
     size: Size = None,
@@ -151,7 +153,7 @@ def explain(
     from gradgeo.detector import serialization
     from gradgeo.scoring import checked
 
-    contents = serialization.read(file)
+    contents = serialization.read(file, sha256=sha256)
     fitted = Preprocess.from_dict(contents.notes.get("preprocess"))
     preprocess = preprocess_for(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
@@ -177,14 +179,14 @@ def explain(
         raise DataError("none of the inputs can be judged")
 
 
-def info(file: DetectorPath, as_json: AsJson = False) -> None:
-    """Print what a detector file holds. Its model is not needed.
+def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> None:
+    """Print what a detector file holds, its SHA-256 and the detector's digest. Its model is not needed.
 
     Example: gradgeo info digits.gradgeo
     """
     from gradgeo.detector import serialization
 
-    facts = serialization.inspect(file)
+    facts = serialization.inspect(file, sha256=sha256)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:

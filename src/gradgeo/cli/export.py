@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradgeo.cli.console import print_pairs
-from gradgeo.cli.options import DATA, DataRoot, DetectorPath, SameModel, Weights, load_detector
+from gradgeo.cli.options import DATA, DataRoot, DetectorPath, SameModel, Sha256, Weights, load_detector
 from gradgeo.errors import DataError, expected
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def export(
     model: SameModel = None,
     form: Annotated[str, typer.Option("--format", "-f", help="onnx, pt2 or aoti.")] = "onnx",
     weights: Weights = None,
+    sha256: Sha256 = None,
     data: Annotated[
         str | None, typer.Option("--data", "-d", help=f"Inputs to check the file on; default noise. {DATA}")
     ] = None,
@@ -36,7 +37,7 @@ def export(
     from gradgeo import export as exporting
     from gradgeo.detector import serialization
 
-    contents = serialization.read(file)
+    contents = serialization.read(file, sha256=sha256)
     detector = load_detector(contents, model, weights, "cpu")
     shape = detector.input_shape_
     example = _noise(shape) if data is None else _inputs(data, contents.notes, shape, data_root)

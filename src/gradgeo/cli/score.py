@@ -21,6 +21,7 @@ from gradgeo.cli.options import (
     Order,
     Resize,
     SameModel,
+    Sha256,
     Size,
     Start,
     Std,
@@ -49,6 +50,7 @@ def score(
     out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet or .csv file; else a folder of Parquet parts.")],
     model: SameModel = None,
     weights: Weights = None,
+    sha256: Sha256 = None,
     start: Start = 0,
     limit: Limit = None,
     size: Size = None,
@@ -84,7 +86,7 @@ def score(
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
     scoring.check_out(out)
-    contents = serialization.read(file)
+    contents = serialization.read(file, sha256=sha256)
     notes = contents.notes
     fitted = Preprocess.from_dict(notes.get("preprocess"))
     preprocess = preprocess_for(
@@ -92,6 +94,7 @@ def score(
     )
     job = Job(
         file=file.absolute(),
+        sha256=contents.sha256,
         model=model,
         weights=weights,
         device=device,
@@ -153,6 +156,8 @@ class Job:
     """What a process that scores must open: the same wherever it runs, if the files are there too."""
 
     file: Path
+    sha256: str
+    """Of the file when the command began."""
     model: str | None
     weights: str | None
     device: str
@@ -163,7 +168,7 @@ class Job:
         """The detector and the data."""
         from gradgeo.detector import serialization
 
-        return self.open(serialization.read(self.file))
+        return self.open(serialization.read(self.file, sha256=self.sha256))
 
     def open(self, contents: "Contents") -> "tuple[Detector, Source]":
         """The detector of a file that has been read, and the data."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradgeo.cli.options import DetectorPath, Device, SameModel, Weights, model_named, on_device
+from gradgeo.cli.options import DetectorPath, Device, SameModel, Sha256, Weights, model_named, on_device
 from gradgeo.errors import DataError, expected
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def serve(
     file: DetectorPath,
     model: SameModel = None,
     weights: Weights = None,
+    sha256: Sha256 = None,
     device: Device = "cpu",
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
@@ -59,7 +60,7 @@ def serve(
     with inference.private_folder() as folder:
         serialization = import_module("gradgeo.detector.serialization")
         detector = inference.private_file(file, Path(folder), largest=serialization.LARGEST)
-        notes = serialization.inspect(detector)["notes"]
+        notes = serialization.inspect(detector, sha256=sha256)["notes"]
         spec, weights_file = model_named(notes, model, weights)
         if weights_file is not None:
             weights_file = str(inference.private_file(Path(weights_file), Path(folder)))

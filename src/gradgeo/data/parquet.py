@@ -16,7 +16,7 @@ from gradgeo.data.arrays import as_input
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode
 from gradgeo.data.parquet_cells import Cells, RowGroup, Size
-from gradgeo.data.parquet_pages import unpacked
+from gradgeo.data.parquet_pages import Column, columns_of, unpacked
 from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, require
@@ -62,6 +62,7 @@ class Parquet:
             file.close()
         self._cells = Cells(lambda number: self._open(self._paths[number]), self._size, self._column, groups)
         self._kind = schema.field(self._column).type
+        self._columns: tuple[int, list[list[Column]]] = (-1, [])  # of the file that is being read
         place = self._paths[0].name
         if not len(self):
             raise DataError(f"{self._paths[0]} has no rows.")
@@ -72,7 +73,7 @@ class Parquet:
                 if name is not None:
                     try:
                         column.append(self._read(path, name))
-                    except (self._arrow.ArrowException, OSError) as error:
+                    except (self._arrow.ArrowException, OSError, UnicodeDecodeError) as error:
                         raise DataError(f"the column {name} of {path} cannot be read: {error}") from error
         self.labels: list[int | None] | None = None
         self.classes: tuple[str, ...] = ()
@@ -109,9 +110,10 @@ class Parquet:
 
     def _size(self, file: Any, group: RowGroup) -> Size:
         """What a row group takes, and how many of its rows may be unpacked at once."""
-        metadata = file.metadata.row_group(group.number)
-        columns = [metadata.column(leaf) for leaf in _leaves(file.metadata, self._column)]
-        nbytes, numbers, repeated = unpacked(self._paths[group.file], columns)
+        path = self._paths[group.file]
+        if self._columns[0] != group.file:
+            self._columns = (group.file, columns_of(path, _leaves(file.metadata, self._column)))
+        nbytes, numbers, repeated = unpacked(path, self._columns[1][group.number])
         at_once = group.rows
         if self._is_binary(self._kind) or _has(self._kind, "bytes"):
             at_once = limits.ROWS_AT_ONCE // max(1, repeated)
@@ -188,8 +190,7 @@ class Parquet:
         scalar = (types.is_boolean, types.is_date, types.is_timestamp, types.is_null, self._is_number, self._is_text)
         if not any(test(kind) for test in scalar):
             raise DataError(f"expected one number, text or date per item in the column {name} of {path}, got {kind}.")
-        leaves, groups = _leaves(metadata, name), map(metadata.row_group, range(metadata.num_row_groups))
-        size = unpacked(path, (group.column(leaf) for group in groups for leaf in leaves))
+        size = unpacked(path, [column for group in columns_of(path, _leaves(metadata, name)) for column in group])
         limits.check_size(f"the column {name} of {path}", size.nbytes, limits.LARGEST_LABELS)
         return max(1, min(COLUMN_ROWS, limits.ROWS_AT_ONCE // max(1, size.repeated)))
 
@@ -266,6 +267,8 @@ def _numbered(column: Any, texts: dict[str | None, int]) -> NDArray[Any]:
     own = [texts.setdefault(text, len(texts)) for text in column.dictionary.to_pylist()]
     missing = texts.setdefault(None, len(texts)) if column.null_count else 0
     indices = np.asarray(column.indices.fill_null(len(own)).to_numpy(zero_copy_only=False))
+    if len(indices) and not 0 <= indices.min() <= indices.max() <= len(own):  # Arrow does not look
+        raise OSError("a number beyond its dictionary")
     numbers: NDArray[Any] = np.array([*own, missing], dtype=np.int64)[indices]
     return numbers
 

@@ -4,7 +4,6 @@ from __future__ import annotations  # signatures say ArrayLike, not the union be
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from os import PathLike
 from typing import Any, Self
 
@@ -15,15 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gradgeo._typing import Array
-from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import fitting, html_repr, serialization
 from gradgeo.detector.evidence import resolve
-from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
+from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
+from gradgeo.detector.model_check import ModelCheck
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.settings import Settings
-from gradgeo.errors import DetectorFileError, NotFittedError, expected, public, warn
+from gradgeo.errors import NotFittedError, expected, public
 from gradgeo.geometry.autograd import DifferentiableJacobian
 from gradgeo.geometry.options import Classes
 from gradgeo.geometry.surrogates import SmoothReLU
@@ -44,7 +43,8 @@ class Detector:
         torch.Size([8])
 
     Args:
-        model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again.
+        model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again: verdicts on
+            other weights than those of `fit` come with one warning.
         evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
             "fast": what takes at most 3 backward passes; "paper": the ten statistics of the CSM. A preset leaves out
             what the model does not have, penultimate features for instance.
@@ -94,6 +94,7 @@ class Detector:
         self.batch_size = batch_size
         self.notes: dict[str, Any] = {}
         self._fitted: FittedDetector | None = None
+        self._model_check = ModelCheck({})
         self.settings  # noqa: B018  # checks the arguments
 
     @property
@@ -137,7 +138,7 @@ class Detector:
 
     def adopt(self, fitted: FittedDetector) -> Self:
         """Judge by what `gradgeo.detector.fitting` learned of this model, in place of `fit`."""
-        self._fitted = fitted
+        self._fitted, self._model_check = fitted, ModelCheck(fitted.model_fingerprint)
         return self
 
     @public
@@ -193,25 +194,14 @@ class Detector:
         if not isinstance(x, Tensor | np.ndarray):
             raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
         fitted = self.fitted_
-        csm_is_free = "csm" in self.evidence_
-        keep = ("logits", "csm", "classes") if explain and csm_is_free else ("logits",)
+        keep = ("logits", "csm", "classes") if explain and "csm" in self.evidence_ else ("logits",)
         predictions, measured = self._predict(x, keep=keep)
         p_values = fitted.calibration.evidence_p_values(fitted.scores(measured))  # (N, M)
         explained: dict[int, Explanation] = {}
         rows = torch.nonzero(~predictions.trusted)[:, 0]
         if explain and len(rows):
-            doubted = measured[rows]
-            if not csm_is_free:
-                csms = EvidenceExtractor((), fitted.extractor.maps).measure(
-                    self.model,
-                    fitted.inputs(
-                        x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()], batch_size=self.batch_size
-                    ),
-                    batch_size=self.batch_size,
-                    keep=("csm", "classes"),
-                    quiet=True,
-                )
-                doubted = replace(doubted, csm=csms.csm, classes=csms.classes)
+            doubted_x = x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]
+            doubted = fitted.with_csms(self.model, doubted_x, measured[rows], self.batch_size)
             explained = dict(zip(rows.tolist(), fitted.explanations(predictions[rows], doubted), strict=True))
         logits = torch.empty(0, fitted.num_classes) if measured.logits is None else measured.logits
         return Judgement(
@@ -226,7 +216,8 @@ class Detector:
     ) -> tuple[Predictions, EvidenceFeatures]:
         fitted, batch_size = self.fitted_, self.settings.batch_size
         inputs = fitted.inputs(x, batch_size=batch_size)
-        measured = fitted.extractor.measure(self.model, inputs, batch_size=batch_size, keep=keep)
+        classifier = self._model_check.classifier(self.model)
+        measured = fitted.extractor.measure(classifier, inputs, batch_size=batch_size, keep=keep)
         return fitted.predictions(measured, self.alpha), measured
 
     def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
@@ -239,7 +230,7 @@ class Detector:
 
         Cost: one forward and K backward passes with their graph, which stays in memory: pass few inputs.
         """
-        fitted, classifier = self.fitted_, Classifier.of(self.model)
+        fitted, classifier = self.fitted_, self._model_check.classifier(self.model)
         batch = classifier.prepare(x)
         with nullcontext() if sharpness is None else SmoothReLU(sharpness):
             ctx = fitted.extractor.context(DifferentiableJacobian(classifier.optimized(batch), batch))
@@ -259,19 +250,27 @@ class Detector:
         """Write the fitted detector, without the model, to one file: safetensors with JSON metadata.
 
         `notes` (anything JSON can hold) is stored with it and comes back as `detector.notes`. The file is written
-        under another name and moved into place, so an interrupted save leaves the old file as it was.
+        under another name and moved into place, so an interrupted save leaves the old file as it was. It is bound to
+        the weights that `fit` saw; a model that has others by now brings a warning.
         """
         fitted = self.fitted_
         if notes is not None:
             if not isinstance(notes, dict):
                 raise expected("notes", "a dict that JSON can hold", notes)
             self.notes = notes
-        identity = fingerprint.of(self.model, fitted.input_shape)
-        serialization.write(path, self.settings, fitted, fingerprint=identity, notes=self.notes)
+        self.warn_if_model_changed()
+        serialization.write(path, self.settings, fitted, notes=self.notes)
 
     @classmethod
     @public
-    def load(cls, path: str | PathLike[str] | serialization.Contents, model: Model, *, strict: bool = True) -> Self:
+    def load(
+        cls,
+        path: str | PathLike[str] | serialization.Contents,
+        model: Model,
+        *,
+        strict: bool = True,
+        sha256: str | None = None,
+    ) -> Self:
         """Read a detector written by `save`, for the model it was fitted with.
 
         Args:
@@ -280,22 +279,21 @@ class Detector:
             model: the classifier. It is compared with the one at `fit` by a hash of its weights and by its logits on
                 two synthetic inputs.
             strict: refuse another model; with False warn only (the stated false-alarm rate then no longer holds).
+            sha256: what the file's SHA-256 must be, 64 hexadecimal digits, as `gradgeo info` prints it. A file that was
+                made to deceive can be consistent in itself: only this, or a signature, tells it from yours.
+
+        Raises: DetectorFileError for a file that is damaged, not the expected one, or of another model.
         """
         contents = path if isinstance(path, serialization.Contents) else serialization.read(path)
-        detector = cls(model, **contents.arguments())
+        contents.require(sha256)
+        detector = cls(model, **contents.arguments()).adopt(contents.restored())
         detector.notes = contents.notes
-        fitted = detector.adopt(contents.restored()).fitted_
-        difference = fingerprint.difference(contents.fingerprint, model, fitted.input_shape)
-        if difference and (strict or fingerprint.num_classes(model, fitted.input_shape) != fitted.num_classes):
-            raise DetectorFileError(
-                f"{contents.path} was fitted with another model: {difference}. Fit a detector for this model, or pass "
-                "strict=False to use it without its guarantee."
-            )
-        if difference:
-            warn(
-                f"{contents.path} was fitted with another model: {difference}. Its false-alarm rate does not hold here."
-            )
+        detector._model_check.admit(model, detector.fitted_, contents.path, strict=strict)
         return detector
+
+    def warn_if_model_changed(self) -> None:
+        """Warn where the model's weights are not those of `fit`, whatever was said before; they are hashed."""
+        self._model_check.warn_if_changed(self.model)
 
     @property
     def fitted_(self) -> FittedDetector:

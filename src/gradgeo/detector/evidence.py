@@ -19,6 +19,11 @@ from gradgeo.geometry.options import without
 from gradgeo.geometry.similarity import STATISTICS, statistics_of
 
 
+def always_available(forward: InputJacobian) -> bool:
+    """True: every model has what is measured."""
+    return True
+
+
 @dataclass(frozen=True)
 class Evidence:
     """A measurement of each input of a batch, and how its features become an outlier score."""
@@ -32,7 +37,7 @@ class Evidence:
     """The model of the features over trusted inputs."""
     question: str = "geometry"
     """What it asks of an input; evidence of the same question is fused first."""
-    available: Callable[[InputJacobian], bool] = lambda forward: True
+    available: Callable[[InputJacobian], bool] = always_available
     """Whether a model has what is measured, by a pass of one input or of none."""
     neighbourhood: Literal["none", "values", "gradients"] = "none"
     """What it measures at points around the input; `Detector.fit` then finds their radius."""

@@ -1,19 +1,22 @@
 """What `fit` learned, as one frozen record: from measured evidence to scores, p-values and explanations."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradgeo._typing import Array
 from gradgeo.classifier import fingerprint
+from gradgeo.classifier.wrapper import Model
 from gradgeo.detector import conformal
 from gradgeo.detector.calibration import CalibrationSet
-from gradgeo.detector.explanations import explanations
+from gradgeo.detector.explanations import explanations, named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.one_class import ensure
 from gradgeo.detector.results import Explanation, Predictions
 from gradgeo.errors import expected, warn
 
@@ -38,6 +41,8 @@ class FittedDetector:
     """Inputs left out because another class is predicted than their label says."""
     unusable: int
     """Inputs left out because of NaN or infinite values or logits."""
+    model_fingerprint: dict[str, Any]
+    """Of the model, as it was at `fit`: see `gradgeo.classifier.fingerprint.of`."""
 
     @property
     def calibration_size(self) -> int:
@@ -68,6 +73,26 @@ class FittedDetector:
                 f"p-values start at {1 / (self.calibration_size + 1):.4f}. Fit again with this alpha."
             )
         return Predictions(measured.label, measured.probability, outlier_score, p_value, p_value > alpha)
+
+    def check_widths(self, measured: EvidenceFeatures) -> None:
+        """ValueError where a one-class model, or the named features of calibration, are not as wide as `measured`."""
+        evidence = self.extractor.evidence
+        for e, member, table in zip(evidence, self.fusion.members, measured.features, strict=True):
+            ensure(member.width in (None, table.shape[1]), f"{e.name} is of {member.width} features, not as measured")
+        named = named_features(evidence, measured.features)[1].shape[1]
+        ensure(self.calibration.features.shape[1] == named, "reference_features are not those of its evidence")
+        self.fusion.fuse(self.fusion.scores(measured.features, measured.label))
+
+    def with_csms(
+        self, model: Model, x: Tensor | Array, measured: EvidenceFeatures, batch_size: int
+    ) -> EvidenceFeatures:
+        """What was `measured` of inputs `x` (M, *input), with their CSMs where the evidence made none."""
+        if measured.csm is not None:
+            return measured
+        extractor = EvidenceExtractor((), self.extractor.maps)
+        inputs, keep = self.inputs(x, batch_size=batch_size), ("csm", "classes")
+        csms = extractor.measure(model, inputs, batch_size=batch_size, keep=keep, quiet=True)
+        return replace(measured, csm=csms.csm, classes=csms.classes)
 
     def explanations(self, predictions: Predictions, measured: EvidenceFeatures) -> list[Explanation]:
         """What each verdict rests on; `measured` holds the CSM and its classes."""

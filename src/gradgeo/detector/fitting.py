@@ -1,5 +1,6 @@
 """Fitting in four steps, each a pure function with a frozen result: scan -> split -> extract -> learn."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import Array, BoolArray, IntArray
+from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import conformal
 from gradgeo.detector.calibration import CalibrationSet
@@ -57,11 +59,15 @@ class DataScan:
     """(N,), whether input and logits are finite."""
     correct: BoolArray
     """(N,), whether the predicted class is the label; all True without labels."""
+    copy: BoolArray
+    """(N,), whether an earlier input that is usable and correct is the same, entry by entry."""
+    model_fingerprint: dict[str, Any]
+    """Of the model, by which a later change of it is noticed."""
 
     @property
     def trusted(self) -> BoolArray:
         """Which inputs a detector may be fitted on (N,)."""
-        return self.usable & self.correct
+        return self.usable & self.correct & ~self.copy
 
     @property
     def unusable(self) -> int:
@@ -74,18 +80,31 @@ class DataScan:
         return int((self.usable & ~self.correct).sum())
 
     @property
+    def copies(self) -> int:
+        """How many trusted inputs are left out because they repeat another."""
+        return int(self.copy.sum())
+
+    @property
     def exclusion_reason(self) -> str:
         """Why inputs are not trusted, with the counts."""
-        return f"{self.misclassified} are misclassified, {self.unusable} unusable"
+        copies = f", {self.copies} copies of others" if self.copies else ""
+        return f"{self.misclassified} are misclassified, {self.unusable} unusable{copies}"
 
     def warn_if_unusable(self) -> None:
-        """Warn of inputs that are left out, and of labels that look as if numbered otherwise."""
+        """Warn of inputs that are left out, of copies, and of labels that look as if numbered otherwise."""
         if self.unusable:
             warn(
                 f"{self.unusable} of {len(self.usable)} inputs have NaN or infinite values or logits and are left out.",
                 UnusableInputWarning,
             )
-        if self.misclassified > self.trusted.sum():
+        if self.copies:
+            warn(
+                f"{self.copies} of {len(self.usable)} inputs are copies of others and count once. Copies on both sides "
+                "of the split would void the false-alarm rate, and near-copies, which cannot be seen, still do: give "
+                "each input once, before augmentation, and pass groups= for frames of one video or images of one "
+                "patient."
+            )
+        if self.misclassified > self.trusted.sum() + self.copies:
             warn(
                 f"{self.misclassified} of {len(self.usable)} inputs count as misclassified: are the labels numbered as "
                 "the model's classes are?"
@@ -99,7 +118,7 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
     """
     classifier = Classifier.of(model)
     shape: tuple[int, ...] | None = None
-    rows = []
+    rows, copy, seen_rows = [], [], set[bytes]()
     for x, y in batches(data, labels, batch_size=batch_size):
         if shape is None:
             shape, first = tuple(x.shape[1:]), x[:0]
@@ -114,11 +133,39 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
         correct = torch.ones_like(usable) if y is None else logits.argmax(1) == y
         top = logits.double().topk(2, dim=1).values  # (n, 2)
         rows.append((logits.double().softmax(1).amax(1), top[:, 0] - top[:, 1], usable, correct))
+        copy.append(is_copy(x, usable & correct, seen_rows))
         num_classes = logits.shape[1]
     if shape is None:
         raise expected("data", "at least one input", "none")
-    columns = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
-    return DataScan(shape, num_classes, first, *columns)
+    identity = fingerprint.of(model, shape)
+    probability, margin, usable_rows, correct_rows = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
+    return DataScan(
+        input_shape=shape,
+        num_classes=num_classes,
+        first_usable=first,
+        probability=probability,
+        margin=margin,
+        usable=usable_rows,
+        correct=correct_rows,
+        copy=np.concatenate(copy),
+        model_fingerprint=identity,
+    )
+
+
+def is_copy(x: Tensor, counts: Tensor, seen: set[bytes]) -> BoolArray:
+    """Whether each row of `x` (n, *input) has been `seen` before, by a hash of its bytes; adds those that are new.
+
+    Args:
+        counts: (n,) bool, the rows to look at; the others are no copies and none are copies of them.
+        seen: hashes of 16 bytes, which do not collide by chance.
+    """
+    found = np.zeros(len(x), np.bool_)
+    rows = x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()  # (n, bytes)
+    for i in np.flatnonzero(counts.numpy()):
+        key = hashlib.blake2b(rows[i], digest_size=16).digest()
+        found[i] = key in seen
+        seen.add(key)
+    return found
 
 
 @dataclass(frozen=True)
@@ -261,6 +308,7 @@ def learn(
         fit_size=len(learned.label),
         misclassified=scanned.misclassified,
         unusable=scanned.unusable,
+        model_fingerprint=scanned.model_fingerprint,
     )
 
 

@@ -25,6 +25,7 @@ from gradgeo.detector.one_class import Layout, OneClass, checked_arrays, ensure,
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`
 POWER = 1.5
+ROUNDING = 1e-9  # relative: far more than float64 sums and powers differ by between processors
 BODY = 0.9  # beyond this quantile the tail is taken to be exponential
 
 
@@ -127,6 +128,18 @@ class EvidenceFusion:
     def group_surprisal(self, scores: Tensor) -> Tensor:
         """The surprisal of each question (N, Q) from the members' scores (N, M)."""
         return self.by_question.of(_sums(self.by_evidence.of(scores), self.questions))
+
+    def fuse_bounds(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """What `fuse` gives of scores (N, M) on any processor lies between these two (N,).
+
+        Scores and their quantiles are compared as they were stored. The sums between the two steps are rounded, and a
+        sum that equals one of its quantiles may come to lie on either side of it; both steps rise with their scores.
+        """
+        if scores.shape[1] == 1:
+            return scores[:, 0], scores[:, 0]
+        sums = _sums(self.by_evidence.of(scores), self.questions)  # (N, Q)
+        low, high = ((self.by_question.of(sums * (1 + e)) ** POWER).sum(1) * (1 + e) for e in (-ROUNDING, ROUNDING))
+        return low, high
 
     def fuse(self, scores: Tensor) -> Tensor:
         """One outlier score (N,) of the members' scores (N, M); of a single member, its score itself."""

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradgeo.classifier import fingerprint
 from gradgeo.classifier.isolated_copy import unwrapped
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.results import Predictions
-from gradgeo.errors import GradgeoError, NotFittedError, expected, public, warn
+from gradgeo.errors import GradgeoError, NotFittedError, expected, public
 
 POLICIES = ("flag", "raise")
 
@@ -85,6 +84,7 @@ def guard(model: nn.Module, detector: Detector, *, on_untrusted: Policy = "flag"
         )
     if not hasattr(detector, "calibration_size_"):
         raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
+    detector.warn_if_model_changed()
     if not callable(on_untrusted) and on_untrusted not in POLICIES:
         raise expected("on_untrusted", "'flag', 'raise' or a function of the answer and the rows", on_untrusted)
     return Guarded(model, detector, on_untrusted)
@@ -98,8 +98,8 @@ class Guarded(nn.Module):
     graph. `train()` reaches the model, as in any module that holds one, and changes no verdict.
 
     The model is the submodule `model`: `to(device)` and `state_dict` (keys `model.*`) go through it, and verdicts
-    follow it to its device. The detector is no part of the state dict: `detector.save` writes it. Loading weights
-    other than those it was fitted with warns, as its false-alarm rate no longer holds.
+    follow it to its device. The detector is no part of the state dict: `detector.save` writes it. Weights other than
+    those it was fitted with, loaded or trained, bring a warning, as its false-alarm rate no longer holds.
 
     Cost: that of `Detector.predict`; its forward pass takes the place of the model's own.
     """
@@ -110,7 +110,6 @@ class Guarded(nn.Module):
         self.detector = detector
         self.on_untrusted = on_untrusted
         self.training = model.training
-        self._fitted_with = fingerprint.weights_hash(model)
         self.register_load_state_dict_post_hook(_notice_other_weights)
 
     def forward(self, x: Tensor) -> Answer:
@@ -140,8 +139,4 @@ def _refusal(answer: Answer, rows: Tensor) -> str:
 
 
 def _notice_other_weights(guarded: Any, incompatible: Any) -> None:
-    if fingerprint.weights_hash(guarded.model) != guarded._fitted_with:
-        warn(
-            "the weights loaded are not those the detector was fitted with: its false-alarm rate no longer holds. "
-            "Fit again."
-        )
+    guarded.detector.warn_if_model_changed()

@@ -56,6 +56,14 @@ class OneClass(ABC):
         model.validate()
         return model
 
+    @property
+    def width(self) -> int | None:
+        """F, how many features it scores; None where its `LAYOUT` does not say."""
+        for name, (_, dimensions) in self.LAYOUT.items():
+            if "width" in dimensions:
+                return int(getattr(self, name).shape[dimensions.index("width")])
+        return None
+
     def validate(self) -> None:  # noqa: B027  # not every model has more to check
         """Raise ValueError where values are not what `fit` makes; types and shapes are known to be those of `LAYOUT`,
         and all numbers finite."""
@@ -126,6 +134,15 @@ class ClassConditionalCopula(OneClass):
             len(self.quantiles) >= 2 and bool((np.diff(self.quantiles, axis=0) >= 0).all()), "quantiles are not sorted"
         )
         ensure(bool(((self.group >= 0) & (self.group < len(self.center))).all()), "group is out of range")
+        # An inverse covariance with a negative direction calls trusted whatever lies far along it.
+        skew = np.abs(self.precision - self.precision.swapaxes(1, 2)).max(initial=0.0)
+        ensure(skew <= 1e-6 * np.abs(self.precision).max(initial=0.0), "precision is not symmetric")
+        try:
+            roots = np.linalg.cholesky(self.precision)  # (G, F, F)
+        except np.linalg.LinAlgError:
+            raise ValueError("precision is not positive definite") from None
+        volume = -2 * np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(1)  # (G,)
+        ensure(bool(np.allclose(self.log_volume, volume, rtol=1e-3, atol=1e-3)), "log_volume is not that of precision")
 
     def normal_scores(self, features: Tensor) -> Tensor:
         """Features (N, F) as normal scores, differentiable."""

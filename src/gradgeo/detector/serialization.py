@@ -10,34 +10,37 @@ it every field is checked, so a file made to deceive is an error.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from gradgeo._files import atomic_stream
 from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.document import LARGEST_INPUT, SCHEMA, check, is_texts
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
 from gradgeo.detector.one_class import KINDS, OneClass, ensure
 from gradgeo.detector.settings import Settings
-from gradgeo.errors import DetectorFileError, public
-from gradgeo.geometry.losses import LOSSES, Loss
+from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
+from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
 
-SCHEMA = 2
 LARGEST = 1 << 28  # bytes; a detector of 1,000 classes takes a few megabytes
+LONGEST_HEADER = 1 << 24  # bytes, with the notes
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -50,18 +53,34 @@ class Contents:
 
     path: Path
     """The file."""
-    settings: dict[str, Any]
-    """The arguments of `Detector`."""
-    fitted: dict[str, Any]
-    """What `fit` learned, as plain numbers."""
-    fingerprint: dict[str, Any]
-    """Of the model."""
-    notes: dict[str, Any]
-    """The user's."""
+    sha256: str
+    """Of its bytes, in hexadecimal."""
+    document: dict[str, Any]
+    """Its JSON: schema, versions, settings, fitted, fingerprint, notes."""
     fusion: EvidenceFusion
     """Of its arrays."""
     calibration: CalibrationSet
     """Of its arrays."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `Detector`."""
+        return cast(dict[str, Any], self.document["settings"])
+
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What `fit` learned, as plain numbers."""
+        return cast(dict[str, Any], self.document["fitted"])
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Of the model."""
+        return cast(dict[str, Any], self.document["fingerprint"])
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """The user's."""
+        return cast(dict[str, Any], self.document["notes"])
 
     def arguments(self) -> dict[str, Any]:
         """Those of `Detector`."""
@@ -88,7 +107,40 @@ class Contents:
             fit_size=fitted["fit_size"],
             misclassified=fitted["misclassified"],
             unusable=fitted["unusable"],
+            model_fingerprint=self.fingerprint,
         )
+
+    def require(self, sha256: str | None) -> None:
+        """DetectorFileError unless the file has this SHA-256; None asks for nothing."""
+        if sha256 is None:
+            return
+        if not isinstance(sha256, str) or not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+            raise expected("sha256", "64 hexadecimal digits", sha256)
+        if sha256.lower() != self.sha256:
+            raise DetectorFileError(
+                f"{self.path} is not the expected file: its SHA-256 is {self.sha256}. Do not use it until you know why."
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What `inspect` gives."""
+        scores = self.calibration.outlier_scores
+        return {
+            "sha256": self.sha256,
+            "digest": self.digest(),
+            "calibration_scores": {
+                "least": float(scores[0]),
+                "median": float(np.median(scores)),
+                "largest": float(scores[-1]),
+            },
+            **self.document,
+        }
+
+    def digest(self) -> str | None:
+        """`Detector.digest`; None where the file holds evidence that is not known here."""
+        try:
+            return self.restored().digest(self.settings["alpha"])
+        except GradgeoError:
+            return None
 
 
 def write(
@@ -96,7 +148,6 @@ def write(
     settings: Settings,
     fitted: FittedDetector,
     *,
-    fingerprint: dict[str, Any],
     notes: dict[str, Any],
 ) -> None:
     """Write a fitted detector to `path`, all or nothing.
@@ -105,10 +156,11 @@ def write(
         path: the file.
         settings: the arguments of `Detector`; evidence and classes are those it was fitted with.
         fitted: what it learned.
-        fingerprint: of its model.
         notes: anything that JSON can hold.
     """
     extractor, fusion = fitted.extractor, fitted.fusion
+    if math.prod(fitted.input_shape) > LARGEST_INPUT:
+        raise DetectorFileError(f"a detector file is of inputs of at most {LARGEST_INPUT} entries.")
     settings = replace(settings, evidence=extractor.names, classes=extractor.maps.classes)
     document = {
         "schema": SCHEMA,
@@ -127,7 +179,7 @@ def write(
             "one_class": [_kind_name(member) for member in fusion.members],
             "questions": list(fusion.questions),
         },
-        "fingerprint": fingerprint,
+        "fingerprint": fitted.model_fingerprint,
         "notes": notes,
     }
     try:
@@ -165,42 +217,67 @@ def _kind_name(member: OneClass) -> str:
     )
 
 
-def read(path: str | PathLike[str]) -> Contents:
-    """The checked contents of the file at `path`."""
-    document, fusion, calibration = _load(Path(path))
-    parts = {name: document[name] for name in ("settings", "fitted", "fingerprint", "notes")}
-    return Contents(Path(path), **parts, fusion=fusion, calibration=calibration)
+def read(path: str | PathLike[str], *, sha256: str | None = None) -> Contents:
+    """The checked contents of the file at `path`; DetectorFileError unless it has the `sha256` that is expected."""
+    contents = _load(Path(path))
+    contents.require(sha256)
+    return contents
 
 
 @public
-def inspect(path: str | PathLike[str]) -> dict[str, Any]:
-    """What a detector file says of itself, without a model: schema, versions, settings, fitted, fingerprint, notes."""
-    return _load(Path(path))[0]
+def inspect(path: str | PathLike[str], *, sha256: str | None = None) -> dict[str, Any]:
+    """What a detector file says of itself, without a model.
+
+    Its "sha256"; the "digest" of the detector, None with evidence that is not known here; the least, the median and the
+    largest of its "calibration_scores"; schema, versions, settings, fitted, fingerprint, notes.
+
+    Raises: DetectorFileError for a file that is damaged, or has another SHA-256 than the one expected.
+    """
+    return read(path, sha256=sha256).facts()
 
 
-def _load(path: Path) -> tuple[dict[str, Any], EvidenceFusion, CalibrationSet]:
+def _load(path: Path) -> Contents:
     try:
-        if path.exists() and not path.is_file():
-            raise DetectorFileError(f"{path} is not a regular file.")
-        if path.stat().st_size > LARGEST:
-            raise DetectorFileError(f"{path} has {path.stat().st_size} bytes; a detector file has at most {LARGEST}.")
-        with safe_open(path, framework="numpy") as file:
-            metadata, names = file.metadata() or {}, set(file.keys())
-            if set(metadata) != {"gradgeo"}:
-                raise DetectorFileError(f"{path} holds something else than a detector.")
-            arrays = {name: file.get_tensor(name) for name in sorted(names)}
+        data = _bytes(path)
+        metadata, arrays = _metadata(data), load(data)
+        if set(metadata) != {"gradgeo"}:
+            raise DetectorFileError(f"{path} holds something else than a detector.")
         digest, _, text = metadata["gradgeo"].partition(" ")
         if _digest(text, arrays) != digest:
             raise DetectorFileError(f"{path} was altered after it was written: its hash does not match.")
         document = json.loads(text, parse_constant=_no_constant)
-        _check(document)
-        return document, *_models(document["settings"], document["fitted"], arrays)
+        check(document)
+        fusion, calibration = _models(document["settings"], document["fitted"], arrays)
+        return Contents(path, hashlib.sha256(data).hexdigest(), document, fusion, calibration)
     except DetectorFileError:
         raise
     except OSError as error:
         raise DetectorFileError(f"cannot read {path}: {error.strerror or error}.") from error
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DetectorFileError(f"{path} is truncated, altered, or not a detector file: {error}.") from error
+
+
+def _bytes(path: Path) -> bytes:
+    """The whole file at once: one that is mapped ends the process where another shortens it meanwhile."""
+    if path.exists() and not path.is_file():
+        raise DetectorFileError(f"{path} is not a regular file.")
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        data = b"" if size > LARGEST else stream.read(LARGEST + 1)  # it may grow meanwhile
+    if max(size, len(data)) > LARGEST:
+        raise DetectorFileError(f"{path} has {max(size, len(data))} bytes; a detector file has at most {LARGEST}.")
+    return data
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file, which its library gives of mapped files only; ValueError without a header."""
+    length = int.from_bytes(data[:8], "little")
+    ensure(len(data) >= 8 and length <= min(LONGEST_HEADER, len(data) - 8), "its header is cut off, or too long")
+    header = json.loads(data[8 : 8 + length])
+    ensure(isinstance(header, dict), "its header is not a JSON object")
+    metadata = header.get("__metadata__", {})
+    ensure(is_texts(metadata), "its metadata are not texts")
+    return cast(dict[str, str], metadata)
 
 
 def _digest(text: str, arrays: Arrays) -> str:
@@ -213,38 +290,6 @@ def _digest(text: str, arrays: Arrays) -> str:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
-
-
-def _check(document: Any) -> None:
-    """ValueError unless every field is of the type and range that `write` gives it."""
-    ensure(isinstance(document, dict), "its settings are not a JSON object")
-    ensure(
-        document.get("schema") == SCHEMA,
-        f"schema {document.get('schema')!r} is not {SCHEMA}; fit again with this version",
-    )
-    _fields(document, {"versions": _texts, "settings": _is_object, "fitted": _is_object, "fingerprint": _is_object,
-                       "notes": _is_object, "schema": _count})  # fmt: skip
-    _fields(document["settings"], {
-        "evidence": lambda v: isinstance(v, list) and all(map(_text, v)) and 0 < len(v) == len(set(v)),
-        "alpha": _number, "calibration": _number, "seed": _count, "batch_size": _count, "loss": _text,
-        "classes": lambda v: v is None or _count(v) or _counts(v),
-        "temperature": lambda v: _text(v) or _number(v),
-    })  # fmt: skip
-    _fields(document["fitted"], {
-        "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST,
-        "num_classes": _count, "loss": LOSSES.__contains__,
-        "temperature": _positive, "radius": _positive,
-        "one_class": lambda v: isinstance(v, list) and all(_text(name) and name in KINDS for name in v),
-        "questions": lambda v: isinstance(v, list) and all(map(_text, v)),
-        "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
-    })  # fmt: skip
-    _fields(document["fingerprint"], {
-        "weights": lambda v: v is None or _text(v),
-        "logits": lambda v: v is None or (_is_rows(v) and len(v) == 2),
-    })  # fmt: skip
-
-    settings, fitted = document["settings"], document["fitted"]
-    ensure(len(fitted["one_class"]) == len(fitted["questions"]) == len(settings["evidence"]), "its evidence is unclear")
 
 
 def _models(settings: dict[str, Any], fitted: dict[str, Any], arrays: Arrays) -> tuple[EvidenceFusion, CalibrationSet]:
@@ -264,7 +309,11 @@ def _models(settings: dict[str, Any], fitted: dict[str, Any], arrays: Arrays) ->
         by_question = TailSurprisal.from_arrays(taken(TailSurprisal.LAYOUT, _BY_QUESTION), len(set(questions)))
     calibration = CalibrationSet.from_arrays(taken(CalibrationSet.LAYOUT), fitted["calibration_size"], classes, count)
     ensure(not rest, "it holds other arrays than its settings ask for")
-    return EvidenceFusion(tuple(members), questions, by_evidence, by_question), calibration
+    fusion = EvidenceFusion(tuple(members), questions, by_evidence, by_question)
+    low, high = (np.sort(bound.numpy()) for bound in fusion.fuse_bounds(torch.from_numpy(calibration.scores)))
+    between = (low <= calibration.outlier_scores) & (calibration.outlier_scores <= high)
+    ensure(bool(between.all()), "calibration is not what its reference_scores join to")
+    return fusion, calibration
 
 
 @contextmanager
@@ -274,45 +323,3 @@ def _naming(part: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from error
-
-
-def _fields(value: dict[str, Any], rules: dict[str, Callable[[Any], bool]]) -> None:
-    ensure(set(value) == set(rules), f"expected the fields {', '.join(rules)}, got {', '.join(value)}"[:500])
-    for name, rule in rules.items():
-        ensure(rule(value[name]), f"{name} is not valid")
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_text, value.values()))
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -(2.0**1000) < value < 2.0**1000
-
-
-def _positive(value: Any) -> bool:
-    return _number(value) and value > 0
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_number, value))
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_numbers, value)) and len({len(row) for row in value}) == 1
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_count, value))
