@@ -1,7 +1,26 @@
 # Two commands do everything: `make demo` and `make test`; `make test-all` is what CI runs, `make docs` builds the site.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# $(call install,FOLDER,GROUP,ARGUMENTS): into the environment in FOLDER, with the versions of the lock. With LOCKED=1,
+# on the platform that its head names: only the files whose hashes it states, those of GROUP, and ourselves.
+FOR_DEMO := -e '.[images,plots]'
+FOR_RELEASED = "$$(echo dist/*.whl)[images,plots]"
+FOR_RELEASES := 'build>=1.2' 'cyclonedx-bom>=7,<8' 'pip-licenses>=5.5,<6' 'hatchling>=1.25,<2' 'editables>=0.5,<1'
+LOCKED ?=
+ifeq ($(LOCKED),)
+define install
+sed 's/ *--hash=.*//' requirements.lock > $(1)/versions.txt
+$(1)/bin/python $(INSTALL) -c $(1)/versions.txt $(3)
+endef
+else
+define install
+sed -n '/#.*\b$(2)\b/p' requirements.lock > $(1)/$(2).txt
+$(1)/bin/python $(INSTALL) --require-hashes --no-deps --only-binary :all: -r $(1)/$(2).txt
+$(if $(filter -e,$(3)),$(1)/bin/python $(INSTALL) --no-deps --no-build-isolation -e .)
+endef
+endif
 
 # One process more than cores: tests wait for processes that they started, and for the clock.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
@@ -11,7 +30,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-all rounding lint format docs figures reproduce release licences fuzz
+.PHONY: demo test test-all rounding lint format docs figures reproduce release lock licences fuzz
 
 demo: .venv/demo.stamp  ## train on digits, fit, judge clean, odd and attacked inputs, draw the picture
 	$(BIN)/gradgeo demo --out demo-output
@@ -52,11 +71,11 @@ reproduce: .venv/dev.stamp  ## every page under results/ by the command it names
 	$(PYTHON) -m venv .venv
 
 .venv/demo.stamp: pyproject.toml requirements.lock | .venv/bin/python
-	$(PIP) -e '.[images,plots]'
+	$(call install,.venv,demo,$(FOR_DEMO))
 	touch $@
 
 .venv/dev.stamp: pyproject.toml requirements.lock | .venv/bin/python
-	$(PIP) -e '.[dev]'
+	$(call install,.venv,dev,-e '.[dev]')
 	touch $@ .venv/demo.stamp
 
 # Tools for releases live apart, so that they are no part of what they describe.
@@ -65,23 +84,30 @@ CLEAN := .release/clean/bin
 
 release: .release/tools.stamp  ## sdist, wheel and bill of materials in dist/, once the wheel works where nothing else is
 	rm -rf dist .release/clean
-	$(TOOLS)/python -m build
+	$(TOOLS)/python -m build --no-isolation
 	$(PYTHON) -m venv .release/clean
-	$(CLEAN)/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[images,plots]"
+	$(call install,.release/clean,demo,$(FOR_RELEASED))
+	$(CLEAN)/python $(INSTALL) --no-deps dist/*.whl
 	$(CLEAN)/python -m pip check
 	cd .release && clean/bin/gradgeo demo --out demo-output
 	$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/sbom.json $(CLEAN)/python
 	$(TOOLS)/pip-licenses --python $(CLEAN)/python
 
+# Versions stay, what pyproject.toml asks for anew is added; UPGRADE=1 takes the newest of everything.
+lock:  ## requirements.lock: versions and hashes, both from pip, for this platform
+	$(PYTHON) -m venv .release/lock
+	.release/lock/bin/python $(INSTALL) 'pip>=25,<27'
+	.release/lock/bin/python .ci/lock.py $(if $(UPGRADE),--upgrade)
+
 licences: .venv/dev.stamp .release/tools.stamp  ## a dependency under a licence that pyproject.toml does not allow fails
 	$(TOOLS)/pip-licenses --python $(BIN)/python
 
-.release/tools.stamp: pyproject.toml
+.release/tools.stamp: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .release/tools
-	$(TOOLS)/python -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'cyclonedx-bom>=7,<8' 'pip-licenses>=5.5,<6'
+	$(call install,.release/tools,tools,$(FOR_RELEASES))
 	touch $@
 
 TARGET ?= detector
 fuzz: .venv/dev.stamp  ## TARGET of tests/fuzz/targets.py, until stopped
-	$(PIP) -e '.[fuzz]'
+	$(call install,.venv,fuzz,-e '.[fuzz]')
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(TARGET)

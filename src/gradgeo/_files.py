@@ -1,9 +1,12 @@
-"""The one atomic writer: a file appears under its name as a whole or not at all, whatever ends the process."""
+"""The one atomic writer: a file appears as a whole or not at all, whatever ends the process; and folders of our own."""
 
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -92,6 +95,84 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class OwnFolders:
+    """Folders that this package makes, fills and removes, and how to tell them from anybody else's.
+
+    A folder is ours where it is no link, and holds a marker or nothing at all. Whatever else lies in it stays: files
+    are removed by name, the marker last, and then the folder if it is empty.
+    """
+
+    marker: str
+    """Name of the file that says that a folder is ours."""
+
+    is_marker: Callable[[Path], bool]
+    """Whether the file of that name is one that we wrote."""
+
+    files: re.Pattern[str]
+    """Names of the other files that we write there."""
+
+    leftovers: tuple[str, ...]
+    """How the names of files begin that a killed process was still writing."""
+
+    def owns(self, folder: Path) -> bool:
+        """Whether `folder` is ours: also one without a marker that holds nothing but what a kill may have left."""
+        try:
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                return False
+            marker = folder / self.marker
+            if _is_plain_file(marker) and self.is_marker(marker):
+                return True
+            return all(entry.name.startswith(self.leftovers) for entry in folder.iterdir())
+        except OSError:
+            return False
+
+    def refuse_foreign(self, folder: Path, out: Path, error: type[GradgeoError] = DataError) -> None:
+        """Raise where something that is not ours has the name of a `folder` that writing `out` needs."""
+        if os.path.lexists(folder) and not self.owns(folder):
+            raise error(
+                f"cannot write {out}: {folder} is needed for it, and is not a folder that gradgeo made. "
+                "Move it elsewhere, or pass another out."
+            )
+
+    def others(self, folder: Path) -> list[Path]:
+        """What lies in `folder` and is not ours."""
+        return [path for path in folder.iterdir() if not self._is_ours(path.name)]
+
+    def remove_leftovers(self, folder: Path) -> None:
+        """Remove what a killed process was writing."""
+        for path in folder.iterdir():
+            if path.name.startswith(self.leftovers):
+                path.unlink(missing_ok=True)
+
+    def remove(self, folder: Path) -> bool:
+        """Remove our files, the marker last, and `folder` itself. Returns: False where anything is left of it.
+
+        A folder that is not ours stays as it is; in one of ours that holds something else, that stays.
+        """
+        if not self.owns(folder):
+            return not os.path.lexists(folder)
+        for path in folder.iterdir():
+            if path.name != self.marker and self._is_ours(path.name):
+                path.unlink(missing_ok=True)
+        (folder / self.marker).unlink(missing_ok=True)
+        if self.others(folder):
+            return False
+        folder.rmdir()
+        return True
+
+    def _is_ours(self, name: str) -> bool:
+        return name == self.marker or name.startswith(self.leftovers) or self.files.fullmatch(name) is not None
+
+
+def _is_plain_file(path: Path) -> bool:
+    """Whether `path` is a regular file, and no link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _reserve(path: Path, target: Path, error: type[GradgeoError], advice: str) -> Path:

@@ -182,5 +182,5 @@ def require(module: str, extra: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{module} is needed here and is not installed. Run: pip install 'gradgeo[{extra}]'"
+            f"{module} is needed here and is not installed. In a clone of gradgeo run: pip install '.[{extra}]'"
         ) from error

@@ -454,7 +454,7 @@ def test_ucr_missing_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("UCR_DATA_HOME", raising=False)
     monkeypatch.setitem(sys.modules, "aeon", None)
     monkeypatch.setitem(sys.modules, "aeon.datasets", None)
-    with pytest.raises(DataError, match=r"neither --data-root nor \$UCR_DATA_HOME is set.*gradgeo\[ucr\]"):
+    with pytest.raises(DataError, match=r"neither --data-root nor \$UCR_DATA_HOME is set.*'\.\[ucr\]'"):
         open_source("ucr:Beats")
     with pytest.raises(DataError, match=r"looked in .*Beats for Beats_TRAIN\.tsv"):
         open_source("ucr:Beats", data_root=tmp_path)

@@ -268,7 +268,7 @@ def test_arguments_are_refused_before_the_work(
     with pytest.raises(ArgumentError, match=r"float32 or float64.*\.float"):
         gradgeo.export.onnx(fitted(network().bfloat16(), evidence="paper"), x, path)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(MissingDependencyError, match=r"onnxscript .*gradgeo\[export\]"):
+    with pytest.raises(MissingDependencyError, match=r"onnxscript .*'\.\[export\]'"):
         gradgeo.export.onnx(simple, x, path)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ExportError, match=r"C\+\+ compiler"):

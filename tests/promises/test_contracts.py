@@ -191,7 +191,7 @@ def test_a_missing_library_is_named_with_its_extra(name: str, folder: Path, monk
     library, extra, call = MISSING[name]
     before = sorted(folder.iterdir())
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingDependencyError, match=rf"is needed.*pip install 'gradgeo\[{extra}\]'"):
+    with pytest.raises(MissingDependencyError, match=rf"is needed.*pip install '\.\[{extra}\]'"):
         call(folder)
     assert sorted(folder.iterdir()) == before
 

@@ -138,7 +138,7 @@ def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> 
 
 def test_counting_does_not_depend_on_the_size_of_a_batch(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = report.html(whole)
-    monkeypatch.setattr("gradgeo.scoring.reader.BATCH", 97)
+    monkeypatch.setattr("gradgeo.scoring.verdict_file.BATCH", 97)
     assert report.html(whole) == page
 
 
@@ -208,6 +208,21 @@ def test_what_a_file_says_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     assert " 49 " not in text.words
     assert {value for _, attributes in text.tags for key, value in attributes.items() if key == "src"} == set()
     assert re.search(r"default-src 'none'; .*script-src 'sha256-", page)
+
+
+def test_no_text_of_a_file_reaches_the_page_with_control_characters(tmp_path: Path) -> None:
+    odd = "\x1b[31mred \u202egnp.exe\u2066\nline"
+    made = made_scores.columns(600, odd=0.2)
+    made["name"] = [odd] * 600
+    for name in ("cause", "error"):
+        made[name] = [value and odd for value in made[name].to_pylist()]
+    texts = dict.fromkeys(("data", "model", "detector", "gradgeo"), odd)
+    names = [f"{odd} {i}" for i in range(6)]
+    page = report.html(
+        save(tmp_path / "a.parquet", made, made_scores.metadata(evidence=names, class_names=names, **texts))
+    )
+    assert not set("\x1b\u202e\u2066") & set(page)
+    assert "\\x1b[31mred \\u202egnp.exe\\u2066\\nline 5" in page
 
 
 def test_intervals_are_those_of_scipy() -> None:
@@ -328,7 +343,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, whole: Path, monkeypatch: pyt
         with pytest.raises(DataError, match=r"^write: cannot write .*report.html: No space left on device"):
             report.write(whole, out)
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingDependencyError, match=r"^write: jinja2 is needed .*gradgeo\[report\]"):
+    with pytest.raises(MissingDependencyError, match=r"^write: jinja2 is needed .*'\.\[report\]'"):
         report.write(whole, out)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "report.html"]

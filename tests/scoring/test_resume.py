@@ -2,12 +2,15 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,9 +20,11 @@ import torch
 from gradgeo import Detector
 from gradgeo.data import Preprocess, open_source
 from gradgeo.data.digits import digits_classifier
+from gradgeo.data.source import Record, Stream
 from gradgeo.errors import DataError, ModelError
-from gradgeo.scoring import score
+from gradgeo.scoring import Summary, local, score
 from gradgeo.scoring.formats import VerdictSchema
+from gradgeo.scoring.local_engine import ScoringJob
 from gradgeo.scoring.metadata import Metadata
 from gradgeo.scoring.output import OutputTarget
 from gradgeo.scoring.parts import Parts
@@ -106,6 +111,82 @@ def test_killed_twenty_times_and_no_row_lost_or_twice(room: Path) -> None:
         out = room / f"disturbed-{number}{'.parquet' if number % 2 else ''}"
         assert pq.read_table(out).equals(whole)
         assert not out.with_name(f".{out.name}.parts").exists()
+
+
+CHANGER = """
+import os, random, signal, sys, time
+from pathlib import Path
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+torch.set_num_threads(1)
+from gradgeo import Detector
+from gradgeo.data import open_source
+from gradgeo.data.digits import digits_classifier
+from gradgeo.errors import DataError
+from gradgeo.scoring import score
+
+room, name, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+detector = Detector.load(room / "d.gradgeo", digits_classifier())
+versions = [torch.stack([item.x for item in open_source("digits/test", start=at, limit=96)]).numpy() for at in (0, 96)]
+
+def put(version):
+    np.save(room / "new.npy", versions[version])
+    os.replace(room / "new.npy", room / f"{name}.npy")
+
+def run(out, **options):
+    score(detector, open_source(room / f"{name}.npy"), room / out, batch_size=8, part_size=8, **options)
+
+def run_or_restart():
+    try:
+        run(name)
+    except DataError as error:
+        assert "holds parts of a run with another content of the data" in str(error), error
+        run(name, restart=True)
+
+expected = []
+for version in (0, 1):
+    put(version)
+    began = time.perf_counter()
+    run(f"whole-{version}-{name}")
+    whole = time.perf_counter() - began
+    expected.append(pq.read_table(room / f"whole-{version}-{name}"))
+random.seed(0)
+killed = finished = 0
+while killed < kills:
+    version = random.randrange(2)
+    child = os.fork()
+    if child == 0:
+        try:
+            run_or_restart()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+    time.sleep(random.uniform(0, whole / 2))
+    if random.random() < 0.5:
+        put(version)
+    time.sleep(random.uniform(0, whole / 2))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or status == 0, status
+    killed += os.WIFSIGNALED(status)
+    finished += not os.WIFSIGNALED(status)
+put(0)
+run_or_restart()
+assert pq.read_table(room / name).equals(expected[0])
+print(killed, finished)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["changing", "changing.parquet"])
+def test_killed_while_its_input_changes_and_no_row_of_other_input(room: Path, name: str) -> None:
+    arguments = [sys.executable, "-W", "ignore", "-c", CHANGER, str(room), name, str(KILLS // 4)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) == KILLS // 4
+    assert not [path.name for path in room.iterdir() if path.name.startswith(".")]
 
 
 # Without a process of its own
@@ -256,15 +337,104 @@ def test_killed_while_the_parts_of_a_file_are_removed(
 ) -> None:
     out = tmp_path / "v.csv"
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", lambda path: None)
+        patch.setattr(OutputTarget, "_remove_old", lambda self: None)
         score(detector, open_source(data, start=1), out, part_size=10)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".v.csv.old", "a.npy", "v.csv"]
-    hidden = (tmp_path / ".v.csv.old").rename(tmp_path / ".v.csv.parts")
-    (hidden / STATE_FILE).unlink()  # what is left says nothing of its settings and is not taken for this run's
-    (tmp_path / ".v.csv.old").mkdir()
-    assert score(detector, open_source(data), out, part_size=10).resumed == 0
-    assert out.read_text().splitlines()[1].startswith("0,0,")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "v.csv"]
+    left = tmp_path / ".v.csv.old"
+    for name in ("part-00001.csv", STATE_FILE):  # the last that is removed says whose folder it is
+        for path in left.iterdir() if name == STATE_FILE else [left / name]:
+            path.unlink()
+        assert score(detector, open_source(data), out, part_size=10).resumed == 0
+        assert out.read_text().splitlines()[1].startswith("0,0,")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "v.csv"]
+        left.mkdir()
+
+
+def half(text: str) -> str:
+    return "".join(text.splitlines(keepends=True)[:5])
+
+
+def without_a_row(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[:3] + lines[4:])
+
+
+DAMAGES = {
+    "cut at the end of a row": half,
+    "cut within its last field": lambda text: text[:-4],
+    "a row lost": without_a_row,
+    "a row twice": lambda text: text + text.splitlines(keepends=True)[-1],
+    "no rows": lambda text: text.splitlines(keepends=True)[0],
+    "empty": lambda text: "",
+}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_csv_part_that_lost_rows_is_made_again(
+    detector: Detector, data: Path, tmp_path: Path, damage: str, number: int
+) -> None:
+    source = open_source(data, start=1)
+    score(detector, source, tmp_path / "whole.csv", part_size=10)
+    with pytest.raises(ModelError, match="out of memory"):
+        score(Counting(detector, 24), source, tmp_path / "v.csv", batch_size=5, part_size=10)
+    damaged(tmp_path / ".v.csv.parts" / f"part-{number:05d}.csv", DAMAGES[damage])
+    assert score(detector, source, tmp_path / "v.csv", part_size=10).resumed == 10
+    assert (tmp_path / "v.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def damaged(path: Path, damage: Callable[[str], str]) -> None:
+    path.write_bytes(damage(path.read_bytes().decode()).encode())
+
+
+class Rows:
+    """A stream of 25 inputs."""
+
+    classes, labelled, is_datetime, content_id = (), False, None, "rows"
+
+    def records(self, skip: int) -> Iterator[Record]:
+        for i in range(skip, 25):
+            yield Record(str(i), partial(torch.full, (1, 4, 4), i / 25))
+
+    def count(self) -> int:
+        return 25
+
+
+@pytest.mark.parametrize("name", ["v", "v.csv"])
+def test_a_short_part_is_not_taken_for_the_end_of_a_stream(detector: Detector, tmp_path: Path, name: str) -> None:
+    source = Stream(Rows(), "rows", preprocess=Preprocess())
+    score(detector, source, tmp_path / f"whole{name}", batch_size=5, part_size=10)
+    with pytest.raises(ModelError, match="out of memory"):
+        score(Counting(detector, 20), source, tmp_path / name, batch_size=5, part_size=10)
+    if name == "v.csv":
+        damaged(tmp_path / ".v.csv.parts" / "part-00001.csv", half)
+    else:
+        pq.write_table(pq.read_table(tmp_path / "v" / "part-00001.parquet")[:4], tmp_path / "v" / "part-00001.parquet")
+    summary = score(detector, source, tmp_path / name, batch_size=5, part_size=10)
+    assert (summary.rows, summary.resumed) == (25, 10)
+    if name == "v.csv":
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"whole{name}").read_bytes()
+    else:
+        assert pq.read_table(tmp_path / name).equals(pq.read_table(tmp_path / f"whole{name}"))
+        assert score(Counting(detector, 0), source, tmp_path / name, part_size=10).resumed == 25  # nothing is done
+
+
+def test_rows_that_are_missing_in_the_end_are_told(detector: Detector, data: Path, tmp_path: Path) -> None:
+    def lazy(job: ScoringJob, numbers: Iterable[int], **options: Any) -> Summary:
+        return local(job, [0], **options)
+
+    def losing(job: ScoringJob, numbers: Iterable[int], **options: Any) -> Summary:
+        summary = local(job, numbers, **options)
+        damaged(job.parts.path(0), half)
+        return summary
+
+    with pytest.raises(DataError, match=r"10 of 50 inputs have a row\. What is done stays"):
+        score(detector, open_source(data), tmp_path / "v.csv", part_size=10, engine=lazy)
+    with pytest.raises(DataError, match=r"the parts in .* changed: 44 rows of 50\. What is done stays"):
+        score(detector, open_source(data), tmp_path / "v.csv", part_size=10, engine=losing)
+    assert not (tmp_path / "v.csv").exists()
+    assert score(detector, open_source(data), tmp_path / "v.csv", part_size=10).resumed == 40
+    assert len((tmp_path / "v.csv").read_text().splitlines()) == 51
 
 
 def test_parts_of_another_run_in_the_folder(detector: Detector, data: Path, tmp_path: Path) -> None:
@@ -327,6 +497,35 @@ def test_a_full_disk(
     assert score(detector, open_source(data), out, batch_size=5, part_size=10).rows == 50
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", name]
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing fails beyond `size` bytes of a file, in the middle of what is written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", ["v", "v.parquet", "v.csv"])
+def test_a_disk_that_is_full_within_a_file(detector: Detector, data: Path, tmp_path: Path, name: str) -> None:
+    whole, out = tmp_path / f"whole-{name}", tmp_path / name
+    score(detector, open_source(data), whole, part_size=10)
+    sizes = [path.stat().st_size for path in (whole.glob("part-*") if whole.is_dir() else [whole])]
+    for size in (1, max(sizes) - 1):  # at the first file, and at the last of them or when they are joined
+        with largest_file(size), pytest.raises(DataError, match=r"File too large\. What is done stays: run the same"):
+            score(detector, open_source(data), out, part_size=10)
+        assert out.exists() == (name == "v" and size > 1)
+    assert score(detector, open_source(data), out, part_size=10).rows == 50
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", name, whole.name]
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    if name == "v.csv":
+        assert out.read_bytes() == whole.read_bytes()
+    else:
+        assert pq.read_table(out).equals(pq.read_table(whole))
 
 
 def test_what_every_file_says(detector: Detector, data: Path, tmp_path: Path) -> None:

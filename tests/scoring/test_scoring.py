@@ -16,6 +16,7 @@ from gradgeo.data import Preprocess, open_source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import ArgumentError, DataError, GradgeoWarning, ModelError, NotFittedError
 from gradgeo.scoring import COLUMNS, check_out, score
+from gradgeo.scoring.reader import Scores
 from gradgeo.scoring.schema import SCHEMA
 from helpers.nets import inputs, network
 
@@ -100,6 +101,26 @@ def test_csv_and_parquet_say_the_same(detector: Detector, tmp_path: Path) -> Non
     assert summary.correct == sum(row["label"] == row["true_label"] for row in judged)
     assert summary.trusted_labelled == sum(row["trusted"] for row in judged)
     assert summary.trusted_correct == sum(row["trusted"] and row["label"] == row["true_label"] for row in judged)
+
+
+def test_csv_has_no_formulas(detector: Detector, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    formulas = ("=HYPERLINK(A1).png", "@SUM(1).png", "+1+1.png", "-2+3.png", "\uff1d1.png", "'=1.png")
+    plain = ("'quoted'.png", "a=b.png")
+    for name in (*formulas, *plain):
+        (folder / name).write_bytes(image(0))
+    (folder / "-2+3.png").write_bytes(image(0)[:40])
+    for name in ("v.csv", "v.parquet"):
+        with pytest.warns(GradgeoWarning, match=r"The first: -2\+3\.png: "):
+            score(detector, open_source(folder), tmp_path / name)
+    names = [row["name"] for row in read_csv(tmp_path / "v.csv")]
+    assert set(names) == {*(f"'{name}" for name in formulas), *plain}
+    assert {row["name"] for row in pq.read_table(tmp_path / "v.parquet").to_pylist()} == {*formulas, *plain}
+    taken = [Scores(tmp_path / name).take(np.arange(8)) for name in ("v.csv", "v.parquet")]
+    assert [row["name"] for row in taken[0]] == [row["name"] for row in taken[1]]
+    numbers = [row["outlier_score"] for row in read_csv(tmp_path / "v.csv") if row["outlier_score"]]
+    assert all(np.isfinite(float(number)) for number in numbers)
 
 
 def test_rows_continue_over_parts(detector: Detector, tmp_path: Path) -> None:

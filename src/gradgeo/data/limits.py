@@ -33,6 +33,9 @@ LARGEST_ARRAY = 1 << 31
 LARGEST_ROW_GROUP = 1 << 30
 """Bytes of one column in a Parquet row group, unpacked."""
 
+LARGEST_VERDICTS = 1 << 28
+"""Bytes of one column of verdicts in a Parquet row group, unpacked, of which a report keeps each text once."""
+
 ROWS_AT_ONCE = 1 << 26
 """Bytes that the rows of a Parquet file that are unpacked together may take."""
 

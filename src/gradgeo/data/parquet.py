@@ -113,7 +113,7 @@ class Parquet:
         path = self._paths[group.file]
         if self._columns[0] != group.file:
             self._columns = (group.file, columns_of(path, _leaves(file.metadata, self._column)))
-        nbytes, numbers, repeated = unpacked(path, self._columns[1][group.number])
+        nbytes, numbers, repeated, _ = unpacked(path, self._columns[1][group.number])
         at_once = group.rows
         if self._is_binary(self._kind) or _has(self._kind, "bytes"):
             at_once = limits.ROWS_AT_ONCE // max(1, repeated)

@@ -20,6 +20,7 @@ MOST_PAGES = 1 << 17
 HEADER_READS = (1 << 10, 1 << 16, 1 << 20)
 """Bytes that are read for a page header: most take some dozens, statistics of long values more."""
 
+PLAIN, PLAIN_DICTIONARY, RLE_DICTIONARY = 0, 2, 8
 DELTA_BYTE_ARRAY = 7
 """The encoding in which a value can repeat the one before it for nothing."""
 
@@ -64,6 +65,9 @@ class Unpacked(NamedTuple):
     repeated: int
     """The most bytes that a value takes which is stored once and stands in many rows."""
 
+    encodings: frozenset[int]
+    """How the values are stored (parquet.thrift, Encoding)."""
+
 
 def columns_of(path: Path, leaves: Collection[int]) -> list[list[Column]]:
     """For each row group of a file its columns with the numbers `leaves`. Raises: DataError for a broken footer."""
@@ -96,6 +100,7 @@ def _column(fields: dict[int, Any]) -> Column:
 def unpacked(path: Path, columns: Iterable[Column]) -> Unpacked:
     """What columns of a row group unpack to. Raises: DataError for broken pages."""
     nbytes = numbers = repeated = 0
+    encodings = set[int]()
     with path.open("rb") as file:
         for at, end, most in columns:
             values = pages = 0
@@ -109,12 +114,14 @@ def unpacked(path: Path, columns: Iterable[Column]) -> Unpacked:
                 page = header.get(DATA_PAGE) or header.get(DATA_PAGE_V2)
                 if isinstance(page, dict):
                     values += _count(page, NUM_VALUES)
-                    if page.get(ENCODING if DATA_PAGE in header else ENCODING_V2) == DELTA_BYTE_ARRAY:
+                    encoding = _count(page, ENCODING if DATA_PAGE in header else ENCODING_V2)
+                    encodings.add(encoding)
+                    if encoding == DELTA_BYTE_ARRAY:
                         repeated = max(repeated, size)
                 if pages > MOST_PAGES:
                     raise DataError(f"the row group has more than {MOST_PAGES} pages")
             numbers = max(numbers, values)
-    return Unpacked(nbytes, numbers, repeated)
+    return Unpacked(nbytes, numbers, repeated, frozenset(encodings))
 
 
 def _page_header(file: IO[bytes], at: int) -> tuple[dict[int, Any], int]:

@@ -66,7 +66,7 @@ def open_ucr(spec: str, root: Path | None) -> Reader:
     except MissingDependencyError as error:
         raise DataError(
             f"{spec} is not here: looked in {looked} for {name}_TRAIN.tsv and {name}_TEST.tsv. "
-            "Put the archive's files there, or let aeon download them: pip install 'gradgeo[ucr]'"
+            "Put the archive's files there, or let aeon download them: in a clone of gradgeo run pip install '.[ucr]'"
         ) from error
     except Exception as error:  # a download fails in many ways
         raise DataError(

@@ -11,12 +11,10 @@ import numpy as np
 
 from gradgeo.errors import one_line
 from gradgeo.scoring.metadata import Metadata
+from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
 
 LARGEST_SIDE, LARGEST_BYTES = 96, 65_536
 """Of a thumbnail, in pixels and bytes."""
-
-MOST_CLASSES, MOST_POINTS = 10, 256
-"""Of a CSM and of a signal."""
 
 LEVELS = 11
 """Colours of a CSM, from cosine -1 to 1."""

@@ -17,7 +17,7 @@ from gradgeo.errors import one_line, require
 from gradgeo.report import charts, drift, gallery, sentences
 from gradgeo.report.gallery import CLASS_NAME, NAME, Card
 from gradgeo.report.html import environment
-from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
+from gradgeo.report.summary import FIRST_ERRORS, MOST_LABELS, OTHER_LABELS, Summary, calibration_shares
 from gradgeo.report.trend import windows
 from gradgeo.scoring.metadata import Metadata
 
@@ -71,10 +71,15 @@ def classes(summary: Summary) -> list[Share]:
     lows, highs = wilson(counts[:, 1], counts[:, 0])
     named = zip(summary.by_class.items(), lows.tolist(), highs.tolist(), strict=True)
     shares = [
-        Share(one_line(summary.metadata.class_name(label))[:CLASS_NAME], judged, flagged, low, high)
+        Share(_class_name(summary, label), judged, flagged, low, high)
         for (label, (judged, flagged)), low, high in named
     ]
     return sorted(shares, key=lambda entry: (-entry.low, -entry.judged, entry.name))
+
+
+def _class_name(summary: Summary, label: int) -> str:
+    others = label == OTHER_LABELS and len(summary.by_class) > MOST_LABELS
+    return "other classes" if others else one_line(summary.metadata.class_name(label))[:CLASS_NAME]
 
 
 def wilson(part: Array, whole: Array) -> tuple[Array, Array]:

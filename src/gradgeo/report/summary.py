@@ -26,6 +26,11 @@ DISTINCT = 1000
 OUTLYING, DRAWN = 120, 120
 """Flagged inputs to look at: those with the largest scores, and others drawn at random."""
 
+MOST_LABELS = 100_000
+"""Different predicted classes that are counted apart; the others are counted together as `OTHER_LABELS`."""
+
+OTHER_LABELS = -1
+
 FIRST_ERRORS = 50
 NO_REASON = "no verdict, and no reason given"
 OTHERS = "other"
@@ -106,7 +111,7 @@ class Summary:
     """(`P_BINS`,) judged rows by p-value, in equal bins from 0 to 1."""
 
     by_class: dict[int, list[int]] = field(default_factory=dict)
-    """The number of judged and of flagged rows of each predicted class."""
+    """The number of judged and of flagged rows of each predicted class, and of `OTHER_LABELS` together."""
 
     errors: Counter[str] = field(default_factory=Counter)
     """BoolArray without a verdict by reason."""
@@ -172,7 +177,8 @@ def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, A
     labels, which = np.unique(label[judged], return_inverse=True)
     alarms = np.bincount(which[flagged[judged]], minlength=len(labels)).tolist()
     for name, count, alarm in zip(labels.tolist(), np.bincount(which).tolist(), alarms, strict=True):
-        entry = summary.by_class.setdefault(name, [0, 0])
+        full = len(summary.by_class) >= MOST_LABELS and name not in summary.by_class
+        entry = summary.by_class.setdefault(OTHER_LABELS if full else name, [0, 0])
         entry[0] += count
         entry[1] += alarm
     if "true_label" in scores.columns:

@@ -1,6 +1,6 @@
 """Verdicts on a whole data source, one row per input, written to a Parquet or CSV file or a folder of parts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gradgeo.scoring.formats import VerdictSchema
 from gradgeo.scoring.local_engine import Engine, ScoringJob, local
 from gradgeo.scoring.manifest import Manifest
 from gradgeo.scoring.output import OutputTarget, check_out
-from gradgeo.scoring.parts import Parts
+from gradgeo.scoring.parts import RESUME_ADVICE, Parts
 from gradgeo.scoring.schema import COLUMNS
 from gradgeo.scoring.summary import Summary
 from gradgeo.scoring.verdicts import checked
@@ -94,7 +94,7 @@ def score(
     schema = VerdictSchema(source.labelled, source.is_datetime, manifest.metadata)
     target = OutputTarget(out, manifest, schema, restart=restart)
     feed = _WatchFeed(target.parts, watch)
-    if target.rows is not None and (summary := _merged(target.parts.counts().values())).rows == target.rows:
+    if target.rows is not None and (summary := _merged(target.parts.counts(source.size).values())).rows == target.rows:
         summary.resumed = summary.rows
         feed.finished(*target.parts.numbers())
     else:
@@ -112,16 +112,25 @@ def score(
 
 def _run(job: ScoringJob, engine: Engine, progress: Callable[[int], None], feed: "_WatchFeed") -> Summary:
     """Score the parts that are missing; returns what all parts count."""
-    done = job.parts.counts()
+    size = job.source.size
+    done = job.parts.counts(size)
+    if size is None:  # nothing says whether a short part is the end of the stream, or has lost rows
+        for number in [number for number, part in done.items() if part.rows < job.part_size]:
+            job.parts.remove(number)
+            del done[number]
     summary = _merged(done.values())
     summary.resumed = summary.rows
     progress(summary.rows)
     feed.finished(*done)
-    new = engine(job, _missing(done, job.source.size, job.part_size), progress=progress, finished=feed.finished)
+    numbers = count() if size is None else range(-(-size // job.part_size))
+    missing = (number for number in numbers if number not in done)
+    new = engine(job, missing, progress=progress, finished=feed.finished)
     summary.merge(new)
     summary.seconds, summary.detectors = new.seconds, new.detectors
     if not summary.rows:
         raise DataError(f"{job.source.spec} has no items from number {job.source.start} on.")
+    if size is not None and summary.rows != size:
+        raise DataError(f"{summary.rows} of {size} inputs have a row. {RESUME_ADVICE}")
     return summary
 
 
@@ -130,18 +139,6 @@ def _merged(parts: Iterable[Summary]) -> Summary:
     for part in parts:
         summary.merge(part)
     return summary
-
-
-def _missing(done: dict[int, Summary], size: int | None, part_size: int) -> Iterator[int]:
-    """The parts that are still to be scored; endless for a stream whose end no part has shown."""
-    last = max(done, default=-1)
-    if size is not None:
-        numbers: Iterable[int] = range(-(-size // part_size))
-    elif last >= 0 and done[last].rows < part_size:
-        numbers = range(last)
-    else:
-        numbers = count()
-    return (number for number in numbers if number not in done)
 
 
 class _WatchFeed:

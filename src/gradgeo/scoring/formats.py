@@ -1,7 +1,9 @@
 """How columns become bytes: Parquet with everything, CSV with the scalar columns."""
 
 import csv
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import TextIOWrapper
@@ -14,12 +16,15 @@ import numpy as np
 from gradgeo._typing import Array
 from gradgeo.errors import DataError, require
 from gradgeo.scoring.metadata import Metadata
-from gradgeo.scoring.schema import COLUMNS, COUNTED_COLUMNS, SCHEMA, Columns
+from gradgeo.scoring.schema import COLUMNS, COUNTED_COLUMNS, SCHEMA, TEXT_COLUMNS, Columns
 from gradgeo.scoring.summary import Summary
 
 COMPRESSION = "zstd"
 CSV_ROWS = 4096
 """Rows of CSV that are copied at a time."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a text may begin that a spreadsheet runs as a formula: as such, or full width. CSV has a `'` before it."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,15 @@ class Format:
 
     suffix: str
     write: Callable[[IO[bytes], Columns, VerdictSchema], None]
-    count: Callable[[Path, VerdictSchema], Summary]
-    """Raises whatever a damaged file makes its library raise."""
+    count: Callable[[Path, VerdictSchema], tuple[Summary, list[int]]]
+    """What a file counts, and the entries of its column `index`. Raises whatever a damaged file makes its library
+    raise."""
 
     p_values: Callable[[Path], Array]
     """(N,) in the order of the rows, NaN where there is no verdict."""
 
-    join: Callable[[Iterable[Path], IO[bytes], VerdictSchema], None]
+    join: Callable[[Iterable[Path], IO[bytes], VerdictSchema], int]
+    """Returns: how many rows it has written."""
 
 
 def _write_parquet(stream: IO[bytes], columns: Columns, schema: VerdictSchema) -> None:
@@ -83,12 +90,12 @@ def _write_parquet(stream: IO[bytes], columns: Columns, schema: VerdictSchema) -
     require("pyarrow.parquet", "parquet").write_table(table, stream, compression=COMPRESSION)
 
 
-def _count_parquet(path: Path, schema: VerdictSchema) -> Summary:
+def _count_parquet(path: Path, schema: VerdictSchema) -> tuple[Summary, list[int]]:
     compute, parquet = require("pyarrow.compute", "parquet"), require("pyarrow.parquet", "parquet")
     with parquet.ParquetFile(path) as file:
         if Metadata.decode(file.schema_arrow.metadata, str(path)).run != schema.metadata.run:
             raise DataError(f"{path} belongs to another run. Pass restart=True (--restart), or another out.")
-        table = file.read(columns=[name for name in COUNTED_COLUMNS if name in schema.columns])
+        table = file.read(columns=["index", *(name for name in COUNTED_COLUMNS if name in schema.columns)])
 
     def mask(values: Any) -> Any:
         return values.fill_null(False).to_numpy()
@@ -103,7 +110,7 @@ def _count_parquet(path: Path, schema: VerdictSchema) -> Summary:
     if failed.any():
         at = int(failed.argmax())
         first = f"{table['name'][at].as_py()}: {table['error'][at].as_py()}"
-    return Summary.of(failed, mask(table["trusted"]), labelled, correct, first)
+    return Summary.of(failed, mask(table["trusted"]), labelled, correct, first), table["index"].to_pylist()
 
 
 def _p_values_parquet(path: Path) -> Array:
@@ -112,25 +119,47 @@ def _p_values_parquet(path: Path) -> Array:
     return np.asarray(column.to_numpy(), np.float64)  # null becomes NaN
 
 
-def _join_parquet(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> None:
+def _join_parquet(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> int:
     parquet, target = require("pyarrow.parquet", "parquet"), schema.arrow
+    rows = 0
     with parquet.ParquetWriter(stream, target, compression=COMPRESSION) as writer:
         for part in parts:
             with parquet.ParquetFile(part) as file:
-                writer.write_table(file.read().replace_schema_metadata(target.metadata))
+                table = file.read()
+            writer.write_table(table.replace_schema_metadata(target.metadata))
+            rows += len(table)
+    return rows
 
 
-def _text(stream: IO[bytes]) -> TextIOWrapper:
-    return TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+@contextmanager
+def _text(stream: IO[bytes]) -> Iterator[TextIOWrapper]:
+    """`stream` as one of text; it stays open, also after an error of the disk."""
+    text = TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+    try:
+        yield text
+    finally:
+        text.detach()
 
 
 def _write_csv(stream: IO[bytes], columns: Columns, schema: VerdictSchema) -> None:
-    text = _text(stream)
-    writer = csv.writer(text)
-    writer.writerow(schema.scalars)
-    lower = columns | {"trusted": [str(trusted).lower() for trusted in columns["trusted"]]}
-    writer.writerows(zip(*(lower[name] for name in schema.scalars), strict=True))
-    text.detach()  # which leaves `stream` open
+    written = columns | {"trusted": [str(trusted).lower() for trusted in columns["trusted"]]}
+    for name in schema.scalars:
+        if name in TEXT_COLUMNS:
+            written[name] = [value and _not_a_formula(value) for value in columns[name]]
+    with _text(stream) as text:
+        writer = csv.writer(text)
+        writer.writerow(schema.scalars)
+        writer.writerows(zip(*(written[name] for name in schema.scalars), strict=True))
+
+
+def _not_a_formula(text: str) -> str:
+    """`text`, with a quote in front where a spreadsheet would run it, also one that has quotes there already."""
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+
+
+def _without_quote(text: str) -> str:
+    """The inverse of `_not_a_formula`."""
+    return text[1:] if text[:1] == "'" and text.lstrip("'").startswith(FORMULA) else text
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, tuple[str, ...]]]:
@@ -142,12 +171,21 @@ def _read_csv(path: Path) -> Iterator[dict[str, tuple[str, ...]]]:
             yield dict(zip(names, zip(*some, strict=True), strict=True))
 
 
-def _count_csv(path: Path, schema: VerdictSchema) -> Summary:
-    summary = Summary()
+def _count_csv(path: Path, schema: VerdictSchema) -> tuple[Summary, list[int]]:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        if stream.read() != b"\n":
+            raise ValueError(f"{path} ends within a row")
+    summary, index = Summary(), list[int]()
     for columns in _read_csv(path):
-        present = {name: [value or None for value in columns[name]] for name in COUNTED_COLUMNS if name in columns}
+        index += map(int, columns["index"])
+        present = {
+            name: [_without_quote(value) or None for value in columns[name]]
+            for name in COUNTED_COLUMNS
+            if name in columns
+        }
         summary.merge(Summary.of_columns(present | {"trusted": [value == "true" for value in columns["trusted"]]}))
-    return summary
+    return summary, index
 
 
 def _p_values_csv(path: Path) -> Array:
@@ -155,14 +193,16 @@ def _p_values_csv(path: Path) -> Array:
     return np.array(values, np.float64)
 
 
-def _join_csv(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> None:
-    text = _text(stream)
-    writer = csv.writer(text)
-    writer.writerow(schema.scalars)
-    for part in parts:
-        for columns in _read_csv(part):
-            writer.writerows(zip(*columns.values(), strict=True))
-    text.detach()
+def _join_csv(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> int:
+    rows = 0
+    with _text(stream) as text:
+        writer = csv.writer(text)
+        writer.writerow(schema.scalars)
+        for part in parts:
+            for columns in _read_csv(part):
+                writer.writerows(zip(*columns.values(), strict=True))
+                rows += len(columns["index"])
+    return rows
 
 
 FORMATS = {

@@ -11,10 +11,7 @@ import numpy as np
 
 from gradgeo._typing import Array
 from gradgeo.errors import DataError, one_line
-from gradgeo.scoring.schema import FORMAT, METADATA_KEY, VERSION
-
-MOST_EVIDENCE = 64
-"""Kinds of evidence that a file may name."""
+from gradgeo.scoring.schema import FORMAT, METADATA_KEY, MOST_EVIDENCE, VERSION
 
 QUANTILES = 101
 """Quantiles of the calibration scores that a file states, from the smallest to the largest."""
@@ -91,8 +88,11 @@ class Metadata:
         wrong = [name for name, value in values.items() if not _LEGAL[name](value)]
         if wrong:
             raise DataError(f"{file} has metadata that gradgeo does not write: {', '.join(wrong)}. Score again.")
-        for name in ("class_names", "evidence", "input_shape"):
-            values[name] = tuple(values.get(name, ()))
+        for name in ("class_names", "evidence"):  # as `one_line` shows them, wherever they are shown
+            values[name] = tuple(map(one_line, values.get(name, ())))
+        for name in _TEXTS & values.keys():
+            values[name] = one_line(values[name])
+        values["input_shape"] = tuple(values.get("input_shape", ()))
         if "calibration_scores" in values:
             values["calibration_scores"] = np.array(values["calibration_scores"], np.float64)
         return cls(**values)
@@ -138,3 +138,5 @@ _LEGAL: dict[str, Callable[[Any], bool]] = {
     "part_size": _integer,
     "run": _text,
 }
+
+_TEXTS = {name for name, legal in _LEGAL.items() if legal is _text}

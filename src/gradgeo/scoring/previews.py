@@ -11,10 +11,9 @@ from torch import Tensor
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.detector.results import Explanation
 from gradgeo.errors import MissingDependencyError, require
+from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
 
 SIDE = 96  # pixels of the longer side of a thumbnail
-POINTS = 256  # of a signal
-CLASSES = 10  # whose similarities are shown
 
 
 def picture(x: Tensor, preprocess: Preprocess) -> dict[str, Any]:
@@ -52,11 +51,11 @@ def thumbnail(image: Tensor) -> bytes | None:
 
 
 def signal(values: Tensor) -> list[float]:
-    """At most `POINTS` of the values: all, or the least and the largest of equal stretches, so that no peak is lost."""
-    if len(values) <= POINTS:
+    """At most `MOST_POINTS` values: all, or the least and the largest of equal stretches, so that no peak is lost."""
+    if len(values) <= MOST_POINTS:
         return values.tolist()
     extremes: list[int] = []
-    edges = torch.linspace(0, len(values), POINTS // 2 + 1).long().tolist()
+    edges = torch.linspace(0, len(values), MOST_POINTS // 2 + 1).long().tolist()
     for first, last in pairwise(edges):
         part = values[first:last]
         extremes += sorted((first + int(part.argmin()), first + int(part.argmax())))
@@ -65,7 +64,8 @@ def signal(values: Tensor) -> list[float]:
 
 def similarities(explanation: Explanation, logits: Tensor) -> dict[str, Any]:
     """The `csm` of the likeliest classes, the predicted one first, row after row, and which `csm_classes` they are."""
-    likeliest = sorted(range(len(explanation.classes)), key=lambda i: -float(logits[explanation.classes[i]]))[:CLASSES]
+    ranked = sorted(range(len(explanation.classes)), key=lambda i: -float(logits[explanation.classes[i]]))
+    likeliest = ranked[:MOST_CLASSES]
     matrix = explanation.csm[likeliest][:, likeliest]
     if not bool(matrix.isfinite().all()):
         return {}

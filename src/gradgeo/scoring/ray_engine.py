@@ -145,7 +145,8 @@ class _PartWorker:
             summary, error = Summary(), self._error
             if self._job is not None:
                 try:
-                    counted = self._job.parts.count(number)  # a worker may have died after this part of its block
+                    # a worker may have died after this part of its block
+                    counted = self._job.parts.count(number, self._job.source.size)
                     summary = counted or local(self._job, [number], progress=_ignore, finished=_ignore)
                 except Exception as fact:
                     error = _message(fact)

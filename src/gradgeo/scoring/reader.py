@@ -1,5 +1,6 @@
-"""A file of verdicts as a report reads it: checked, in batches, never as a whole. Everything in it is distrusted."""
+"""Files of verdicts as a report reads them: checked, in batches, never as a whole. Everything in them is distrusted."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -9,13 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradgeo._files import check_regular
 from gradgeo._typing import Array, BoolArray, IntArray
-from gradgeo.errors import DataError, expected, one_line, require
+from gradgeo.errors import LONGEST_TEXT, DataError, expected, one_line, require
+from gradgeo.scoring.formats import FORMULA
 from gradgeo.scoring.metadata import Metadata
-from gradgeo.scoring.schema import INTEGERS, NUMBERS, PREVIEW_COLUMNS, SCHEMA, RunState
+from gradgeo.scoring.schema import INTEGERS, LISTS, NUMBERS, PREVIEW_COLUMNS, SCHEMA, STRINGS, RunState
+from gradgeo.scoring.verdict_file import CsvFile, ParquetFile
 
-BATCH = 65_536
-"""Rows that are read at a time."""
+BYTES = ("binary", "large_binary")
+LONGEST_PICTURE = 1 << 17
+"""Bytes of a thumbnail that are read; none that is shown is as long."""
 
 
 class Scores:
@@ -27,72 +32,60 @@ class Scores:
     path: Path
     metadata: Metadata
     columns: frozenset[str]
-    """The columns of `SCHEMA` that the file has."""
+    """The columns of `SCHEMA` that the file has; of a folder, its first file."""
 
     ordered_by: str
     """What drift is followed over: "index", "time", or "date" where the time is a timestamp."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        self._arrow, self._dataset = require("pyarrow", "report"), require("pyarrow.dataset", "report")
-        self._compute = require("pyarrow.compute", "report")
-        files = self._files()
+        self._arrow, self._compute = require("pyarrow", "report"), require("pyarrow.compute", "report")
+        self._is_csv = self.path.suffix == ".csv"
         with self._reading():
-            self._set = self._dataset.dataset(files, format=self._csv() if self._is_csv else "parquet")
-            self.metadata = self._metadata(files)
-        self.columns = self._checked_columns()
-        kind = str(self._set.schema.field("time").type) if "time" in self.columns else "null"
+            self._files = [self._opened(path) for path in self._paths()]
+        first = self._files[0]
+        self.metadata = first.metadata
+        self.columns = frozenset(name for name in SCHEMA if name in first.schema.names)
+        kind = str(first.schema.field("time").type) if "time" in self.columns else "null"
         self.ordered_by = "index" if kind == "null" else "date" if kind.startswith(("timestamp", "date")) else "time"
+        for file in self._files[1:]:
+            for name in ("detector", "alpha", "evidence"):
+                if getattr(file.metadata, name) != getattr(first.metadata, name):
+                    raise DataError(f"{file.path} is of another run than {first.path.name}: its {name} differs")
 
-    @property
-    def _is_csv(self) -> bool:
-        return self.path.suffix == ".csv"
-
-    def _files(self) -> list[str]:
-        if self.path.is_dir():
+    def _paths(self) -> list[Path]:
+        if self.path.is_dir() and not self._is_csv:
             parts = sorted(self.path.glob("part-*.parquet"))
             if not parts:
                 raise DataError(f"{self.path} has no part-*.parquet in it. Is it a folder that score wrote?")
-            return [str(part) for part in parts]
+            return parts
         if self.path.suffix not in (".parquet", ".csv"):
             rule = "a .parquet or .csv file of verdicts, or a folder of part-*.parquet"
             raise expected("scores", rule, str(self.path))
         if not self.path.is_file():
             raise DataError(f"{self.path} does not exist")
-        return [str(self.path)]
+        return [self.path]
 
-    def _csv(self) -> Any:
-        csv, arrow = require("pyarrow.csv", "report"), self._arrow
-        types = {
-            name: getattr(arrow, column.arrow)() for name, column in SCHEMA.items() if column.scalar and name != "time"
-        }  # of a time CSV does not say whether it is a number or a date
-        convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-        parse = csv.ParseOptions(newlines_in_values=True)
-        return self._dataset.CsvFileFormat(parse_options=parse, convert_options=convert)
-
-    def _metadata(self, files: Sequence[str]) -> Metadata:
-        """What the first part states. Raises: DataError where another part is of another run."""
-        if self._is_csv:
-            return Metadata()
-        read_schema = require("pyarrow.parquet", "report").read_schema
-        stated = [(file, Metadata.decode(read_schema(file).metadata, file)) for file in files]
-        first = stated[0][1]
-        for file, metadata in stated[1:]:
-            for name in ("detector", "alpha", "evidence"):
-                if getattr(metadata, name) != getattr(first, name):
-                    raise DataError(f"{file} is of another run than {Path(files[0]).name}: its {name} differs")
-        return first
-
-    def _checked_columns(self) -> frozenset[str]:
-        types = {field.name: str(field.type) for field in self._set.schema}
+    def _opened(self, path: Path) -> CsvFile | ParquetFile:
+        """One file. Raises: DataError where it lacks columns, or has them of another type."""
+        check_regular(path)
+        file = CsvFile(path) if self._is_csv else ParquetFile(path)
+        types = {field.name: self._kind(field.type) for field in file.schema}
         if missing := [name for name, column in SCHEMA.items() if column.required and name not in types]:
-            raise DataError(f"{self.path} lacks the columns {', '.join(missing)}. Is it a file that score wrote?")
+            raise DataError(f"{path} lacks the columns {', '.join(missing)}. Is it a file that score wrote?")
         for name, column in SCHEMA.items():
             if name in types and not types[name].startswith(column.reads):
-                raise DataError(
-                    f"the column {name} of {self.path} is of type {types[name][:60]}, not {column.reads[0]}"
-                )
-        return frozenset(name for name in SCHEMA if name in types)
+                raise DataError(f"the column {name} of {path} is of type {types[name][:60]}, not {column.reads[0]}")
+        return file
+
+    def _kind(self, kind: Any) -> str:
+        """The name of an Arrow type, of a dictionary of texts or bytes that of its values."""
+        types = self._arrow.types
+        if types.is_dictionary(kind) and str(kind.value_type) in (*STRINGS, *BYTES):
+            return str(kind.value_type)
+        lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+        numbers = lists and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
+        return f"a list of {kind.value_type}" if lists and not numbers else str(kind)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -106,7 +99,7 @@ class Scores:
     def rows(self) -> int:
         """How many rows there are."""
         with self._reading():
-            return int(self._set.count_rows())
+            return sum(file.rows for file in self._files)
 
     @cached_property
     def unfinished(self) -> bool:
@@ -115,61 +108,69 @@ class Scores:
         return state is not None and state.rows != self.rows
 
     def batches(self, columns: Sequence[str], *, pictured: bool = False) -> Iterator["Batch"]:
-        """The rows in order, `BATCH` at a time, with those of `columns` that the file has.
+        """The rows in order, in batches, with those of `columns` that the file has.
 
         Args:
             columns: names of `SCHEMA`, none of `PREVIEW_COLUMNS`.
             pictured: add a column of that name, whether a row has a preview.
         """
-        field, compute = self._dataset.field, self._compute
-        wanted = {name: self._plain(name) for name in columns if name in self.columns}
-        if pictured:
-            wanted["pictured"] = compute.scalar(False)
-            for name in self.columns.intersection(PREVIEW_COLUMNS):
-                wanted["pictured"] = wanted["pictured"] | field(name).is_valid()
+        wanted = [name for name in columns if name in self.columns]
+        previews = sorted(self.columns.intersection(PREVIEW_COLUMNS)) if pictured else []
         with self._reading():
-            for batch in self._set.to_batches(columns=wanted, batch_size=BATCH, **self._frugal):
-                yield Batch(batch)
-
-    @property
-    def _frugal(self) -> dict[str, Any]:
-        """No reading ahead: it is no quicker here, and what is read ahead grows with the files."""
-        options: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 0, "use_threads": False}
-        if not self._is_csv:
-            options["fragment_scan_options"] = self._dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        return options
-
-    def _plain(self, name: str) -> Any:
-        """A column as an expression of one type, whatever type the file has."""
-        field, arrow = self._dataset.field(name), self._arrow
-        kinds = SCHEMA[name].reads
-        if name == "time" and self.ordered_by == "date":
-            return field.cast(arrow.timestamp("us"), safe=False).cast(arrow.int64())
-        if kinds[0] == INTEGERS[0]:
-            return field.cast(arrow.int64(), safe=False)
-        if kinds[0] == NUMBERS[0]:
-            return field.cast(arrow.float64(), safe=False)
-        return field.cast(arrow.large_string()) if kinds[0] == "string" else field
+            for file in self._files:
+                for _, stored in file.batches([*wanted, *previews]):
+                    arrays = {name: self._column(stored, name) for name in wanted}
+                    if pictured:
+                        there = [stored.column(name).is_valid() for name in previews if name in stored.schema.names]
+                        arrays["pictured"] = self._arrow.array(np.zeros(len(stored), bool))
+                        for valid in there:
+                            arrays["pictured"] = self._compute.or_(arrays["pictured"], valid)
+                    yield Batch(self._arrow.RecordBatch.from_pydict(arrays))
 
     def take(self, positions: IntArray) -> list[dict[str, Any]]:
         """Whole rows, by their ascending positions in the file; only the row groups that hold them are read."""
         rows: list[dict[str, Any]] = []
         start, columns = 0, sorted(self.columns - {"time"})  # which may lie beyond what Python calls a date
         with self._reading():
-            for fragment in self._set.get_fragments():
-                for part in [fragment] if self._is_csv else fragment.split_by_row_group():
-                    # count_rows of a row group counts its whole file
-                    end = start + (self.rows if self._is_csv else sum(group.num_rows for group in part.row_groups))
-                    wanted = positions[(positions >= start) & (positions < end)]
-                    if not len(wanted):
-                        start = end
-                        continue
-                    for batch in part.to_batches(columns=columns, batch_size=BATCH, **self._frugal):
-                        here = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
-                        rows += batch.take(self._arrow.array(here)).to_pylist() if len(here) else []
-                        start += len(batch)
-                    start = end
+            for file in self._files:
+                inside = positions[(positions >= start) & (positions < start + file.rows)] - start
+                for first, stored in file.batches(columns, inside) if len(inside) else ():
+                    here = inside[(inside >= first) & (inside < first + len(stored))] - first
+                    if len(here):
+                        taken = stored.take(self._arrow.array(here))
+                        arrays = {name: self._column(taken, name) for name in columns}
+                        rows += self._arrow.RecordBatch.from_pydict(arrays).to_pylist()
+                start += file.rows
         return rows
+
+    def _column(self, stored: Any, name: str) -> Any:
+        """A column as an array of one type, whatever type the file has; texts and pictures cut to what is shown."""
+        arrow, kind = self._arrow, SCHEMA[name].reads[0]
+        column = stored.column(name) if name in stored.schema.names else arrow.nulls(len(stored))
+        if name == "time" and self.ordered_by == "date":
+            return column.cast(arrow.timestamp("us"), safe=False).cast(arrow.int64())
+        if kind == INTEGERS[0]:
+            return column.cast(arrow.int64(), safe=False)
+        if kind == NUMBERS[0]:
+            return column.cast(arrow.float64(), safe=False)
+        if kind in LISTS or kind == "bool":
+            return column
+        if not arrow.types.is_dictionary(column.type):
+            return self._cut(column, name)
+        # the values that these rows have: others of a large dictionary are neither cut nor kept
+        used = column.indices.drop_null().unique()  # (U,)
+        indices = self._compute.index_in(column.indices, value_set=used)
+        return arrow.DictionaryArray.from_arrays(indices, self._cut(column.dictionary.take(used), name))
+
+    def _cut(self, values: Any, name: str) -> Any:
+        """Texts or bytes, before there is one for each row, which would be large where one is long."""
+        arrow, compute = self._arrow, self._compute
+        if name == "thumbnail":
+            return compute.binary_slice(values.cast(arrow.large_binary()), 0, LONGEST_PICTURE)
+        values = values.cast(arrow.large_string())
+        if self._is_csv:
+            values = compute.replace_substring_regex(values, f"^'('*[{re.escape(''.join(FORMULA))}])", r"\1")
+        return compute.utf8_slice_codeunits(values, 0, LONGEST_TEXT + 1)  # one more than `one_line` shows
 
 
 class Batch:

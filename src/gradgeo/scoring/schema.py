@@ -23,6 +23,13 @@ NUMBERS = ("float", "double", "halffloat", *INTEGERS)
 TEXTS, LISTS = (*STRINGS, "dictionary"), ("list", "large_list", "fixed_size_list")
 
 
+MOST_EVIDENCE = 64
+"""Kinds of evidence that a file may name."""
+
+MOST_CLASSES, MOST_POINTS = 10, 256
+"""Of a CSM and of a signal that is shown."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a file of verdicts."""
@@ -35,6 +42,9 @@ class Column:
 
     required: bool = False
     """Whether a file without the column is no file of verdicts."""
+
+    entries: int = 1
+    """The most entries of a list in the column that a report reads."""
 
     @property
     def scalar(self) -> bool:
@@ -53,12 +63,12 @@ SCHEMA: dict[str, Column] = {
     "error": Column("string", (*TEXTS, "null"), required=True),
     "true_label": Column("int64", (*INTEGERS, "null")),
     "cause": Column("string", (*TEXTS, "null")),
-    "evidence": Column("list:float32", (*LISTS, "null")),
+    "evidence": Column("list:float32", (*LISTS, "null"), entries=MOST_EVIDENCE),
     "time": Column("float64", (*NUMBERS, "timestamp", "date", "null")),
     "thumbnail": Column("binary", ("binary", "large_binary", "null")),
-    "signal": Column("list:float32", (*LISTS, "null")),
-    "csm": Column("list:float32", (*LISTS, "null")),
-    "csm_classes": Column("list:int32", (*LISTS, "null")),
+    "signal": Column("list:float32", (*LISTS, "null"), entries=MOST_POINTS),
+    "csm": Column("list:float32", (*LISTS, "null"), entries=MOST_CLASSES**2),
+    "csm_classes": Column("list:int32", (*LISTS, "null"), entries=MOST_CLASSES),
 }
 """The columns of verdicts; `true_label` only for data with labels, `time` only where it was asked for."""
 
@@ -68,12 +78,17 @@ COLUMNS = tuple(SCHEMA)
 PREVIEW_COLUMNS = ("thumbnail", "signal", "csm")
 """What a person is shown of a flagged input."""
 
+TEXT_COLUMNS = tuple(name for name, column in SCHEMA.items() if column.arrow == "string")
+
 COUNTED_COLUMNS = ("name", "label", "trusted", "error", "true_label")
 """What a `Summary` counts."""
 
 
 STATE_FILE = "_gradgeo.json"
 """The state of a run in its folder of parts; readers of Parquet data sets pass over names that begin with _."""
+
+LARGEST_STATE = 1 << 26
+"""Bytes of a state file; that of a million class names is smaller."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +104,17 @@ class RunState:
     def write(self, folder: Path, *, advice: str = "") -> None:
         """Write it to `folder`. Raises: DataError, whose message ends with `advice`."""
         state = {"format": FORMAT, "settings": self.settings, "rows": self.rows}
-        with atomic_stream(folder / STATE_FILE, advice=advice) as stream:
+        with atomic_stream(folder / STATE_FILE, advice=advice, follow_links=False) as stream:
             stream.write(json.dumps(state, indent=1).encode())
 
     @classmethod
     def read(cls, folder: Path) -> "RunState | None":
         """The state in `folder`; None where there is none, or something else under its name."""
+        file = folder / STATE_FILE
         try:
-            state = json.loads((folder / STATE_FILE).read_bytes())
+            if not file.is_file() or file.stat().st_size > LARGEST_STATE:
+                return None
+            state = json.loads(file.read_bytes())
         except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("settings"), dict):
