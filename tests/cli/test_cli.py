@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -489,3 +490,22 @@ def test_asked_to_end_it_removes_what_is_half_written(room: Path, model: str, tm
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "gradgeo", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"gradgeo {gradgeo.__version__}\n"
+
+
+def test_info_shows_what_tells_a_file_from_another(room: Path, tmp_path: Path) -> None:
+    file = room / "d.gradgeo"
+    right = hashlib.sha256(file.read_bytes()).hexdigest()
+    code, out, _ = run("info", file, "--sha256", right)
+    assert code == 0
+    assert re.search(rf"sha256 +{right}\ndigest +[0-9a-f]{{64}}\n", out)
+    assert re.search(r"calibration_scores\n +least +\S+\n +median +\S+\n +largest +\S+\n", out)
+    for command in (
+        ("info", file),
+        ("score", file, "-d", "digits/test", "-o", tmp_path / "v.csv"),
+        ("explain", file, "-d", "digits/test"),
+        ("export", file, "-o", tmp_path / "d.onnx"),
+        ("serve", file),
+    ):
+        code, out, err = run(*command, "--sha256", "0" * 64)
+        assert (code, out) == (1, ""), command
+        assert "is not the expected file" in err
