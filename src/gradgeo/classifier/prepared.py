@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradgeo.errors import expected
+
 _ROWS = 256
 """Inputs that are looked at together for NaN and infinity: the look takes a few bytes for each of their entries."""
 
@@ -42,6 +44,12 @@ def clean(x: Tensor, *, traced: bool = False) -> PreparedBatch:
         if not bool(usable.all()):
             return PreparedBatch(_replaced(x, usable), usable)
         return PreparedBatch(x.clone() if x.is_inference() else x, usable)
+
+
+def refuse_sparse(x: Tensor) -> None:
+    """ArgumentError for a tensor that does not hold its entries one by one: gradients are of every entry."""
+    if x.layout != torch.strided:
+        raise expected("x", "a dense tensor", x, "Use x.to_dense().")
 
 
 def _finite_rows(x: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from gradgeo.classifier.isolated_copy import isolated_copy, unwrapped
 from gradgeo.classifier.logits import Draws, logits_of
 from gradgeo.classifier.microbatch import AdaptiveBatch
 from gradgeo.classifier.optimized import OptimizedModel
-from gradgeo.classifier.prepared import PreparedBatch, clean
+from gradgeo.classifier.prepared import PreparedBatch, clean, refuse_sparse
 from gradgeo.classifier.randomness import is_single_threaded
-from gradgeo.errors import choice, expected
+from gradgeo.errors import ModelError, choice, expected
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 """What backward passes compute in: None for the model's own type."""
@@ -117,6 +117,11 @@ class Classifier:
             )
         if x.ndim < 2:
             raise expected("x", "of shape (N, *input)", x, "For a single input add the batch axis: x[None].")
+        refuse_sparse(x)
+        if x.is_meta or 0 in x.shape[1:]:
+            raise expected("x", "inputs with at least one number each", x)
+        if self.device is not None and self.device.type == "meta":
+            raise ModelError("the model is on the meta device, without weights. Load them first.")
         return clean(x.to(device=self.device or x.device, dtype=self.dtype or x.dtype))
 
     def logits(self, x: Tensor) -> "LogitsResult":

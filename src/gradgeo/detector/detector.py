@@ -4,6 +4,7 @@ from __future__ import annotations  # signatures say ArrayLike, not the union be
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from os import PathLike
 from typing import Any, Self
 
@@ -100,19 +101,16 @@ class Detector:
     @property
     def settings(self) -> Settings:
         """The arguments as they are now, checked: an attribute may have been set to anything since."""
-        return Settings(
-            evidence=self.evidence,
-            alpha=self.alpha,
-            classes=self.classes,
-            loss=self.loss,
-            temperature=self.temperature,
-            calibration=self.calibration,
-            seed=self.seed,
-            batch_size=self.batch_size,
-        )
+        return Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)})
 
     @public
-    def fit(self, data: ArrayLike | Dataset[Any] | DataLoader[Any], labels: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        data: ArrayLike | Dataset[Any] | DataLoader[Any],
+        labels: ArrayLike | None = None,
+        *,
+        groups: Sequence[int | str] | ArrayLike | None = None,
+    ) -> Self:
         """Learn what trusted inputs look like, and calibrate the p-values on a part set apart.
 
         The data should be what the classifier meets in production when all is well, and not what it was trained on:
@@ -124,6 +122,9 @@ class Detector:
                 order.
             labels: (N,) true classes for a tensor or array. Where there are labels, only correctly classified inputs
                 count as trusted.
+            groups: (N,) numbers or texts, one per input: inputs of one patient, video or original. A group calibrates
+                as a whole or not at all, for inputs that resemble each other on both sides void the false-alarm rate.
+                Inputs that are equal entry by entry count once, the first of them, with a warning.
 
         A fit that fails leaves an earlier one as it was.
 
@@ -134,7 +135,7 @@ class Detector:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs
                 of differing shape, data that changed between the two readings, a table instead of its numbers.
         """
-        return self.adopt(fitting.fit(self.model, data, labels, self.settings))
+        return self.adopt(fitting.fit(self.model, data, labels, self.settings, groups))
 
     def adopt(self, fitted: FittedDetector) -> Self:
         """Judge by what `gradgeo.detector.fitting` learned of this model, in place of `fit`."""

@@ -1,6 +1,5 @@
 """Fitting in four steps, each a pure function with a frozen result: scan -> split -> extract -> learn."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -12,7 +11,7 @@ from torch import Tensor
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import conformal
+from gradgeo.detector import conformal, exchangeability
 from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.evidence import Evidence, resolve
 from gradgeo.detector.explanations import named_features
@@ -32,11 +31,11 @@ TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes th
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
-def fit(model: Model, data: Data, labels: Any, settings: Settings) -> FittedDetector:
+def fit(model: Model, data: Data, labels: Any, settings: Settings, groups: Any = None) -> FittedDetector:
     """All four steps, for one detector; see `Detector.fit`."""
     scanned = scan(model, data, labels, batch_size=settings.batch_size)
     scanned.warn_if_unusable()
-    trusted, extractor = split(model, scanned, settings)
+    trusted, extractor = split(model, scanned, settings, groups)
     extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
     return learn(scanned, trusted, extractor, measured, seed=settings.seed)
 
@@ -133,7 +132,7 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
         correct = torch.ones_like(usable) if y is None else logits.argmax(1) == y
         top = logits.double().topk(2, dim=1).values  # (n, 2)
         rows.append((logits.double().softmax(1).amax(1), top[:, 0] - top[:, 1], usable, correct))
-        copy.append(is_copy(x, usable & correct, seen_rows))
+        copy.append(exchangeability.is_copy(x, usable & correct, seen_rows))
         num_classes = logits.shape[1]
     if shape is None:
         raise expected("data", "at least one input", "none")
@@ -150,22 +149,6 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
         copy=np.concatenate(copy),
         model_fingerprint=identity,
     )
-
-
-def is_copy(x: Tensor, counts: Tensor, seen: set[bytes]) -> BoolArray:
-    """Whether each row of `x` (n, *input) has been `seen` before, by a hash of its bytes; adds those that are new.
-
-    Args:
-        counts: (n,) bool, the rows to look at; the others are no copies and none are copies of them.
-        seen: hashes of 16 bytes, which do not collide by chance.
-    """
-    found = np.zeros(len(x), np.bool_)
-    rows = x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()  # (n, bytes)
-    for i in np.flatnonzero(counts.numpy()):
-        key = hashlib.blake2b(rows[i], digest_size=16).digest()
-        found[i] = key in seen
-        seen.add(key)
-    return found
 
 
 @dataclass(frozen=True)
@@ -217,11 +200,13 @@ class TrustedSet:
         return part
 
 
-def split(model: Model, scanned: DataScan, settings: Settings) -> tuple[TrustedSet, EvidenceExtractor]:
+def split(
+    model: Model, scanned: DataScan, settings: Settings, groups: Any = None
+) -> tuple[TrustedSet, EvidenceExtractor]:
     """Which trusted inputs are learned from and which calibrate, and what is measured of them, but for the radius.
 
-    A share of them, drawn by the seed, calibrates; at least `MINIMUM_PER_FEATURE` inputs for each feature of the widest
-    evidence are left to learn from.
+    A share of them, drawn by the seed, calibrates, each of `groups` as a whole or not at all; at least
+    `MINIMUM_PER_FEATURE` inputs for each feature of the widest evidence are left to learn from.
 
     Raises: ArgumentError for too few trusted inputs, or evidence that this model does not have.
     """
@@ -230,10 +215,11 @@ def split(model: Model, scanned: DataScan, settings: Settings) -> tuple[TrustedS
     least = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
     rows = np.flatnonzero(scanned.trusted)  # (T,)
     _require_enough(len(rows), len(scanned.trusted), least, settings.alpha, scanned.exclusion_reason)
-    order = np.random.default_rng(settings.seed).permutation(len(rows))  # (T,)
     size = conformal.calibration_size(len(rows), settings.calibration, settings.alpha, at_most=len(rows) - least)
-    calibrates = np.zeros(len(rows), np.bool_)  # (T,), which keeps both parts in the order of the data
-    calibrates[order[:size]] = True
+    numbers = (
+        np.arange(len(rows)) if groups is None else exchangeability.group_numbers(groups, len(scanned.trusted))[rows]
+    )
+    calibrates = exchangeability.set_apart(numbers, size, least, settings)
     probability, margins = scanned.probability[rows], scanned.margin[rows]
     trusted = TrustedSet(
         rows, probability, margins, calibrates, len(scanned.trusted), scanned.num_classes, least, settings.alpha

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
+from gradgeo.classifier.prepared import refuse_sparse
 from gradgeo.errors import expected
 
 Data = ArrayLike | Dataset[Any] | DataLoader[Any]
@@ -94,6 +95,8 @@ def _iterate(loader: DataLoader[Any]) -> Iterator[Any]:
 def _slices(x: Tensor | NDArray[Any], y: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     if isinstance(x, np.ndarray) and x.dtype.kind not in "fiub":
         raise expected("x", "an array of numbers", x)
+    if isinstance(x, Tensor):
+        refuse_sparse(x)
     if x.ndim < 2:
         raise expected("x", "of shape (N, *input)", x, "For a single input add the batch axis: x[None].")
     if y is not None and len(y) != len(x):

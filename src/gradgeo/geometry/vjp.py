@@ -123,10 +123,10 @@ def gradient(source: Tensor, leaf: Tensor, cotangent: Tensor, *, create_graph: b
         (maps,) = torch.autograd.grad(
             source, leaf, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
         )
-    except RuntimeError as error:
+    except Exception as error:  # any failure of foreign code, as in a forward pass
         if out_of_memory(error):
             raise  # fewer inputs may do
-        raise ModelError(f"the model cannot be differentiated: {error}") from error
+        raise ModelError(f"the model cannot be differentiated: {type(error).__name__}: {error}") from error
     if maps is None:
         raise ModelError("the model's output does not depend on its input, so there are no saliency maps.")
     return maps
