@@ -138,7 +138,9 @@ class BareLoader:
         from gradgeo.serve.inference import Facts
 
         torch.set_num_threads(1)
-        return _BareWorker(load_model(self.model), Facts(self.shape, self.classes, False, 0, "bare", {}))
+        return _BareWorker(
+            load_model(self.model), Facts(self.shape, self.classes, False, 0, {"detector_sha256": "bare"})
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from gradgeo.serve.limits import Limits
 from gradgeo.serve.server import Server
 
 SHAPE, CLASSES = (2, 3), 4
-FACTS = Facts(SHAPE, CLASSES, False, 19, "0123456789abcdef" * 4, {"alpha": 0.05})
+FACTS = Facts(SHAPE, CLASSES, False, 19, {"detector_sha256": "0123456789abcdef" * 4, "alpha": 0.05})
 Judge = Callable[[np.ndarray, bool], dict[str, Any]]
 
 

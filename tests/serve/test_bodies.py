@@ -69,7 +69,7 @@ def test_chunks_are_charged_for_the_longest_body_they_may_become() -> None:
 
 
 def test_json_has_a_limit_of_its_own_and_binary_tensors_go_beyond() -> None:
-    facts = type(FACTS)((3, 64, 64), 4, False, 19, FACTS.digest, {})
+    facts = type(FACTS)((3, 64, 64), 4, False, 19, FACTS.parameters)
     from helpers.serving import LocalPool
 
     with served(LocalPool(facts=facts), Limits(delay=0, json=MEBI // 4)) as server:

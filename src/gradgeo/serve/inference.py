@@ -31,11 +31,13 @@ class Facts:
     """Whether the model computes in float64."""
 
     calibration_size: int
-    digest: str
-    """`Detector.digest()`, which the rows of `score` state too."""
-
     parameters: dict[str, Any]
-    """What else the metadata of the model say of the detector."""
+    """What the metadata of the model say of the detector; `detector_sha256` is its digest."""
+
+    @property
+    def digest(self) -> str:
+        """`Detector.digest()`, which the rows of `score` state too."""
+        return str(self.parameters.get("detector_sha256", ""))
 
     @property
     def datatype(self) -> str:
@@ -68,8 +70,8 @@ class DetectorInference:
             classes=detector.num_classes_,
             float64=Classifier.of(detector.model).dtype == torch.float64,
             calibration_size=detector.calibration_size_,
-            digest=detector.digest(),
             parameters={
+                "detector_sha256": detector.digest(),
                 "alpha": float(detector.alpha),
                 "class_names": notes.get("class_names") or [],
                 "preprocess": notes.get("preprocess"),

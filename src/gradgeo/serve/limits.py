@@ -1,7 +1,7 @@
 """How much a server takes on before it says no."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 
 from gradgeo.errors import expected
 
@@ -45,7 +45,12 @@ class Limits:
     connections: int = 512
     """Open at once (503)."""
 
-    def __post_init__(self) -> None:
+    patience: InitVar[float | None] = None
+    """The former name of `client_timeout`."""
+
+    def __post_init__(self, patience: float | None) -> None:
+        if patience is not None:
+            object.__setattr__(self, "client_timeout", patience)
         for field in fields(self):
             value = getattr(self, field.name)
             if value is None and field.name in ("body", "bodies"):

@@ -75,7 +75,7 @@ class Service:
             "name": self.name,
             "versions": [self.version],
             "platform": "pytorch_gradgeo",
-            "parameters": {"detector_sha256": self.facts.digest, **self.facts.parameters},
+            "parameters": self.facts.parameters,
             **metadata(self.facts.shape, self.facts.classes, self.facts.datatype, self.outputs),
         }
 
