@@ -350,12 +350,12 @@ def test_score_reads_the_detector_once(room: Path, model: str, tmp_path: Path, m
 
     opened: list[Path] = []
 
-    def counting(path: Path, **options: object) -> object:
+    def counting(path: Path) -> bytes:
         opened.append(path)
-        return safe_open(path, **options)
+        return read(path)
 
-    safe_open = serialization.safe_open
-    monkeypatch.setattr(serialization, "safe_open", counting)
+    read = serialization._bytes
+    monkeypatch.setattr(serialization, "_bytes", counting)
     code, out, _ = run(
         "score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "--limit", 8, "-o", tmp_path / "v.csv"
     )
@@ -420,7 +420,7 @@ def test_data_without_labels_and_with_bad_items(model: str, tmp_path: Path) -> N
 
 
 def test_interrupt(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
-    def interrupted(path: Path) -> None:
+    def interrupted(path: Path, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gradgeo.detector.serialization.inspect", interrupted)
@@ -428,7 +428,7 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
 
 
 def test_unforeseen_failures(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
-    monkeypatch.setattr("gradgeo.detector.serialization.inspect", lambda path: 1 / 0)
+    monkeypatch.setattr("gradgeo.detector.serialization.inspect", lambda path, **options: 1 / 0)
     code, _, err = run("info", room / "d.gradgeo")
     assert (code, err) == (1, "gradgeo: error: ZeroDivisionError: division by zero (--debug says where)\n")
     code, _, err = run("--debug", "info", room / "d.gradgeo")
@@ -437,7 +437,7 @@ def test_unforeseen_failures(monkeypatch: pytest.MonkeyPatch, room: Path) -> Non
 
 
 def test_only_our_warnings_become_lines(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
-    def warning(path: Path) -> dict:
+    def warning(path: Path, **options: object) -> dict:
         warnings.warn("two\nlines", GradgeoWarning, stacklevel=1)
         return {"a": 1}
 
