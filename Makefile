@@ -22,9 +22,7 @@ $(if $(filter -e,$(3)),$(1)/bin/python $(INSTALL) --no-deps --no-build-isolation
 endef
 endif
 
-# One process more than cores: tests wait for processes that they started, and for the clock.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # PyTorch, oneDNN and MKL with the kernels of a processor without AVX, and of one without AVX-512.
 SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2

@@ -14,7 +14,8 @@ from torch import nn
 from gradgeo import Detector
 from gradgeo.data import Preprocess, open_source
 from gradgeo.scoring import score
-from gradgeo.scoring.previews import POINTS, SIDE, picture, signal, similarities, thumbnail
+from gradgeo.scoring.previews import SIDE, picture, signal, similarities, thumbnail
+from gradgeo.scoring.schema import MOST_POINTS
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +128,10 @@ def test_signals_keep_their_peaks() -> None:
     x = torch.sin(torch.linspace(0, 9, 10_000))
     x[1234], x[8000] = 9, -9
     kept = signal(x)
-    assert len(kept) <= POINTS
+    assert len(kept) <= MOST_POINTS
     assert (max(kept), min(kept)) == (9, -9)
     assert kept.index(9.0) < kept.index(-9.0)
-    assert len(signal(torch.rand(257))) <= POINTS
+    assert len(signal(torch.rand(257))) <= MOST_POINTS
     assert picture(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), Preprocess()) == {"signal": [1, 2]}
     assert picture(torch.tensor([1.0, 2.0]), Preprocess(mean=(1.0,))) == {"signal": [2, 3]}
     assert picture(torch.tensor([[[1.0, 2.0]]]), Preprocess()) == {"signal": [1, 2]}
