@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from gradgeo import Detector
 from gradgeo.data import open_source
 from gradgeo.errors import DataError, ModelError
 from gradgeo.scoring import check_out, score
+from helpers.breaking import Breaking
 from helpers.nets import inputs, network
 
 NAMES = ["v.csv", "v.parquet", "v"]
@@ -25,22 +25,6 @@ def detector() -> Detector:
 def data(tmp_path: Path) -> Path:
     np.save(tmp_path / "a.npy", np.random.RandomState(0).rand(50, 1, 4, 4))
     return tmp_path / "a.npy"
-
-
-class Breaking:
-    """A detector that fails once it has judged more than `inputs`."""
-
-    def __init__(self, detector: Detector, inputs: int) -> None:
-        self.detector, self.left = detector, inputs
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.detector, name)
-
-    def judge(self, x: torch.Tensor, *, explain: bool) -> object:
-        self.left -= len(x)
-        if self.left < 0:
-            raise ModelError("out of memory")
-        return self.detector.judge(x, explain=explain)
 
 
 def begun(detector: Detector, data: Path, out: Path) -> None:

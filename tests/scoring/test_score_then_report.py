@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from gradgeo import Detector, report
 from gradgeo.data import Source, open_source
@@ -22,6 +21,7 @@ from gradgeo.scoring.local_engine import ScoringJob
 from gradgeo.scoring.metadata import Metadata
 from gradgeo.scoring.reader import Scores
 from gradgeo.watch import Watch
+from helpers.breaking import Breaking
 from helpers.nets import inputs, network
 
 NAMES = ["v.parquet", "v", "v.csv"]
@@ -44,22 +44,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x[25] = np.nan
     np.savez(path, x=x, y=np.arange(60) % 4)
     return path
-
-
-class Breaking:
-    """A detector that raises, or does `act`, once it has judged more than `inputs`."""
-
-    def __init__(self, detector: Detector, inputs: int) -> None:
-        self.detector, self.left = detector, inputs
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.detector, name)
-
-    def judge(self, x: torch.Tensor, *, explain: bool) -> object:
-        self.left -= len(x)
-        if self.left < 0:
-            raise ModelError("out of memory")
-        return self.detector.judge(x, explain=explain)
 
 
 def scored(detector: Detector, source: Source, out: Path, **options: object) -> object:
