@@ -84,6 +84,7 @@ def generate(
         generated, error = _inputs_or_error(scenario, task)
         described[name] = {
             "cause": scenario.cause,
+            "kind": generated.kind or scenario.kind,
             "count": len(generated.x),
             "success_rate": generated.success,
             "note": generated.note,
