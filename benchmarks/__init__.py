@@ -16,6 +16,7 @@ BENCHMARKS = (
     "export",
     "guarantee",
     "local-minima",
+    "networks",
     "one-class",
     "paper",
     "report",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.networks.columns import network_scenarios
 from benchmarks.scenarios import shipped_scenarios
 from benchmarks.shipped import Suite, shipped_tasks
 from gradgeo.bench.cache import CHUNK
@@ -33,7 +34,7 @@ class Choice:
     folder: Path | None
     """The folder with data/ and models/; None for the digits alone."""
     names: tuple[str, ...] | None
-    """Of the classifiers; None for all five."""
+    """Of the classifiers; None for all but those too costly."""
     inputs: int
     """In a scenario."""
     methods: tuple[str, ...] | None = None
@@ -48,7 +49,8 @@ class Choice:
     def tasks(self) -> tuple[list[Task], dict[str, Scenario]]:
         """The task of each classifier, and the scenarios."""
         suite = Suite(self.folder or Path(), inputs=self.inputs)
-        return shipped_tasks(suite, self.names, self.folder), shipped_scenarios(suite)
+        scenarios = network_scenarios(suite.folder, shipped_scenarios(suite))
+        return shipped_tasks(suite, self.names, self.folder), scenarios
 
 
 def run(choice: Choice, out: Path, name: str, command: str, *, jobs: int = 1, say: Say = silent) -> list[Path]:
