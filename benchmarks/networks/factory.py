@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.networks.making import Network, fit
+from benchmarks.networks.making import Network
 from benchmarks.networks.reading import image_file, images, shaped
+from benchmarks.networks.training import fit
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from benchmarks.networks.training import accuracy_of, reproducible
 from gradgeo._files import atomic_stream
 from gradgeo.bench import cache as bench_cache
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
@@ -91,7 +90,7 @@ def made(name: str, network: Network, folder: Path, few: int | None = None) -> M
     path = bench_cache.CACHE.parent / "networks" / f"{name}-{_key(name, network, folder, few)}.safetensors"
     if not path.exists():
         start = time.process_time()
-        with _reproducible():
+        with reproducible():
             model = network.build(folder)
             weights = {key: value.detach().contiguous() for key, value in network.train(model, folder, few).items()}
             x, y = network.held_out(model.eval(), folder, few)
@@ -106,7 +105,7 @@ def made(name: str, network: Network, folder: Path, few: int | None = None) -> M
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_stream(path) as stream:
             stream.write(save(weights, {"facts": json.dumps(facts)}))
-    with _reproducible():
+    with reproducible():
         model = network.build(folder)
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
@@ -133,61 +132,8 @@ def fitted_on(classifier: ClassifierUnderTest, size: int | None, name: str) -> C
     return found
 
 
-def fit(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    epochs: int,
-    rate: float = 2e-3,
-    decay: float = 0.01,
-    augment: Callable[[Tensor], Tensor] | None = None,
-) -> None:
-    """Train by AdamW with cross-entropy, batches of 64, and one cycle of the step size."""
-    steps = epochs * -(-len(x) // 64)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 2))
-    model.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(64):
-            inputs = x[rows] if augment is None else augment(x[rows])
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs), y[rows]).backward()
-            optimizer.step()
-            schedule.step()
-    model.eval()
-
-
-def mirrored(x: Tensor) -> Tensor:
-    """Images, each flipped left to right by chance."""
-    return torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
-
-
-@torch.no_grad()
-def accuracy_of(model: nn.Module, x: Tensor, y: Tensor) -> float | None:
-    """The share that is right; None where no class is known."""
-    known = y >= 0
-    if not known.any():
-        return None
-    predicted = torch.cat([model(part).argmax(1) for part in x[known].split(100)])
-    return float((predicted == y[known]).double().mean())
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    """One thread, since the order of a sum depends on their number, and a random state of its own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _key(name: str, network: Network, folder: Path, few: int | None) -> str:
-    code = bench_cache.hash_of_code(CODE, ("making.py", "reading.py", "catalogues.py", network.module))
+    code = bench_cache.hash_of_code(CODE, ("training.py", "reading.py", "catalogues.py", network.module))
     parts = [name, few, code, torch.__version__, [_digest(file) for file in network.files(folder)]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.networks.making import Network, fit, mirrored
+from benchmarks.networks.making import Network
 from benchmarks.networks.reading import image_file, images
+from benchmarks.networks.training import fit, mirrored
 
 WIDTH = 64
 HEADS = 4

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.networks.making import Network, fit
+from benchmarks.networks.making import Network
 from benchmarks.networks.reading import packaged
+from benchmarks.networks.training import fit
 from gradgeo.bench.scenarios import Generated, Scenario, Task
 
 WHEEL = "plotnine"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks.catalogues import LONGEST, catalogue_files, manual_lines, messages
-from benchmarks.networks.making import Network, fit
+from benchmarks.networks.making import Network
+from benchmarks.networks.training import fit
 from gradgeo.bench.scenarios import Scenario, Task
 
 LANGUAGES = ("da", "nb", "sv", "nl", "es", "gl", "pt", "it")

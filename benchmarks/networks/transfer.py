@@ -33,7 +33,7 @@ class Lite0(nn.Module):
     def __init__(self, weights: Path, classes: int = 1000) -> None:
         super().__init__()
         if find_spec("timm") is None:
-            raise MissingDependencyError("this network needs timm; pip install 'gradgeo[timm]'")
+            raise MissingDependencyError("this network needs timm; pip install timm")
         import timm
 
         self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
