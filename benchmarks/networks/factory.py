@@ -100,6 +100,7 @@ def _network(factory: Factory) -> Network:
         train=partial(_train, factory),
         held_out=partial(_held_out, factory),
         half=HELD_OUT * 2 // 3,
+        size=500,
         near=("cifar100",) if cifar else (),
         far=("mnist", "fashion_mnist") if cifar else ("mnist", "cifar10"),
     )
