@@ -19,7 +19,7 @@ RELATED = ("ca", "ro", "de", "fr", "eo")
 UNRELATED = ("fi", "hu", "tr", "pl", "cs", "id", "vi")
 SCRIPTS = ("ru", "el", "ja", "uk")
 """Languages in other scripts, whose characters it does not know."""
-TRAINING, HELD_OUT = 1500, 500
+TRAINING, HELD_OUT = 1200, 500
 """Texts of each language."""
 WIDTH, CHARACTERS = 32, 200
 PADDING, UNKNOWN = 0, 1
@@ -95,7 +95,7 @@ def _held_out(model: nn.Module, folder: Path, few: int | None) -> tuple[Tensor, 
 TEXT_NETWORKS = {
     "languages": Network(
         kind="text",
-        trained_on=f"1,500 messages each of eight languages ({', '.join(LANGUAGES)}) from installed catalogues",
+        trained_on=f"1,200 messages each of eight languages ({', '.join(LANGUAGES)}) from installed catalogues",
         licence="each package's own (mostly GPL, LGPL, BSD); read where it is installed, not copied",
         module="text.py",
         files=lambda folder: [file for language in LANGUAGES for file in catalogue_files(language)],
