@@ -16,7 +16,6 @@ BENCHMARKS = (
     "export",
     "guarantee",
     "local-minima",
-    "networks",
     "one-class",
     "paper",
     "report",
