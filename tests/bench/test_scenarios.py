@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.bench.scenarios import SCENARIOS, Generated, Scenario, Task
+from gradgeo.bench.scenarios import KINDS, SCENARIOS, Generated, Scenario, Task
+from gradgeo.errors import ArgumentError
 
 
 @pytest.mark.simulation
@@ -62,3 +63,12 @@ def test_a_model_that_cannot_be_traced_is_attacked_as_it_is() -> None:
 
     classifier = ClassifierUnderTest("u", Untraceable(), torch.rand(4, 3), torch.zeros(4, dtype=torch.long), 2)
     assert isinstance(classifier.folded, Untraceable)
+
+
+def test_a_scenario_has_a_kind_of_its_cause() -> None:
+    assert {scenario.kind for scenario in SCENARIOS.values()} <= set(KINDS)
+    kinds = [Scenario(cause, lambda task: task.x).kind for cause in ("ood", "attack", "mistake")]
+    assert kinds == ["far", "attack", "mistake"]
+    assert Scenario("ood", lambda task: task.x, kind="near").kind == "near"
+    with pytest.raises(ArgumentError, match=r"kind to be that of its cause among .*, got 'near \(attack\)'"):
+        Scenario("attack", lambda task: task.x, kind="near")

@@ -14,9 +14,14 @@ from torch.nn import functional as F
 from gradgeo.attacks import csa, fgsm, minimum_norm, pgd
 from gradgeo.bench.attacked import Attack, attacked
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
+from gradgeo.errors import expected
 
 SIZE = 1000
 """Inputs in a scenario, where there are as many."""
+
+KINDS = {"attack": "attack", "near": "ood", "far": "ood", "spoilt": "ood", "mistake": "mistake"}
+"""The kinds of scenarios, finer than their causes, each with its cause. Near: other classes of data like the trusted;
+far: data of another sort; spoilt: trusted inputs gone bad, and what a broken sensor gives."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,9 @@ class Generated:
     """Of an attack: the share of inputs on which it succeeded."""
     note: str = ""
     """For the page."""
+    kind: str = ""
+    """One of `KINDS` where it is another than the scenario's, as one data set is near to one classifier's and far from
+    another's."""
 
 
 def _always(task: Task) -> bool:
@@ -109,6 +117,15 @@ class Scenario:
     """The inputs of the scenario."""
     applies: Callable[[Task], bool] = _always
     """Whether the scenario makes sense for the task's classifier."""
+    kind: str = ""
+    """One of `KINDS`; where it is not given "far" of the cause "ood", else the cause itself."""
+
+    def __post_init__(self) -> None:
+        if not self.kind:
+            object.__setattr__(self, "kind", "far" if self.cause == "ood" else self.cause)
+        if KINDS.get(self.kind) != self.cause:
+            named = ", ".join(f"{kind} ({cause})" for kind, cause in KINDS.items())
+            raise expected("kind", f"that of its cause among {named}", f"{self.kind} ({self.cause})")
 
     def inputs(self, task: Task) -> Generated:
         """The inputs, with what is known of them."""
@@ -162,14 +179,14 @@ def _gaussian(task: Task) -> Tensor:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "reversed": Scenario("ood", lambda task: task.x.flip(-1), _signal),
+    "reversed": Scenario("ood", lambda task: task.x.flip(-1), _signal, "spoilt"),
     "uniform noise": Scenario("ood", lambda task: task.noise("uniform noise", torch.rand), _image),
     "Gaussian noise": Scenario("ood", _gaussian, _image_or_signal),
-    "constant": Scenario("ood", _constant, _image_or_signal),
+    "constant": Scenario("ood", _constant, _image_or_signal, "spoilt"),
     "smooth blobs": Scenario(
         "ood", lambda task: smooth_blobs(task.size, task.input_shape, task.generator("smooth blobs")), _image
     ),
-    "noisy inputs": Scenario("ood", _noisy),
+    "noisy inputs": Scenario("ood", _noisy, kind="spoilt"),
     "PGD": _attack(pgd, 0),
     "PGD, small": _attack(pgd, 1),
     "PGD, smallest": _attack(pgd, 2),
