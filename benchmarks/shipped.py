@@ -134,6 +134,11 @@ class Suite:
         return read_inputs(find(name, folder=self.folder, limit=limit))
 
 
+def default_names() -> tuple[str, ...]:
+    """The classifiers that are measured where none are named."""
+    return (*SHIPPED, *(name for name, network in NETWORKS.items() if network.in_battery))
+
+
 def shipped_tasks(suite: Suite, names: tuple[str, ...] | None, folder: Path | None) -> list[Task]:
     """The tasks of the classifiers of these names, whose data is in `folder`; `digits` needs none.
 
@@ -141,7 +146,7 @@ def shipped_tasks(suite: Suite, names: tuple[str, ...] | None, folder: Path | No
         names: of classifiers that are shipped or made here, NAME@200 for one fitted on 200; None for all but those too
             costly.
     """
-    names = (*SHIPPED, *(name for name, network in NETWORKS.items() if network.in_battery)) if names is None else names
+    names = default_names() if names is None else names
     for name in names:
         fit_size(name)
         if base(name) not in ("digits", *SHIPPED, *NETWORKS):

@@ -103,12 +103,14 @@ def test_as_many_trusted_inputs_to_fit_on_as_the_name_says(tiny: Path) -> None:
         assert (found.name, len(found.trusted)) == (name, fitted)
         assert torch.equal(found.trusted, whole.trusted[:fitted])
         assert torch.equal(found.x[found.half :], whole.x[whole.half :])
-        assert torch.equal(found.logits, making.under_test("tiny", TINY, tiny).logits[: len(whole.x)][_kept(found, whole)])
+        assert torch.equal(
+            found.logits, making.under_test("tiny", TINY, tiny).logits[: len(whole.x)][_kept(found, whole)]
+        )
     assert suite.task("tiny@7").size == 15
     assert torch.equal(suite.task("tiny@7").x, suite.task("tiny").x)
     assert len(Suite(tiny)["digits@30"].trusted) == 30
     for wrong in ("tiny@", "tiny@-3", "tiny@many"):
-        with pytest.raises(ArgumentError, match=f"expected cases to be NAME or NAME@NUMBER.*{wrong}"):
+        with pytest.raises(ArgumentError, match=rf"expected cases to be NAME or NAME@NUMBER.*{wrong}"):
             shipped_tasks(suite, (wrong,), tiny)
 
 
@@ -128,7 +130,7 @@ def test_the_page_says_what_a_network_took_and_why_one_cannot_be_made(
     assert "| 3 | 2 | 26 |" in rows["tiny"]
     assert "pip install no-such-wheel" in rows["absent"]
     assert "no-such-wheel" in page.data["networks"]["absent"]["error"]
-    with pytest.raises(ArgumentError, match="expected cases to be among factory_animals.*nothing"):
+    with pytest.raises(ArgumentError, match=r"expected cases to be among factory_animals.*nothing"):
         networks.run(Suite(tiny, only=("nothing",)))
     with pytest.raises(MissingDependencyError, match="needs no-such-wheel"):
         missing(tiny)
@@ -207,7 +209,7 @@ def test_text_is_changed_by_characters_and_found_again_in_its_embeddings(text_ta
 def test_catalogues_and_manual_pages_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [
         (b"", b"Content-Type: text/plain; charset=UTF-8\n"),
-        (b"%d file was found in this folder\0%d files", "%d Datei wurde in diesem Ordner gefunden\0%d Dateien".encode()),
+        (b"%d file was found in this folder\0%d files", b"%d Datei wurde in diesem Ordner gefunden\0%d Dateien"),
         (b"The same in both, so not translated", b"The same in both, so not translated"),
         (b"short", b"kurz"),
     ]
