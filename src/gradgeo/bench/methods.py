@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
     "Mahalanobis++": _library(peers.on_class_means("Mahalanobis", unit=True), "Mueller and Hein 2025"),
     "RMD": _library(peers.on_class_means("RMD"), "Ren et al. 2021"),
     "RMD++": _library(peers.on_class_means("RMD", unit=True), "Mueller and Hein 2025"),
-    "Mahalanobis, layers": _library(LayerMahalanobis, "Lee et al. 2018"),
+    "layer Mahalanobis": _library(LayerMahalanobis, "Lee et al. 2018"),
     "KNN": _library(peers.on_features("KNN"), "Sun et al. 2022"),
     "NNGuide": _library(peers.on_features_and_head("NNGuide"), "Park et al. 2023"),
     "ViM": _library(peers.vim, "Wang et al. 2022"),
