@@ -36,8 +36,8 @@ class MethodScores:
 
     scores: dict[str, Array]
     """Outlier scores (N,) by scenario."""
-    ms_per_input: float
-    """Of the method by itself."""
+    ms_per_input: float | None
+    """Of the method by itself; None where it was not timed."""
 
 
 def shared_groups(methods: dict[str, Method]) -> list[Group]:
@@ -50,20 +50,24 @@ def shared_groups(methods: dict[str, Method]) -> list[Group]:
 
 
 def score_or_errors(
-    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor]
+    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], *, timed: bool = True
 ) -> dict[str, MethodScores | Exception]:
     """`score`, or why a method has no scores; where methods fail together each half of them is tried by itself."""
     try:
-        return dict(score(group, classifier, inputs))
+        return dict(score(group, classifier, inputs, timed=timed))
     except Exception as error:  # a peer may fail in any way; the others still count
         if len(group) == 1:
             return dict.fromkeys(group, error)
     members = list(group.items())
-    halves = (dict(members[: len(members) // 2]), dict(members[len(members) // 2 :]))
-    return {name: result for half in halves for name, result in score_or_errors(half, classifier, inputs).items()}
+    found: dict[str, MethodScores | Exception] = {}
+    for half in (dict(members[: len(members) // 2]), dict(members[len(members) // 2 :])):
+        found |= score_or_errors(half, classifier, inputs, timed=timed)
+    return found
 
 
-def score(group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor]) -> dict[str, MethodScores]:
+def score(
+    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], *, timed: bool = True
+) -> dict[str, MethodScores]:
     """The scores of the methods of a group, fitted on the trusted inputs of the first half; cached.
 
     Fitting waits until a score is needed that the cache lacks, and leaves out the methods that lack none.
@@ -73,24 +77,27 @@ def score(group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tenso
 
     Args:
         inputs: (N, *input) by scenario.
+        timed: whether `ms_per_input` is wanted.
     """
-    x = classifier.trusted
-    # The predicted classes are the labels, also where there are none.
-    y = classifier.logits[: classifier.half][classifier.correct[: classifier.half]].argmax(1)
+    x, y = classifier.trusted, classifier.trusted_classes
     fitted_on = weights_key(classifier.model), tensor_hash(x), tensor_hash(y)
     keys = {name: (name, *fitted_on, method.version) for name, method in group.items()}
     pieces = {scenario: torch.split(values, CHUNK) for scenario, values in inputs.items()}
     hashes = {scenario: [tensor_hash(part) for part in parts] for scenario, parts in pieces.items()}
-    timed = next(iter(inputs.values()))[:TIMED]
-    cost_keys = {name: ("cost", *key, tensor_hash(timed)) for name, key in keys.items()}
+    first = next(iter(inputs.values()))[:TIMED]
+    cost_keys = {name: ("cost", *key, tensor_hash(first)) for name, key in keys.items()} if timed else {}
 
     def complete(name: str) -> bool:
-        needed = [("scores", *keys[name], each) for parts in hashes.values() for each in parts]
-        return all(load(*key) is not None for key in (cost_keys[name], *needed))
+        needed: list[tuple[object, ...]] = [
+            ("scores", *keys[name], each) for parts in hashes.values() for each in parts
+        ]
+        if timed:
+            needed.append(cost_keys[name])
+        return all(load(*key) is not None for key in needed)
 
     missing = {name: method for name, method in group.items() if not complete(name)}
     detectors = _LazyDetectors(missing, classifier.model, x, y)
-    cost = {name: cached(partial(detectors.seconds, name, timed), *key)["seconds"] for name, key in cost_keys.items()}
+    cost = {name: cached(partial(detectors.seconds, name, first), *key)["seconds"] for name, key in cost_keys.items()}
     scores: dict[str, dict[str, list[Array]]] = {name: {scenario: [] for scenario in inputs} for name in group}
     for scenario, parts in pieces.items():
         for part, each in zip(parts, hashes[scenario], strict=True):
@@ -100,7 +107,7 @@ def score(group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tenso
     return {
         name: MethodScores(
             {scenario: np.concatenate(parts) for scenario, parts in scores[name].items()},
-            1000 * float(cost[name]) / max(1, len(timed)),
+            1000 * float(cost[name]) / max(1, len(first)) if timed else None,
         )
         for name in group
     }
