@@ -116,9 +116,14 @@ class Suite:
         return read_inputs(find(name, folder=self.folder, limit=limit))
 
 
+def default_names() -> tuple[str, ...]:
+    """The classifiers that are measured where none are named."""
+    return tuple(SHIPPED)
+
+
 def shipped_tasks(suite: Suite, names: tuple[str, ...] | None, folder: Path | None) -> list[Task]:
     """The tasks of the classifiers of these names (None: all five), whose data is in `folder`; `digits` needs none."""
-    names = tuple(SHIPPED) if names is None else names
+    names = default_names() if names is None else names
     for name in names:
         if name not in ("digits", *SHIPPED):
             raise expected("cases", f"among digits, {', '.join(SHIPPED)}", name)

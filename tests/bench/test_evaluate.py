@@ -150,7 +150,7 @@ def test_other_fits_are_of_other_halves_and_score_the_first_inputs(few: Task, mo
 
     methods = {"ours": Method(lambda model, x: Recording(), peer=False)}
     scenarios = {"noise": SCENARIOS["uniform noise"]}
-    result = evaluate(few, scenarios=scenarios, methods=methods, splits=5)
+    result = evaluate(few, scenarios=scenarios, methods=methods, splits=range(1, 6))
     assert [len(x) for x in fitted] == [250] + [125] * 5
     assert len({float(x.sum()) for x in fitted}) == 6
     assert all((x[:, None] == few.classifier.trusted).flatten(2).all(2).any(1).all() for x in fitted[1:])
@@ -159,7 +159,7 @@ def test_other_fits_are_of_other_halves_and_score_the_first_inputs(few: Task, mo
     assert entry["fits"] == 6
     assert entry["error_over_fits"] > 0
     count = len(scored)
-    assert evaluate(few, scenarios=scenarios, methods=methods, splits=5)["summary"]["ours"] == entry
+    assert evaluate(few, scenarios=scenarios, methods=methods, splits=range(1, 6))["summary"]["ours"] == entry
     assert len(scored) == count  # all of it was in the cache
     assert evaluate(few, scenarios=scenarios, methods=methods)["summary"]["ours"]["error_over_fits"] is None
 

@@ -1,6 +1,6 @@
 """One classifier, every scenario, every method: the run that fills the benchmark's page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def evaluate(
     *,
     scenarios: dict[str, Scenario] | None = None,
     methods: dict[str, Method] | None = None,
-    splits: int = 0,
+    splits: Sequence[int] = (),
     command: str = "gradgeo bench",
     say: Say = silent,
 ) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def evaluate(
     A scenario that cannot be generated and a method that fails keep their place, with the reason.
 
     Args:
-        splits: further fits of each method, each on a random half of the fit inputs, which score the first
-            `SPLIT_INPUTS` inputs of each scenario; with 5 or more the intervals are over inputs and fits.
+        splits: seeds above 0 of further fits of each method, each on a random half of the fit inputs, which score the
+            first `SPLIT_INPUTS` inputs of each scenario; with 5 or more the intervals are over inputs and fits.
     """
     classifier, methods = task.classifier, methods or METHODS
     described, inputs = generate(task, SCENARIOS if scenarios is None else scenarios, say)
@@ -122,16 +122,16 @@ def _compared(
 
 
 def _refits(
-    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], splits: int
+    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], splits: Sequence[int]
 ) -> dict[str, tuple[comparison.Scores, ...]]:
     """The scores of a group's methods fitted on other halves, without those that fail there."""
     first = first_inputs(inputs)
     found: dict[str, list[comparison.Scores]] = {name: [] for name in group}
-    for split in range(1, splits + 1):
+    for split in splits:
         for name, result in score_or_errors(group, classifier.refitted(split), first, timed=False).items():
             if not isinstance(result, Exception):
                 found[name].append(_separated(result))
-    return {name: tuple(each) if len(each) == splits else () for name, each in found.items()}
+    return {name: tuple(each) if len(each) == len(splits) else () for name, each in found.items()}
 
 
 def first_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
