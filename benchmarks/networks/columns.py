@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.networks.factory import FACTORIES
 from benchmarks.networks.making import Network
@@ -88,15 +87,6 @@ def _clipped(task: Task) -> Tensor:
     return (0.5 + 4 * (task.x - task.x.mean((1, 2, 3), keepdim=True))).clamp(0, 1)
 
 
-def _blurred(task: Task) -> Tensor:
-    """Out of focus: a box of a tenth of the side, three times over, which is nearly a Gaussian."""
-    side = 2 * (task.input_shape[-1] // 20) + 3
-    x = task.x
-    for _ in range(3):
-        x = F.avg_pool2d(F.pad(x, [side // 2] * 4, mode="replicate"), side, 1)
-    return x
-
-
 def _box(task: Task, name: str) -> tuple[Tensor, Tensor]:
     """A mask (N, 1, H, W) of a box of a third of the side, somewhere, and a level for each (N, 1, 1, 1)."""
     _, height, width = task.input_shape
@@ -123,11 +113,8 @@ def _foreign(task: Task) -> Tensor:
 
 SPOILT = {
     "clipped": Scenario("ood", _clipped, _of_factory, "spoilt"),
-    "dark": Scenario("ood", lambda task: 0.15 * task.x, _of_factory, "spoilt"),
-    "overexposed": Scenario("ood", lambda task: (2 * task.x + 0.3).clamp(0, 1), _of_factory, "spoilt"),
-    "blurred": Scenario("ood", _blurred, _of_factory, "spoilt"),
     "turned": Scenario("ood", lambda task: task.x.rot90(1, (-2, -1)), _of_factory, "spoilt"),
     "patched": Scenario("ood", _patched, _of_factory, "spoilt"),
     "foreign object": Scenario("ood", _foreign, _of_factory, "spoilt"),
 }
-"""What a camera in a factory meets."""
+"""What a camera in a factory meets, beside what is common to all images."""

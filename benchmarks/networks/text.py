@@ -106,7 +106,7 @@ TEXT_NETWORKS = {
         size=300,
         budgets=(0.2, 0.05),
         bounds=None,
-        without=("reversed", "constant"),
+        without=("reversed", "constant", "textures", "rotation"),
     )
 }
 """By name."""

@@ -27,6 +27,13 @@ SIDE = 128
 """Of CIFAR images where features are probed; the network itself was trained at 224."""
 
 
+COSTLY = (
+    *("minimum L2", "CSA", "PGD, targeted, MSE", "PGD, targeted, small"),
+    *("APGD ensemble", "APGD ensemble, small", "C&W", "B&B"),
+)
+"""Attacks of hundreds of passes, which are left out."""
+
+
 class Lite0(nn.Module):
     """EfficientNet-Lite0 for images in [0, 1]; another head where `classes` is not ImageNet's 1,000."""
 
@@ -117,7 +124,7 @@ def _probed(data: str, classes: int, near: str) -> Network:
         size=100,
         near=(near,),
         far=("mnist", "fashion_mnist"),
-        without=("minimum L2", "CSA", "PGD, targeted, MSE", "PGD, targeted, small"),
+        without=COSTLY,
     )
 
 
@@ -161,7 +168,7 @@ TRANSFER_NETWORKS = {
         fit=60,
         size=20,
         far=("mnist", "fashion_mnist"),
-        without=("minimum L2", "CSA", "PGD, targeted, MSE", "PGD, targeted, small"),
+        without=COSTLY,
         in_battery=False,
     ),
     "resnet56": Network(
