@@ -59,6 +59,7 @@ def evaluate(
     used: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
         used[name] = {"peer": method.peer, "passes": method.passes, "error": None, "ms_per_input": None}
+        used[name] |= {"source": method.source, "library": method.library}
         result = results[name]
         if isinstance(result, Exception):
             used[name]["error"] = _portable(f"{type(result).__name__}: {result}")[:300]

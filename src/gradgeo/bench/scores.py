@@ -16,6 +16,7 @@ from gradgeo._typing import Array
 from gradgeo.bench.cache import CHUNK, cached, load, store, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import Method
+from gradgeo.bench.remembered import remembered
 from gradgeo.bench.shared_passes import DetectorGroup
 
 BATCH = 50
@@ -43,22 +44,25 @@ def shared_groups(methods: dict[str, Method]) -> list[Group]:
     """The methods that share passes, and each of the others, in the order in which each group is first named."""
     groups: dict[str, Group] = {}
     for name, method in methods.items():
-        groups.setdefault("" if method.shared else name, {})[name] = method
+        together = f"shared by {'peers' if method.peer else 'ours'}"
+        groups.setdefault(together if method.shared else name, {})[name] = method
     return list(groups.values())
 
 
 def score_or_errors(
     group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], *, timed: bool = True
 ) -> dict[str, MethodScores | Exception]:
-    """`score`, or why a method has no scores; where methods fail together each is tried by itself."""
+    """`score`, or why a method has no scores; where methods fail together each half of them is tried by itself."""
     try:
         return dict(score(group, classifier, inputs, timed=timed))
     except Exception as error:  # a peer may fail in any way; the others still count
         if len(group) == 1:
             return dict.fromkeys(group, error)
-    return {
-        name: score_or_errors({name: method}, classifier, inputs, timed=timed)[name] for name, method in group.items()
-    }
+    members = list(group.items())
+    found: dict[str, MethodScores | Exception] = {}
+    for half in (dict(members[: len(members) // 2]), dict(members[len(members) // 2 :])):
+        found |= score_or_errors(half, classifier, inputs, timed=timed)
+    return found
 
 
 def score(
@@ -154,13 +158,19 @@ class _LazyDetectors:
     @cached_property
     def _fitted(self) -> tuple[dict[str, Any], Callable[[Tensor], list[Tensor]]]:
         """The detectors by name, and a function to the scores (n,) of each."""
-        detectors = {name: method.make(self._model, self._x[:2]) for name, method in self._group.items()}
-        if len(detectors) > 1:
-            together = DetectorGroup([detector.detector for detector in detectors.values()]).fit(self._x, self._y)
-            return detectors, lambda x: [_nan_as_infinity(found.outlier_score) for found in together.predict(x)]
-        (detector,) = detectors.values()
-        detector.fit(DataLoader(TensorDataset(self._x, self._y), batch_size=64))
-        return detectors, lambda x: [detector.predict(x)]
+        with remembered():
+            detectors = {name: method.make(self._model, self._x[:2]) for name, method in self._group.items()}
+            if len(detectors) > 1 and not any(method.peer for method in self._group.values()):
+                together = DetectorGroup([detector.detector for detector in detectors.values()]).fit(self._x, self._y)
+                return detectors, lambda x: [_nan_as_infinity(found.outlier_score) for found in together.predict(x)]
+            for detector in detectors.values():
+                detector.fit(DataLoader(TensorDataset(self._x, self._y), batch_size=64))
+
+        def predict(x: Tensor) -> list[Tensor]:
+            with remembered():
+                return [detector.predict(x) for detector in detectors.values()]
+
+        return detectors, predict
 
 
 def _nan_as_infinity(score: Tensor) -> Tensor:
