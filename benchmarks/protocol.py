@@ -89,7 +89,7 @@ def closed(scenarios: Mapping[str, Scenario]) -> str:
     protocol = read()
     hidden = [name for name, scenario in scenarios.items() if protocol.scenario_is_sealed(name, scenario)]
     return (
-        f"For choosing: the sealed networks ({', '.join(protocol.networks)}) and scenarios ({', '.join(hidden)}) were "
+        f"For choosing: the sealed networks ({', '.join(protocol.networks)}) and scenarios ({'; '.join(hidden)}) were "
         "left out."
     )
 
