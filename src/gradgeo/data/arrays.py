@@ -87,7 +87,7 @@ class Header(NamedTuple):
             raise ValueError(f"version {version[0]}.{version[1]}")
         stated = stream.read(2 if version == (1, 0) else 4)
         length = int.from_bytes(stated, "little")
-        if length > min(left, LONGEST_HEAD):  # NumPy would ask for the memory before it looks
+        if length > LONGEST_HEAD:  # NumPy would ask for the memory before it looks
             raise ValueError(f"a head of {length} bytes")
         header = cls(*reader[version](io.BytesIO(stated + stream.read(length))))
         if header.dtype.hasobject:
