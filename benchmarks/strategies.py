@@ -58,7 +58,7 @@ def _row(page: Page, name: str, model: nn.Module, x: Tensor, *, quick: bool) -> 
         if not torch.allclose(gradients, exact, rtol=0, atol=1e-4 * float(exact.abs().max())):
             if way != "compiled":
                 raise AssertionError(f"{way}: other gradients for {name}")
-            # Its kernels round differently, and a unit near zero may flip: told, for a run of an hour must not end here.
+            # Its kernels round differently, and a unit near zero may flip: told, not raised: a run of an hour goes on.
             page.data.setdefault("failed", {})[f"{name}, {way}"] = "other gradients than one by one"
             continue
         calls[way] = partial(make, model, x, cotangents)
