@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -109,7 +109,9 @@ def made(name: str, network: Network, folder: Path, few: int | None = None) -> M
         model = network.build(folder)
     with safe_open(path, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
-        model.load_state_dict({key: file.get_tensor(key) for key in file.keys()}, strict=False)  # noqa: SIM118
+        # A probe keeps its head alone: the rest is what `build` gives.
+        left = model.load_state_dict({key: file.get_tensor(key) for key in file.keys()}, strict=False)  # noqa: SIM118
+    assert not left.unexpected_keys, left
     return Made(model.eval().requires_grad_(False), **facts)
 
 
@@ -125,9 +127,7 @@ def fitted_on(classifier: ClassifierUnderTest, size: int | None, name: str) -> C
     right = classifier.correct[: classifier.half].nonzero()[:, 0]
     half = classifier.half if size is None or size >= len(right) else int(right[size - 1]) + 1
     kept = torch.cat([torch.arange(half), torch.arange(classifier.half, len(classifier.x))])
-    found = ClassifierUnderTest(
-        name, classifier.model, classifier.x[kept], classifier.y[kept], half, classifier.budgets, classifier.bounds
-    )
+    found = replace(classifier, name=name, x=classifier.x[kept], y=classifier.y[kept], half=half)
     found.__dict__["logits"] = classifier.logits[kept]  # what its cached property would compute again
     return found
 

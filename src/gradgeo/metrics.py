@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 from gradgeo._typing import Array, IntArray
 from gradgeo.errors import expected
@@ -216,7 +216,7 @@ def aurc(trusted: ArrayLike, mistakes: ArrayLike, *, accuracy: float | None = No
         0.115
     """
     risk, coverage = risk_coverage(trusted, mistakes, accuracy=accuracy)
-    return float(np.trapezoid(np.r_[risk[0], risk], np.r_[0, coverage]))
+    return float(integrate.trapezoid(np.r_[risk[0], risk], np.r_[0, coverage]))
 
 
 def augrc(trusted: ArrayLike, mistakes: ArrayLike, *, accuracy: float | None = None) -> Estimate:
