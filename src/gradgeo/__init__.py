@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo import watch as watch
     from gradgeo.classifier.split import tap
     from gradgeo.detector import evidence as evidence
-    from gradgeo.detector import pytorch_ood
     from gradgeo.detector.detector import Detector
     from gradgeo.detector.guard import guard
     from gradgeo.detector.results import Explanation, Judgement, Predictions
@@ -38,6 +37,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
     from gradgeo.geometry.saliency import saliency_maps
     from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
+    from gradgeo.integrations import pytorch_ood
     from gradgeo.report import plots as plots
 
     ood = pytorch_ood
@@ -77,7 +77,20 @@ _NAMES = {
 """The module that each public name is imported from."""
 
 _SUBMODULES = (
-    *("attacks", "data", "demo", "errors", "evidence", "export", "metrics", "ood", "plots", "report", "scoring"),
+    *(
+        "attacks",
+        "data",
+        "demo",
+        "errors",
+        "evidence",
+        "export",
+        "integrations",
+        "metrics",
+        "ood",
+        "plots",
+        "report",
+        "scoring",
+    ),
     "watch",
 )
 """The submodules that the documentation describes, for `dir`; any other is an attribute too."""
@@ -91,7 +104,7 @@ _MOVED = {
     "gradgeo.models": "gradgeo.data.models",
     "gradgeo.observation": "gradgeo.detector.measurements",
     "gradgeo.one_class": "gradgeo.detector.one_class",
-    "gradgeo.ood": "gradgeo.detector.pytorch_ood",
+    "gradgeo.ood": "gradgeo.integrations.pytorch_ood",
     "gradgeo.path": "gradgeo.attacks.decision_path",
     "gradgeo.plots": "gradgeo.report.plots",
     "gradgeo.serve.judges": "gradgeo.serve.inference",

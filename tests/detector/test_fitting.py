@@ -1,7 +1,5 @@
 """The four steps of a fit, each by itself: what is scanned, split, extracted and learned."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -139,23 +137,6 @@ class Column(Table):
         frozen = np.asarray(self.numbers, dtype)
         frozen.flags.writeable = False  # as pandas has it
         return frozen
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda d, table: d.predict(table),
-        lambda d, table: d.explain(table),
-        lambda d, table: d.fit(table),
-        lambda d, table: d.fit(table, [0] * len(table)),
-    ],
-)
-def test_a_table_is_refused_in_words_that_say_what_to_pass(use: Callable[[Detector, Table], object]) -> None:
-    detector = Detector(network(inputs=12), evidence=["confidence"], alpha=0.2).fit(X)
-    with pytest.raises(
-        ArgumentError, match=r'a DataLoader, got a Table .*torch\.tensor\(df\.to_numpy\(dtype="float32"\)'
-    ):
-        use(detector, Table(X.numpy()))
 
 
 @pytest.mark.filterwarnings("error")

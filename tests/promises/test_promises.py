@@ -20,7 +20,7 @@ PACKAGE = Path(gradgeo.__file__).parent
 
 LAYERS = (
     ("cli",),
-    ("bench", "demo"),
+    ("bench", "demo", "integrations"),
     ("report",),
     ("scoring", "serve", "export", "attacks"),
     ("detector", "data", "metrics", "watch"),

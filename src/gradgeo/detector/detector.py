@@ -61,8 +61,9 @@ class Detector:
         seed: decides which inputs those are.
         batch_size: inputs judged at a time.
 
-    Learned by `fit`: `input_shape_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the neighbourhood, in input
-    units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were left out).
+    Learned by `fit`: `input_shape_`, `columns_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the
+    neighbourhood, in input units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were
+    left out).
 
     Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.conformal`. Deviations: evidence
     other than the ten statistics (`gradgeo.detector.evidence`) and how it is fused (`gradgeo.detector.fusion`); the
@@ -117,11 +118,11 @@ class Detector:
         on its training inputs it is too confident, and the stated false-alarm rate would not hold.
 
         Args:
-            data: a tensor or array (N, *input), or a Dataset or DataLoader of x or (x, label, ...). Read twice and in
-                part a third time, so it must give the same inputs in the same order; a shuffling loader is read in
-                order.
-            labels: (N,) true classes for a tensor or array. Where there are labels, only correctly classified inputs
-                count as trusted.
+            data: a tensor or array (N, *input), a table of numbers (pandas, polars, Arrow), whose columns are then
+                taken by name, or a Dataset or DataLoader of x or (x, label, ...). Read twice and in part a third time,
+                so it must give the same inputs in the same order; a shuffling loader is read in order.
+            labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
+                inputs count as trusted.
             groups: (N,) numbers or texts, one per input: inputs of one patient, video or original. A group calibrates
                 as a whole or not at all, for inputs that resemble each other on both sides void the false-alarm rate.
                 Inputs that are equal entry by entry count once, the first of them, with a warning.
@@ -133,7 +134,8 @@ class Detector:
 
         Raises:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs
-                of differing shape, data that changed between the two readings, a table instead of its numbers.
+                of differing shape, data that changed between the two readings, a table with columns that are no
+                numbers.
         """
         return self.adopt(fitting.fit(self.model, data, labels, self.settings, groups))
 
@@ -146,7 +148,8 @@ class Detector:
     def predict(self, x: ArrayLike | Dataset[Any] | DataLoader[Any]) -> Predictions:
         """Predictions and verdicts for inputs (N, *input) of the shape that `fit` saw.
 
-        A tensor, array, Dataset or DataLoader as in `fit`; labels are ignored. Rows that cannot be judged are not
+        A tensor, array, table, Dataset or DataLoader as in `fit`; labels are ignored. Of a table the columns of `fit`
+        are taken by name, whatever their order, and others left aside. Rows that cannot be judged are not
         trusted, have NaN scores, and raise one warning with their count; see `Predictions`.
 
         Deterministic. Across batch sizes float32 rounding differs in the last bit: a gradient entry within rounding of
@@ -307,6 +310,11 @@ class Detector:
     def input_shape_(self) -> tuple[int, ...]:
         """Of one input."""
         return self.fitted_.input_shape
+
+    @property
+    def columns_(self) -> tuple[str, ...] | None:
+        """The names of an input's entries, by which tables are read; None where `fit` was given none."""
+        return self.fitted_.columns
 
     @property
     def num_classes_(self) -> int:

@@ -33,19 +33,26 @@ def check(document: Any) -> None:
         "one_class": lambda v: isinstance(v, list) and all(_text(name) and name in KINDS for name in v),
         "questions": lambda v: isinstance(v, list) and all(map(_text, v)),
         "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
-    })  # fmt: skip
+    }, {"columns": _is_names})  # fmt: skip
     _fields(document["fingerprint"], {
         "weights": lambda v: v is None or _text(v),
         "logits": lambda v: v is None or (_is_rows(v) and len(v) == 2),
     })  # fmt: skip
 
     settings, fitted = document["settings"], document["fitted"]
+    columns = fitted.get("columns")
+    ensure(columns is None or [len(columns)] == fitted["input_shape"], "columns are not the entries of an input")
     ensure(len(fitted["one_class"]) == len(fitted["questions"]) == len(settings["evidence"]), "its evidence is unclear")
 
 
-def _fields(value: dict[str, Any], rules: dict[str, Callable[[Any], bool]]) -> None:
-    ensure(set(value) == set(rules), f"expected the fields {', '.join(rules)}, got {', '.join(value)}"[:500])
-    for name, rule in rules.items():
+Rules = dict[str, Callable[[Any], bool]]
+
+
+def _fields(value: dict[str, Any], rules: Rules, optional: Rules | None = None) -> None:
+    allowed = rules | (optional or {})
+    known = set(rules) <= set(value) <= set(allowed)
+    ensure(known, f"expected the fields {', '.join(allowed)}, got {', '.join(value)}"[:500])
+    for name, rule in ((name, allowed[name]) for name in value):
         ensure(rule(value[name]), f"{name} is not valid")
 
 
@@ -55,6 +62,10 @@ def _is_object(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value)) and len(set(value)) == len(value)
 
 
 def is_texts(value: Any) -> bool:

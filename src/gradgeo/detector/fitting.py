@@ -11,7 +11,7 @@ from torch import Tensor
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import conformal, exchangeability
+from gradgeo.detector import conformal, exchangeability, tables
 from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.evidence import Evidence, resolve
 from gradgeo.detector.explanations import named_features
@@ -33,11 +33,13 @@ NEAREST = 256  # trusted inputs whose distances to their boundaries make the rad
 
 def fit(model: Model, data: Data, labels: Any, settings: Settings, groups: Any = None) -> FittedDetector:
     """All four steps, for one detector; see `Detector.fit`."""
+    columns = tables.names_of(data) if tables.is_table(data) else None
+    data = data if columns is None else tables.numbers_of(data)
     scanned = scan(model, data, labels, batch_size=settings.batch_size)
     scanned.warn_if_unusable()
     trusted, extractor = split(model, scanned, settings, groups)
     extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
-    return learn(scanned, trusted, extractor, measured, seed=settings.seed)
+    return replace(learn(scanned, trusted, extractor, measured, seed=settings.seed), columns=columns)
 
 
 @dataclass(frozen=True)

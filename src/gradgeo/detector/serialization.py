@@ -108,6 +108,7 @@ class Contents:
             misclassified=fitted["misclassified"],
             unusable=fitted["unusable"],
             model_fingerprint=self.fingerprint,
+            columns=None if "columns" not in fitted else tuple(fitted["columns"]),
         )
 
     def require(self, sha256: str | None) -> None:
@@ -178,6 +179,7 @@ def write(
             "unusable": fitted.unusable,
             "one_class": [_kind_name(member) for member in fusion.members],
             "questions": list(fusion.questions),
+            **({} if fitted.columns is None else {"columns": list(fitted.columns)}),
         },
         "fingerprint": fitted.model_fingerprint,
         "notes": notes,
