@@ -1,6 +1,7 @@
 """A detector from trusted inputs, what it says of single inputs, and what its file holds: fit, explain, info."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,14 @@ from gradgeo.cli.options import (
     AsJson,
     BatchSize,
     Channels,
+    Columns,
     Crop,
     DataRoot,
     DataSpec,
     DetectorPath,
     Device,
     Interpolation,
+    Label,
     Limit,
     Mean,
     ModelSpec,
@@ -31,6 +34,7 @@ from gradgeo.cli.options import (
     Streaming,
     Weights,
     Workers,
+    columns_of,
     item_at,
     load_detector,
     on_device,
@@ -60,6 +64,8 @@ def fit(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    columns: Columns = None,
+    label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
     device: Device = "cpu",
@@ -84,7 +90,14 @@ def fit(
     refuse_source(out, data)
     with atomic_path(out) as temporary:
         source = open_source(
-            data, preprocess=preprocess, start=start, limit=limit, data_root=data_root, streaming=stream
+            data,
+            preprocess=preprocess,
+            start=start,
+            limit=limit,
+            data_root=data_root,
+            streaming=stream,
+            columns=columns and columns.split(","),
+            label=label,
         )
         detector = Detector(
             on_device(device, load_model(model, weights)),
@@ -99,6 +112,7 @@ def fit(
         with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
             usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
             detector.fit(usable.loader())
+        detector.adopt(replace(detector.fitted_, columns=source.columns))
         if usable.skipped:
             first = usable.skipped[0]
             left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
@@ -159,7 +173,8 @@ def explain(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
     )
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
-    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
+    columns = columns_of(contents, data)
+    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, columns=columns, **part)
     items = [item_at(source, i) for i in index] if index else list(source)
     detector = load_detector(contents, model, weights, device)
     rows: list[dict[str, Any]] = []

@@ -16,6 +16,7 @@ from gradgeo.cli.options import (
     DetectorPath,
     Device,
     Interpolation,
+    Label,
     Limit,
     Mean,
     Order,
@@ -28,6 +29,7 @@ from gradgeo.cli.options import (
     Streaming,
     Weights,
     Workers,
+    columns_of,
     load_detector,
     preprocess_for,
 )
@@ -61,6 +63,7 @@ def score(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
     time: Annotated[str | None, typer.Option(help="The column that says when each input was taken.")] = None,
@@ -107,6 +110,8 @@ def score(
             "class_order": tuple(map(str, notes.get("class_names") or ())),
             "streaming": stream,
             "time": time,
+            "columns": columns_of(contents, data),
+            "label": label,
         },
     )
     detector, source = job.open(contents)  # read once; each worker of Ray reads the file itself

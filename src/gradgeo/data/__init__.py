@@ -1,9 +1,11 @@
 """Data sets by name: from a file, folder, hub or archive name to numbered inputs, one module per kind of source."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from gradgeo.data import files, webdataset
+from gradgeo.data import csv_file, files, webdataset
 from gradgeo.data.arrays import open_npy, open_npz
+from gradgeo.data.csv_file import CsvFile
 from gradgeo.data.digits import open_digits
 from gradgeo.data.fit_loader import ReadableItems
 from gradgeo.data.hub import open_hub
@@ -20,8 +22,8 @@ Usable = ReadableItems
 """The former name of `ReadableItems`."""
 
 KINDS = (
-    "an image, a folder of images, a .parquet file, a folder or pattern of them, a .npz or .npy file, .tar shards, "
-    "hf:NAME, ucr:NAME or digits"
+    "an image, a folder of images, a .csv or .tsv file, a .parquet file, a folder or pattern of them, a .npz or .npy "
+    "file, .tar shards, hf:NAME, ucr:NAME or digits"
 )
 
 
@@ -36,6 +38,8 @@ def open_source(
     class_order: tuple[str, ...] = (),
     streaming: bool = False,
     time: str | None = None,
+    columns: Sequence[str] | None = None,
+    label: str | None = None,
 ) -> Source:
     """The items of the data that `spec` names.
 
@@ -45,7 +49,8 @@ def open_source(
         [(10, 3, (1, 8, 8)), (11, 8, (1, 8, 8))]
 
     Args:
-        spec: an image; a folder of images, or of one sub-folder per class; a .parquet file in the Hugging
+        spec: an image; a folder of images, or of one sub-folder per class; a .csv or .tsv file with a row of names,
+            whose columns are numbers or one of which names image files beside it; a .parquet file in the Hugging
             Face image layout or with number lists or fixed-shape tensors, or a folder of such files; an .npz file with
             `x` and, if there are labels, `y`; an .npy file; WebDataset shards, .tar or .tar.gz, or a folder of them; a
             pattern of .parquet or .tar files, as `day-*.parquet` or `part-{000..146}.tar`;
@@ -58,6 +63,9 @@ def open_source(
             renumbered by name; the label of a name that is not listed is None.
         data_root: folder that holds the UCR archive; default $UCR_DATA_HOME.
         streaming: read `hf:` data over the network without storing it on disk.
+        columns: of a .csv or .tsv file, those that are the model's inputs, in its order; None for all but label and
+            time.
+        label: its column of labels; None for the first called label, labels or y.
         time: the column, array (.npz) or key of a sample's .json (.tar) with the time of each item: a number, a date or
             ISO 8601 text.
 
@@ -76,7 +84,13 @@ def open_source(
     if streaming and not name.startswith("hf:"):
         raise expected("streaming", "False for data other than hf:, which is read in parts as it is", streaming)
     try:
-        reader = _reader(name, root, streaming=streaming, time=time)
+        if Path(name).suffix.lower() in csv_file.ENDINGS and Path(name).expanduser().exists():
+            reader: Reader | StreamReader = CsvFile(Path(name).expanduser(), columns, label, time)
+        elif columns is not None or label is not None:
+            rule = "None for data other than a .csv or .tsv file"
+            raise expected("columns" if label is None else "label", rule, name)
+        else:
+            reader = _reader(name, root, streaming=streaming, time=time)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
     options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "class_order": class_order}
@@ -93,7 +107,9 @@ def _reader(spec: str, root: Path | None, *, streaming: bool = False, time: str 
     if not built_in and (reader := _open_table(spec, path, time)) is not None:
         return reader
     if time is not None:
-        raise expected("time", "None for data without columns", time, "Parquet, .npz, hf: and .tar data have times.")
+        raise expected(
+            "time", "None for data without columns", time, "CSV, Parquet, .npz, hf: and .tar data have times."
+        )
     if built_in:
         return open_ucr(spec, root) if spec.startswith("ucr:") else open_digits(spec)
     if path.is_dir():
