@@ -119,8 +119,9 @@ class Detector:
 
         Args:
             data: a tensor or array (N, *input), a table of numbers (pandas, polars, Arrow), whose columns are then
-                taken by name, or a Dataset or DataLoader of x or (x, label, ...). Read twice and in part a third time,
-                so it must give the same inputs in the same order; a shuffling loader is read in order.
+                taken by name, or a Dataset or DataLoader of x, (x, label, ...) or mappings such as {"image": x,
+                "label": y} or {"pixel_values": x, "labels": y}. Read twice and in part a third time, so it must give
+                the same inputs in the same order; a shuffling loader is read in order.
             labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
                 inputs count as trusted.
             groups: (N,) numbers or texts, one per input: inputs of one patient, video or original. A group calibrates

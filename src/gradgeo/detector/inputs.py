@@ -1,7 +1,7 @@
 """One way to walk over what a detector accepts: tensors, arrays, data sets and loaders, with or without labels."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,14 @@ from gradgeo.detector import tables
 from gradgeo.errors import expected
 
 Data = ArrayLike | Dataset[Any] | DataLoader[Any]
-"""A tensor or array (N, *input), a table (N rows, F columns), or a Dataset or DataLoader whose items are x or
-(x, y, ...)."""
+"""A tensor or array (N, *input), a table (N rows, F columns), or a Dataset or DataLoader whose items are x,
+(x, y, ...) or mappings with keys of `INPUTS` and `LABELS`."""
+
+INPUTS = ("image", "pixel_values", "inputs_embeds", "input_values", "x", "input", "inputs", "data", "features")
+"""Keys of the input in items that are mappings, as MONAI, Hugging Face and others name it."""
+
+LABELS = ("label", "labels", "y", "target", "targets")
+"""Keys of the class."""
 
 RULE = "a tensor, an array, a table, a Dataset or a DataLoader"
 
@@ -54,11 +60,26 @@ def batches(
     else:
         raise expected("data", RULE, data)
     for batch in _iterate(loader):
-        x, y = (batch[0], batch[1]) if isinstance(batch, tuple | list) and len(batch) > 1 else (batch, None)
-        x = x[0] if isinstance(x, tuple | list) and len(x) == 1 else x
+        x, y = _input_and_label(batch)
         if not isinstance(x, Tensor):
             raise expected("each item of data", "x or (x, y, ...) with x a tensor", x, "Wrap the data set so.")
         yield x, _labels(y) if labelled and y is not None else None
+
+
+def _input_and_label(batch: Any) -> tuple[Any, Any]:
+    """What a batch of a loader holds: x, (x, y, ...) or a mapping with one of `INPUTS` and perhaps one of `LABELS`."""
+    if isinstance(batch, Mapping):
+        found = [name for name in INPUTS if name in batch]
+        if len(found) != 1:
+            raise expected(
+                "each item of data",
+                f"a mapping with one of the keys {', '.join(INPUTS)}",
+                f"one with {', '.join(map(str, batch))}",
+                "Wrap the data set to give (x, y).",
+            )
+        return batch[found[0]], next((batch[name] for name in LABELS if name in batch), None)
+    x, y = (batch[0], batch[1]) if isinstance(batch, tuple | list) and len(batch) > 1 else (batch, None)
+    return (x[0] if isinstance(x, tuple | list) and len(x) == 1 else x), y
 
 
 def _loader(dataset: Any, batch_size: int | None, **options: Any) -> DataLoader[Any]:
