@@ -12,6 +12,7 @@ from gradgeo.cli.options import (
     AsJson,
     BatchSize,
     Channels,
+    Confidence,
     Crop,
     DataRoot,
     DataSpec,
@@ -31,12 +32,16 @@ from gradgeo.cli.options import (
     Streaming,
     Weights,
     Workers,
+    fraction,
     item_at,
     load_detector,
     on_device,
     preprocess_for,
 )
 from gradgeo.errors import DataError, warn
+
+LISTED = 20
+"""Classes or groups whose rates `info` prints; of more only `--json` does."""
 
 
 def fit(
@@ -45,6 +50,7 @@ def fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="The detector file to write.")],
     weights: Weights = None,
     alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
+    confidence: Confidence = None,
     evidence: Annotated[str, typer.Option(help="full, fast, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
@@ -90,6 +96,7 @@ def fit(
             on_device(device, load_model(model, weights)),
             evidence=evidence if evidence in PRESETS else evidence.split(","),
             alpha=alpha,
+            confidence=fraction("--confidence", confidence),
             classes=classes,
             loss=loss,
             calibration=calibration,
@@ -115,6 +122,7 @@ def fit(
         {
             "fitted on": detector.fit_size_,
             "calibrated on": detector.calibration_size_,
+            "false alarms": detector.false_alarm_rate_,
             "left out, misclassified": detector.misclassified_,
             "left out, unusable": detector.unusable_ + len(usable.skipped),
             "preprocessing": preprocess.declared(),
@@ -190,4 +198,17 @@ def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> 
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        print_pairs(facts)
+        rates = {kind: each for kind, each in facts.pop("false_alarms", {}).items() if len(each) <= LISTED}
+        print_pairs({"false_alarms": {kind: _in_words(each) for kind, each in rates.items()}, **facts})
+
+
+def _in_words(rates: dict[str, Any]) -> dict[str, str]:
+    """Rates by name as they are printed."""
+    from gradgeo.detector.conformal import FalseAlarmRate
+
+    words = {}
+    for name, each in rates.items():
+        rate = FalseAlarmRate(each["flagged_ranks"], each["calibration_size"], each["confidence"])
+        few = f"{rate.calibration_size} calibration inputs of its own: too few, compared with all"
+        words[name] = str(rate) if rate.ranks else few
+    return words

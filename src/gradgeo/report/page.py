@@ -149,6 +149,7 @@ def _provenance(name: str, metadata: Metadata, summary: Summary) -> list[tuple[s
         "model": metadata.model,
         "detector": metadata.detector and metadata.detector[:16],
         "alpha": None if metadata.alpha is None else f"{metadata.alpha:g}",
+        "false alarms": metadata.false_alarm_rate and str(metadata.false_alarm_rate),
         "calibration inputs": None if metadata.calibration_size is None else f"{metadata.calibration_size:,}",
         "evidence": ", ".join(metadata.evidence) or None,
         "input shape": " x ".join(map(str, metadata.input_shape)) or None,

@@ -48,6 +48,7 @@ class Manifest:
         metadata = Metadata(
             gradgeo=__version__,
             alpha=float(detector.alpha),
+            confidence=None if detector.confidence is None else float(detector.confidence),
             class_names=tuple(str(name) for name in detector.notes.get("class_names") or source.classes),
             evidence=tuple(detector.evidence_),
             input_shape=tuple(detector.input_shape_),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradgeo._typing import Array
+from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.errors import DataError, one_line
 from gradgeo.scoring.schema import FORMAT, METADATA_KEY, MOST_EVIDENCE, VERSION
 
@@ -26,6 +27,9 @@ class Metadata:
 
     alpha: float | None = None
     """The false-alarm rate of the detector."""
+
+    confidence: float | None = None
+    """With what probability the detector's own rate is at most alpha; None where only its mean is."""
 
     class_names: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
@@ -54,6 +58,21 @@ class Metadata:
     run: str | None = None
     """The hash of all settings that the rows depend on: parts of one run have the same."""
 
+    @property
+    def level(self) -> Level | None:
+        """Which p-values are flagged."""
+        return None if self.alpha is None else Level(self.alpha, self.confidence)
+
+    @property
+    def threshold(self) -> float | None:
+        """The p-value up to which an input is flagged."""
+        return None if self.level is None else self.level.threshold(self.calibration_size or 0)
+
+    @property
+    def false_alarm_rate(self) -> FalseAlarmRate | None:
+        """Of the detector; None where the file does not state what it takes."""
+        return None if self.level is None or self.calibration_size is None else self.level.rate(self.calibration_size)
+
     def class_name(self, label: int) -> str:
         """The name of a label, its number where the file has no name for it."""
         return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
@@ -61,6 +80,7 @@ class Metadata:
     def encode(self) -> dict[bytes, bytes]:
         """The metadata of an Arrow schema."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: value for name, value in values.items() if name not in _LATER or value is not None}
         if self.calibration_scores is not None:
             values["calibration_scores"] = self.calibration_scores.tolist()
         return {METADATA_KEY: json.dumps({"format": FORMAT, "version": VERSION, **values}).encode()}
@@ -117,6 +137,7 @@ def _texts(value: Any) -> bool:
 _LEGAL: dict[str, Callable[[Any], bool]] = {
     "gradgeo": _text,
     "alpha": lambda value: _number(value) and 0 < value < 1,
+    "confidence": lambda value: _number(value) and 0 < value < 1,
     "class_names": _texts,
     "evidence": lambda value: _texts(value) and len(value) <= MOST_EVIDENCE,
     "input_shape": lambda value: isinstance(value, list) and all(map(_integer, value)),
@@ -138,5 +159,8 @@ _LEGAL: dict[str, Callable[[Any], bool]] = {
     "part_size": _integer,
     "run": _text,
 }
+
+_LATER = {"confidence"}
+"""Left out where they are None: files without them are as earlier versions wrote them."""
 
 _TEXTS = {name for name, legal in _LEGAL.items() if legal is _text}

@@ -49,7 +49,7 @@ class Scores:
         kind = str(first.schema.field("time").type) if "time" in self.columns else "null"
         self.ordered_by = "index" if kind == "null" else "date" if kind.startswith(("timestamp", "date")) else "time"
         for file in self._files[1:]:
-            for name in ("detector", "alpha", "evidence"):
+            for name in ("detector", "alpha", "confidence", "evidence"):
                 if getattr(file.metadata, name) != getattr(first.metadata, name):
                     raise DataError(f"{file.path} is of another run than {first.path.name}: its {name} differs")
 
