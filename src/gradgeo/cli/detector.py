@@ -18,6 +18,7 @@ from gradgeo.cli.options import (
     DataSpec,
     DetectorPath,
     Device,
+    Groups,
     Interpolation,
     Limit,
     Mean,
@@ -30,11 +31,13 @@ from gradgeo.cli.options import (
     Start,
     Std,
     Streaming,
+    Together,
     Weights,
     Workers,
     fraction,
     item_at,
     load_detector,
+    names,
     on_device,
     preprocess_for,
 )
@@ -55,6 +58,8 @@ def fit(
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
+    groups: Groups = None,
+    together: Together = None,
     seed: Annotated[int, typer.Option(help="Of the split into fitting and calibration.")] = 0,
     start: Start = 0,
     limit: Limit = None,
@@ -90,7 +95,13 @@ def fit(
     refuse_source(out, data)
     with atomic_path(out) as temporary:
         source = open_source(
-            data, preprocess=preprocess, start=start, limit=limit, data_root=data_root, streaming=stream
+            data,
+            preprocess=preprocess,
+            start=start,
+            limit=limit,
+            data_root=data_root,
+            streaming=stream,
+            keep=tuple(dict.fromkeys(names(groups) + names(together))),
         )
         detector = Detector(
             on_device(device, load_model(model, weights)),
@@ -105,7 +116,8 @@ def fit(
         )
         with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
             usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
-            detector.fit(usable.loader())
+            kinds, units = usable.groups(names(groups)), usable.groups(names(together))
+            detector.fit(usable.loader(), groups=kinds, together=units)
         if usable.skipped:
             first = usable.skipped[0]
             left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
@@ -117,6 +129,8 @@ def fit(
             "class_names": list(source.classes),
             "preprocess": preprocess.as_dict(),
         }
+        if groups is not None:
+            notes["groups"] = list(names(groups))
         detector.save(temporary, notes=notes)
     print_pairs(
         {
@@ -199,7 +213,8 @@ def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> 
         typer.echo(json.dumps(facts, indent=2))
     else:
         rates = {kind: each for kind, each in facts.pop("false_alarms", {}).items() if len(each) <= LISTED}
-        print_pairs({"false_alarms": {kind: _in_words(each) for kind, each in rates.items()}, **facts})
+        words = {"false_alarms": {kind: _in_words(each) for kind, each in rates.items()}} if rates else {}
+        print_pairs(words | facts)
 
 
 def _in_words(rates: dict[str, Any]) -> dict[str, str]:

@@ -46,6 +46,13 @@ Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
 Confidence = Annotated[
     str | None, typer.Option(help="With what probability this detector's own rate is at most alpha, as 95%.")
 ]
+Together = Annotated[
+    str | None, typer.Option(help="Columns of the data, with commas: inputs of one patient or video stay on one side.")
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(help="Columns of the data, with commas, in whose groups the rate is to hold: site,scanner."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -122,6 +129,11 @@ def item_at(source: "Source", index: int) -> "Item":
     except IndexError:
         rule = "one that the data has" if source.size is None else f"within 0..{source.size - 1}"
         raise expected("index", rule, index) from None
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """The names in the text of an option; none where it is not given."""
+    return () if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def fraction(option: str, text: str | None) -> float | None:

@@ -40,7 +40,7 @@ def fit(
     scanned = scan(model, data, labels, batch_size=settings.batch_size)
     scanned.warn_if_unusable()
     if groups is not None:
-        group_names(groups, len(scanned.usable))  # before any long work
+        groups = group_names(groups, len(scanned.usable))  # before any long work
     trusted, extractor = split(model, scanned, settings, together)
     extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
     fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed)

@@ -12,7 +12,7 @@ import numpy as np
 from gradgeo._typing import Array
 from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.errors import DataError, one_line
-from gradgeo.scoring.schema import FORMAT, METADATA_KEY, MOST_EVIDENCE, VERSION
+from gradgeo.scoring.schema import ASKED, COLUMNS, FORMAT, METADATA_KEY, MOST_EVIDENCE, MOST_KEPT, VERSION
 
 QUANTILES = 101
 """Quantiles of the calibration scores that a file states, from the smallest to the largest."""
@@ -50,6 +50,18 @@ class Metadata:
     """What the user called the data."""
 
     preprocess: dict[str, Any] | None = None
+    conditional: str | None = None
+    """What p-values are conditional on besides groups."""
+    groups: tuple[str, ...] = ()
+    """Kept columns that make the groups which p-values are conditional on."""
+    kept: tuple[str, ...] = ()
+    """Columns of the data that are carried along, behind all others."""
+    class_sizes: tuple[int, ...] = ()
+    """Calibration inputs of each class, where p-values are conditional on it alone."""
+    group_sizes: tuple[tuple[str, int], ...] = ()
+    """The same of each group, where they are conditional on groups alone."""
+    fdr: float | None = None
+    """The false discovery rate that was asked for; None without q-values."""
     start: int | None = None
     limit: int | None = None
     time: str | None = None
@@ -80,7 +92,7 @@ class Metadata:
     def encode(self) -> dict[bytes, bytes]:
         """The metadata of an Arrow schema."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values = {name: value for name, value in values.items() if name not in _LATER or value is not None}
+        values = {name: value for name, value in values.items() if name not in _LATER or value not in (None, ())}
         if self.calibration_scores is not None:
             values["calibration_scores"] = self.calibration_scores.tolist()
         return {METADATA_KEY: json.dumps({"format": FORMAT, "version": VERSION, **values}).encode()}
@@ -112,6 +124,8 @@ class Metadata:
             values[name] = tuple(map(one_line, values.get(name, ())))
         for name in _TEXTS & values.keys():
             values[name] = one_line(values[name])
+        values |= {name: tuple(values[name]) for name in ("groups", "kept", "class_sizes") if name in values}
+        values["group_sizes"] = tuple((one_line(name), size) for name, size in values.get("group_sizes", ()))
         values["input_shape"] = tuple(values.get("input_shape", ()))
         if "calibration_scores" in values:
             values["calibration_scores"] = np.array(values["calibration_scores"], np.float64)
@@ -134,6 +148,10 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_text, value))
 
 
+def _named_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _text(value[0]) and _integer(value[1]) and value[1] >= 0
+
+
 _LEGAL: dict[str, Callable[[Any], bool]] = {
     "gradgeo": _text,
     "alpha": lambda value: _number(value) and 0 < value < 1,
@@ -152,6 +170,12 @@ _LEGAL: dict[str, Callable[[Any], bool]] = {
     "model": _text,
     "data": _text,
     "preprocess": lambda value: isinstance(value, dict),
+    "conditional": lambda value: value == "class",
+    "groups": _texts,
+    "kept": lambda value: _texts(value) and len(value) <= MOST_KEPT and not set(value) & {*COLUMNS, *ASKED},
+    "class_sizes": lambda value: isinstance(value, list) and all(_integer(size) and size >= 0 for size in value),
+    "group_sizes": lambda value: isinstance(value, list) and all(map(_named_size, value)),
+    "fdr": lambda value: _number(value) and 0 < value < 1,
     "start": _integer,
     "limit": _integer,
     "time": _text,
@@ -160,7 +184,7 @@ _LEGAL: dict[str, Callable[[Any], bool]] = {
     "run": _text,
 }
 
-_LATER = {"confidence"}
-"""Left out where they are None: files without them are as earlier versions wrote them."""
+_LATER = {"confidence", "conditional", "groups", "kept", "class_sizes", "group_sizes", "fdr"}
+"""Left out where there are none: files without them are as earlier versions wrote them."""
 
 _TEXTS = {name for name, legal in _LEGAL.items() if legal is _text}
