@@ -12,7 +12,7 @@ from gradgeo.conformal import Level
 from scipy import stats
 
 import gradgeo
-from gradgeo import Detector, GradgeoWarning, report
+from gradgeo import Detector, report
 from gradgeo.cli import app
 from gradgeo.data import ReadableItems, open_source
 from gradgeo.errors import ArgumentError, DataError
@@ -20,6 +20,7 @@ from gradgeo.report.kinds import chance, classes_and_groups
 from gradgeo.report.summary import summarise
 from gradgeo.scoring import score
 from gradgeo.scoring.reader import Scores
+from gradgeo.watch import Watch
 from helpers.nets import inputs, network
 
 N = 300
@@ -133,6 +134,11 @@ def test_what_score_cannot_do(data: Path, detector: Detector, tmp_path: Path, gi
     assert not list(tmp_path.iterdir())
 
 
+def test_a_watch_knows_one_calibration_set(data: Path, detector: Detector, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="expected watch to be None with conditional or groups"):
+        score(detector, open_source(data), tmp_path / "v.csv", conditional="class", watch=Watch(99))
+
+
 def test_a_column_named_as_one_of_ours_is_refused(detector: Detector, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 12)), label_=[1, 2, 3], q_value=[1, 2, 3])
     with pytest.raises(ArgumentError, match=r"expected keep to be other names .* got 'q_value'"):
@@ -155,6 +161,7 @@ def test_the_report_tells_groups_apart(data: Path, detector: Detector, tmp_path:
     assert "<h3>By site</h3>" in page
     assert "=north" in page
     assert "at most 1" in page
+    assert "score without --conditional and --groups to follow drift" in page
 
 
 def test_what_chance_does_not_explain_is_marked(tmp_path: Path) -> None:
@@ -208,14 +215,3 @@ def test_the_commands(data: Path, tmp_path: Path) -> None:
     done = run.invoke(app, ["score", str(tmp_path / "d"), *common, "-o", str(tmp_path / "w.parquet"), "--groups"])
     assert (done.exit_code, "the detector was not fitted with any" in done.output) == (1, True)
     assert gradgeo.Detector.load(tmp_path / "d", network().float()).confidence is None
-
-
-def test_a_warning_of_small_groups_is_one_line(data: Path) -> None:
-    items = ReadableItems(open_source(data, keep=["site"]), batch_size=50)
-    with (
-        pytest.warns(GradgeoWarning, match=r"1 of 3 groups have fewer than the 9 .* missing \([01]\)\."),
-        np.errstate(),
-    ):
-        Detector(network().float(), evidence=["confidence"], alpha=0.1).fit(
-            items.loader(), groups=items.groups(["site"])
-        )

@@ -41,6 +41,7 @@ from gradgeo.cli.options import (
     on_device,
     preprocess_for,
 )
+from gradgeo.cli.record import record
 from gradgeo.errors import DataError, warn
 
 LISTED = 20
@@ -129,6 +130,7 @@ def fit(
             "class_names": list(source.classes),
             "preprocess": preprocess.as_dict(),
         }
+        notes["record"] = record(detector, data, usable, source.classes)
         if groups is not None:
             notes["groups"] = list(names(groups))
         detector.save(temporary, notes=notes)

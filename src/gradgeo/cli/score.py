@@ -127,7 +127,8 @@ def score(
         },
     )
     detector, source = job.open(contents)  # read once; each worker of Ray reads the file itself
-    watch = Watch(detector.calibration_size_)
+    # p-values by class or group are ranks in calibration sets of other sizes, which the watch does not know
+    watch = None if conditional or by else Watch(detector.calibration_size_)
     with progress("scoring", source.size) as advance:
         summary = scoring.score(
             detector,
@@ -156,7 +157,7 @@ def score(
             "selected": None if rate is None else f"{summary.selected} at a false discovery rate of {rate:.3g}",
             "accuracy": share(summary.correct, summary.labelled),
             "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
-            "shift alarm": str(watch.state),
+            "shift alarm": None if watch is None else str(watch.state),
             "rate": _rate(summary.rows - summary.resumed, summary.seconds),
             "model at work": None if busy is None else f"{busy:.1%} of {summary.seconds:.1f} s",
             "written to": out,

@@ -1,5 +1,7 @@
 """The readable items of a source in batches, which is what `Detector.fit` takes."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +31,8 @@ class ReadableItems(IterableDataset[Batch]):
     Attributes:
         skipped: after a pass, the items that were skipped, each with its error.
         items: after a pass, the number of items of the source.
+        sha256: after a whole pass, of the inputs that are used, as float32, and their labels.
+        labels: after a whole pass, how many of them have each label.
 
     Raises:
         DataError: no item can be read.
@@ -44,6 +48,8 @@ class ReadableItems(IterableDataset[Batch]):
     ) -> None:
         self.skipped: list[Item] = []
         self.items = 0
+        self.sha256: str | None = None
+        self.labels: Counter[int] = Counter()
         self._kept: list[Values] = []
         self._source = source
         self._batch_size = batch_size
@@ -70,6 +76,7 @@ class ReadableItems(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         self.skipped, self.items = [], 0
         self._kept.clear()
+        digest, labels = hashlib.sha256(), Counter[int]()
         shape = self._source.first_shape()
         for items in self._source.batches(self._batch_size, workers=self._workers, shape=shape):
             self.items += len(items)
@@ -78,11 +85,18 @@ class ReadableItems(IterableDataset[Batch]):
             self.skipped += [item for item in items if item.x is None]
             x = [item.x for item in items if item.x is not None]
             y = [item.label for item in items if item.x is not None]
+            if self.sha256 is None:  # the first pass
+                for item in items:
+                    if item.x is not None:
+                        digest.update(item.x.contiguous().numpy().tobytes() + str(item.label).encode())
+                labels.update(label for label in y if label is not None)
             self._kept += [item.kept for item in items if item.x is not None]
             if x:
                 yield (torch.stack(x), torch.tensor(y)) if self._source.labelled else torch.stack(x)
             if self._progress:
                 self._progress(len(items))
+        if self.sha256 is None:
+            self.sha256, self.labels = digest.hexdigest(), labels
         if shape is None:
             raise DataError(
                 f"none of the {self.items} items of {self._source.spec} can be read; the first: {self.skipped[0].error}"

@@ -156,13 +156,14 @@ class Parquet:
 
     def _read(self, path: Path, name: str) -> NDArray[Any]:
         """A column of labels or times of one file."""
-        # Texts are read as numbers in a dictionary: unpacked, a long one takes its size in each row that has it.
-        file = self._open(path, read_dictionary=[name])
-        kind = file.schema_arrow.field(name).type
+        plain = self._open(path)
+        kind = plain.schema_arrow.field(name).type
         kind = kind.value_type if self._arrow.types.is_dictionary(kind) else kind
-        rows = self._check_column(path, name, kind, file.metadata)
+        rows = self._check_column(path, name, kind, plain.metadata)
+        plain.close()
         try:
-            return self._values(path, file, name, kind, COLUMN_ROWS)
+            # Texts are read as numbers in a dictionary: unpacked, a long one takes its size in each row that has it.
+            return self._values(path, self._open(path, read_dictionary=[name]), name, kind, COLUMN_ROWS)
         except (self._arrow.ArrowException, OSError):  # Arrow makes no dictionary of some encodings
             return self._values(path, self._open(path), name, kind, rows)
 

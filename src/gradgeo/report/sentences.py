@@ -79,6 +79,11 @@ def drift(summary: Summary, windows: Sequence[Window]) -> str:
     if not windows:
         return "There are no verdicts to follow."
     metadata = summary.metadata
+    if metadata.compared:
+        return (
+            f"{rule} Here they compare with the calibration inputs of one class or group each, whose number the test "
+            "does not know: score without --conditional and --groups to follow drift."
+        )
     if metadata.threshold is None or metadata.calibration_size is None:
         return f"{rule} The file does not state the size of the calibration set, which the test needs."
     shifted = [window for window in windows if window.shifted]

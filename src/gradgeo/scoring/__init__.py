@@ -103,6 +103,8 @@ def score(
     check_out(out)
     refuse_source(out, source.spec)
     kinds = _kinds(source, conditional, tuple(groups), fdr)
+    if kinds.compared and watch is not None:
+        raise expected("watch", "None with conditional or groups", watch, "It knows p-values among all inputs only.")
     if not hasattr(detector, "input_shape_"):
         raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
     if out.suffix != ".csv":

@@ -44,7 +44,7 @@ class VerdictSchema:
         """Those of `COLUMNS` that the rows have, and the kept ones."""
         said = self.metadata
         present = {"true_label": self.labelled, "time": self.is_datetime is not None}
-        asked = {"compared": said.conditional is not None or bool(said.groups), "q_value": said.fdr is not None}
+        asked = {"compared": said.compared, "q_value": said.fdr is not None}
         names = [name for name in COLUMNS if present.get(name, True)]
         return [*names, *(name for name in ASKED if asked[name]), *said.kept]
 

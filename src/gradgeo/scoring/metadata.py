@@ -76,6 +76,11 @@ class Metadata:
         return None if self.alpha is None else Level(self.alpha, self.confidence)
 
     @property
+    def compared(self) -> bool:
+        """Whether p-values are among the calibration inputs of one class or group."""
+        return self.conditional is not None or bool(self.groups)
+
+    @property
     def threshold(self) -> float | None:
         """The p-value up to which an input is flagged."""
         return None if self.level is None else self.level.threshold(self.calibration_size or 0)

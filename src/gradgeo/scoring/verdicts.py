@@ -79,7 +79,7 @@ class BatchScorer:
     def _judge(self, usable: dict[int, Tensor], batch: Columns, previews: int) -> None:
         """Fill in the verdicts of the `usable` rows."""
         began = time.perf_counter()
-        given: dict[str, Any] = {"conditional": self.kinds.conditional}
+        given: dict[str, Any] = {"conditional": self.kinds.conditional} if self.kinds.conditional else {}
         if self.kinds.groups:
             given["groups"] = [group_of(tuple(batch[name][row] for name in self.kinds.groups)) for row in usable]
         judgement = self.detector.judge(torch.stack([*usable.values()]), explain=True, **given)
