@@ -18,7 +18,7 @@ from gradgeo.data.source import Source, Stream
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, GradgeoError, one_line, require
 from gradgeo.scoring.local_engine import ScoringJob, local
-from gradgeo.scoring.manifest import Kinds, Manifest
+from gradgeo.scoring.manifest import NO_KINDS, Kinds, Manifest
 from gradgeo.scoring.parts import RESUME_ADVICE, Parts
 from gradgeo.scoring.summary import Summary
 
@@ -121,7 +121,14 @@ class _PartWorker:
     """What each worker process runs. Its errors go back as text: Ray would start a failing worker again for ever."""
 
     def __init__(
-        self, opened: Open, parts: Parts, part_size: int, batch_size: int, workers: int, on_gpu: bool, kinds: Kinds
+        self,
+        opened: Open,
+        parts: Parts,
+        part_size: int,
+        batch_size: int,
+        workers: int,
+        on_gpu: bool,
+        kinds: Kinds = NO_KINDS,
     ) -> None:
         self._job: ScoringJob | None = None
         self._error = ""
