@@ -117,7 +117,6 @@ def _metadata(detector: Detector) -> dict[str, str]:
     return {
         "gradgeo_version": __version__,
         "alpha": repr(float(detector.alpha)),
-        "false_alarm_rate": json.dumps(detector.false_alarm_rate_.as_dict()),
         "detector_sha256": detector.digest(),
         "class_names": json.dumps(detector.notes.get("class_names") or []),
         "input_shape": json.dumps(list(detector.input_shape_)),
