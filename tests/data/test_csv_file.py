@@ -39,6 +39,7 @@ def test_columns_stand_in_the_order_asked_for_and_a_label_may_have_any_name(tmp_
     spec = written(tmp_path, 'id,b,a,target\n"x, ""1""\n",1,2,3\ny,4,5,6\n')
     source = open_source(spec, columns=["a", "b"], label="target")
     assert [(item.x.tolist(), item.label) for item in source] == [([2, 1], 3), ([5, 4], 6)]
+    assert [item.kept for item in open_source(spec, keep=["id"], label="target")] == [('x, "1"',), ("y",)]
     with pytest.raises(DataError, match=r"the columns id of .* hold text.*--columns"):
         open_source(spec)
     with pytest.raises(DataError, match="has no column c; it has id, b, a, target"):

@@ -16,6 +16,7 @@ from gradgeo._files import check_regular
 from gradgeo.data import limits
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode, is_image
+from gradgeo.data.kept import texts
 from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, one_line
@@ -49,12 +50,18 @@ class CsvFile:
         columns: the inputs by name; None for all.
         label: the column of the labels; None for the first called one of `LABELS`, if there is one.
         time: the column of the times; None for none.
+        keep: columns whose values are carried along; inputs only where `columns` names them.
 
     Raises: DataError for a file without a row of names, a column that is missing or that holds text.
     """
 
     def __init__(
-        self, path: Path, columns: Sequence[str] | None = None, label: str | None = None, time: str | None = None
+        self,
+        path: Path,
+        columns: Sequence[str] | None = None,
+        label: str | None = None,
+        time: str | None = None,
+        keep: Sequence[str] = (),
     ) -> None:
         check_regular(path)
         self._path = path
@@ -69,10 +76,10 @@ class CsvFile:
             looked_at = [row for _, row in islice(rows, LOOKED_AT)]
         if label is None:
             label = next((name for name in LABELS if name in self._names and name not in (columns or ())), None)
-        for name in (*(columns or ()), *filter(None, (label, time))):
+        for name in (*(columns or ()), *filter(None, (label, time)), *keep):
             if name not in self._names:
                 raise DataError(f"{path} has no column {name}; it has {_shown(self._names)}.")
-        chosen = list(columns or (name for name in self._names if name not in (label, time)))
+        chosen = list(columns or (name for name in self._names if name not in (label, time, *keep)))
         self.columns: tuple[str, ...] | None = tuple(chosen)
         kinds = {name: self._kind(name, looked_at) for name in chosen}
         images = [name for name, kind in kinds.items() if kind == "image"]
@@ -90,7 +97,7 @@ class CsvFile:
         self.labels: list[int | None] | None = None
         self.classes: tuple[str, ...] = ()
         self.times = None
-        self._read_columns(label, time)
+        self._read_columns(label, time, keep)
         self.content_id = content_id([path])
 
     def __len__(self) -> int:
@@ -152,10 +159,10 @@ class CsvFile:
             return "image"
         return "text" if fields and not any(_is_number(field) for field in fields) else "number"
 
-    def _read_columns(self, label: str | None, time: str | None) -> None:
-        """Where each row begins, labels and times, by reading the file once."""
+    def _read_columns(self, label: str | None, time: str | None, keep: Sequence[str]) -> None:
+        """Where each row begins, labels, times and what is kept, by reading the file once."""
         self._starts = array("q")
-        places = {name: self._names.index(name) for name in (label, time) if name is not None}
+        places = {name: self._names.index(name) for name in (label, time, *keep) if name is not None}
         found: dict[str, list[str | None]] = {name: [] for name in places}
         with self._path.open("rb") as file:
             for number, (start, row) in enumerate(self._rows(file)):
@@ -173,6 +180,7 @@ class CsvFile:
             self.labels, self.classes = encode_labels(_column(found[label]), f"{self._path.name}, {label}")
         if time is not None:
             self.times = parse_timestamps(_column(found[time]), f"{self._path.name}, {time}")
+        self.kept = [texts(np.array(found[name], dtype=object)) for name in keep]
 
     def _image(self, name: str) -> Tensor:
         folder = self._path.parent.resolve()
