@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo import data as data
     from gradgeo import demo as demo
     from gradgeo import errors as errors
+    from gradgeo import integrations as integrations
     from gradgeo import metrics as metrics
     from gradgeo import report as report
     from gradgeo import scoring as scoring

@@ -20,8 +20,8 @@ PACKAGE = Path(gradgeo.__file__).parent
 
 LAYERS = (
     ("cli",),
-    ("bench", "demo", "integrations"),
-    ("report",),
+    ("bench", "demo"),
+    ("report", "integrations"),
     ("scoring", "serve", "export", "attacks"),
     ("detector", "data", "metrics", "watch"),
     ("geometry",),

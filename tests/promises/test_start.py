@@ -104,7 +104,8 @@ def test_the_version_stands_once() -> None:
 # What `import gradgeo` offers
 
 SUBMODULES = [
-    "attacks", "data", "demo", "errors", "evidence", "export", "metrics", "ood", "plots", "report", "scoring", "watch",
+    "attacks", "data", "demo", "errors", "evidence", "export", "integrations", "metrics", "ood", "plots", "report",
+    "scoring", "watch",
 ]  # fmt: skip
 
 

@@ -6,10 +6,11 @@ from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo._files import check_regular
@@ -96,7 +97,7 @@ class CsvFile:
             self._places = [self._names.index(name) for name in chosen]
         self.labels: list[int | None] | None = None
         self.classes: tuple[str, ...] = ()
-        self.times = None
+        self.times: NDArray[Any] | None = None
         self._read_columns(label, time, keep)
         self.content_id = content_id([path])
 

@@ -130,7 +130,8 @@ class Detector(Learned):
             labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
                 inputs count as trusted.
             groups: (N,) numbers or texts, one per input: its site, scanner, shift, lot or sex, of which `predict` may
-                be told too, so that the false-alarm rate holds in each group by itself.
+                be told too, so that the false-alarm rate holds in each group by itself. Without `together` a group
+                that is too small for that calibrates as a whole or not at all.
             together: (N,) numbers or texts, one per input: its patient, video or original. Inputs of one calibrate
                 as a whole or not at all, for inputs that resemble each other on both sides void the false-alarm rate.
                 Inputs that are equal entry by entry count once, the first of them, with a warning.

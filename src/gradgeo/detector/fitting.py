@@ -43,7 +43,7 @@ def fit(
     scanned.warn_if_unusable()
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
-    trusted, extractor = split(model, scanned, settings, together)
+    trusted, extractor = split(model, scanned, settings, together, groups)
     extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
     fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed)
     known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
@@ -213,11 +213,12 @@ class TrustedSet:
 
 
 def split(
-    model: Model, scanned: DataScan, settings: Settings, together: Any = None
+    model: Model, scanned: DataScan, settings: Settings, together: Any = None, groups: list[str] | None = None
 ) -> tuple[TrustedSet, EvidenceExtractor]:
     """Which trusted inputs are learned from and which calibrate, and what is measured of them, but for the radius.
 
-    A share of them, drawn by the seed, calibrates, what belongs `together` as a whole or not at all; at least
+    A share of them, drawn by the seed, calibrates, what belongs `together` as a whole or not at all, and where nothing
+    is said of that each of `groups` that is too small for a rate of its own; at least
     `MINIMUM_PER_FEATURE` inputs for each feature of the widest evidence are left to learn from.
 
     Raises: ArgumentError for too few trusted inputs, or evidence that this model does not have.
@@ -233,6 +234,9 @@ def split(
     units = np.arange(len(rows))
     if together is not None:
         units = exchangeability.unit_numbers(together, len(scanned.trusted))[rows]
+    elif groups is not None:
+        enough = settings.level.least / settings.calibration
+        units = exchangeability.units_of_groups(groups, rows, enough)
     calibrates = exchangeability.set_apart(units, size, least, settings)
     probability, margins = scanned.probability[rows], scanned.margin[rows]
     trusted = TrustedSet(

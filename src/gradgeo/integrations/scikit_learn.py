@@ -17,7 +17,7 @@ from gradgeo.detector.results import Predictions
 from gradgeo.errors import expected
 
 
-class OutlierDetector(OutlierMixin, BaseEstimator):
+class OutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """`Detector` with the contract of scikit-learn's outlier detectors.
 
     Signs follow scikit-learn here, and here alone: `predict` gives 1 for a trusted input and -1 for another, scores are
@@ -87,7 +87,8 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X: ArrayLike) -> Array:
         """Minus the outlier score (N,): larger for more trustworthy inputs."""
         score = self.judge(X).outlier_score
-        return -torch.where(score.isnan(), torch.inf, score).numpy()
+        scores: Array = -torch.where(score.isnan(), torch.inf, score).numpy()
+        return scores
 
     def decision_function(self, X: ArrayLike) -> Array:
         """`score_samples` less `offset_` (N,): negative for inputs that are not trusted."""
@@ -100,9 +101,9 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
 
     def _inputs(self, X: ArrayLike, *, reset: bool) -> Array:
         kinds = [np.float64, np.float32]
-        rows = validate_data(self, X, reset=reset, dtype=kinds, allow_nd=True, ensure_all_finite=False)  # (N, *)
+        rows: Array = validate_data(self, X, reset=reset, dtype=kinds, allow_nd=True, ensure_all_finite=False)
         if self.input_shape is None:
-            return rows
+            return rows  # (N, *)
         if rows[0].size != np.prod(self.input_shape):
             raise expected("each row of X", f"of {np.prod(self.input_shape)} entries for {self.input_shape}", rows)
         return rows.reshape(len(rows), *self.input_shape)
