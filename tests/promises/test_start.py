@@ -181,7 +181,7 @@ gradgeo.joint: Joint Surprise
 gradgeo.metrics: auroc tnr_at_tpr auroc_difference tnr_difference holm Estimate Difference
 gradgeo.models: load_model
 gradgeo.observation: Observation Neighbourhood RADII DRAWS
-gradgeo.one_class: OneClass ClassConditionalCopula UpperTail NearestNeighbours Residual
+gradgeo.one_class: OneClass ClassConditionalCopula UpperTail NearestNeighbours Residual NearestMean
 gradgeo.ood: OodDetector
 gradgeo.path: adversary decision_path DecisionPath
 gradgeo.plots: csm saliency_maps csm_heat_maps Panel statistics roc path ENDINGS START END OTHER

@@ -55,7 +55,7 @@ def fit(
     weights: Weights = None,
     alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
     confidence: Confidence = None,
-    evidence: Annotated[str, typer.Option(help="full, fast, paper, or names with commas.")] = "full",
+    evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,

@@ -47,8 +47,9 @@ class Detector(Learned):
         model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again: verdicts on
             other weights than those of `fit` come with one warning.
         evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
-            "fast": what takes at most 3 backward passes; "paper": the ten statistics of the CSM. A preset leaves out
-            what the model does not have, penultimate features for instance.
+            "fast": what takes at most 3 backward passes; "lite": what takes 3 forward passes and no backward pass;
+            "paper": the ten statistics of the CSM. A preset leaves out what the model does not have, penultimate
+            features for instance.
         alpha: the false-alarm rate: the share of trusted inputs that may be called untrustworthy. May be set to
             another value after `fit`.
         confidence: with what probability the rate of the one detector that `fit` makes is at most alpha. None: its
