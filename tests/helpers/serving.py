@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -15,6 +14,7 @@ from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.server import Server
 from helpers.judging import CLASSES, SHAPE, judge
+from helpers.waiting import until
 
 FACTS = Facts(SHAPE, CLASSES, False, 19, {"detector_sha256": "0123456789abcdef" * 4, "alpha": 0.05})
 Judge = Callable[[np.ndarray, bool], dict[str, Any]]
@@ -59,14 +59,6 @@ def served(pool: Any = None, limits: Limits | None = None, **options: Any) -> It
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
-
-
-def until(happens: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait for it."""
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def request(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.serving import until
+from helpers.waiting import until
 
 LOADER = """
 class Loader:
