@@ -106,6 +106,7 @@ licences: .venv/dev.stamp .release/tools.stamp  ## a dependency under a licence 
 	touch $@
 
 TARGET ?= detector
-fuzz: .venv/dev.stamp  ## TARGET of tests/fuzz/targets.py, until stopped
+RUNS ?= -1
+fuzz: .venv/dev.stamp  ## TARGET of tests/fuzz/targets.py, RUNS times or until stopped
 	$(call install,.venv,fuzz,-e '.[fuzz]')
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(TARGET)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(TARGET) -runs=$(RUNS)

@@ -57,14 +57,21 @@ def battery(
     method: Annotated[
         list[str] | None, typer.Option(help="A further detector, file.py:function of the model; may be repeated.")
     ] = None,
+    splits: Annotated[
+        int, typer.Option(min=0, help="Further fits of each method, on halves of the fit inputs: 5 for intervals.")
+    ] = 0,
+    open_sealed: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Measure what protocol.toml seals, too; it is written down.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="The digits and 100 inputs: a check in a minute.")] = False,
 ) -> None:
     """Every detector in every scenario on the shipped classifiers."""
     module: Any = import_module("benchmarks.battery")
     names, size = (("digits",), 100) if quick else (_names(cases), inputs)
-    chosen = module.Choice(data, names, size, _names(methods), tuple(method or ()))
-    for file in module.run(chosen, out, "quick" if quick else "battery", _command(), jobs=jobs, say=say):
+    chosen = module.Choice(data, names, size, _names(methods), tuple(method or ()), splits)
+    name = "quick" if quick else "battery"
+    for file in module.run(chosen, out, name, _command(), reason=open_sealed, jobs=jobs, say=say):
         typer.echo(file)
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import protocol
 from benchmarks.scenarios import shipped_scenarios
-from benchmarks.shipped import Suite, shipped_tasks
+from benchmarks.shipped import Suite, default_names, shipped_tasks
 from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.classifier_under_test import logits_of
-from gradgeo.bench.evaluate import Say, evaluate, generate, silent
+from gradgeo.bench.evaluate import Say, evaluate, first_inputs, generate, silent
 from gradgeo.bench.methods import Method
 from gradgeo.bench.page.write import write
 from gradgeo.bench.scenarios import Scenario, Task
@@ -40,6 +41,10 @@ class Choice:
     """Built-in methods; None for all."""
     more: tuple[str, ...] = ()
     """Further methods, by spec."""
+    splits: int = 0
+    """Further fits of each method, for intervals over fits."""
+    opened: bool = False
+    """Whether the sealed part of the protocol is measured too."""
 
     def selected(self) -> dict[str, Method]:
         """The methods."""
@@ -48,16 +53,50 @@ class Choice:
     def tasks(self) -> tuple[list[Task], dict[str, Scenario]]:
         """The task of each classifier, and the scenarios."""
         suite = Suite(self.folder or Path(), inputs=self.inputs)
-        return shipped_tasks(suite, self.names, self.folder), shipped_scenarios(suite)
+        names, scenarios = self.names, self.all_scenarios(suite)
+        if not self.opened:
+            names, scenarios = self.allowed(), protocol.read().scenarios_allowed(scenarios)
+        return shipped_tasks(suite, names, self.folder), scenarios
+
+    def all_scenarios(self, suite: Suite) -> dict[str, Scenario]:
+        """Those for choosing and those sealed."""
+        return shipped_scenarios(suite)
+
+    def allowed(self) -> tuple[str, ...]:
+        """The classifiers for choosing; ArgumentError where a sealed one is named."""
+        return protocol.read().networks_allowed(self.names, default_names())
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the further fits."""
+        return protocol.read().fits(self.splits, opened=self.opened)
 
 
-def run(choice: Choice, out: Path, name: str, command: str, *, jobs: int = 1, say: Say = silent) -> list[Path]:
-    """Compare, and write the page NAME into `out`; returns the paths of its files."""
+def run(
+    choice: Choice, out: Path, name: str, command: str, *, reason: str | None = None, jobs: int = 1, say: Say = silent
+) -> list[Path]:
+    """Compare, and write the page NAME into `out`; returns the paths of its files.
+
+    Args:
+        reason: why the sealed part of the protocol is opened, which is written down before any work; None leaves it
+            closed.
+    """
     methods = choice.selected()
+    suite = Suite(choice.folder or Path(), inputs=choice.inputs)
+    if reason is None:
+        choice.allowed()  # refused before any work
+        told = protocol.closed(choice.all_scenarios(suite))
+    else:
+        choice, told = replace(choice, opened=True), protocol.opening(reason, command)
     if jobs > 1:
         share(choice, jobs, say)
     tasks, scenarios = choice.tasks()
-    results = [evaluate(task, scenarios=scenarios, methods=methods, command=command, say=say) for task in tasks]
+    results = [
+        evaluate(task, scenarios=scenarios, methods=methods, splits=choice.seeds, command=command, say=say)
+        for task in tasks
+    ]
+    for result in results:
+        result["made"]["protocol"] = told
     return write(results, out, name)
 
 
@@ -82,7 +121,12 @@ def share(choice: Choice, jobs: int, say: Say = silent) -> None:
         if scenario.cause == "attack" and scenario.applies(task)
     ]
     largest_first = sorted(shared_groups(choice.selected()), key=len, reverse=True)
-    scores = [partial(_score, task.classifier.name, tuple(group)) for group in largest_first for task in slowest_first]
+    scores = [
+        partial(_score, task.classifier.name, tuple(group), split)
+        for group in largest_first
+        for task in slowest_first
+        for split in (0, *choice.seeds)
+    ]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for steps in (attacks, scores):
             list(pool.map(partial(_work, choice, say), steps))
@@ -111,12 +155,15 @@ def _attack(classifier: str, name: str, choice: Choice, say: Say) -> None:
     generate(task, {name: scenarios[name]}, say)
 
 
-def _score(classifier: str, methods: tuple[str, ...], choice: Choice, say: Say) -> None:
+def _score(classifier: str, methods: tuple[str, ...], split: int, choice: Choice, say: Say) -> None:
     task, scenarios = _task(choice, classifier)
     _, inputs = generate(task, scenarios)
     (group,) = (group for group in shared_groups(choice.selected()) if tuple(group) == methods)
-    say(f"{classifier}: scoring with {', '.join(methods)}")
-    score_or_errors(group, task.classifier, inputs)
+    say(f"{classifier}: scoring with {', '.join(methods)}" + (f", fit {split}" if split else ""))
+    if split:
+        score_or_errors(group, task.classifier.refitted(split), first_inputs(inputs), timed=False)
+    else:
+        score_or_errors(group, task.classifier, inputs)
 
 
 @cache

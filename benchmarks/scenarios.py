@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.shipped import SHIPPED, Suite
-from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
+from gradgeo.bench.scenarios import SCENARIOS, Generated, Scenario, Task
 
 IMAGES = {
     "CIFAR-100": "cifar100",
@@ -25,7 +25,9 @@ HEARTBEATS = "other beats"
 def shipped_scenarios(suite: Suite) -> dict[str, Scenario]:
     """Every scenario by name, in the order of the page."""
     images = {label: _images(suite, name) for label, name in IMAGES.items()}
-    beats = Scenario("ood", lambda task: _beats(suite, task), lambda task: task.is_signal and bool(_others(task)))
+    beats = Scenario(
+        "ood", lambda task: _beats(suite, task), lambda task: task.is_signal and bool(_others(task)), "near"
+    )
     return {**images, HEARTBEATS: beats, **SCENARIOS}
 
 
@@ -35,12 +37,17 @@ def _others(task: Task) -> tuple[str, ...]:
     return shipped.others if shipped else ()
 
 
+def _near(task: Task) -> tuple[str, ...]:
+    shipped = SHIPPED.get(task.classifier.name)
+    return shipped.near if shipped else ()
+
+
 def _images(suite: Suite, name: str) -> Scenario:
-    return Scenario(
-        "ood",
-        lambda task: reshaped(suite.read(name, task.size)[0], task.input_shape),
-        lambda task: task.is_image and name in _others(task),
-    )
+    def generate(task: Task) -> Generated:
+        x = reshaped(suite.read(name, task.size)[0], task.input_shape)
+        return Generated(x, kind="near" if name in _near(task) else "far")
+
+    return Scenario("ood", generate, lambda task: task.is_image and name in _others(task))
 
 
 def _beats(suite: Suite, task: Task) -> Tensor:

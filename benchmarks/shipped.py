@@ -29,6 +29,8 @@ class ShippedClassifier:
     """Its test set, as `Suite.read` takes it."""
     others: tuple[str, ...]
     """Data sets that it was not trained on."""
+    near: tuple[str, ...] = ()
+    """Those of them whose classes are like its own; the rest is of another sort."""
     budgets: tuple[float, ...] = (8 / 255, 2 / 255, 1 / 255)
     """Of L-inf attacks, the largest first."""
     bounds: tuple[float, float] | None = (0.0, 1.0)
@@ -36,12 +38,21 @@ class ShippedClassifier:
 
 
 SHIPPED = {
-    "mnist": ShippedClassifier("mnist_cnn", "mnist", ("fashion_mnist", "kmnist"), (0.3, 0.1)),
-    "fashion": ShippedClassifier("fashion_cnn", "fashion_mnist", ("mnist", "kmnist"), (0.1, 0.025)),
-    "cifar10": ShippedClassifier("cifar10_resnet20", "cifar10", ("cifar100", "svhn", "mnist", "fashion_mnist")),
-    "cifar100": ShippedClassifier("cifar100_resnet20", "cifar100", ("cifar10", "svhn", "mnist", "fashion_mnist")),
+    "mnist": ShippedClassifier("mnist_cnn", "mnist", ("fashion_mnist", "kmnist"), ("kmnist",), (0.3, 0.1)),
+    "fashion": ShippedClassifier("fashion_cnn", "fashion_mnist", ("mnist", "kmnist"), budgets=(0.1, 0.025)),
+    "cifar10": ShippedClassifier(
+        "cifar10_resnet20", "cifar10", ("cifar100", "svhn", "mnist", "fashion_mnist"), ("cifar100",)
+    ),
+    "cifar100": ShippedClassifier(
+        "cifar100_resnet20", "cifar100", ("cifar10", "svhn", "mnist", "fashion_mnist"), ("cifar10",)
+    ),
     "ecg5000": ShippedClassifier(
-        "ecg5000_cnn", "ucr:ECG5000/test", ("ucr:ECG200/test", "ucr:ECG200/train"), (0.1, 0.025), None
+        "ecg5000_cnn",
+        "ucr:ECG5000/test",
+        ("ucr:ECG200/test", "ucr:ECG200/train"),
+        ("ucr:ECG200/test", "ucr:ECG200/train"),
+        (0.1, 0.025),
+        None,
     ),
 }
 
@@ -105,9 +116,14 @@ class Suite:
         return read_inputs(find(name, folder=self.folder, limit=limit))
 
 
+def default_names() -> tuple[str, ...]:
+    """The classifiers that are measured where none are named."""
+    return tuple(SHIPPED)
+
+
 def shipped_tasks(suite: Suite, names: tuple[str, ...] | None, folder: Path | None) -> list[Task]:
     """The tasks of the classifiers of these names (None: all five), whose data is in `folder`; `digits` needs none."""
-    names = tuple(SHIPPED) if names is None else names
+    names = default_names() if names is None else names
     for name in names:
         if name not in ("digits", *SHIPPED):
             raise expected("cases", f"among digits, {', '.join(SHIPPED)}", name)

@@ -1,5 +1,7 @@
 """AUROC and TNR at 95 % TPR against scikit-learn, torchmetrics and brute force; their intervals and paired tests."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from gradgeo import GradgeoError
-from gradgeo.metrics import UNDECIDED, auroc, auroc_difference, tnr_at_tpr, tnr_difference
+from gradgeo.metrics import UNDECIDED, augrc, aurc, auroc, auroc_difference, risk_coverage, tnr_at_tpr, tnr_difference
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -162,6 +164,53 @@ def test_a_single_input_says_almost_nothing(n: int, m: int) -> None:
     found = auroc(np.zeros(n), np.ones(m))
     assert (found.value, found.high) == (1, 1)
     assert found.low < 0.2
+
+
+def areas_by_loop(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """AURC and AUGRC, one threshold after the other from the largest score down."""
+    scores, wrong = np.r_[a, b], np.r_[np.zeros(len(a)), np.ones(len(b))]
+    points = []
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        kept = [mistake for score, mistake in zip(scores, wrong, strict=True) if score <= threshold]
+        points.append((len(kept) / len(scores), sum(kept) / len(kept), sum(kept) / len(scores)))
+    points.append((0.0, points[-1][1], 0.0))
+    areas = [0.0, 0.0]
+    for (right, *above), (left, *below) in pairwise(points):
+        for i in (0, 1):
+            areas[i] += (right - left) * (above[i] + below[i]) / 2
+    return areas[0], areas[1]
+
+
+@given(tied())
+@settings(max_examples=60, deadline=None)
+def test_areas_under_risk_against_coverage_equal_a_loop(pair: Pair) -> None:
+    selective, generalised = areas_by_loop(*pair)
+    assert aurc(*pair) == pytest.approx(selective, abs=1e-9)
+    found = augrc(*pair)
+    assert found.value == pytest.approx(generalised, abs=1e-9)
+    assert 0 <= found.low <= found.value <= found.high <= 0.5
+
+
+def test_areas_are_those_of_torch_uncertainty() -> None:
+    """Of its release 0.13.0, in float32. It starts at a coverage of 1/N, below which nothing is added here, and divides
+    by what is left of 1."""
+    confidence = np.array([0.55, 0.9, 0.62, 0.71, 0.98, 0.84, 0.66, 0.93, 0.77, 0.59])
+    wrong = np.array([1, 0, 1, 0, 0, 1, 0, 1, 0, 0], bool)
+    pair = -confidence[~wrong], -confidence[wrong]
+    assert aurc(*pair) == pytest.approx(0.3623016 * 0.9, abs=1e-6)
+    assert augrc(*pair).value == pytest.approx(0.2 * 0.9, abs=1e-6)
+
+
+def test_the_accuracy_weighs_the_groups() -> None:
+    a, b = draw(0)
+    repeated = np.repeat(a, 6), b  # 1,800 right and 200 wrong: an accuracy of 90 %
+    assert augrc(a, b, accuracy=0.9).value == pytest.approx(augrc(*repeated).value, abs=1e-9)
+    assert aurc(a, b, accuracy=0.9) == pytest.approx(aurc(*repeated), abs=1e-9)
+    risk, coverage = risk_coverage(a, b, accuracy=0.9)
+    assert (risk[-1], coverage[-1]) == (pytest.approx(0.1), pytest.approx(1))
+    assert np.all(np.diff(coverage) > 0)
+    with pytest.raises(GradgeoError, match="expected accuracy to be above 0 and below 1, or None, got 1"):
+        aurc(a, b, accuracy=1)
 
 
 def test_bad_arguments() -> None:

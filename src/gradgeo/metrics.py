@@ -1,5 +1,7 @@
 """How well a score separates trusted from untrustworthy inputs, with 95 % intervals.
 
+For mistakes there is also what is left of them when the least trusted inputs are put aside: risk against coverage.
+
 Scores are larger for less trustworthy inputs. A NaN score, an input that could not be judged, counts as the largest:
 the detector does not trust it. `python -m benchmarks coverage` measures how often the intervals hold the true value.
 """
@@ -72,7 +74,7 @@ def auroc(trusted: ArrayLike, untrustworthy: ArrayLike) -> Estimate:
         >>> str(auroc([1, 2, 3, 4], [3, 5, 6, 7]))
         '90.6 [36.9, 99.1]'
     """
-    above, below = _placements(*_scores(trusted, untrustworthy))  # (N,), (M,)
+    above, below = placements(*as_scores(trusted, untrustworthy))  # (N,), (M,)
     value = float(below.mean())
     # An undecided input has a uniform placement: its squared deviation has the mean (value - 1/2)^2 + 1/12.
     variance, freedom = _variance(above - value, below - value, (value - 0.5) ** 2 + 1 / 12)
@@ -99,7 +101,7 @@ def auroc_difference(
         '+31.2 [-23.4, +85.9], p = 0.19'
     """
     a, b = _paired(trusted_a, untrustworthy_a, trusted_b, untrustworthy_b)
-    above, below = (of_a - of_b for of_a, of_b in zip(_placements(*a), _placements(*b), strict=True))
+    above, below = (of_a - of_b for of_a, of_b in zip(placements(*a), placements(*b), strict=True))
     value = float(below.mean())
     # Two detectors place an undecided input independently: the difference of two uniform placements has variance 1/6.
     variance, freedom = _variance(above - value, below - value, value**2 + 1 / 6)
@@ -122,7 +124,7 @@ def tnr_at_tpr(trusted: ArrayLike, untrustworthy: ArrayLike, *, tpr: float = 0.9
         >>> tnr_at_tpr(range(100), [50, 94, 95, 200]).value
         0.5
     """
-    a, b = _scores(trusted, untrustworthy)
+    a, b = as_scores(trusted, untrustworthy)
     a = np.sort(a)
     value = _rejected_share(a, b, tpr)
     rng = np.random.default_rng(0)
@@ -176,6 +178,76 @@ def tnr_difference(
     return Difference(value, max(-1.0, value - Z_95 * error), min(1.0, value + Z_95 * error), p)
 
 
+def risk_coverage(trusted: ArrayLike, mistakes: ArrayLike, *, accuracy: float | None = None) -> tuple[Array, Array]:
+    """The share of mistakes among the inputs kept (P,), and the share kept (P,), at each of the P distinct scores.
+
+    A threshold keeps the inputs at or below it; the first keeps the fewest, the last all. With `accuracy` given, the
+    two groups weigh as they would among inputs of that accuracy, whatever their sizes here.
+
+    Args:
+        trusted: scores of correctly classified inputs (N,).
+        mistakes: scores of misclassified inputs (M,).
+        accuracy: above 0 and below 1; None for N / (N + M).
+
+    Returns:
+        risk and coverage, in 0..1. Source: Geifman and El-Yaniv 2017, NeurIPS.
+
+    Example:
+        >>> risk, coverage = risk_coverage([1, 2, 3], [3, 4])
+        >>> risk.round(2).tolist(), coverage.round(2).tolist()
+        ([0.0, 0.0, 0.25, 0.4], [0.2, 0.4, 0.8, 1.0])
+    """
+    a, b = as_scores(trusted, mistakes)
+    right = _accuracy(len(a), len(b), accuracy)
+    levels = np.union1d(a, b)
+    wrong_kept = (1 - right) * np.searchsorted(np.sort(b), levels, "right") / len(b)
+    kept = right * np.searchsorted(np.sort(a), levels, "right") / len(a) + wrong_kept
+    return wrong_kept / kept, kept
+
+
+def aurc(trusted: ArrayLike, mistakes: ArrayLike, *, accuracy: float | None = None) -> float:
+    """Area under the curve of risk against coverage, in 0..1, smaller is better; arguments as in `risk_coverage`.
+
+    Trapezoids between distinct scores, and the first risk down to a coverage of 0. It weighs the few most trusted
+    inputs much: a single mistake among them counts at every small coverage. `augrc` does not.
+
+    Example:
+        >>> round(aurc([1, 2, 3], [3, 4]), 3)
+        0.115
+    """
+    risk, coverage = risk_coverage(trusted, mistakes, accuracy=accuracy)
+    return float(np.trapezoid(np.r_[risk[0], risk], np.r_[0, coverage]))
+
+
+def augrc(trusted: ArrayLike, mistakes: ArrayLike, *, accuracy: float | None = None) -> Estimate:
+    """Area under the curve of risk times coverage against coverage, in 0..1/2, smaller is better.
+
+    The average over all thresholds of the probability that an input is kept and misclassified. Of the accuracy a it is
+    a (1 - a) (1 - AUROC) + (1 - a)^2 / 2, so it judges the classifier and its detector as one; the interval is that of
+    `auroc`, with the accuracy taken as known. Arguments as in `risk_coverage`.
+
+    Source: Traub et al. 2024, NeurIPS, "Overcoming Common Flaws in the Evaluation of Selective Classification Systems".
+
+    Example:
+        >>> str(augrc([1, 2, 3], [3, 4]))
+        '10.0 [8.1, 29.0]'
+    """
+    area = auroc(trusted, mistakes)
+    right = _accuracy(np.size(trusted), np.size(mistakes), accuracy)
+    value, low, high = (
+        right * (1 - right) * (1 - each) + (1 - right) ** 2 / 2 for each in (area.value, area.high, area.low)
+    )
+    return Estimate(value, low, high)
+
+
+def _accuracy(trusted: int, mistakes: int, accuracy: float | None) -> float:
+    if accuracy is None:
+        return trusted / (trusted + mistakes)
+    if not 0 < accuracy < 1:
+        raise expected("accuracy", "above 0 and below 1, or None", accuracy)
+    return accuracy
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's correction: rejecting the corrected p-values <= alpha has a family-wise error rate of at most alpha.
 
@@ -193,7 +265,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in result]
 
 
-def _placements(a: Array, b: Array) -> tuple[Array, Array]:
+def placements(a: Array, b: Array) -> tuple[Array, Array]:
     """The share of `b` above each of `a` (N,) and the share of `a` below each of `b` (M,), ties counting half.
 
     The mean of either is the AUROC; DeLong's variance is that of these two means.
@@ -252,14 +324,15 @@ def _thresholds(a: Array, b: Array, tpr: float, resamples: int, rng: np.random.G
 def _paired(
     trusted_a: ArrayLike, untrustworthy_a: ArrayLike, trusted_b: ArrayLike, untrustworthy_b: ArrayLike
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    a, b = _scores(trusted_a, untrustworthy_a), _scores(trusted_b, untrustworthy_b)
+    a, b = as_scores(trusted_a, untrustworthy_a), as_scores(trusted_b, untrustworthy_b)
     for name, of_a, of_b in zip(("trusted_b", "untrustworthy_b"), a, b, strict=True):
         if len(of_a) != len(of_b):
             raise expected(name, f"scores of the same {len(of_a)} inputs", of_b, "Score both detectors on all inputs.")
     return a, b
 
 
-def _scores(trusted: ArrayLike, untrustworthy: ArrayLike) -> tuple[Array, Array]:
+def as_scores(trusted: ArrayLike, untrustworthy: ArrayLike) -> tuple[Array, Array]:
+    """The scores as float64 (N,) and (M,), NaN as infinity; anything else is refused."""
     a, b = np.asarray(trusted, np.float64), np.asarray(untrustworthy, np.float64)
     for name, scores in (("trusted", a), ("untrustworthy", b)):
         if scores.ndim != 1 or not len(scores):

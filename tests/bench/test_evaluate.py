@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from gradgeo.bench import cache
+from gradgeo.bench import evaluate as evaluating
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.evaluate import evaluate
 from gradgeo.bench.methods import METHODS, Method
@@ -133,9 +135,39 @@ def test_where_sharing_fails_each_is_tried_by_itself(few: Task, monkeypatch: pyt
     assert list(result["methods"]) == list(OURS)
 
 
+def test_other_fits_are_of_other_halves_and_score_the_first_inputs(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating, "SPLIT_INPUTS", 20)
+    fitted: list[Tensor] = []
+    scored: list[int] = []
+
+    class Recording:
+        def fit(self, loader: DataLoader) -> None:
+            fitted.append(torch.cat([x for x, _ in loader]))
+
+        def predict(self, x: Tensor) -> Tensor:
+            scored.append(len(x))
+            return (x - fitted[-1].mean(0)).flatten(1).norm(dim=1)
+
+    methods = {"ours": Method(lambda model, x: Recording(), peer=False)}
+    scenarios = {"noise": SCENARIOS["uniform noise"]}
+    result = evaluate(few, scenarios=scenarios, methods=methods, splits=range(1, 6))
+    assert [len(x) for x in fitted] == [250] + [125] * 5
+    assert len({float(x.sum()) for x in fitted}) == 6
+    assert all((x[:, None] == few.classifier.trusted).flatten(2).all(2).any(1).all() for x in fitted[1:])
+    assert scored[-10:] == [20] * 10  # trusted and noise of each fit, and no timing
+    entry = result["summary"]["ours"]
+    assert entry["fits"] == 6
+    assert entry["error_over_fits"] > 0
+    count = len(scored)
+    assert evaluate(few, scenarios=scenarios, methods=methods, splits=range(1, 6))["summary"]["ours"] == entry
+    assert len(scored) == count  # all of it was in the cache
+    assert evaluate(few, scenarios=scenarios, methods=methods)["summary"]["ours"]["error_over_fits"] is None
+
+
 def test_groups_keep_the_order_in_which_they_are_named() -> None:
-    methods = {name: METHODS[name] for name in ("KNN", "ten statistics", "ViM", "gradgeo")}
-    assert list(map(list, shared_groups(methods))) == [["KNN"], ["ten statistics", "gradgeo"], ["ViM"]]
+    methods = {name: METHODS[name] for name in ("KNN", "ten statistics", "ODIN", "ViM", "gradgeo")}
+    together = [["KNN", "ViM"], ["ten statistics", "gradgeo"], ["ODIN"]]
+    assert list(map(list, shared_groups(methods))) == together
 
 
 def test_peers_are_those_of_pytorch_ood_on_the_same_model(digits: Task) -> None:

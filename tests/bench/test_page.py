@@ -10,6 +10,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from gradgeo import errors
+from gradgeo.bench.averages import means
+from gradgeo.bench.comparison import tally
 from gradgeo.bench.page import charts
 from gradgeo.bench.page import write as report
 
@@ -19,6 +21,13 @@ COLUMNS = {
     "PGD 1/255": "attack", "FGSM 8/255": "attack", "PGD-t CE 8/255": "attack", "PGD-t MSE 8/255": "attack",
     "min L2": "attack", "CSA 8/255": "attack", "misclassified": "mistake",
 }  # fmt: skip
+KIND = {
+    "CIFAR-100": "near",
+    "MNIST": "far",
+    "Fashion-MNIST": "far",
+    "constants": "spoilt",
+    "noisy test images": "spoilt",
+}
 PEERS = ["MaxSoftmax", "Energy", "MaxLogit", "ODIN", "Mahalanobis", "KNN", "ViM", "GEN", "GradNorm", "ReAct", "ASH"]
 METHODS = {"gradgeo": False, "ten statistics": True, "neighbourhood": True, **dict.fromkeys(PEERS, True)}
 VOID = {"meta", "link", "br", "hr", "img", "path", "circle", "use", "rect"}
@@ -41,7 +50,7 @@ def made_up(
     small: tuple[str, ...] = (),
     lift: float = 0.15,
 ) -> dict:
-    """A battery run that nothing measured, whose means and verdicts follow from its cells."""
+    """A battery run that nothing measured, whose means, intervals and verdicts follow from its cells."""
     rng, failed, missing = np.random.default_rng(seed), failed or {}, missing or {}
     skill = {m: rng.uniform(-0.1, 0.1) + (0 if peer else lift) for m, peer in methods.items()}
     ease = {c: rng.uniform(0.55, 0.95) for c in columns}
@@ -62,9 +71,14 @@ def made_up(
         if row:
             areas = {c: cell["auroc"][0] for c, cell in row.items()}
             short = [max(other[c]["auroc"][0] for other in cells.values()) - area for c, area in areas.items()]
+            mean, by_kind = means(areas, {c: KIND.get(c, cause) for c, cause in columns.items()})
             summary[m] = {
-                "auroc": float(np.mean(list(areas.values()))),
+                "auroc": mean,
                 "tnr95": float(np.mean([cell["tnr95"][0] for cell in row.values()])),
+                "kinds": {kind: {"auroc": value, "tnr95": 0.5} for kind, value in by_kind.items()},
+                "worst_kind": [min(by_kind, key=by_kind.get), min(by_kind.values())],
+                "interval": [mean - 0.01, min(1.0, mean + 0.01)],
+                "fits": 6,
                 "worst": [min(areas, key=areas.get), min(areas.values())],
                 "best_in": sum(s < 0.02 for s in short),
                 "shortfall": None if methods[m] else float(rng.uniform(0.2, 1.5)),
@@ -78,7 +92,7 @@ def made_up(
             gap = cells[ours][c]["auroc"][0] - cells[best][c]["auroc"][0]
             differences[c] = {
                 "ours": ours, "peer": best, "difference": gap, "low": gap - 0.03, "high": gap + 0.03,
-                "p": float(np.exp(-abs(gap) * 90)), "verdict": "tie" if abs(gap) < 0.03 else "win" if gap > 0 else "loss",
+                "p": float(np.exp(-abs(gap) * 90)), "verdict": "not told apart" if abs(gap) < 0.03 else "won" if gap > 0 else "lost",
             }  # fmt: skip
         histograms[ours] = {
             "edges": np.linspace(0, 15, 31).tolist(),
@@ -109,6 +123,11 @@ def made_up(
                 "passes": "1 forward" if peer else "1 forward, 10 backward",
             }
             for m, peer in methods.items()
+        },
+        "tallies": {ours: tally(differences)} if differences else {},
+        "mistakes": {
+            m: {c: {"augrc": [0.02, 0.01, 0.03], "aurc": 0.03, "risk": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.0866]}}
+            for m, row in cells.items() for c in row if columns[c] == "mistake"
         },
         "cells": cells, "summary": summary, "differences": differences, "curves": curves, "histograms": histograms,
     }  # fmt: skip
@@ -335,7 +354,7 @@ def test_markdown_tables_are_whole() -> None:
         if token.type == "tr_close":
             widths.append(inside)
             inside = 0
-    assert widths == [4] * 5 + [5] * 3 + [9] * 5 + [5] * 4
+    assert widths == [10] * 3 + [4] * 5 + [5] * 3 + [9] * 5 + [5] * 4
     text = [child.content for t in tokens for child in t.children or [] if child.type in ("text", "text_special")]
     assert HOSTILE in "".join(text)
 
@@ -395,13 +414,94 @@ def test_the_overview_has_every_method_of_every_model() -> None:
     page, text = Page(report.html(runs)), report.markdown(runs)
     for run in runs:
         wins = Counter(d["verdict"] for d in run["differences"].values())
-        tally = " / ".join(str(wins[v]) for v in ("win", "tie", "loss"))
+        tally = " / ".join(str(wins[v]) for v in ("won", "not told apart", "lost"))
         for m, s in run["summary"].items():
             worst = f"{s['worst'][0]} {percent(s['worst'][1])}"
             own = ["–", "–"] if METHODS[m] else [tally, f"{s['shortfall']:.2f}"]
             row = [m, percent(s["auroc"]), percent(s["tnr95"]), worst, *own]
             assert row in page.rows
             assert f"| {run['model']['name']} | {' | '.join(row)} |" in text
+
+
+def test_the_first_table_is_of_ours_its_presets_and_the_best_peer() -> None:
+    runs = [made_up(s, name=n, methods=METHODS | {"gradgeo fast": False}) for s, n in enumerate(("vit", "ecg5000"))]
+    runs[0]["methods"]["gradgeo"]["cost"] = {"predict": 15.21}
+    runs[0]["tallies"]["gradgeo fast"] = {"won": ["a"], "not told apart": [], "lost": ["b", "c"]}
+    page, text = Page(report.html(runs)), report.markdown(runs)
+    assert page.words.index("ecg5000") < page.words.index("vit")  # sorted by name
+    header = page.rows[0]
+    kinds = ["attacks", "near OOD", "far OOD", "OOD", "spoilt inputs", "mistakes"]
+    assert header == ["Method", "Mean", *kinds, "Worst kind", "TNR95", "Lost", "Shortfall", "Cost"]
+    for run in runs:
+        peers = [m for m in run["summary"] if METHODS.get(m)]
+        best = max(peers, key=lambda m: run["summary"][m]["auroc"])
+        for m in ("gradgeo", "gradgeo fast", best):
+            entry, facts = run["summary"][m], run["methods"][m]
+            tally = run["tallies"].get(m)
+            areas = [percent(entry["kinds"][k]["auroc"]) for k in ("attack", "near", "far", "ood", "spoilt", "mistake")]
+            kind, area = entry["worst_kind"]
+            label = dict(zip(("attack", "near", "far", "ood", "spoilt", "mistake"), kinds, strict=True))[kind]
+            row = [
+                f"{percent(entry['auroc'])} [{', '.join(map(percent, entry['interval']))}]",
+                *areas,
+                f"{label} {percent(area)}",
+                percent(entry["tnr95"]),
+                f"{len(tally['lost'])} of {sum(map(len, tally.values()))}" if tally else "–",
+                "–" if m == best else f"{entry['shortfall']:.2f}",
+                "15.2 ×" if "cost" in facts else f"{charts_cost(facts['ms_per_input'])} ms",
+            ]
+            assert [m, *row] in page.rows
+            cells = " | ".join(cell.replace("[", "\\[").replace("]", "\\]") for cell in row)
+            assert f"| {run['model']['name']} | {m} | {cells} |" in text
+    assert "over inputs and 6 fits" in page.words
+
+
+def charts_cost(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def test_the_headline_names_the_worst_kind_beside_the_mean() -> None:
+    results = made_up()
+    kind, area = results["summary"]["gradgeo"]["worst_kind"]
+    label = {"ood": "OOD", "near": "near OOD", "far": "far OOD", "attack": "attacks", "mistake": "mistakes"}
+    said = f"over 17 scenarios of 6 kinds, the worst {label.get(kind, 'spoilt inputs')} with {percent(area)}."
+    assert said in Page(report.html(results)).words
+    assert said in report.markdown(results)
+
+
+def test_mistakes_have_a_table_of_their_own(whole: tuple[dict, Page]) -> None:
+    results, page = whole
+    row = ["20.0 [10.0, 30.0]", "30.0", "1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "8.7"]
+    for m in results["mistakes"]:
+        assert [m, *row] in page.rows
+    assert "| KNN | misclassified | 20.0 \\[10.0, 30.0\\] | 30.0 | 1.0 |" in report.markdown(results)
+
+
+def test_what_the_protocol_says_is_shown() -> None:
+    runs = [made_up(s, name=str(s)) for s in range(2)]
+    for run in runs:
+        run["made"]["protocol"] = "Sealed sets were opened, for the 2nd time: a <b>reason</b>."
+    for shown in (Page(report.html(runs)).words, report.markdown(runs).replace("&lt;", "<").replace("&gt;", ">")):
+        assert (
+            shown.count("Sealed sets were opened, for the 2nd time: a <b>reason</b>.") == 3
+        )  # above all, and with each
+
+
+def test_former_results_are_read() -> None:
+    former = made_up()
+    for name in ("tallies", "mistakes"):
+        del former[name]
+    for entry in former["summary"].values():
+        for name in ("kinds", "worst_kind", "interval", "fits"):
+            del entry[name]
+    words = {"won": "win", "not told apart": "tie", "lost": "loss"}
+    for entry in former["differences"].values():
+        entry["verdict"] = words[entry["verdict"]]
+    page = Page(report.html(former))
+    said = Counter(row[-1] for row in page.rows if len(row) == 7 and row[-1] in words)
+    assert said == Counter(d["verdict"] for d in made_up()["differences"].values())
+    assert f"{said['won']} won, {said['not told apart']} not told apart, {said['lost']} lost" in page.words
+    assert f"{said['lost']} of {len(COLUMNS)}" in report.markdown(former)
 
 
 def two(ours: float, theirs: float, *, verdict: str) -> dict:
@@ -416,9 +516,9 @@ def two(ours: float, theirs: float, *, verdict: str) -> dict:
 @pytest.mark.parametrize(
     ("ours", "theirs", "verdict", "says"),
     [
-        (0.9, 0.8, "win", "gradgeo is 10.0 points ahead in AUROC and 10.0 points ahead in TNR95. Scenario by scenario against all peers it wins 1, ties 0 and loses 0."),
-        (0.7, 0.8, "loss", "gradgeo is 10.0 points behind in AUROC and 10.0 points behind in TNR95. Scenario by scenario against all peers it wins 0, ties 0 and loses 1."),
-        (0.8, 0.80004, "tie", "gradgeo is level in AUROC and level in TNR95. Scenario by scenario against all peers it wins 0, ties 1 and loses 0."),
+        (0.9, 0.8, "won", "gradgeo is 10.0 points ahead in AUROC and 10.0 points ahead in TNR95. Against the best peer of each scenario 1 won, 0 not told apart, 0 lost."),
+        (0.7, 0.8, "lost", "gradgeo is 10.0 points behind in AUROC and 10.0 points behind in TNR95. Against the best peer of each scenario 0 won, 0 not told apart, 1 lost."),
+        (0.8, 0.80004, "not told apart", "gradgeo is level in AUROC and level in TNR95. Against the best peer of each scenario 0 won, 1 not told apart, 0 lost."),
     ],
 )  # fmt: skip
 def test_the_headline_is_honest(ours: float, theirs: float, verdict: str, says: str) -> None:

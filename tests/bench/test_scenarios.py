@@ -1,11 +1,15 @@
 """Scenarios are what they say, within the classifier's bounds, and the same every time."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
 
+from gradgeo.attacks import fgsm
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.bench.scenarios import SCENARIOS, Generated, Scenario, Task
+from gradgeo.bench.scenarios import KINDS, SCENARIOS, Generated, Scenario, Task
+from gradgeo.errors import ArgumentError, MissingDependencyError
 
 
 @pytest.mark.simulation
@@ -14,7 +18,10 @@ def test_scenarios_are_generated_from_the_second_half_and_stay_within_bounds(dig
     predicted = classifier.logits[classifier.half :][classifier.correct[classifier.half :]].argmax(1)
     assert torch.equal(predicted[:40], digits.y)
     for name, scenario in SCENARIOS.items():
-        if scenario.applies(digits):
+        if name == "B&B" and find_spec("numba") is None:
+            with pytest.raises(MissingDependencyError, match="numba is needed"):
+                scenario.inputs(digits)
+        elif scenario.applies(digits):
             x = scenario.inputs(digits).x
             assert x.shape[1:] == digits.input_shape, name
             assert float(x.min()) >= 0, name
@@ -31,6 +38,15 @@ def test_attack_scenarios_hold_only_successes_within_budget(digits: Task) -> Non
     assert generated.note == "epsilon 0.3"
     assert float(distance.amin(1).max()) <= 0.3 + 1e-6
     assert bool((predicted != digits.y[distance.argmin(1)]).all())
+
+
+def test_a_costly_attack_is_tried_on_few_inputs(digits: Task) -> None:
+    generated = digits.attack(fgsm, 0, 7)
+    assert generated.success is not None
+    assert len(generated.x) == round(7 * generated.success)
+    columns = [name for name, scenario in SCENARIOS.items() if scenario.applies(digits)]
+    assert len(columns) >= 10
+    assert {SCENARIOS[name].kind for name in columns} == {"attack", "far", "spoilt", "mistake"}
 
 
 def test_a_scenario_of_ones_own_is_one_line(digits: Task) -> None:
@@ -62,3 +78,12 @@ def test_a_model_that_cannot_be_traced_is_attacked_as_it_is() -> None:
 
     classifier = ClassifierUnderTest("u", Untraceable(), torch.rand(4, 3), torch.zeros(4, dtype=torch.long), 2)
     assert isinstance(classifier.folded, Untraceable)
+
+
+def test_a_scenario_has_a_kind_of_its_cause() -> None:
+    assert {scenario.kind for scenario in SCENARIOS.values()} <= set(KINDS)
+    kinds = [Scenario(cause, lambda task: task.x).kind for cause in ("ood", "attack", "mistake")]
+    assert kinds == ["far", "attack", "mistake"]
+    assert Scenario("ood", lambda task: task.x, kind="near").kind == "near"
+    with pytest.raises(ArgumentError, match=r"kind to be that of its cause among .*, got 'near \(attack\)'"):
+        Scenario("attack", lambda task: task.x, kind="near")

@@ -264,6 +264,7 @@ def _reading(ending: str, **options: object) -> Callable[[bytes], None]:
     return check
 
 
+@cache
 def npy_seeds() -> list[bytes]:
     made = []
     for array in (
@@ -388,7 +389,7 @@ def tar_seeds() -> list[bytes]:
         b"\x40" + tar_bytes(members, "w:gz"),
         b"\xff" + tar_bytes(members),
         b"\0" + sparse[:386] + b"%011o\0" % (1 << 30) + sparse[398:],
-        b"\xff" + long.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20),
+        b"\x40" + gzip.compress(long.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)),
     ]
 
 

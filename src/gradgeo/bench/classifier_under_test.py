@@ -31,6 +31,8 @@ class ClassifierUnderTest:
     """Of L-inf attacks, the largest first."""
     bounds: tuple[float, float] | None = (0.0, 1.0)
     """Of the input space; None where it has none."""
+    split: int = 0
+    """0: detectors are fitted on the whole first half; else on a random half of it, by this seed."""
 
     @cached_property
     def logits(self) -> Tensor:
@@ -65,7 +67,27 @@ class ClassifierUnderTest:
     @property
     def trusted(self) -> Tensor:
         """The correctly classified inputs of the first half, which detectors are fitted on."""
-        return self.x[: self.half][self.correct[: self.half]]
+        return self.x[self._fitted_on]
+
+    @property
+    def trusted_classes(self) -> Tensor:
+        """The predicted classes of `trusted`, which are its labels, also where there are none."""
+        return self.logits[self._fitted_on].argmax(1)
+
+    def refitted(self, split: int) -> "ClassifierUnderTest":
+        """The same with detectors fitted on another half of the first half; what was computed is kept."""
+        other = copy.copy(self)
+        object.__setattr__(other, "split", split)
+        return other
+
+    @property
+    def _fitted_on(self) -> Tensor:
+        """The indices (n,) of `trusted`."""
+        rows = self.correct[: self.half].nonzero()[:, 0]
+        if not self.split:
+            return rows
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.split))
+        return rows[order[: len(rows) // 2]]
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Which detector separates trusted from untrustworthy inputs best, from the scores alone: figures, tests and curves.
 
-A scenario is one kind of untrustworthy input; the same trusted inputs are compared with every scenario. Everything
-returned is ready for `json.dumps`.
+A scenario is one way of going wrong, of a kind such as "attack"; the same trusted inputs are compared with every
+scenario. Everything returned is ready for `json.dumps`.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,13 +14,15 @@ from scipy import stats
 from sklearn.metrics import roc_curve
 
 from gradgeo._typing import Array
+from gradgeo.bench.averages import means, summary
+from gradgeo.bench.verdicts import VERDICTS, FromBest, from_best, verdict
 from gradgeo.errors import expected
-from gradgeo.metrics import auroc, auroc_difference, holm, tnr_at_tpr
+from gradgeo.metrics import as_scores, augrc, aurc, auroc, holm, placements, risk_coverage, tnr_at_tpr
 
 FEWEST = 2
 """Scores of a scenario; with fewer it has no cell."""
-LEVEL = 0.05
-"""Of the tests' verdicts."""
+COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+"""Shares of the inputs kept at which the share of mistakes among them is read."""
 BINS = 30
 """Of the histograms."""
 FALSE_POSITIVES = np.arange(101) / 100
@@ -38,6 +40,8 @@ class Scores:
 
     trusted: Array
     scenarios: Mapping[str, Array]
+    refits: tuple["Scores", ...] = ()
+    """Of the method fitted on other halves of the fit inputs, on the first of the same inputs."""
 
     def with_figures(self) -> dict[str, Array]:
         """The scenarios with enough scores for a figure."""
@@ -45,18 +49,49 @@ class Scores:
         return {name: scores for name, scores in self.scenarios.items() if enough and len(scores) >= FEWEST}
 
 
-def compare(methods: Mapping[str, Scores], *, ours: str, peers: Collection[str]) -> dict[str, Any]:
-    """The parts "cells", "summary", "differences", "curves" and "histograms" of a benchmark's result.
+def compare(
+    methods: Mapping[str, Scores],
+    *,
+    ours: str,
+    peers: Collection[str],
+    kinds: Mapping[str, str] | None = None,
+    accuracy: float | None = None,
+) -> dict[str, Any]:
+    """The parts "cells", "summary", "differences", "tallies", "mistakes", "curves" and "histograms" of a result.
 
-    `ours` is the method tested against `peers`; any other method has figures and no test.
+    Args:
+        methods: the scores of each method.
+        ours: the method whose tests against `peers` are given in full; others that are no peers have tallies.
+        peers: methods of others.
+        kinds: the kind of each scenario; means are taken over the scenarios of a kind first.
+        accuracy: of the classifier, which the risk that mistakes leave depends on; None where it is not known.
     """
     if ours not in methods or ours in peers:
         raise expected("ours", f"one of the methods {', '.join(methods)} and not a peer", ours)
-    figures = cells(methods)
+    own = {name: differences(methods, ours=name, peers=peers) for name in methods if name not in peers}
+    return {
+        **described(methods, peers=peers, kinds=kinds, accuracy=accuracy),
+        "differences": own[ours],
+        "tallies": {name: tally(rows) for name, rows in own.items() if rows},
+    }
+
+
+def described(
+    methods: Mapping[str, Scores],
+    *,
+    peers: Collection[str],
+    kinds: Mapping[str, str] | None = None,
+    accuracy: float | None = None,
+) -> dict[str, Any]:
+    """What `compare` gives but for the tests."""
+    figures, kinds = cells(methods), kinds or {}
+    about = summary(figures, peers, kinds)
+    for name, interval in intervals(methods, kinds).items():
+        about[name] |= interval
     return {
         "cells": figures,
-        "summary": summary(figures, peers),
-        "differences": differences(methods, ours=ours, peers=peers),
+        "summary": about,
+        "mistakes": mistakes(methods, [name for name, kind in kinds.items() if kind == "mistake"], accuracy),
         "curves": curves(methods),
         "histograms": histograms(methods),
     }
@@ -79,75 +114,125 @@ def cells(methods: Mapping[str, Scores]) -> Cells:
     }
 
 
-def summary(cells: Cells, peers: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Each method's means, worst scenario, `best_in` and, where it is no peer, `shortfall`.
+def intervals(methods: Mapping[str, Scores], kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The 95 % interval of each method's mean AUROC over inputs and, with refits, over fits.
 
-    `best_in`: the number of scenarios where its AUROC lies within the interval of the method with the highest.
-    `shortfall`: its mean distance from an AUROC of 1 as a share of that of the peer with the highest mean over the
-    same scenarios; below 1 is better than every peer. None where no peer has all of them, or one has no distance left.
+    The variance over inputs is DeLong's for the weighted sum of areas, which a bootstrap of the inputs tends to. The
+    trusted inputs serve every scenario; the scenarios of a kind are taken to be made of the same inputs, as attacks
+    are, which makes the interval a little wide where they are not. The variance over fits is that over the refits'
+    means, each of a detector fitted on a random half of the fit inputs (`verdicts.from_best`).
     """
-    means = {
-        method: {scenario: cell["auroc"][0] for scenario, cell in row.items()} for method, row in cells.items() if row
-    }
-    bars: dict[str, tuple[float, float]] = {}  # scenario: the highest AUROC and the lower end of its interval
-    for row in cells.values():
-        for scenario, cell in row.items():
-            value, low, _ = cell["auroc"]
-            bars[scenario] = max(bars.get(scenario, (-1.0, -1.0)), (value, low))
-    result = {}
-    for method, areas in means.items():
-        worst = min(areas, key=areas.__getitem__)
-        rivals = [
-            float(np.mean([means[peer][scenario] for scenario in areas]))
-            for peer in peers
-            if peer in means and areas.keys() <= means[peer].keys()
-        ]
-        mean, best = float(np.mean(list(areas.values()))), max(rivals, default=1.0)
+    result: dict[str, dict[str, Any]] = {}
+    for method, scores in methods.items():
+        outside = scores.with_figures()
+        if not outside:
+            continue
+        weights = _weights(outside, kinds)
+        shared, own = np.zeros(len(scores.trusted)), dict[str, float]()  # of trusted inputs (N,); of each kind
+        for scenario, weight in weights.items():
+            above, below = placements(*as_scores(scores.trusted, outside[scenario]))
+            shared += weight * above
+            kind = kinds.get(scenario, "")
+            own[kind] = own.get(kind, 0) + weight * float(np.std(below, ddof=1)) / len(below) ** 0.5
+        over_inputs = float(np.var(shared, ddof=1)) / len(shared) + sum(error**2 for error in own.values())
+        over_fits, freedom = _over_fits(scores.refits, weights)
+        variance = over_inputs + over_fits
+        if over_fits:
+            freedom = variance**2 / (over_fits**2 / freedom + over_inputs**2 / (len(shared) - 1))
+        half = float(stats.t.ppf(0.975, freedom)) * variance**0.5
+        mean = sum(weight * auroc(scores.trusted, outside[name]).value for name, weight in weights.items())
         result[method] = {
-            "auroc": mean,
-            "tnr95": float(np.mean([cell["tnr95"][0] for cell in cells[method].values()])),
-            "worst": [worst, areas[worst]],
-            "best_in": sum(area >= bars[scenario][1] for scenario, area in areas.items()),
-            "shortfall": None if method in peers or best == 1 else (1 - mean) / (1 - best),
+            "interval": [max(0.0, mean - half), min(1.0, mean + half)],
+            "error_over_inputs": over_inputs**0.5,
+            "error_over_fits": over_fits**0.5 if scores.refits else None,
+            "fits": 1 + len(scores.refits),
         }
     return result
 
 
-def differences(methods: Mapping[str, Scores], *, ours: str, peers: Collection[str]) -> dict[str, dict[str, Any]]:
-    """On each scenario, the AUROC of `ours` less that of the best peer there, and the verdict against all peers.
+def _weights(outside: Mapping[str, Array], kinds: Mapping[str, str]) -> dict[str, float]:
+    """Of each scenario in the mean over kinds of the means over scenarios."""
+    return {scenario: means({each: float(each == scenario) for each in outside}, kinds)[0] for scenario in outside}
 
-    The best peer is chosen by the scores it is then tested on, so no verdict rests on it: `ours` is tested against
-    EVERY peer on every scenario (paired DeLong), and Holm's correction over all these scenario x peer pairs keeps the
-    chance of any false verdict in the whole table at 5 %. "loss": some peer is significantly better; "win": `ours` is
-    significantly better than every peer; else "tie". `p` is the corrected one of the best peer, while `low` and `high`
-    are its 95 % interval, uncorrected: an interval without 0 may stand beside a tie.
+
+def _over_fits(refits: tuple[Scores, ...], weights: Mapping[str, float]) -> tuple[float, float]:
+    """The variance over fits of a mean, and its degrees of freedom; 0 without two fits that have its scenarios."""
+    whole = [fit for fit in refits if weights.keys() <= fit.with_figures().keys()]
+    found = [
+        sum(weight * auroc(fit.trusted, fit.scenarios[name]).value for name, weight in weights.items()) for fit in whole
+    ]
+    return (float(np.var(found, ddof=1)), len(found) - 1) if len(found) > 1 else (0.0, np.inf)
+
+
+def differences(methods: Mapping[str, Scores], *, ours: str, peers: Collection[str]) -> dict[str, dict[str, Any]]:
+    """On each scenario, the AUROC of `ours` less that of the best peer there, its 95 % interval and the verdict.
+
+    The tests and intervals are those of `verdicts`, which account for the choice of the best peer, and for the fits
+    where there are refits. `p` is corrected over the scenarios by Holm, so that the chance of any false verdict among
+    those of this classifier is at most 5 %. "won": ours is better than every peer; "lost": some peer is better; else
+    "not told apart". "alone" is the verdict of the scenario's own interval, without that correction: where it says
+    more than "verdict", more inputs may decide.
     """
     mine = methods[ours]
-    pairs = {
-        (scenario, peer): auroc_difference(mine.trusted, outside, methods[peer].trusted, theirs[scenario])
-        for peer in peers
-        if peer in methods
-        for theirs in [methods[peer].with_figures()]
-        for scenario, outside in mine.with_figures().items()
-        if scenario in theirs
-    }
-    corrected = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
-    result: dict[str, dict[str, Any]] = {}
-    for scenario in mine.scenarios:
-        rivals = {peer: pair for (name, peer), pair in pairs.items() if name == scenario}
-        if not rivals:
-            continue
-        peer = min(rivals, key=lambda rival: rivals[rival].value)
-        signs = [np.sign(pair.value) * (corrected[scenario, rival] <= LEVEL) for rival, pair in rivals.items()]
-        result[scenario] = {
+    found: dict[str, tuple[str, FromBest]] = {}
+    for scenario, outside in mine.with_figures().items():
+        rivals = [peer for peer in peers if peer in methods and scenario in methods[peer].with_figures()]
+        if rivals:
+            theirs = [(methods[peer].trusted, methods[peer].scenarios[scenario]) for peer in rivals]
+            refits = _refits(mine, [methods[peer] for peer in rivals], scenario)
+            standing = from_best((mine.trusted, outside), theirs, refits)
+            found[scenario] = rivals[standing.best], standing
+    corrected = holm([standing.p for _, standing in found.values()])
+    return {
+        scenario: {
             "ours": ours,
             "peer": peer,
-            "difference": rivals[peer].value,
-            "low": rivals[peer].low,
-            "high": rivals[peer].high,
-            "p": corrected[scenario, peer],
-            "verdict": "loss" if min(signs) < 0 else "win" if min(signs) > 0 else "tie",
+            "difference": standing.value,
+            "low": standing.low,
+            "high": standing.high,
+            "p": p,
+            "verdict": verdict(p, standing.low, standing.high),
+            "alone": standing.verdict,
         }
+        for (scenario, (peer, standing)), p in zip(found.items(), corrected, strict=True)
+    }
+
+
+def tally(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The scenarios of `differences` by verdict."""
+    return {name: [scenario for scenario, row in rows.items() if row["verdict"] == name] for name in VERDICTS}
+
+
+def _refits(mine: Scores, theirs: list[Scores], scenario: str) -> list[tuple[Any, list[Any]]]:
+    """The scores of the refits that all methods have."""
+    pairs = []
+    for fits in zip(*(scores.refits for scores in (mine, *theirs)), strict=False):
+        if all(scenario in fit.with_figures() for fit in fits):
+            own, *others = [(fit.trusted, fit.scenarios[scenario]) for fit in fits]
+            pairs.append((own, others))
+    return pairs
+
+
+def mistakes(
+    methods: Mapping[str, Scores], scenarios: Collection[str], accuracy: float | None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What is left of the mistakes when each method puts the least trusted inputs aside: AUGRC, AURC, risk.
+
+    "risk" is the share of mistakes among the inputs kept, at each of `COVERAGES`; nothing where no accuracy is known.
+    """
+    if accuracy is None or not 0 < accuracy < 1:
+        return {}
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for method, scores in methods.items():
+        for scenario, outside in scores.with_figures().items():
+            if scenario in scenarios:
+                whole = augrc(scores.trusted, outside, accuracy=accuracy)
+                risk, coverage = risk_coverage(scores.trusted, outside, accuracy=accuracy)
+                result.setdefault(method, {})[scenario] = {
+                    "augrc": [whole.value, whole.low, whole.high],
+                    "aurc": aurc(scores.trusted, outside, accuracy=accuracy),
+                    "risk": np.interp(COVERAGES, coverage, risk).tolist(),
+                }
     return result
 
 

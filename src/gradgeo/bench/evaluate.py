@@ -1,6 +1,6 @@
 """One classifier, every scenario, every method: the run that fills the benchmark's page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from gradgeo.bench import comparison
+from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import METHODS, Method
 from gradgeo.bench.provenance import provenance
 from gradgeo.bench.scenarios import SCENARIOS, Generated, Scenario, Task
-from gradgeo.bench.scores import MethodScores, score_or_errors, shared_groups
+from gradgeo.bench.scores import Group, MethodScores, score_or_errors, shared_groups
 from gradgeo.errors import GradgeoError
 
 SCHEMA = 1
+
+SPLIT_INPUTS = 100
+"""Inputs of each scenario that a detector of another fit scores: enough to tell how much its figures vary."""
 
 TRUSTED = "trusted"
 """Among the scenarios' inputs: the trusted ones, which detectors are to tell from the others."""
@@ -31,29 +35,36 @@ def evaluate(
     *,
     scenarios: dict[str, Scenario] | None = None,
     methods: dict[str, Method] | None = None,
+    splits: Sequence[int] = (),
     command: str = "gradgeo bench",
     say: Say = silent,
 ) -> dict[str, Any]:
     """Scores, figures and differences of `methods` on `scenarios` for one classifier, ready for JSON.
 
     A scenario that cannot be generated and a method that fails keep their place, with the reason.
+
+    Args:
+        splits: seeds above 0 of further fits of each method, each on a random half of the fit inputs, which score the
+            first `SPLIT_INPUTS` inputs of each scenario; with 5 or more the intervals are over inputs and fits.
     """
     classifier, methods = task.classifier, methods or METHODS
     described, inputs = generate(task, SCENARIOS if scenarios is None else scenarios, say)
     results: dict[str, MethodScores | Exception] = {}
+    refits: dict[str, tuple[comparison.Scores, ...]] = {}
     for group in shared_groups(methods):
         say(f"{classifier.name}: scoring with {', '.join(group)}")
         results |= score_or_errors(group, classifier, inputs)
+        refits |= _refits(group, classifier, inputs, splits)
     scores: dict[str, comparison.Scores] = {}
     used: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
         used[name] = {"peer": method.peer, "passes": method.passes, "error": None, "ms_per_input": None}
+        used[name] |= {"source": method.source, "library": method.library}
         result = results[name]
         if isinstance(result, Exception):
             used[name]["error"] = _portable(f"{type(result).__name__}: {result}")[:300]
             continue
-        untrustworthy = {scenario: values for scenario, values in result.scores.items() if scenario != TRUSTED}
-        scores[name] = comparison.Scores(result.scores[TRUSTED], untrustworthy)
+        scores[name] = _separated(result, refits[name])
         used[name]["ms_per_input"] = result.ms_per_input
     return {
         "schema": SCHEMA,
@@ -67,7 +78,12 @@ def evaluate(
         },
         "columns": described,
         "methods": used,
-        **_compared(scores, {name for name, facts in used.items() if facts["peer"]}),
+        **_compared(
+            scores,
+            {name for name, facts in used.items() if facts["peer"]},
+            {name: facts["kind"] for name, facts in described.items()},
+            float(classifier.correct[classifier.half :].double().mean()),
+        ),
     }
 
 
@@ -84,6 +100,7 @@ def generate(
         generated, error = _inputs_or_error(scenario, task)
         described[name] = {
             "cause": scenario.cause,
+            "kind": generated.kind or scenario.kind,
             "count": len(generated.x),
             "success_rate": generated.success,
             "note": generated.note,
@@ -94,18 +111,37 @@ def generate(
     return described, inputs
 
 
-def _compared(scores: dict[str, comparison.Scores], peers: set[str]) -> dict[str, Any]:
+def _compared(
+    scores: dict[str, comparison.Scores], peers: set[str], kinds: dict[str, str], accuracy: float
+) -> dict[str, Any]:
     ours = [name for name in scores if name not in peers]
     if ours:
-        return comparison.compare(scores, ours=ours[0], peers=peers)
-    cells = comparison.cells(scores)  # nothing to test the peers against
-    return {
-        "cells": cells,
-        "summary": comparison.summary(cells, peers),
-        "differences": {},
-        "curves": comparison.curves(scores),
-        "histograms": comparison.histograms(scores),
-    }
+        return comparison.compare(scores, ours=ours[0], peers=peers, kinds=kinds, accuracy=accuracy)
+    without_tests = comparison.described(scores, peers=peers, kinds=kinds, accuracy=accuracy)
+    return {**without_tests, "differences": {}, "tallies": {}}  # nothing to test the peers against
+
+
+def _refits(
+    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], splits: Sequence[int]
+) -> dict[str, tuple[comparison.Scores, ...]]:
+    """The scores of a group's methods fitted on other halves, without those that fail there."""
+    first = first_inputs(inputs)
+    found: dict[str, list[comparison.Scores]] = {name: [] for name in group}
+    for split in splits:
+        for name, result in score_or_errors(group, classifier.refitted(split), first, timed=False).items():
+            if not isinstance(result, Exception):
+                found[name].append(_separated(result))
+    return {name: tuple(each) if len(each) == len(splits) else () for name, each in found.items()}
+
+
+def first_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those that detectors of other fits score."""
+    return {scenario: x[:SPLIT_INPUTS] for scenario, x in inputs.items()}
+
+
+def _separated(result: MethodScores, refits: tuple[comparison.Scores, ...] = ()) -> comparison.Scores:
+    untrustworthy = {scenario: values for scenario, values in result.scores.items() if scenario != TRUSTED}
+    return comparison.Scores(result.scores[TRUSTED], untrustworthy, refits)
 
 
 def _inputs_or_error(scenario: Scenario, task: Task) -> tuple[Generated, str | None]:

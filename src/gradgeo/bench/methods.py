@@ -1,4 +1,4 @@
-"""The detectors that are compared, each fitted on the same trusted inputs: ours, and pytorch-ood's.
+"""The detectors that are compared, fitted on the same trusted inputs: ours, pytorch-ood's, and a few written here.
 
 A method of your own takes one line: `METHODS["mine"] = Method(lambda model, x: my_detector)`, where `my_detector` has
 pytorch-ood's two methods: `fit(loader)`, and `predict(x)` with outlier scores (N,), larger = less trustworthy.
@@ -10,17 +10,23 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from gradgeo.bench import peers
 from gradgeo.bench.cache import DETECTOR_CODE, GEOMETRY_CODE, source_hash
-from gradgeo.bench.penultimate import Penultimate
+from gradgeo.bench.layer_peers import LayerMahalanobis, LocalDimensionality, NearestNeighbours
+from gradgeo.bench.squeezing import FeatureSqueezing
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.pytorch_ood import OodDetector
-from gradgeo.errors import require
 
-PEER_CODE = (*GEOMETRY_CODE, "bench/methods.py", "bench/penultimate.py")
+PEER_CODE = (
+    *GEOMETRY_CODE,
+    *(f"bench/{name}.py" for name in ("methods", "peers", "layer_peers", "squeezing", "penultimate", "remembered")),
+)
 """The code of ours that a peer's scores depend on, besides its own version."""
+
+LIBRARY = "pytorch-ood, Apache-2.0"
+"""Where most peers come from, and its licence."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,12 @@ class Method:
     passes: str = "1 forward"
     """What it costs for one input, for the page."""
     shared: bool = False
-    """Whether it makes an `OodDetector` of ours, which differs from the others in its evidence alone: one set of passes
-    serves them all."""
+    """Whether it shares its passes with others of this mark. Ours are then `OodDetector`s that differ in their evidence
+    alone; peers look at the same logits, features or layers."""
+    source: str = ""
+    """The paper, for the page."""
+    library: str = ""
+    """The library that it is from, with its licence; empty for what is written here."""
 
     @property
     def version(self) -> str:
@@ -50,58 +60,48 @@ def _ours(evidence: str, passes: str) -> Method:
     return Method(lambda model, x: OodDetector(Detector(model, evidence=evidence)), False, passes, shared=True)
 
 
-def _peer(name: str, *, features: bool = False, **options: Any) -> Callable[[nn.Module, Tensor], Any]:
-    """A detector of pytorch-ood on the model, or on its penultimate features."""
-
-    def make(model: nn.Module, x: Tensor) -> Any:
-        kind = getattr(require("pytorch_ood.detector", "bench"), name)
-        return kind(Penultimate(model, x) if features else model, **options)
-
-    return make
+def _library(make: peers.Make, source: str) -> Method:
+    return Method(make, shared=True, source=source, library=LIBRARY)
 
 
-def _vim(model: nn.Module, x: Tensor) -> Any:
-    body = Penultimate(model, x)
-    bias = body.head.bias if body.head.bias is not None else torch.zeros(body.head.out_features)
-    kind = require("pytorch_ood.detector", "bench").ViM
-    return kind(body, d=max(1, body.head.in_features // 2), w=body.head.weight, b=bias)
-
-
-def _gradnorm(model: nn.Module, x: Tensor) -> Any:
-    head = Penultimate(model, x).head.weight  # shares memory with the layer of `model` that it copies
-    last = {name for name, value in model.named_parameters() if value.data_ptr() == head.data_ptr()}
-    return require("pytorch_ood.detector", "bench").GradNorm(model, param_filter=lambda name: name in last)
-
-
-def _react(model: nn.Module, x: Tensor) -> Any:
-    body = Penultimate(model, x)
-    return require("pytorch_ood.detector", "bench").ReAct(body, body.head)
-
-
-def _ash(model: nn.Module, x: Tensor) -> Any:
-    body = Penultimate(model, x)
-
-    def maps(x: Tensor) -> Tensor:
-        features: Tensor = body(x)
-        return features[:, :, None, None]
-
-    return require("pytorch_ood.detector", "bench").ASH(maps, nn.Sequential(nn.Flatten(), body.head))
+def _written(make: peers.Make, source: str) -> Method:
+    return Method(make, shared=True, source=source)
 
 
 METHODS: dict[str, Method] = {
     "gradgeo": _ours("full", "up to 17 forward, min(C, F) + 12 backward"),
     "gradgeo fast": _ours("fast", "up to 17 forward, 1 backward"),
     "ten statistics": _ours("paper", "1 forward, min(C, F) backward"),
-    "MaxSoftmax": Method(_peer("MaxSoftmax")),
-    "MaxLogit": Method(_peer("MaxLogit")),
-    "EnergyBased": Method(_peer("EnergyBased")),
-    "GEN": Method(_peer("GEN")),
-    "ODIN": Method(_peer("ODIN"), passes="2 forward, 1 backward"),
-    "Mahalanobis": Method(_peer("Mahalanobis", features=True)),
-    "KNN": Method(_peer("KNN", features=True)),
-    "ViM": Method(_vim),
-    "GradNorm": Method(_gradnorm, passes="1 forward, 1 backward of the last layer"),
-    "ReAct": Method(_react),
-    "ASH": Method(_ash),
+    "MaxSoftmax": _library(peers.on_logits("MaxSoftmax"), "Hendrycks and Gimpel 2017"),
+    "MaxLogit": _library(peers.on_logits("MaxLogit"), "Hendrycks et al. 2022"),
+    "EnergyBased": _library(peers.on_logits("EnergyBased"), "Liu et al. 2020"),
+    "GEN": _library(peers.on_logits("GEN"), "Liu et al. 2023"),
+    "KLMatching": _library(peers.on_logits("KLMatching"), "Hendrycks et al. 2022"),
+    "ODIN": Method(peers.odin, passes="2 forward, 1 backward", source="Liang et al. 2018", library=LIBRARY),
+    "Mahalanobis": _library(peers.on_class_means("Mahalanobis"), "Lee et al. 2018"),
+    "Mahalanobis++": _library(peers.on_class_means("Mahalanobis", unit=True), "Mueller and Hein 2025"),
+    "RMD": _library(peers.on_class_means("RMD"), "Ren et al. 2021"),
+    "RMD++": _library(peers.on_class_means("RMD", unit=True), "Mueller and Hein 2025"),
+    "layer Mahalanobis": _library(LayerMahalanobis, "Lee et al. 2018"),
+    "KNN": _library(peers.on_features("KNN"), "Sun et al. 2022"),
+    "NNGuide": _library(peers.on_features_and_head("NNGuide"), "Park et al. 2023"),
+    "ViM": _library(peers.vim, "Wang et al. 2022"),
+    "SHE": _library(peers.she, "Zhang et al. 2023"),
+    "fDBD": _written(peers.FastBoundary, "Liu and Qin 2024"),
+    "DICE": _library(peers.dice, "Sun and Li 2022"),
+    "GradNorm": Method(
+        peers.gradnorm,
+        passes="1 forward, 1 backward of the last layer",
+        source="Huang et al. 2021",
+        library=LIBRARY,
+    ),
+    "ReAct": _library(peers.on_features_and_head("ReAct"), "Sun et al. 2021"),
+    "ASH": _library(peers.on_maps("ASH"), "Djurisic et al. 2023"),
+    "SCALE": _library(peers.on_maps("SCALE"), "Xu et al. 2024"),
+    "feature squeezing": Method(FeatureSqueezing, passes="3 forward", source="Xu, Evans and Qi 2018"),
+    "LID": _written(LocalDimensionality, "Ma et al. 2018"),
+    "DkNN": Method(NearestNeighbours, passes="2 forward", shared=True, source="Papernot and McDaniel 2018"),
 }
-"""Every method by name; peers at pytorch-ood's defaults, on penultimate features where they take features."""
+"""Every method by name; peers at the defaults of pytorch-ood or of their papers, on penultimate features where they
+take features, fitted on trusted inputs and predicted classes alone. RMD is the relative Mahalanobis distance; with ++
+features are of length 1."""

@@ -12,11 +12,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradgeo.attacks import csa, fgsm, minimum_norm, pgd
+from gradgeo.bench import spoilt
+from gradgeo.bench.apgd import apgd_ensemble
 from gradgeo.bench.attacked import Attack, attacked
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
+from gradgeo.bench.other_attacks import brendel_bethge, carlini_wagner, noise_in_ball, rotation
+from gradgeo.errors import expected
 
 SIZE = 1000
 """Inputs in a scenario, where there are as many."""
+
+COSTLY = 100
+"""Inputs that an attack of hundreds of passes is tried on."""
+
+KINDS = {"attack": "attack", "near": "ood", "far": "ood", "spoilt": "ood", "mistake": "mistake"}
+"""The kinds of scenarios, finer than their causes, each with its cause. Near: other classes of data like the trusted;
+far: data of another sort; spoilt: trusted inputs gone bad, and what a broken sensor gives."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,15 @@ class Task:
         """Inputs (size, *input) drawn by `draw`, such as `torch.rand`."""
         return draw(self.size, *self.input_shape, generator=self.generator(name))
 
-    def attack(self, attack: Attack, budget: int | None, **options: Any) -> "Generated":
-        """The successful examples of an attack at one of the classifier's budgets; None for an attack without."""
+    def attack(self, attack: Attack, budget: int | None, most: int | None = None, **options: Any) -> "Generated":
+        """The successful examples of an attack at one of the classifier's budgets; None for an attack without.
+
+        Args:
+            most: inputs that are attacked, where there are as many; None for all.
+        """
         if budget is not None:
             options |= {"epsilon": self.classifier.budgets[budget]}
-        result = attacked(self.classifier, self.x, self.y, attack, **options)
+        result = attacked(self.classifier, self.x[:most], self.y[:most], attack, **options)
         note = "" if budget is None else f"epsilon {_fraction(options['epsilon'])}"
         return Generated(result.adversarial[result.success], float(result.success.double().mean()), note)
 
@@ -93,6 +108,9 @@ class Generated:
     """Of an attack: the share of inputs on which it succeeded."""
     note: str = ""
     """For the page."""
+    kind: str = ""
+    """One of `KINDS` where it is another than the scenario's, as one data set is near to one classifier's and far from
+    another's."""
 
 
 def _always(task: Task) -> bool:
@@ -109,6 +127,15 @@ class Scenario:
     """The inputs of the scenario."""
     applies: Callable[[Task], bool] = _always
     """Whether the scenario makes sense for the task's classifier."""
+    kind: str = ""
+    """One of `KINDS`; where it is not given "far" of the cause "ood", else the cause itself."""
+
+    def __post_init__(self) -> None:
+        if not self.kind:
+            object.__setattr__(self, "kind", "far" if self.cause == "ood" else self.cause)
+        if KINDS.get(self.kind) != self.cause:
+            named = ", ".join(f"{kind} ({cause})" for kind, cause in KINDS.items())
+            raise expected("kind", f"that of its cause among {named}", f"{self.kind} ({self.cause})")
 
     def inputs(self, task: Task) -> Generated:
         """The inputs, with what is known of them."""
@@ -128,12 +155,37 @@ def _image_or_signal(task: Task) -> bool:
     return task.is_image or task.is_signal
 
 
-def _attack(attack: Attack, budget: int | None, **options: Any) -> Scenario:
+def _colour(task: Task) -> bool:
+    return task.is_image and task.input_shape[0] == 3
+
+
+def _attack(
+    attack: Attack,
+    budget: int | None,
+    applies: Callable[[Task], bool] = _always,
+    most: int | None = None,
+    **options: Any,
+) -> Scenario:
     return Scenario(
         "attack",
-        lambda task: task.attack(attack, budget, **options),
-        lambda task: budget is None or budget < len(task.classifier.budgets),
+        lambda task: task.attack(attack, budget, most, **options),
+        lambda task: applies(task) and (budget is None or budget < len(task.classifier.budgets)),
     )
+
+
+def _spoilt(spoil: Callable[[Tensor], Tensor]) -> Scenario:
+    return Scenario("ood", lambda task: spoil(task.x), _image, "spoilt")
+
+
+def _made(
+    name: str, make: Callable[[int, torch.Size, torch.Generator], Tensor], applies: Callable[[Task], bool]
+) -> Scenario:
+    return Scenario("ood", lambda task: make(task.size, task.input_shape, task.generator(name)), applies)
+
+
+def _textures(task: Task) -> Tensor:
+    textures = spoilt.random_phases(task.x, task.generator("textures"))
+    return textures.clamp(0, 1) if task.is_image else textures
 
 
 def _constant(task: Task) -> Tensor:
@@ -162,14 +214,20 @@ def _gaussian(task: Task) -> Tensor:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "reversed": Scenario("ood", lambda task: task.x.flip(-1), _signal),
+    "reversed": Scenario("ood", lambda task: task.x.flip(-1), _signal, "spoilt"),
     "uniform noise": Scenario("ood", lambda task: task.noise("uniform noise", torch.rand), _image),
     "Gaussian noise": Scenario("ood", _gaussian, _image_or_signal),
-    "constant": Scenario("ood", _constant, _image_or_signal),
-    "smooth blobs": Scenario(
-        "ood", lambda task: smooth_blobs(task.size, task.input_shape, task.generator("smooth blobs")), _image
-    ),
-    "noisy inputs": Scenario("ood", _noisy),
+    "constant": Scenario("ood", _constant, _image_or_signal, "spoilt"),
+    "smooth blobs": _made("smooth blobs", smooth_blobs, _image),
+    "textures": Scenario("ood", _textures, _image_or_signal),
+    "photographs": _made("photographs", spoilt.photographs, _image),
+    "house numbers": _made("house numbers", spoilt.house_numbers, _colour),
+    "noisy inputs": Scenario("ood", _noisy, kind="spoilt"),
+    "blurred": _spoilt(spoilt.blurred),
+    "JPEG": _spoilt(spoilt.jpeg),
+    "low contrast": _spoilt(spoilt.low_contrast),
+    "overexposed": _spoilt(spoilt.overexposed),
+    "dark": _spoilt(spoilt.dark),
     "PGD": _attack(pgd, 0),
     "PGD, small": _attack(pgd, 1),
     "PGD, smallest": _attack(pgd, 2),
@@ -179,6 +237,12 @@ SCENARIOS: dict[str, Scenario] = {
     "PGD, targeted, small": _attack(pgd, 1, targeted=True),
     "minimum L2": _attack(minimum_norm, None),
     "CSA": _attack(csa, 0, weight=1.0),
+    "APGD ensemble": _attack(apgd_ensemble, 0, most=COSTLY),
+    "APGD ensemble, small": _attack(apgd_ensemble, 1, most=COSTLY),
+    "C&W": _attack(carlini_wagner, None, most=COSTLY),
+    "B&B": _attack(brendel_bethge, None, most=COSTLY),
+    "noise in the ball": _attack(noise_in_ball, 0),
+    "rotation": _attack(rotation, None, _image),
     "misclassified": Scenario("mistake", lambda task: task.misclassified),
 }
 """Every scenario by name, in the order of the page."""

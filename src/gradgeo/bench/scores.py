@@ -16,6 +16,7 @@ from gradgeo._typing import Array
 from gradgeo.bench.cache import CHUNK, cached, load, store, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import Method
+from gradgeo.bench.remembered import remembered
 from gradgeo.bench.shared_passes import DetectorGroup
 
 BATCH = 50
@@ -35,31 +36,38 @@ class MethodScores:
 
     scores: dict[str, Array]
     """Outlier scores (N,) by scenario."""
-    ms_per_input: float
-    """Of the method by itself."""
+    ms_per_input: float | None
+    """Of the method by itself; None where it was not timed."""
 
 
 def shared_groups(methods: dict[str, Method]) -> list[Group]:
     """The methods that share passes, and each of the others, in the order in which each group is first named."""
     groups: dict[str, Group] = {}
     for name, method in methods.items():
-        groups.setdefault("" if method.shared else name, {})[name] = method
+        together = f"shared by {'peers' if method.peer else 'ours'}"
+        groups.setdefault(together if method.shared else name, {})[name] = method
     return list(groups.values())
 
 
 def score_or_errors(
-    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor]
+    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], *, timed: bool = True
 ) -> dict[str, MethodScores | Exception]:
-    """`score`, or why a method has no scores; where methods fail together each is tried by itself."""
+    """`score`, or why a method has no scores; where methods fail together each half of them is tried by itself."""
     try:
-        return dict(score(group, classifier, inputs))
+        return dict(score(group, classifier, inputs, timed=timed))
     except Exception as error:  # a peer may fail in any way; the others still count
         if len(group) == 1:
             return dict.fromkeys(group, error)
-    return {name: score_or_errors({name: method}, classifier, inputs)[name] for name, method in group.items()}
+    members = list(group.items())
+    found: dict[str, MethodScores | Exception] = {}
+    for half in (dict(members[: len(members) // 2]), dict(members[len(members) // 2 :])):
+        found |= score_or_errors(half, classifier, inputs, timed=timed)
+    return found
 
 
-def score(group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor]) -> dict[str, MethodScores]:
+def score(
+    group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], *, timed: bool = True
+) -> dict[str, MethodScores]:
     """The scores of the methods of a group, fitted on the trusted inputs of the first half; cached.
 
     Fitting waits until a score is needed that the cache lacks, and leaves out the methods that lack none.
@@ -69,24 +77,27 @@ def score(group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tenso
 
     Args:
         inputs: (N, *input) by scenario.
+        timed: whether `ms_per_input` is wanted.
     """
-    x = classifier.trusted
-    # The predicted classes are the labels, also where there are none.
-    y = classifier.logits[: classifier.half][classifier.correct[: classifier.half]].argmax(1)
+    x, y = classifier.trusted, classifier.trusted_classes
     fitted_on = weights_key(classifier.model), tensor_hash(x), tensor_hash(y)
     keys = {name: (name, *fitted_on, method.version) for name, method in group.items()}
     pieces = {scenario: torch.split(values, CHUNK) for scenario, values in inputs.items()}
     hashes = {scenario: [tensor_hash(part) for part in parts] for scenario, parts in pieces.items()}
-    timed = next(iter(inputs.values()))[:TIMED]
-    cost_keys = {name: ("cost", *key, tensor_hash(timed)) for name, key in keys.items()}
+    first = next(iter(inputs.values()))[:TIMED]
+    cost_keys = {name: ("cost", *key, tensor_hash(first)) for name, key in keys.items()} if timed else {}
 
     def complete(name: str) -> bool:
-        needed = [("scores", *keys[name], each) for parts in hashes.values() for each in parts]
-        return all(load(*key) is not None for key in (cost_keys[name], *needed))
+        needed: list[tuple[object, ...]] = [
+            ("scores", *keys[name], each) for parts in hashes.values() for each in parts
+        ]
+        if timed:
+            needed.append(cost_keys[name])
+        return all(load(*key) is not None for key in needed)
 
     missing = {name: method for name, method in group.items() if not complete(name)}
     detectors = _LazyDetectors(missing, classifier.model, x, y)
-    cost = {name: cached(partial(detectors.seconds, name, timed), *key)["seconds"] for name, key in cost_keys.items()}
+    cost = {name: cached(partial(detectors.seconds, name, first), *key)["seconds"] for name, key in cost_keys.items()}
     scores: dict[str, dict[str, list[Array]]] = {name: {scenario: [] for scenario in inputs} for name in group}
     for scenario, parts in pieces.items():
         for part, each in zip(parts, hashes[scenario], strict=True):
@@ -96,7 +107,7 @@ def score(group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tenso
     return {
         name: MethodScores(
             {scenario: np.concatenate(parts) for scenario, parts in scores[name].items()},
-            1000 * float(cost[name]) / max(1, len(timed)),
+            1000 * float(cost[name]) / max(1, len(first)) if timed else None,
         )
         for name in group
     }
@@ -147,13 +158,19 @@ class _LazyDetectors:
     @cached_property
     def _fitted(self) -> tuple[dict[str, Any], Callable[[Tensor], list[Tensor]]]:
         """The detectors by name, and a function to the scores (n,) of each."""
-        detectors = {name: method.make(self._model, self._x[:2]) for name, method in self._group.items()}
-        if len(detectors) > 1:
-            together = DetectorGroup([detector.detector for detector in detectors.values()]).fit(self._x, self._y)
-            return detectors, lambda x: [_nan_as_infinity(found.outlier_score) for found in together.predict(x)]
-        (detector,) = detectors.values()
-        detector.fit(DataLoader(TensorDataset(self._x, self._y), batch_size=64))
-        return detectors, lambda x: [detector.predict(x)]
+        with remembered():
+            detectors = {name: method.make(self._model, self._x[:2]) for name, method in self._group.items()}
+            if len(detectors) > 1 and not any(method.peer for method in self._group.values()):
+                together = DetectorGroup([detector.detector for detector in detectors.values()]).fit(self._x, self._y)
+                return detectors, lambda x: [_nan_as_infinity(found.outlier_score) for found in together.predict(x)]
+            for detector in detectors.values():
+                detector.fit(DataLoader(TensorDataset(self._x, self._y), batch_size=64))
+
+        def predict(x: Tensor) -> list[Tensor]:
+            with remembered():
+                return [detector.predict(x) for detector in detectors.values()]
+
+        return detectors, predict
 
 
 def _nan_as_infinity(score: Tensor) -> Tensor:

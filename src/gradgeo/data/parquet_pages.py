@@ -91,7 +91,10 @@ def columns_of(path: Path, leaves: Collection[int]) -> list[list[Column]]:
     return groups
 
 
-def _column(fields: dict[int, Any]) -> Column:
+def _column(fields: Any) -> Column:
+    """Raises: TypeError for what is no struct."""
+    if not isinstance(fields, dict):
+        raise TypeError
     starts = (_count(fields, DATA_OFFSET), fields.get(DICTIONARY_OFFSET) or 0)
     start = min(starts) if starts[1] > 0 else starts[0]
     return Column(start, start + _count(fields, COLUMN_LENGTH) + PADDING, _count(fields, COLUMN_VALUES))

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from gradgeo.bench.page.results import BESIDE, CAUSES, FIGURES, TERMS, ModelResults, title
+from gradgeo.bench.comparison import COVERAGES
+from gradgeo.bench.page.results import ModelResults, kinds_of, thousandths, title
+from gradgeo.bench.page.words import BESIDE, CAUSES, FIGURES, GLANCE, MISTAKES, TERMS
 from gradgeo.report.html.numbers import NONE, number, p_value, percent, points
 
 
@@ -12,8 +14,10 @@ def page(runs: Sequence[ModelResults]) -> str:
     blocks = [f"# {_plain(title(runs))}"]
     if not runs:
         blocks.append("No model was measured.")
+    if runs:
+        blocks += _glance(runs)
     if len(runs) > 1:
-        heading = ["model", "method", *FIGURES.values(), "worst scenario", "won / tied / lost", "shortfall"]
+        heading = ["model", "method", *FIGURES.values(), "worst scenario", "won / not told apart / lost", "shortfall"]
         rows = [
             [run.model["name"], *(line[key] for key in ("name", "auroc", "tnr95", "worst", "tally", "shortfall"))]
             for run in runs
@@ -29,6 +33,25 @@ def page(runs: Sequence[ModelResults]) -> str:
     if runs:
         blocks.append("AUROC and TNR95 are in %. " + " ".join(f"{term}: {meaning}" for term, meaning in TERMS.items()))
     return "\n\n".join(blocks) + "\n"
+
+
+def _glance(runs: Sequence[ModelResults]) -> list[str]:
+    """The first table: ours, its presets and the best peer of each model."""
+    kinds = kinds_of(runs)
+    heading = ["model", "method", "mean", *kinds.values(), "worst kind", "TNR95", "lost", "shortfall", "cost"]
+    rows = []
+    for run in runs:
+        for row in map(run.glance, run.at_a_glance):
+            by_kind = [row["kinds"][kind] for kind in kinds]
+            told = [row[key] for key in ("worst", "tnr95", "lost", "shortfall", "cost")]
+            rows.append([run.model["name"], row["name"], row["auroc"], *by_kind, *told])
+    protocols = dict.fromkeys(run.made["protocol"] for run in runs if run.made.get("protocol"))
+    return [
+        "## In a minute",
+        *map(_plain, protocols),
+        GLANCE.format(runs[0].over),
+        _table(heading, rows),
+    ]
 
 
 def _markdown_of(run: ModelResults, *, alone: bool) -> list[str]:
@@ -50,7 +73,7 @@ def _markdown_of(run: ModelResults, *, alone: bool) -> list[str]:
                 f"{entry['ours']} − {entry['peer']}",
                 f"{points(entry['difference'])} [{points(entry['low'])}, {points(entry['high'])}]",
                 p_value(entry["p"]),
-                entry["verdict"],
+                run.verdict(scenario),
             ]
             for scenario, entry in run.differences.items()
         ]
@@ -58,6 +81,22 @@ def _markdown_of(run: ModelResults, *, alone: bool) -> list[str]:
             "### Differences in AUROC",
             BESIDE,
             _table(["scenario", "between", "points", "Holm p", "verdict"], rows),
+        ]
+    if run.mistakes:
+        rows = [
+            [
+                name,
+                scenario,
+                f"{thousandths(found['augrc'][0])} [{', '.join(map(thousandths, found['augrc'][1:]))}]",
+                thousandths(found["aurc"]),
+                *map(percent, found["risk"]),
+            ]
+            for name, scenario, found in run.mistaken()
+        ]
+        blocks += [
+            "### Mistakes",
+            MISTAKES,
+            _table(["method", "scenario", "AUGRC", "AURC", *(f"{100 * share:g} %" for share in COVERAGES)], rows),
         ]
     keys = {
         "method": "name",

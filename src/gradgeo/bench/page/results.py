@@ -4,12 +4,13 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from gradgeo.bench.page.words import CAUSES, FEW, FIGURES, FLAGGED, FORMER, KINDS, STEPS, VERDICTS
 from gradgeo.errors import expected
 from gradgeo.report.html.numbers import NONE, interval, number, percent
 
@@ -17,36 +18,6 @@ Results = dict[str, Any]
 Runs = Results | Sequence[Results]
 
 SCHEMA = 1
-
-CAUSES = {"ood": "out-of-distribution", "attack": "adversarial", "mistake": "misclassified"}
-"""Why the inputs of a scenario are untrustworthy, in the order of the page."""
-
-FIGURES = {"auroc": "AUROC", "tnr95": "TNR95"}
-
-STEPS = {"auroc": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), "tnr95": (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)}
-"""Where the colour of a heat map's cells changes; finer for AUROC near 1, where methods differ."""
-
-FEW = 30
-"""With fewer inputs than this in a scenario its intervals are too wide to rank methods."""
-
-FLAGGED = (0.01, 0.05, 0.1, 0.2, 0.5)
-"""Shares of trusted inputs flagged at which the tables beside the ROC curves are read."""
-
-TERMS = {
-    "AUROC": "the chance that an untrustworthy input has the larger outlier score; 50 is guessing.",
-    "TNR95": "the share of untrustworthy inputs caught while 95 % of the trusted ones are kept.",
-    "Best in": "scenarios where a method’s AUROC lies within the interval of the highest.",
-    "Shortfall": "the mean distance of our method from an AUROC of 100, as a share of that of the peer with the "
-    "highest mean over the same scenarios; below 1 is better than every peer.",
-    "Won, tied, lost": "scenarios where our AUROC is significantly above that of every peer, neither, or significantly "
-    "below that of some peer, at 5 % after Holm’s correction over all scenarios and peers.",
-}
-
-BESIDE = (
-    "From the best peer of each scenario, in points. The interval is that of this difference alone, p is corrected for "
-    "all scenarios and peers (Holm): an interval without 0 may stand beside a tie."
-)
-"""What a reader must know of the differences."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +33,9 @@ class ModelResults:
     differences: dict[str, dict[str, Any]]
     curves: dict[str, dict[str, dict[str, list[float]]]]
     histograms: dict[str, dict[str, Any]]
+    # Former results lack these.
+    tallies: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    mistakes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -137,7 +111,12 @@ class ModelResults:
     @cached_property
     def tally(self) -> Counter[str]:
         """Scenarios by verdict."""
-        return Counter(difference["verdict"] for difference in self.differences.values())
+        return Counter(self.verdict(scenario) for scenario in self.differences)
+
+    def verdict(self, scenario: str) -> str:
+        """Of our method against the peers, one of `VERDICTS`."""
+        said: str = self.differences[scenario]["verdict"]
+        return FORMER.get(said, said)
 
     @cached_property
     def headline(self) -> str:
@@ -149,29 +128,77 @@ class ModelResults:
         over = f"{count} scenario" + "s" * (count != 1)
         means = [self.mean(ours, figure) for figure in FIGURES]
         parts = [f"{ours} has a mean AUROC of {percent(means[0])} and a mean TNR95 of {percent(means[1])}"]
-        parts[0] += f" over {over}."
+        parts[0] += f" over {over}{self._worst_kind(ours, ' of {} kinds, the worst ')}."
         if not self.rivals:
             return f"{parts[0]} No peer has figures, so there is nothing to compare."
         best = self.rivals[0]
         theirs = [self.mean(best, figure) for figure in FIGURES]
         stands = " and ".join(map(_stands, means, theirs, FIGURES.values()))
-        parts.append(f"The best peer, {best}, has {percent(theirs[0])} and {percent(theirs[1])}: {ours} is {stands}.")
+        told = f"{percent(theirs[0])} and {percent(theirs[1])}{self._worst_kind(best, ', its worst ')}"
+        parts.append(f"The best peer, {best}, has {told}: {ours} is {stands}.")
         if missed := len(self.covered(ours) - self.covered(best)):
             parts.append(f"{best} has no figures in {missed} of these, so the means do not compare like with like.")
         keener = max(self.rivals, key=lambda peer: self.mean(peer, "tnr95"))
         if self.mean(keener, "tnr95") > max(means[1], theirs[1]):
             parts.append(f"{keener} has a higher mean TNR95, {percent(self.mean(keener, 'tnr95'))}.")
         if self.differences:
-            win, tie, loss = (self.tally[verdict] for verdict in ("win", "tie", "loss"))
-            parts.append(f"Scenario by scenario against all peers it wins {win}, ties {tie} and loses {loss}.")
+            won, level, lost = (self.tally[verdict] for verdict in VERDICTS)
+            parts.append(f"Against the best peer of each scenario {won} won, {level} not told apart, {lost} lost.")
         return " ".join(parts)
+
+    def _worst_kind(self, method: str, before: str) -> str:
+        """The kind where a method is worst; former results and those of a single kind do not say."""
+        entry = self.summary[method]
+        if len(entry.get("kinds", ())) < 2:
+            return ""
+        kind, value = entry["worst_kind"]
+        return f"{before.format(len(entry['kinds']))}{KINDS.get(kind, kind)} with {percent(value)}"
+
+    @cached_property
+    def at_a_glance(self) -> list[str]:
+        """The methods that the first table shows: ours, its presets, and the best peer."""
+        presets = [name for name in self.ranked() if self.ours and name.startswith(f"{self.ours} ")]
+        ours = [self.ours, *(name for name in presets if not self.methods[name]["peer"])] if self.ours else []
+        return [*(name for name in ours if name in self.summary), *self.rivals[:1]]
+
+    def glance(self, method: str) -> dict[str, Any]:
+        """A method's row in the first table, as text."""
+        entry, tally = self.summary[method], self.tallies.get(method)
+        if tally is None and method == self.ours and self.differences:  # of former results
+            tally = {name: ["" for said in map(self.verdict, self.differences) if said == name] for name in VERDICTS}
+        kind, value = entry.get("worst_kind") or (None, None)
+        kinds = entry.get("kinds", {})
+        return {
+            "name": method,
+            "ours": not self.methods[method]["peer"],
+            "auroc": interval([entry["auroc"], *entry["interval"]])
+            if entry.get("interval")
+            else percent(entry["auroc"]),
+            "tnr95": percent(entry["tnr95"]),
+            "kinds": {name: percent(kinds.get(name, {}).get("auroc")) for name in KINDS},
+            "worst": f"{KINDS.get(kind, kind)} {percent(value)}" if kind is not None else NONE,
+            "lost": f"{len(tally['lost'])} of {sum(map(len, tally.values()))}" if tally else NONE,
+            "shortfall": _ratio(entry.get("shortfall")),
+            "cost": cost(self.methods[method]),
+        }
+
+    @property
+    def over(self) -> str:
+        """What the intervals of the means are over."""
+        fits = max((entry.get("fits", 1) for entry in self.summary.values()), default=1)
+        return f"inputs and {fits} fits" if fits > 1 else "inputs"
+
+    def mistaken(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Method, scenario and figures of the mistakes, the least AUGRC of each scenario first."""
+        rows = [(m, scenario, row) for m, found in self.mistakes.items() for scenario, row in found.items()]
+        return sorted(rows, key=lambda row: (row[1], row[2]["augrc"][0]))
 
     def line(self, method: str) -> dict[str, str]:
         """A method's row in the overview and in the table of methods, as text."""
         facts, entry = self.methods[method], self.summary.get(method, {})
         worst = entry.get("worst") or [NONE, None]
         covered, scenarios = len(self.covered(method)), len(self.measured)
-        tally = " / ".join(str(self.tally[verdict]) for verdict in ("win", "tie", "loss"))
+        tally = " / ".join(str(self.tally[verdict]) for verdict in VERDICTS)
         return {
             "name": method,
             "auroc": percent(entry.get("auroc")),
@@ -235,7 +262,8 @@ class ModelResults:
             "versions": versions,
             "revision": self.made["revision"] or "not known",
             "hardware": self.made["hardware"],
-            "processor": self.made.get("processor"),  # results of earlier versions do not name it
+            "processor": self.made.get("processor"),  # former results do not name it
+            "protocol": self.made.get("protocol"),
             "date": self.made["date"],
         }
         return [(name, text) for name, text in entries.items() if text is not None]
@@ -256,15 +284,36 @@ def milliseconds(value: float | None) -> str:
 
 
 def parse(results: Runs) -> list[ModelResults]:
-    """One for each model; results of another schema, or in part, are refused."""
+    """One for each model, sorted by name; results of another schema, or in part, are refused."""
     each = [results] if isinstance(results, Mapping) else list(results)
-    needed = [field.name for field in fields(ModelResults)]
+    needed = [part.name for part in fields(ModelResults) if part.default_factory is MISSING]
     for entry in each:
         if entry.get("schema") != SCHEMA:
             raise expected("results['schema']", str(SCHEMA), entry.get("schema"), "Run the benchmark again.")
         if missing := [name for name in needed if name not in entry]:
             raise expected("results", f"whole, with {', '.join(missing)}", entry, "Run the benchmark again.")
-    return [ModelResults(**{name: finite(entry[name]) for name in needed}) for entry in each]
+    parts = [part.name for part in fields(ModelResults)]
+    runs = [ModelResults(**{name: finite(entry[name]) for name in parts if name in entry}) for entry in each]
+    return sorted(runs, key=lambda run: str(run.model["name"]))
+
+
+def kinds_of(runs: Sequence[ModelResults]) -> dict[str, str]:
+    """The kinds that any of the models has means of, and what they are called."""
+    found = {kind for run in runs for entry in run.summary.values() for kind in entry.get("kinds", {})}
+    return {kind: label for kind, label in KINDS.items() if kind in found}
+
+
+def cost(facts: Mapping[str, Any]) -> str:
+    """Of a method, over plain inference where that was measured, else in ms per input."""
+    found = facts.get("cost") or {}
+    if (times := found.get("predict")) is not None:
+        return f"{times:.3g} ×"
+    return NONE if facts["ms_per_input"] is None else f"{milliseconds(facts['ms_per_input'])} ms"
+
+
+def thousandths(value: float | None) -> str:
+    """A share in thousandths with one decimal."""
+    return NONE if value is None else f"{1000 * value:.1f}"
 
 
 def finite(value: Any) -> Any:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from gradgeo._files import atomic_stream
-from gradgeo.bench.page import charts
+from gradgeo.bench.comparison import COVERAGES
+from gradgeo.bench.page import charts, words
 from gradgeo.bench.page import markdown as markdown_page
 from gradgeo.bench.page import results as model_results
-from gradgeo.bench.page.results import Runs, finite, milliseconds, parse, title
+from gradgeo.bench.page.results import Runs, finite, milliseconds, parse, thousandths, title
 from gradgeo.errors import expected, public, require
 from gradgeo.report.html import environment
 
@@ -80,9 +81,8 @@ def write(results: Runs, folder: Path, name: str) -> list[Path]:
 
 @cache
 def _templates(jinja2: Any) -> Any:
-    names = ("BESIDE", "CAUSES", "FEW", "FIGURES", "FLAGGED", "STEPS", "TERMS")
-    shown = {name: getattr(model_results, name) for name in names}
-    shown |= {"HEIGHT": charts.HEIGHT, "PAPER": PAPER, "WIDTH": charts.WIDTH}
-    drawn = {"roc_curves": charts.roc, "score_charts": charts.scores}
+    shown = {name: value for name, value in vars(words).items() if name.isupper()}
+    shown |= {"COVERAGES": COVERAGES, "HEIGHT": charts.HEIGHT, "PAPER": PAPER, "WIDTH": charts.WIDTH}
+    drawn = {"kinds_of": model_results.kinds_of, "roc_curves": charts.roc, "score_charts": charts.scores}
     folder = Path(__file__).parent / "templates"
-    return environment(jinja2, folder, filters={"cost": milliseconds}, names=shown | drawn)
+    return environment(jinja2, folder, filters={"cost": milliseconds, "thousandths": thousandths}, names=shown | drawn)
