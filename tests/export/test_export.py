@@ -98,7 +98,6 @@ print(json.dumps({"found": found, "shape": session.get_inputs()[0].shape, **fact
 
 
 @pytest.mark.export
-@pytest.mark.rounding
 def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     detector: Detector, onnx_file: Path, tmp_path: Path
 ) -> None:
