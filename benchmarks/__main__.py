@@ -51,7 +51,9 @@ def _page(name: str) -> Callable[..., None]:
 def battery(
     data: Data = None,
     out: Out = Path("results"),
-    cases: Annotated[str | None, typer.Option(help="Shipped classifiers, with commas; default all.")] = None,
+    cases: Annotated[
+        str | None, typer.Option(help="Classifiers, with commas; NAME@200 is fitted on 200; default all.")
+    ] = None,
     inputs: Annotated[int, typer.Option(min=10, help="Inputs in a scenario.")] = 1000,
     methods: Annotated[str | None, typer.Option(help="Built-in methods, with commas; default all.")] = None,
     method: Annotated[
@@ -90,6 +92,7 @@ def _module(name: str) -> Any:
 def _purpose(name: str) -> str:
     """The first sentence of a measurement's module, read without importing it."""
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.py")
+    file = file if file.exists() else file.with_suffix("") / "__init__.py"
     return (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].replace("\n", " ")
 
 
@@ -101,7 +104,7 @@ def _command() -> str:
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
-for _name in BENCHMARKS:
+for _name in (*BENCHMARKS, "networks"):  # the latter has no committed page yet
     app.command(_name, cls=Command, help=_purpose(_name))(_page(_name))
 app.command("battery", cls=Command)(battery)
 app.command("reproduce", cls=Command)(again)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import protocol
+from benchmarks.networks.columns import network_scenarios
 from benchmarks.scenarios import shipped_scenarios
 from benchmarks.shipped import Suite, default_names, shipped_tasks
 from gradgeo.bench.cache import CHUNK
@@ -34,7 +35,7 @@ class Choice:
     folder: Path | None
     """The folder with data/ and models/; None for the digits alone."""
     names: tuple[str, ...] | None
-    """Of the classifiers; None for all five."""
+    """Of the classifiers; None for all but those too costly."""
     inputs: int
     """In a scenario."""
     methods: tuple[str, ...] | None = None
@@ -60,7 +61,7 @@ class Choice:
 
     def all_scenarios(self, suite: Suite) -> dict[str, Scenario]:
         """Those for choosing and those sealed."""
-        return shipped_scenarios(suite)
+        return network_scenarios(suite.folder, shipped_scenarios(suite))
 
     def allowed(self) -> tuple[str, ...]:
         """The classifiers for choosing; ArgumentError where a sealed one is named."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.named import find
+from benchmarks.networks.making import fitted_on
+from benchmarks.networks.registry import NETWORKS, base, default_fit, fit_size, loaded
 from gradgeo import attacks
 from gradgeo.bench.attacked import attacked
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
@@ -69,23 +71,39 @@ class Suite:
     def __init__(self, folder: Path, *, inputs: int = 1000, only: tuple[str, ...] | None = None) -> None:
         self.folder = folder.resolve()
         self.inputs = inputs
-        self._only = only
+        self.only = only
         self._loaded: dict[str, ClassifierUnderTest] = {}
+        self._whole: dict[str, ClassifierUnderTest] = {}
 
     def __getitem__(self, name: str) -> ClassifierUnderTest:
         if name not in self._loaded:
-            self._loaded[name] = digits_classifier() if name == "digits" else self._load(name)
+            self._loaded[name] = self._sized(name)
         return self._loaded[name]
+
+    def _sized(self, name: str) -> ClassifierUnderTest:
+        """NAME@200 is NAME with 200 trusted inputs to fit on; networks made here have a number of their own."""
+        plain, size = base(name), fit_size(name)
+        if plain not in self._whole:
+            self._whole[plain] = self._load(plain)
+        if size is None and plain in NETWORKS:
+            return default_fit(plain, self._whole[plain])
+        return self._whole[plain] if size is None else fitted_on(self._whole[plain], size, name)
 
     def wanted(self, names: Iterable[str]) -> list[str]:
         """Those of `names` that are measured."""
-        return [name for name in names if self._only is None or name in self._only]
+        return [name for name in names if self.only is None or name in self.only]
 
     def task(self, name: str, size: int | None = None) -> Task:
-        """The task of a classifier, of `inputs` inputs unless `size` says otherwise."""
-        return Task(self[name], self.inputs if size is None else size)
+        """The task of a classifier, of `inputs` inputs unless `size` says otherwise; fewer where passes are costly."""
+        network = NETWORKS.get(base(name))
+        most = self.inputs if network is None else min(self.inputs, network.size)
+        return Task(self[name], most if size is None else size)
 
     def _load(self, name: str) -> ClassifierUnderTest:
+        if name == "digits":
+            return digits_classifier()
+        if name in NETWORKS:
+            return loaded(name, self.folder)
         shipped = SHIPPED[name]
         model = load_model(self.spec(name))
         x, y = self.read(shipped.data)
@@ -118,15 +136,21 @@ class Suite:
 
 def default_names() -> tuple[str, ...]:
     """The classifiers that are measured where none are named."""
-    return tuple(SHIPPED)
+    return (*SHIPPED, *(name for name, network in NETWORKS.items() if network.in_battery))
 
 
 def shipped_tasks(suite: Suite, names: tuple[str, ...] | None, folder: Path | None) -> list[Task]:
-    """The tasks of the classifiers of these names (None: all five), whose data is in `folder`; `digits` needs none."""
+    """The tasks of the classifiers of these names, whose data is in `folder`; `digits` needs none.
+
+    Args:
+        names: of classifiers that are shipped or made here, NAME@200 for one fitted on 200; None for all but those too
+            costly.
+    """
     names = default_names() if names is None else names
     for name in names:
-        if name not in ("digits", *SHIPPED):
-            raise expected("cases", f"among digits, {', '.join(SHIPPED)}", name)
+        fit_size(name)
+        if base(name) not in ("digits", *SHIPPED, *NETWORKS):
+            raise expected("cases", f"among digits, {', '.join((*SHIPPED, *NETWORKS))}", name)
     if folder is None and names != ("digits",):
         raise DataError("no folder with data/ and models/; pass --data, or --quick for the digits alone")
     return [suite.task(name) for name in names]

@@ -130,6 +130,8 @@ def test_what_varies_over_fits_is_no_win() -> None:
         for methods in ({n: replace(s, refits=()) for n, s in steady.items()}, steady, fickle)
     ]
     assert verdicts == [{"won"}, {"won"}, {"not told apart"}]
+    rows = differences(fickle, ours="full", peers=["peer"])
+    assert {row["of_fit"] for row in rows.values()} == {"won"}  # with the fits in hand, which the page says beside it
 
 
 def cell(area: float) -> dict[str, list[float]]:

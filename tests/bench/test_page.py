@@ -469,6 +469,18 @@ def test_the_headline_names_the_worst_kind_beside_the_mean() -> None:
     assert said in report.markdown(results)
 
 
+def test_a_loss_of_these_fits_is_not_hidden() -> None:
+    results = made_up()
+    for entry in results["differences"].values():
+        entry["of_fit"] = entry["verdict"]
+    entry = results["differences"]["min L2"]
+    entry |= {"verdict": "not told apart", "of_fit": "lost"}
+    page, text = Page(report.html(results)), report.markdown(results)
+    assert sum("lost with these fits" in row[-1] for row in page.rows) == 1
+    assert text.count("not told apart (lost with these fits)") == 1
+    assert "Of those not told apart, with these fits alone 0 won, 1 lost." in page.words
+
+
 def test_mistakes_have_a_table_of_their_own(whole: tuple[dict, Page]) -> None:
     results, page = whole
     row = ["20.0 [10.0, 30.0]", "30.0", "1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "8.7"]

@@ -17,7 +17,7 @@ from gradgeo._typing import Array
 from gradgeo.bench.averages import means, summary
 from gradgeo.bench.verdicts import VERDICTS, FromBest, from_best, verdict
 from gradgeo.errors import expected
-from gradgeo.metrics import as_scores, augrc, aurc, auroc, holm, placements, risk_coverage, tnr_at_tpr
+from gradgeo.metrics import augrc, aurc, auroc, holm, placements, risk_coverage, tnr_at_tpr
 
 FEWEST = 2
 """Scores of a scenario; with fewer it has no cell."""
@@ -130,7 +130,7 @@ def intervals(methods: Mapping[str, Scores], kinds: Mapping[str, str]) -> dict[s
         weights = _weights(outside, kinds)
         shared, own = np.zeros(len(scores.trusted)), dict[str, float]()  # of trusted inputs (N,); of each kind
         for scenario, weight in weights.items():
-            above, below = placements(*as_scores(scores.trusted, outside[scenario]))
+            above, below = placements(scores.trusted, outside[scenario])
             shared += weight * above
             kind = kinds.get(scenario, "")
             own[kind] = own.get(kind, 0) + weight * float(np.std(below, ddof=1)) / len(below) ** 0.5
@@ -171,18 +171,21 @@ def differences(methods: Mapping[str, Scores], *, ours: str, peers: Collection[s
     where there are refits. `p` is corrected over the scenarios by Holm, so that the chance of any false verdict among
     those of this classifier is at most 5 %. "won": ours is better than every peer; "lost": some peer is better; else
     "not told apart". "alone" is the verdict of the scenario's own interval, without that correction: where it says
-    more than "verdict", more inputs may decide.
+    more than "verdict", more inputs may decide. "of_fit" is the verdict over inputs, of the fits in hand: where it says
+    more, more fits may decide, as five of them know little of how they vary.
     """
     mine = methods[ours]
-    found: dict[str, tuple[str, FromBest]] = {}
+    found: dict[str, tuple[str, FromBest, FromBest]] = {}  # the best peer; over inputs and fits; over inputs alone
     for scenario, outside in mine.with_figures().items():
         rivals = [peer for peer in peers if peer in methods and scenario in methods[peer].with_figures()]
         if rivals:
             theirs = [(methods[peer].trusted, methods[peer].scenarios[scenario]) for peer in rivals]
             refits = _refits(mine, [methods[peer] for peer in rivals], scenario)
-            standing = from_best((mine.trusted, outside), theirs, refits)
-            found[scenario] = rivals[standing.best], standing
-    corrected = holm([standing.p for _, standing in found.values()])
+            of_fit = from_best((mine.trusted, outside), theirs)
+            standing = from_best((mine.trusted, outside), theirs, refits) if refits else of_fit
+            found[scenario] = rivals[standing.best], standing, of_fit
+    corrected = holm([standing.p for _, standing, _ in found.values()])
+    of_fits = holm([of_fit.p for _, _, of_fit in found.values()])
     return {
         scenario: {
             "ours": ours,
@@ -193,8 +196,9 @@ def differences(methods: Mapping[str, Scores], *, ours: str, peers: Collection[s
             "p": p,
             "verdict": verdict(p, standing.low, standing.high),
             "alone": standing.verdict,
+            "of_fit": verdict(p_of_fit, of_fit.low, of_fit.high),
         }
-        for (scenario, (peer, standing)), p in zip(found.items(), corrected, strict=True)
+        for (scenario, (peer, standing, of_fit)), p, p_of_fit in zip(found.items(), corrected, of_fits, strict=True)
     }
 
 

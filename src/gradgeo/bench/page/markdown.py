@@ -73,7 +73,7 @@ def _markdown_of(run: ModelResults, *, alone: bool) -> list[str]:
                 f"{entry['ours']} − {entry['peer']}",
                 f"{points(entry['difference'])} [{points(entry['low'])}, {points(entry['high'])}]",
                 p_value(entry["p"]),
-                run.verdict(scenario),
+                run.verdict(scenario) + (f" ({said} with these fits)" if (said := run.of_fit(scenario)) else ""),
             ]
             for scenario, entry in run.differences.items()
         ]

@@ -118,6 +118,11 @@ class ModelResults:
         said: str = self.differences[scenario]["verdict"]
         return FORMER.get(said, said)
 
+    def of_fit(self, scenario: str) -> str:
+        """The verdict with the fits in hand, where that over fits cannot tell; else nothing."""
+        said: str = self.differences[scenario].get("of_fit", "")
+        return said if self.verdict(scenario) == "not told apart" != said else ""
+
     @cached_property
     def headline(self) -> str:
         """What the figures say of our method against the best peer."""
@@ -144,6 +149,11 @@ class ModelResults:
         if self.differences:
             won, level, lost = (self.tally[verdict] for verdict in VERDICTS)
             parts.append(f"Against the best peer of each scenario {won} won, {level} not told apart, {lost} lost.")
+            of_fit = Counter(map(self.of_fit, self.differences))
+            if of_fit["won"] or of_fit["lost"]:
+                parts.append(
+                    f"Of those not told apart, with these fits alone {of_fit['won']} won, {of_fit['lost']} lost."
+                )
         return " ".join(parts)
 
     def _worst_kind(self, method: str, before: str) -> str:
