@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo.detector.detector import Detector
     from gradgeo.detector.guard import guard
     from gradgeo.detector.results import Explanation, Judgement, Predictions
+    from gradgeo.detector.selection import fdr
     from gradgeo.errors import GradgeoError, GradgeoWarning
     from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
     from gradgeo.geometry.saliency import saliency_maps
@@ -57,6 +58,7 @@ __all__ = [
     "csm_statistics",
     "directional_curvature",
     "export",
+    "fdr",
     "guard",
     "local_minimum",
     "saliency_maps",
@@ -68,6 +70,7 @@ _NAMES = {
     "gradgeo.classifier.split": ("tap",),
     "gradgeo.detector.detector": ("Detector",),
     "gradgeo.detector.guard": ("guard",),
+    "gradgeo.detector.selection": ("fdr",),
     "gradgeo.detector.results": ("Explanation", "Judgement", "Predictions"),
     "gradgeo.errors": ("GradgeoError", "GradgeoWarning"),
     "gradgeo.geometry.neighbourhood": ("LocalMinimum", "directional_curvature", "local_minimum", "zeta"),

@@ -50,7 +50,7 @@ class DetectorGroup:
         measured = self._extractor.measure(first.model, inputs, batch_size=batch_size)
         return [
             detector.fitted_.predictions(
-                self._extractor.part(measured, detector.fitted_.extractor.evidence), detector.alpha
+                self._extractor.part(measured, detector.fitted_.extractor.evidence), detector.settings.level
             )
             for detector in self.detectors
         ]

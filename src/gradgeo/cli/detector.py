@@ -12,11 +12,13 @@ from gradgeo.cli.options import (
     AsJson,
     BatchSize,
     Channels,
+    Confidence,
     Crop,
     DataRoot,
     DataSpec,
     DetectorPath,
     Device,
+    Groups,
     Interpolation,
     Limit,
     Mean,
@@ -29,14 +31,21 @@ from gradgeo.cli.options import (
     Start,
     Std,
     Streaming,
+    Together,
     Weights,
     Workers,
+    fraction,
     item_at,
     load_detector,
+    names,
     on_device,
     preprocess_for,
 )
+from gradgeo.cli.record import record
 from gradgeo.errors import DataError, warn
+
+LISTED = 20
+"""Classes or groups whose rates `info` prints; of more only `--json` does."""
 
 
 def fit(
@@ -45,10 +54,13 @@ def fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="The detector file to write.")],
     weights: Weights = None,
     alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
+    confidence: Confidence = None,
     evidence: Annotated[str, typer.Option(help="full, fast, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
+    groups: Groups = None,
+    together: Together = None,
     seed: Annotated[int, typer.Option(help="Of the split into fitting and calibration.")] = 0,
     start: Start = 0,
     limit: Limit = None,
@@ -84,12 +96,19 @@ def fit(
     refuse_source(out, data)
     with atomic_path(out) as temporary:
         source = open_source(
-            data, preprocess=preprocess, start=start, limit=limit, data_root=data_root, streaming=stream
+            data,
+            preprocess=preprocess,
+            start=start,
+            limit=limit,
+            data_root=data_root,
+            streaming=stream,
+            keep=tuple(dict.fromkeys(names(groups) + names(together))),
         )
         detector = Detector(
             on_device(device, load_model(model, weights)),
             evidence=evidence if evidence in PRESETS else evidence.split(","),
             alpha=alpha,
+            confidence=fraction("--confidence", confidence),
             classes=classes,
             loss=loss,
             calibration=calibration,
@@ -98,7 +117,8 @@ def fit(
         )
         with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
             usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
-            detector.fit(usable.loader())
+            kinds, units = usable.groups(names(groups)), usable.groups(names(together))
+            detector.fit(usable.loader(), groups=kinds, together=units)
         if usable.skipped:
             first = usable.skipped[0]
             left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
@@ -110,11 +130,15 @@ def fit(
             "class_names": list(source.classes),
             "preprocess": preprocess.as_dict(),
         }
+        notes["record"] = record(detector, data, usable, source.classes)
+        if groups is not None:
+            notes["groups"] = list(names(groups))
         detector.save(temporary, notes=notes)
     print_pairs(
         {
             "fitted on": detector.fit_size_,
             "calibrated on": detector.calibration_size_,
+            "false alarms": detector.false_alarm_rate_,
             "left out, misclassified": detector.misclassified_,
             "left out, unusable": detector.unusable_ + len(usable.skipped),
             "preprocessing": preprocess.declared(),
@@ -190,4 +214,18 @@ def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> 
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        print_pairs(facts)
+        rates = {kind: each for kind, each in facts.pop("false_alarms", {}).items() if len(each) <= LISTED}
+        words = {"false_alarms": {kind: _in_words(each) for kind, each in rates.items()}} if rates else {}
+        print_pairs(words | facts)
+
+
+def _in_words(rates: dict[str, Any]) -> dict[str, str]:
+    """Rates by name as they are printed."""
+    from gradgeo.detector.conformal import FalseAlarmRate
+
+    words = {}
+    for name, each in rates.items():
+        rate = FalseAlarmRate(each["flagged_ranks"], each["calibration_size"], each["confidence"])
+        few = f"{rate.calibration_size} calibration inputs of its own: too few, compared with all"
+        words[name] = str(rate) if rate.ranks else few
+    return words

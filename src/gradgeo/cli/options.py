@@ -43,6 +43,16 @@ Interpolation = Annotated[str | None, typer.Option(help="Of resizing: bilinear o
 Streaming = Annotated[bool, typer.Option("--stream", help="Read hf: data as it comes, keeping nothing on disk.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Inputs in one pass of the model.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
+Confidence = Annotated[
+    str | None, typer.Option(help="With what probability this detector's own rate is at most alpha, as 95%.")
+]
+Together = Annotated[
+    str | None, typer.Option(help="Columns of the data, with commas: inputs of one patient or video stay on one side.")
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(help="Columns of the data, with commas, in whose groups the rate is to hold: site,scanner."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -119,6 +129,19 @@ def item_at(source: "Source", index: int) -> "Item":
     except IndexError:
         rule = "one that the data has" if source.size is None else f"within 0..{source.size - 1}"
         raise expected("index", rule, index) from None
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """The names in the text of an option; none where it is not given."""
+    return () if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def fraction(option: str, text: str | None) -> float | None:
+    """The share that an option states, as 95% or 0.95."""
+    if text is None:
+        return None
+    share = numbers(option, text.removesuffix("%"), ",", float)[0]
+    return float(share / 100 if text.endswith("%") else share)
 
 
 def numbers(option: str, text: str, separator: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

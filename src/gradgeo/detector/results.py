@@ -58,7 +58,7 @@ class Predictions:
         Raises: IndexError for a number beyond the last row; ArgumentError for what is no index of rows.
         """
         chosen = _rows(rows, len(self))
-        return Predictions(*(getattr(self, f.name)[chosen] for f in fields(self)))
+        return type(self)(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
     def __iter__(self) -> Iterator["Predictions"]:
         """One row after another."""
@@ -70,6 +70,15 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         return html_repr.predictions(self)
+
+
+@dataclass(frozen=True, repr=False)
+class ConditionalPredictions(Predictions):
+    """`Predictions` whose p-values are among calibration inputs of the same class or group."""
+
+    compared: Tensor
+    """int64, how many calibration inputs a p-value compares with: those of its kind, or all where these are too few. No
+    p-value is below 1 / (compared + 1)."""
 
 
 def _rows(rows: Any, count: int) -> slice | Tensor:
