@@ -39,10 +39,11 @@ test: lint  ## before every commit: lint, types, and tests but for the costly on
 test-all: lint  ## lint, types, every test; with GRADGEO_DATA=FOLDER also those that need the trained classifiers
 	$(PYTEST) --cpu-durations=20
 
-# The kernels without AVX are several times slower: they are spared the tutorial.
+# Only files with the mark are collected. The kernels without AVX are several times slower: they are spared the tutorial.
+ROUNDING := $$(grep -rl --include='test_*.py' 'pytest\.mark\.rounding' tests)
 rounding: .venv/dev.stamp  ## what rests on floating-point rounding, with the kernels of older processors
-	$(SSE) $(PYTEST) -m "rounding and not simulation" --sample
-	$(AVX2) $(PYTEST) -m rounding --sample
+	$(SSE) $(PYTEST) -m "rounding and not simulation" --sample $(ROUNDING)
+	$(AVX2) $(PYTEST) -m rounding --sample $(ROUNDING)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -182,6 +182,13 @@ def test_examples_in_docstrings_run(name: str) -> None:
     assert doctest.testmod(module).failed == 0
 
 
+def test_files_with_the_mark_of_rounding_are_found_by_its_name(request: pytest.FixtureRequest) -> None:
+    """`make rounding` collects no other files."""
+    marked = {item.path for item in request.session.items if item.get_closest_marker("rounding")}
+    assert marked
+    assert {path for path in marked if "pytest.mark.rounding" not in path.read_text()} == set()
+
+
 def test_every_module_says_what_it_is_for() -> None:
     for path in [*modules(), PACKAGE / "__init__.py"]:
         first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
