@@ -60,7 +60,7 @@ docs: .venv/dev.stamp  ## the site, into site/; a broken link or anchor fails
 figures: .venv/dev.stamp  ## the pictures of the theory page, from the code
 	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
 
-reproduce: .venv/dev.stamp  ## every page under results/ by the command it names (hours), and every picture
+reproduce: .venv/laboratory.stamp  ## every page under results/ by the command it names (hours), and every picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks reproduce
 	$(MAKE) figures demo
 	cp demo-output/csm.png docs/csm.png
@@ -76,6 +76,10 @@ reproduce: .venv/dev.stamp  ## every page under results/ by the command it names
 .venv/dev.stamp: pyproject.toml requirements.lock | .venv/bin/python
 	$(call install,.venv,dev,-e '.[dev]')
 	touch $@ .venv/demo.stamp
+
+.venv/laboratory.stamp: .venv/dev.stamp
+	$(call install,.venv,laboratory,-e '.[laboratory,numba]')
+	touch $@
 
 # Tools for releases live apart, so that they are no part of what they describe.
 TOOLS := .release/tools/bin

@@ -17,6 +17,7 @@ BENCHMARKS = (
     "export",
     "guarantee",
     "local-minima",
+    "networks",
     "one-class",
     "own-rate",
     "paper",

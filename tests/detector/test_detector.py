@@ -407,7 +407,7 @@ class Once(IterableDataset):
         (lambda d: d.fit(DataLoader(Once(inputs(99)), batch_size=9)), r"expected data to be the same at both readings"),
         (lambda d: Detector(network(), alpha=0), r"Detector: expected alpha to be a number between 0 and 1, got 0"),
         (lambda d: Detector(network(), calibration=1.0), r"expected calibration to be a number between 0 and 1"),
-        (lambda d: Detector(network(), evidence="best"), r"expected evidence to be one of 'full', 'fast', 'paper', got 'best'"),
+        (lambda d: Detector(network(), evidence="best"), r"expected evidence to be one of 'full', 'fast', 'lite', 'paper', got 'best'"),
         (lambda d: Detector(network(), evidence=["cms"]), r"expected evidence to be one of 'confidence', .*'csm', .*, got 'cms'"),
         (lambda d: Detector(network(), evidence=[]), r"expected evidence to be at least one name"),
         (lambda d: Detector(network(), temperature="hot"), r"expected temperature to be one of 'auto', got 'hot'"),

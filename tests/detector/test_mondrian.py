@@ -134,7 +134,7 @@ def test_without_groups_there_are_none() -> None:
 
 
 def test_many_small_groups_look_like_patients() -> None:
-    with pytest.warns(GradgeoWarning, match=r"60 of 60 groups have fewer .* pass them as together="):
+    with pytest.warns(GradgeoWarning, match=r"60 of 60 groups have fewer .* say together="):
         Detector(network(), evidence=["confidence"], alpha=0.1).fit(X, groups=[i // 5 for i in range(300)])
 
 

@@ -45,6 +45,7 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
     [
         (network, {}),
         (network, {"evidence": "fast"}),
+        (network, {"evidence": "lite"}),
         (network, {"evidence": "paper", "loss": "mse"}),
         (network, {"classes": 3}),
         (network, {"classes": torch.tensor([0, 2, 3])}),
@@ -54,7 +55,7 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
         (lambda: network().double(), {"evidence": "paper"}),
         (lambda: nn.Sequential(network(), nn.Hardtanh(-9, 9)), {}),
     ],
-    ids=["full", "fast", "mse", "top", "chosen", "others", "two classes", "many classes", "float64", "no head"],
+    ids=["full", "fast", "lite", "mse", "top", "chosen", "others", "two classes", "many classes", "float64", "no head"],
 )
 def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], options: dict[str, object]) -> None:
     detector = fitted(model(), **options)

@@ -21,7 +21,7 @@ PACKAGE = Path(gradgeo.__file__).parent
 LAYERS = (
     ("cli",),
     ("bench", "demo"),
-    ("report",),
+    ("report", "integrations"),
     ("scoring", "serve", "export", "attacks"),
     ("detector", "data", "metrics", "watch"),
     ("geometry",),

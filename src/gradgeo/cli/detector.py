@@ -1,6 +1,7 @@
 """A detector from trusted inputs, what it says of single inputs, and what its file holds: fit, explain, info."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from gradgeo.cli.options import (
     AsJson,
     BatchSize,
     Channels,
+    Columns,
     Confidence,
     Crop,
     DataRoot,
@@ -20,6 +22,7 @@ from gradgeo.cli.options import (
     Device,
     Groups,
     Interpolation,
+    Label,
     Limit,
     Mean,
     ModelSpec,
@@ -34,6 +37,7 @@ from gradgeo.cli.options import (
     Together,
     Weights,
     Workers,
+    columns_of,
     fraction,
     item_at,
     load_detector,
@@ -55,7 +59,7 @@ def fit(
     weights: Weights = None,
     alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
     confidence: Confidence = None,
-    evidence: Annotated[str, typer.Option(help="full, fast, paper, or names with commas.")] = "full",
+    evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
@@ -72,6 +76,8 @@ def fit(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    columns: Columns = None,
+    label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
     device: Device = "cpu",
@@ -102,6 +108,8 @@ def fit(
             limit=limit,
             data_root=data_root,
             streaming=stream,
+            columns=columns and columns.split(","),
+            label=label,
             keep=tuple(dict.fromkeys(names(groups) + names(together))),
         )
         detector = Detector(
@@ -119,6 +127,7 @@ def fit(
             usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
             kinds, units = usable.groups(names(groups)), usable.groups(names(together))
             detector.fit(usable.loader(), groups=kinds, together=units)
+        detector.adopt(replace(detector.fitted_, columns=source.columns))
         if usable.skipped:
             first = usable.skipped[0]
             left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
@@ -183,7 +192,8 @@ def explain(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
     )
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
-    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
+    columns = columns_of(contents, data)
+    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, columns=columns, **part)
     items = [item_at(source, i) for i in index] if index else list(source)
     detector = load_detector(contents, model, weights, device)
     rows: list[dict[str, Any]] = []

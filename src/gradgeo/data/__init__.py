@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradgeo.data import files, webdataset
+from gradgeo.data import csv_file, files, webdataset
 from gradgeo.data.arrays import open_npy, open_npz
+from gradgeo.data.csv_file import CsvFile
 from gradgeo.data.digits import open_digits
 from gradgeo.data.fit_loader import ReadableItems
 from gradgeo.data.hub import open_hub
@@ -23,12 +24,12 @@ Usable = ReadableItems
 """The former name of `ReadableItems`."""
 
 KINDS = (
-    "an image, a folder of images, a .parquet file, a folder or pattern of them, a .npz or .npy file, .tar shards, "
-    "hf:NAME, ucr:NAME or digits"
+    "an image, a folder of images, a .csv or .tsv file, a .parquet file, a folder or pattern of them, a .npz or .npy "
+    "file, .tar shards, hf:NAME, ucr:NAME or digits"
 )
 
 
-WITH_COLUMNS = "Parquet, .npz, hf: and .tar"
+WITH_COLUMNS = "CSV, Parquet, .npz, hf: and .tar"
 
 
 @public
@@ -42,6 +43,8 @@ def open_source(
     class_order: tuple[str, ...] = (),
     streaming: bool = False,
     time: str | None = None,
+    columns: Sequence[str] | None = None,
+    label: str | None = None,
     keep: Sequence[str] = (),
 ) -> Source:
     """The items of the data that `spec` names.
@@ -52,7 +55,8 @@ def open_source(
         [(10, 3, (1, 8, 8)), (11, 8, (1, 8, 8))]
 
     Args:
-        spec: an image; a folder of images, or of one sub-folder per class; a .parquet file in the Hugging
+        spec: an image; a folder of images, or of one sub-folder per class; a .csv or .tsv file with a row of names,
+            whose columns are numbers or one of which names image files beside it; a .parquet file in the Hugging
             Face image layout or with number lists or fixed-shape tensors, or a folder of such files; an .npz file with
             `x` and, if there are labels, `y`; an .npy file; WebDataset shards, .tar or .tar.gz, or a folder of them; a
             pattern of .parquet or .tar files, as `day-*.parquet` or `part-{000..146}.tar`;
@@ -65,6 +69,9 @@ def open_source(
             renumbered by name; the label of a name that is not listed is None.
         data_root: folder that holds the UCR archive; default $UCR_DATA_HOME.
         streaming: read `hf:` data over the network without storing it on disk.
+        columns: of a .csv or .tsv file, those that are the model's inputs, in its order; None for all but label and
+            time.
+        label: its column of labels; None for the first called label, labels or y.
         time: the column, array (.npz) or key of a sample's .json (.tar) with the time of each item: a number, a date or
             ISO 8601 text.
         keep: columns, arrays or keys, as for `time`, whose values are carried along with the items as texts, in
@@ -85,14 +92,20 @@ def open_source(
     if streaming and not name.startswith("hf:"):
         raise expected("streaming", "False for data other than hf:, which is read in parts as it is", streaming)
     try:
-        columns = {"time": time, "keep": checked_names(keep)}
-        reader = _reader(name, root, streaming=streaming, columns=columns)
+        wanted: dict[str, Any] = {"time": time, "keep": checked_names(keep)}
+        if Path(name).suffix.lower() in csv_file.ENDINGS and Path(name).expanduser().exists():
+            reader: Reader | StreamReader = CsvFile(Path(name).expanduser(), columns, label, **wanted)
+        elif columns is not None or label is not None:
+            rule = "None for data other than a .csv or .tsv file"
+            raise expected("columns" if label is None else "label", rule, name)
+        else:
+            reader = _reader(name, root, streaming=streaming, columns=wanted)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
     options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "class_order": class_order}
     if isinstance(reader, StreamReader):
-        return Stream(reader, name, **columns, **options)
-    return Indexed(reader, name, **columns, **options)
+        return Stream(reader, name, **wanted, **options)
+    return Indexed(reader, name, **wanted, **options)
 
 
 def _reader(spec: str, root: Path | None, *, streaming: bool, columns: dict[str, Any]) -> Reader | StreamReader:

@@ -128,6 +128,7 @@ class Source(ABC):
     Attributes:
         spec: the user's name for the data.
         classes: names of the labels 0, 1, ...; empty where the data has none.
+        columns: names of an input's entries, for rows of numbers; None for other data.
         labelled: whether any item can have a label.
         time: the name of the time column; None where none was requested.
         is_datetime: whether times are dates (True) or numbers (False); None for data without times.
@@ -165,6 +166,7 @@ class Source(ABC):
             if class_order != reader.classes:
                 self._class_index = {i: class_order.index(c) for i, c in enumerate(reader.classes) if c in class_order}
             self.classes = class_order
+        self.columns: tuple[str, ...] | None = getattr(reader, "columns", None)
         self.preprocess = preprocess
         self.time = time
         self.keep = keep

@@ -47,8 +47,9 @@ class Detector(Learned):
         model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again: verdicts on
             other weights than those of `fit` come with one warning.
         evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
-            "fast": what takes at most 3 backward passes; "paper": the ten statistics of the CSM. A preset leaves out
-            what the model does not have, penultimate features for instance.
+            "fast": what takes at most 3 backward passes; "lite": what takes 3 forward passes and no backward pass;
+            "paper": the ten statistics of the CSM. A preset leaves out what the model does not have, penultimate
+            features for instance.
         alpha: the false-alarm rate: the share of trusted inputs that may be called untrustworthy. May be set to
             another value after `fit`.
         confidence: with what probability the rate of the one detector that `fit` makes is at most alpha. None: its
@@ -64,9 +65,9 @@ class Detector(Learned):
         seed: decides which inputs those are.
         batch_size: inputs judged at a time.
 
-    Learned by `fit`: `input_shape_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the neighbourhood, in input
-    units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were left out), `groups_`,
-    `false_alarm_rate_`.
+    Learned by `fit`: `input_shape_`, `columns_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the
+    neighbourhood, in input units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were
+    left out), `groups_`, `false_alarm_rate_`.
 
     Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.conformal`. Deviations: evidence
     other than the ten statistics (`gradgeo.detector.evidence`) and how it is fused (`gradgeo.detector.fusion`); the
@@ -123,13 +124,15 @@ class Detector(Learned):
         on its training inputs it is too confident, and the stated false-alarm rate would not hold.
 
         Args:
-            data: a tensor or array (N, *input), or a Dataset or DataLoader of x or (x, label, ...). Read twice and in
-                part a third time, so it must give the same inputs in the same order; a shuffling loader is read in
-                order.
-            labels: (N,) true classes for a tensor or array. Where there are labels, only correctly classified inputs
-                count as trusted.
+            data: a tensor or array (N, *input), a table of numbers (pandas, polars, Arrow), whose columns are then
+                taken by name, or a Dataset or DataLoader of x, (x, label, ...) or mappings such as {"image": x,
+                "label": y} or {"pixel_values": x, "labels": y}. Read twice and in part a third time, so it must give
+                the same inputs in the same order; a shuffling loader is read in order.
+            labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
+                inputs count as trusted.
             groups: (N,) numbers or texts, one per input: its site, scanner, shift, lot or sex, of which `predict` may
-                be told too, so that the false-alarm rate holds in each group by itself.
+                be told too, so that the false-alarm rate holds in each group by itself. Without `together` a group
+                that is too small for that calibrates as a whole or not at all.
             together: (N,) numbers or texts, one per input: its patient, video or original. Inputs of one calibrate
                 as a whole or not at all, for inputs that resemble each other on both sides void the false-alarm rate.
                 Inputs that are equal entry by entry count once, the first of them, with a warning.
@@ -141,7 +144,8 @@ class Detector(Learned):
 
         Raises:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs
-                of differing shape, data that changed between the two readings, a table instead of its numbers.
+                of differing shape, data that changed between the two readings, a table with columns that are no
+                numbers.
         """
         return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups))
 
@@ -160,7 +164,8 @@ class Detector(Learned):
     ) -> Predictions:
         """Predictions and verdicts for inputs (N, *input) of the shape that `fit` saw.
 
-        A tensor, array, Dataset or DataLoader as in `fit`; labels are ignored. Rows that cannot be judged are not
+        A tensor, array, table, Dataset or DataLoader as in `fit`; labels are ignored. Of a table the columns of `fit`
+        are taken by name, whatever their order, and others left aside. Rows that cannot be judged are not
         trusted, have NaN scores, and raise one warning with their count; see `Predictions`.
 
         Deterministic. Across batch sizes float32 rounding differs in the last bit: a gradient entry within rounding of

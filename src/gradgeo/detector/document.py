@@ -34,20 +34,21 @@ def check(document: Any) -> None:
         "one_class": lambda v: isinstance(v, list) and all(_text(name) and name in KINDS for name in v),
         "questions": lambda v: isinstance(v, list) and all(map(_text, v)),
         "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
-    }, {"groups": lambda v: isinstance(v, list) and all(map(_text, v)) and 0 < len(v) == len(set(v))})  # fmt: skip
+    }, {"groups": lambda v: _is_names(v) and bool(v), "columns": _is_names})  # fmt: skip
     _fields(document["fingerprint"], {
         "weights": lambda v: v is None or _text(v),
         "logits": lambda v: v is None or (_is_rows(v) and len(v) == 2),
     })  # fmt: skip
 
+    columns = fitted.get("columns")
+    ensure(columns is None or [len(columns)] == fitted["input_shape"], "columns are not the entries of an input")
     ensure(len(fitted["one_class"]) == len(fitted["questions"]) == len(settings["evidence"]), "its evidence is unclear")
 
 
-def _fields(
-    value: dict[str, Any],
-    rules: dict[str, Callable[[Any], bool]],
-    later: dict[str, Callable[[Any], bool]] | None = None,
-) -> None:
+Rules = dict[str, Callable[[Any], bool]]
+
+
+def _fields(value: dict[str, Any], rules: Rules, later: Rules | None = None) -> None:
     """ValueError unless all of `rules` are there and nothing else but `later`, fields that earlier versions did not
     write."""
     optional = later or {}
@@ -63,6 +64,10 @@ def _is_object(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value)) and len(set(value)) == len(value)
 
 
 def is_texts(value: Any) -> bool:

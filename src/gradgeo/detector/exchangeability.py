@@ -1,6 +1,7 @@
 """What calibration rests on: inputs that are drawn one by one. Copies count once; some stay together."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,13 @@ def unit_numbers(together: Any, n: int) -> IntArray:
     """What each of n inputs belongs to (n,), numbered in the order in which they occur."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in group_names(together, n, "together")])
+
+
+def units_of_groups(groups: Sequence[str], rows: IntArray, enough: float) -> IntArray:
+    """Which inputs at `rows` belong together, as numbers (T,): those of a group with fewer than `enough`. Every other
+    input is by itself, for a rate of its own takes inputs of the group on both sides."""
+    _, group, counts = np.unique(np.asarray(groups)[rows], return_inverse=True, return_counts=True)  # (T,), (G,)
+    return np.where(counts[group] < enough, group, len(counts) + np.arange(len(rows)))
 
 
 def set_apart(units: IntArray, size: int, least: int, settings: Settings) -> BoolArray:

@@ -46,6 +46,8 @@ class FittedDetector:
     """Inputs left out because of NaN or infinite values or logits."""
     model_fingerprint: dict[str, Any]
     """Of the model, as it was at `fit`: see `gradgeo.classifier.fingerprint.of`."""
+    columns: tuple[str, ...] | None = None
+    """The names of an input's entries, in order, where `fit` was given a table."""
     groups: CalibrationGroups | None = None
     """Of the calibration inputs, where `fit` was given groups."""
 
@@ -56,7 +58,7 @@ class FittedDetector:
 
     def inputs(self, x: Data, *, batch_size: int) -> Iterator[Tensor]:
         """The batches of `x`; ArgumentError where one is not of the shape that `fit` saw."""
-        for batch, _ in batches(x, batch_size=batch_size, labelled=False):
+        for batch, _ in batches(x, batch_size=batch_size, labelled=False, columns=self.columns):
             if tuple(batch.shape[1:]) != self.input_shape:
                 shape = ", ".join(map(str, self.input_shape))
                 raise expected("x", f"of shape (N, {shape}) as in fit", batch)
@@ -160,4 +162,6 @@ class FittedDetector:
             content["confidence"] = float(confidence)
         if self.groups is not None:
             content["groups"] = self.groups
+        if self.columns is not None:
+            content["columns"] = self.columns
         return fingerprint.content_hash(content)

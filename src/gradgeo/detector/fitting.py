@@ -11,7 +11,7 @@ from torch import Tensor
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import conformal, exchangeability
+from gradgeo.detector import conformal, exchangeability, tables
 from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.conformal import Level
 from gradgeo.detector.evidence import Evidence, resolve
@@ -37,17 +37,19 @@ def fit(
     model: Model, data: Data, labels: Any, settings: Settings, together: Any = None, groups: Any = None
 ) -> FittedDetector:
     """All four steps, for one detector; see `Detector.fit`."""
+    columns = tables.names_of(data) if tables.is_table(data) else None
+    data = data if columns is None else tables.numbers_of(data)
     scanned = scan(model, data, labels, batch_size=settings.batch_size)
     scanned.warn_if_unusable()
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
-    trusted, extractor = split(model, scanned, settings, together)
+    trusted, extractor = split(model, scanned, settings, together, groups)
     extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
     fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed)
     known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
     if known is not None:
         known.warn_of_few(settings.level.least)
-    return replace(fitted, groups=known)
+    return replace(fitted, groups=known, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -211,11 +213,12 @@ class TrustedSet:
 
 
 def split(
-    model: Model, scanned: DataScan, settings: Settings, together: Any = None
+    model: Model, scanned: DataScan, settings: Settings, together: Any = None, groups: list[str] | None = None
 ) -> tuple[TrustedSet, EvidenceExtractor]:
     """Which trusted inputs are learned from and which calibrate, and what is measured of them, but for the radius.
 
-    A share of them, drawn by the seed, calibrates, what belongs `together` as a whole or not at all; at least
+    A share of them, drawn by the seed, calibrates, what belongs `together` as a whole or not at all, and where nothing
+    is said of that each of `groups` that is too small for a rate of its own; at least
     `MINIMUM_PER_FEATURE` inputs for each feature of the widest evidence are left to learn from.
 
     Raises: ArgumentError for too few trusted inputs, or evidence that this model does not have.
@@ -231,6 +234,9 @@ def split(
     units = np.arange(len(rows))
     if together is not None:
         units = exchangeability.unit_numbers(together, len(scanned.trusted))[rows]
+    elif groups is not None:
+        enough = settings.level.least / settings.calibration
+        units = exchangeability.units_of_groups(groups, rows, enough)
     calibrates = exchangeability.set_apart(units, size, least, settings)
     probability, margins = scanned.probability[rows], scanned.margin[rows]
     trusted = TrustedSet(

@@ -31,6 +31,11 @@ class Learned:
         return self.fitted_.input_shape
 
     @property
+    def columns_(self) -> tuple[str, ...] | None:
+        """The names of an input's entries, by which tables are read; None where `fit` was given none."""
+        return self.fitted_.columns
+
+    @property
     def num_classes_(self) -> int:
         """Of the model."""
         return self.fitted_.num_classes

@@ -68,7 +68,7 @@ class CalibrationGroups:
         few = [f"{name} ({count})" for name, count in zip(self.names, counts, strict=True) if count < least]
         if few:
             shown = ", ".join(few[:NAMED]) + (", ..." if len(few) > NAMED else "")
-            units = " To keep the inputs of one patient on one side, pass them as together=."
+            units = " If they are patients or videos, say together= in place of groups=."
             warn(
                 f"{len(few)} of {len(counts)} groups have fewer than the {least} calibration inputs that flagging "
                 f"takes: {shown}. Their inputs will be compared with all {len(self.of_row)}."

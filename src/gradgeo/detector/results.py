@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.detector import html_repr
-from gradgeo.errors import expected
+from gradgeo.errors import expected, require
 
 Rows = SupportsIndex | slice | Tensor | NDArray[Any] | list[int] | list[bool]
 
@@ -63,6 +63,21 @@ class Predictions:
     def __iter__(self) -> Iterator["Predictions"]:
         """One row after another."""
         return (self[i] for i in range(len(self)))
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a column for each field and a row for each input.
+
+        Raises: MissingDependencyError: pandas is not installed.
+        """
+        return require("pandas", "tables").DataFrame({f.name: getattr(self, f.name).numpy() for f in fields(self)})
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The same as an Arrow stream, which polars, DuckDB and Arrow itself read: `pyarrow.table(predictions)`.
+
+        Raises: MissingDependencyError: pyarrow is not installed.
+        """
+        columns = {f.name: getattr(self, f.name).numpy() for f in fields(self)}
+        return require("pyarrow", "parquet").table(columns).__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         inputs = "input" if len(self) == 1 else "inputs"

@@ -115,6 +115,7 @@ class Contents:
             unusable=fitted["unusable"],
             model_fingerprint=self.fingerprint,
             groups=self.groups,
+            columns=None if "columns" not in fitted else tuple(fitted["columns"]),
         )
 
     def require(self, sha256: str | None) -> None:
@@ -209,6 +210,7 @@ def write(
             "unusable": fitted.unusable,
             "one_class": [_kind_name(member) for member in fusion.members],
             "questions": list(fusion.questions),
+            **({} if fitted.columns is None else {"columns": list(fitted.columns)}),
         },
         "fingerprint": fitted.model_fingerprint,
         "notes": notes,
