@@ -194,12 +194,12 @@ def open_npz(path: Path, time: str | None = None, keep: Sequence[str] = ()) -> A
     Only the heads are read before the arrays are known to fit together.
     """
     check_regular(path)
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not an .npz file. Write one with numpy.savez(file, x=inputs, y=labels).")
     labels: list[int | None] | None = None
     classes: tuple[str, ...] = ()
     times, kept = None, []
     try:
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"{path} is not an .npz file. Write one with numpy.savez(file, x=inputs, y=labels).")
         with zipfile.ZipFile(path) as archive:
             x, y = _Member.find(archive, INPUTS), _Member.find(archive, LABELS)
             t = None if time is None else _Member.find(archive, (time,))
