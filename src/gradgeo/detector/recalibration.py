@@ -70,7 +70,9 @@ class Recalibrated(Learned):
         ancestor = Ancestor(self.digest(), why, datetime.now(UTC).date().isoformat())
         fitted = recalibrated(self.fitted_, self.model, data, labels, groups, self.settings)
         arguments = {field.name: getattr(self, field.name) for field in fields(Settings)}
-        detector = type(self)(self.model, **arguments).adopt(replace(fitted, lineage=(ancestor, *self.fitted_.lineage)))
+        make: Any = type(self)
+        detector: Self = make(self.model, **arguments)
+        detector.adopt(replace(fitted, lineage=(ancestor, *self.fitted_.lineage)))
         detector.notes = deepcopy(self.notes)
         return detector
 
