@@ -11,6 +11,7 @@ BENCHMARKS = (
     "copies",
     "coverage",
     "detection",
+    "drift",
     "engine",
     "evasion",
     "evidence",

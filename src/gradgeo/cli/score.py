@@ -133,7 +133,7 @@ def score(
     )
     detector, source = job.open(contents)  # read once; each worker of Ray reads the file itself
     # p-values by class or group are ranks in calibration sets of other sizes, which the watch does not know
-    watch = None if conditional or by else Watch(detector.calibration_size_)
+    watch = None if conditional or by else Watch(detector.calibration_size_, mistakes=detector.mistake_p_values_)
     with progress("scoring", source.size) as advance:
         summary = scoring.score(
             detector,

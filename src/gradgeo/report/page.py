@@ -15,7 +15,7 @@ from gradgeo.report.gallery import NAME, Card
 from gradgeo.report.html import environment
 from gradgeo.report.kinds import classes_and_groups
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
-from gradgeo.report.trend import windows
+from gradgeo.report.trend import usual_inputs, usual_quartiles, windows
 from gradgeo.scoring.metadata import Metadata
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -69,6 +69,7 @@ def render(
         "say": sentences,
         "unfinished": unfinished,
         "windows": windows(summary),
+        "usual": usual_quartiles(usual_inputs(metadata)),
         "classes": ranked,
         "groups": groups,
         "reach": max((entry.high for each in (ranked, *groups.values()) for entry in each), default=1.0) or 1.0,

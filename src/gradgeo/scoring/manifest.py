@@ -11,7 +11,7 @@ from gradgeo._version import __version__
 from gradgeo.classifier import fingerprint
 from gradgeo.data.source import Source
 from gradgeo.detector.detector import Detector
-from gradgeo.scoring.metadata import QUANTILES, Metadata
+from gradgeo.scoring.metadata import QUANTILES, Metadata, counted_mistakes
 from gradgeo.scoring.schema import VERSION
 
 
@@ -80,6 +80,9 @@ class Manifest:
             input_shape=tuple(detector.input_shape_),
             calibration_scores=np.quantile(detector.calibration_scores_, np.linspace(0, 1, QUANTILES)),
             calibration_size=detector.calibration_size_,
+            mistakes=counted_mistakes(
+                detector.mistake_p_values_, detector.settings.level.threshold(detector.calibration_size_)
+            ),
             detector=digest,
             model=detector.notes.get("model"),
             data=source.spec,

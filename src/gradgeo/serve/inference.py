@@ -34,6 +34,9 @@ class Facts:
     parameters: dict[str, Any]
     """What the metadata of the model say of the detector; `detector_sha256` is its digest."""
 
+    mistakes: tuple[float, ...] = ()
+    """P-values of mistakes that the traffic is compared with: `Detector.mistake_p_values_`."""
+
     @property
     def digest(self) -> str:
         """`Detector.digest()`, which the rows of `score` state too."""
@@ -77,6 +80,7 @@ class DetectorInference:
                 "class_names": notes.get("class_names") or [],
                 "preprocess": notes.get("preprocess"),
             },
+            mistakes=() if detector.mistake_p_values_ is None else tuple(detector.mistake_p_values_.tolist()),
         )
 
     def __call__(self, x: NDArray[Any], explain: bool = False) -> dict[str, Column]:

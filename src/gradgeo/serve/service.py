@@ -44,7 +44,7 @@ class Service:
             {}
             if not size
             else {
-                "fit": Watch(size, rate=self.watch_rate),
+                "fit": Watch(size, rate=self.watch_rate, mistakes=self.facts.mistakes),
                 "start": Watch(size, rate=self.watch_rate, baseline=BASELINE),
             }
         )
