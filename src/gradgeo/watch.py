@@ -2,16 +2,19 @@
 
 from __future__ import annotations  # signatures say ArrayLike, not the union behind it
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gradgeo._files import atomic_stream, regular_file
 from gradgeo._typing import Array
-from gradgeo.errors import expected, is_integer, public
+from gradgeo.errors import DataError, expected, is_integer, one_line, public
 
 POWERS = (0.1, 0.3, 0.6)
 """Exponents e of the bets e u^(e - 1) that all p-values are small; the smaller e, the smaller the p-values."""
@@ -269,3 +272,55 @@ class Watch:
         watch._mistakes = mistakes
         watch._evidence, watch._peak, watch._alarm_at = evidence, peak, alarm_at
         return watch
+
+
+FORMAT = "gradgeo.watch/1"
+LARGEST = 1 << 26  # bytes of a file
+
+
+def save(path: Path, watches: Mapping[str, Watch], *, detector: str, runs: Sequence[str] = ()) -> None:
+    """Write watches by name to a file, for another process to go on with.
+
+    Args:
+        path: the file, which appears as a whole or not at all.
+        watches: by what each compares the stream with.
+        detector: whose p-values they were given, `Detector.digest()`.
+        runs: what they were given already, so that nothing counts twice.
+    """
+    document = {
+        "format": FORMAT,
+        "detector": detector,
+        "runs": list(runs),
+        "watches": {name: watch.as_dict() for name, watch in watches.items()},
+    }
+    with atomic_stream(path) as stream:
+        stream.write(json.dumps(document).encode())
+
+
+def load(path: Path, *, detector: str) -> tuple[dict[str, Watch], list[str]] | None:
+    """The watches and runs of a file that `save` wrote; None where there is no file.
+
+    Raises: DataError for a file of another kind, or of the watches of another detector.
+    """
+    if not path.exists():
+        return None
+    regular_file(path)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
+        document = json.loads(path.read_bytes())
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        watches = {str(name): Watch.from_dict(state) for name, state in dict(document["watches"]).items()}
+        runs = [str(run) for run in document["runs"]]
+        other = str(document["detector"])
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(f"{path} is no state of a watch: {one_line(str(error))}.") from error
+    if other != detector:
+        raise DataError(
+            f"{path} is of p-values of the detector {one_line(other)[:16]}, this one is {detector[:16]}. Name another "
+            "file."
+        )
+    return watches, runs

@@ -79,6 +79,9 @@ def score(
     fdr: Annotated[
         str | None, typer.Option(help="A false discovery rate, as 10%: adds q-values of all rows together.")
     ] = None,
+    watch_state: Annotated[
+        Path | None, typer.Option("--watch", help="A file in which the watch for shifts goes on from run to run.")
+    ] = None,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -96,7 +99,7 @@ def score(
     from gradgeo.data import Preprocess
     from gradgeo.detector import serialization
     from gradgeo.scoring.ray_engine import RayEngine
-    from gradgeo.watch import Watch
+    from gradgeo.watch import Watch, load, save
 
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
@@ -134,6 +137,14 @@ def score(
     detector, source = job.open(contents)  # read once; each worker of Ray reads the file itself
     # p-values by class or group are ranks in calibration sets of other sizes, which the watch does not know
     watch = None if conditional or by else Watch(detector.calibration_size_, mistakes=detector.mistake_p_values_)
+    run = scoring.run_id(detector, source, part_size)
+    runs: list[str] = []
+    if watch_state is not None:
+        if watch is None:
+            raise typer.BadParameter("--watch follows p-values among all inputs: leave --conditional and --groups out")
+        if (kept := load(watch_state, detector=detector.digest())) is not None:
+            watches, runs = kept
+            watch = None if run in runs else watches.get("fit", watch)
     with progress("scoring", source.size) as advance:
         summary = scoring.score(
             detector,
@@ -150,6 +161,8 @@ def score(
             groups=by,
             fdr=rate,
         )
+    if watch_state is not None and watch is not None:
+        save(watch_state, {"fit": watch}, detector=detector.digest(), runs=[*runs, run])
     if not summary.scored:
         raise DataError(f"none of the {summary.rows} inputs can be judged; the first: {summary.first_error}")
     busy = summary.utilisation

@@ -24,7 +24,7 @@ from gradgeo.scoring.summary import Summary
 from gradgeo.scoring.verdicts import checked
 from gradgeo.watch import Watch
 
-__all__ = ["COLUMNS", "PART", "Summary", "check_out", "checked", "local", "score"]
+__all__ = ["COLUMNS", "PART", "Summary", "check_out", "checked", "local", "run_id", "score"]
 
 PART = 4096
 """Inputs in a part."""
@@ -131,6 +131,11 @@ def score(
             f"the column error says why. The first: {summary.first_error}"
         )
     return summary
+
+
+def run_id(detector: Detector, source: Source, part_size: int = PART) -> str:
+    """A hash of all that the rows of such a run depend on."""
+    return str(Manifest.of(detector, source, part_size).metadata.run)
 
 
 def _run_options(source: Source, conditional: str | None, groups: tuple[str, ...], fdr: float | None) -> RunOptions:
