@@ -23,6 +23,8 @@ BENCHMARKS = (
     "own-rate",
     "paper",
     "per-class",
+    "record",
+    "references",
     "report",
     "scoring",
     "serving",

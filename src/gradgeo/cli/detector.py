@@ -65,6 +65,9 @@ def fit(
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
     groups: Groups = None,
     together: Together = None,
+    references: Annotated[
+        int | None, typer.Option(min=0, max=0, help="0: keep no rows of features of inputs in the file.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split into fitting and calibration.")] = 0,
     start: Start = 0,
     limit: Limit = None,
@@ -92,8 +95,9 @@ def fit(
     from gradgeo.data import Preprocess, ReadableItems, open_source
     from gradgeo.data.models import load_model, pretrained_preprocessing
     from gradgeo.detector import Detector
-    from gradgeo.detector.evidence import PRESETS
+    from gradgeo.detector.evidence import PRESETS, without_rows
 
+    wanted = evidence if evidence in PRESETS else evidence.split(",")
     preprocess = preprocess_for(
         Preprocess(), size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
     )
@@ -114,7 +118,7 @@ def fit(
         )
         detector = Detector(
             on_device(device, load_model(model, weights)),
-            evidence=evidence if evidence in PRESETS else evidence.split(","),
+            evidence=without_rows(wanted) if references == 0 else wanted,
             alpha=alpha,
             confidence=fraction("--confidence", confidence),
             classes=classes,

@@ -1,5 +1,6 @@
 """Verdicts on a whole data source: score."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 
+NAMES_KEY, LEAST_KEY = "GRADGEO_NAMES_KEY", 16
+
 PART = 4096
 """`gradgeo.scoring.PART`, whose import would load torch for a line of help; a test holds them equal."""
 
@@ -79,6 +82,8 @@ def score(
     fdr: Annotated[
         str | None, typer.Option(help="A false discovery rate, as 10%: adds q-values of all rows together.")
     ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Flagged inputs of a part that are pictured; 0 for none.")] = 64,
+    file_names: Annotated[str, typer.Option("--names", help=f"keep, or hash: by the secret in ${NAMES_KEY}.")] = "keep",
     watch_state: Annotated[
         Path | None, typer.Option("--watch", help="A file in which the watch for shifts goes on from run to run.")
     ] = None,
@@ -101,6 +106,9 @@ def score(
     from gradgeo.scoring.ray_engine import RayEngine
     from gradgeo.watch import Watch, load, save
 
+    if file_names not in ("keep", "hash"):
+        raise typer.BadParameter(f"--names is keep or hash, got {file_names}")
+    key = _names_key(file_names)
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
     scoring.check_out(out)
@@ -160,6 +168,8 @@ def score(
             conditional=conditional,
             groups=by,
             fdr=rate,
+            pictures=pictures,
+            names_key=key,
         )
     if watch_state is not None and watch is not None:
         save(watch_state, {"fit": watch}, detector=detector.digest(), runs=[*runs, run])
@@ -181,6 +191,21 @@ def score(
             "written to": out,
         }
     )
+
+
+def _names_key(names: str) -> bytes | None:
+    """The secret by which names are hashed; None where they stay."""
+    if names == "keep":
+        return None
+    key = os.environ.get(NAMES_KEY)
+    if not key:
+        raise DataError(
+            f"--names hash: set {NAMES_KEY} to a secret of your own, at least {LEAST_KEY} characters. File names can "
+            "be guessed, and a hash without a secret is undone by trying."
+        )
+    if len(key) < LEAST_KEY:
+        raise DataError(f"{NAMES_KEY} has {len(key)} characters, expected {LEAST_KEY} or more: a short one is guessed.")
+    return key.encode()
 
 
 def _rate(inputs: int, seconds: float) -> str | None:

@@ -13,6 +13,7 @@ from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import conformal, exchangeability, tables
 from gradgeo.detector.conformal import Level
+from gradgeo.detector.data_record import DataRecord
 from gradgeo.detector.evidence import Evidence, resolve
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
@@ -80,6 +81,8 @@ class DataScan:
     """(N,), whether an earlier input that is usable and correct is the same, entry by entry."""
     model_fingerprint: dict[str, Any]
     """Of the model, by which a later change of it is noticed."""
+    record: dict[str, Any]
+    """What is written down of the data, see `DataRecord`."""
 
     @property
     def trusted(self) -> BoolArray:
@@ -135,12 +138,13 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
     """
     classifier = Classifier.of(model)
     shape: tuple[int, ...] | None = None
-    rows, copy, seen_rows = [], [], set[bytes]()
+    rows, copy, seen_rows, record = [], [], set[bytes](), DataRecord()
     for x, y in batches(data, labels, batch_size=batch_size):
         if shape is None:
             shape, first = tuple(x.shape[1:]), x[:0]
         if tuple(x.shape[1:]) != shape:
             raise expected("every input", f"of the same shape {shape}", x)
+        record.add(x, y)
         seen = classifier.logits(x)
         logits, usable = seen.logits.cpu(), seen.usable.cpu()  # (n, C), (n,)
         within_classes(y, logits.shape[1])
@@ -165,6 +169,7 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
         correct=correct_rows,
         copy=np.concatenate(copy),
         model_fingerprint=identity,
+        record=record.as_dict(),
     )
 
 
@@ -200,7 +205,7 @@ class TrustedSet:
         Raises: ArgumentError where too few are left.
         """
         zero_gradient = f"{int((~has_gradient).sum())} have no gradient at all (dead network)"
-        _require_enough(int(has_gradient.sum()), self.total, self.least, self.level, zero_gradient)
+        exchangeability.require_enough(int(has_gradient.sum()), self.total, self.least, self.level, zero_gradient)
         part = replace(
             self,
             rows=self.rows[has_gradient],
@@ -232,7 +237,7 @@ def split(
     evidence = _available(model, settings.evidence, scanned.first_usable)
     least = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
     rows = np.flatnonzero(scanned.trusted)  # (T,)
-    _require_enough(len(rows), len(scanned.trusted), least, settings.level, scanned.exclusion_reason)
+    exchangeability.require_enough(len(rows), len(scanned.trusted), least, settings.level, scanned.exclusion_reason)
     size = conformal.calibration_size(
         len(rows), settings.calibration, settings.alpha, at_most=len(rows) - least, confidence=settings.confidence
     )
@@ -335,6 +340,7 @@ def learn(
         unusable=scanned.unusable,
         model_fingerprint=scanned.model_fingerprint,
         mistakes=None if mistakes is None else outlier_scores(fusion, others),
+        record=scanned.record,
     )
 
 
@@ -344,17 +350,6 @@ def typical_temperature(margins: Array) -> float:
     At this temperature hardly any trusted input saturates the softmax, whose gradients would otherwise vanish.
     """
     return max(float(np.quantile(margins, TYPICAL_MARGIN)), 1e-6)
-
-
-def _require_enough(trusted: int, total: int, least: int, level: Level, reason: str) -> None:
-    calibrate = level.least
-    if trusted < calibrate + least:
-        sure = "" if level.confidence is None else f" with confidence {level.confidence:g}"
-        raise ArgumentError(
-            f"expected at least {calibrate + least} trusted inputs ({calibrate} to calibrate alpha = "
-            f"{level.alpha}{sure}, {least} to learn from), got {trusted} of {total} inputs: {reason}. "
-            "Give more data or a larger alpha."
-        )
 
 
 def _usable_loss(loss: str, num_classes: int) -> str:
