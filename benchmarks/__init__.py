@@ -28,6 +28,7 @@ BENCHMARKS = (
     "report",
     "scoring",
     "serving",
+    "site-check",
     "watch",
 )
 """The names of the measurements; `local-minima` is in `local_minima.py`. The battery of all detectors is apart: it has

@@ -99,7 +99,7 @@ def robustness_of(file: Path) -> str:
         made, model = run["made"], run["model"]
         said = (
             f"Measured on {_text(str(model['name']))} by `{_text(str(made['command']))}`, {_text(str(made['date']))}: "
-            f"a detector with the evidence of {OURS}, fitted by the benchmark, against {len(rows)} kinds of inputs that "
+            f"a detector with the evidence of {OURS}, fitted by the benchmark, on {len(rows)} kinds of inputs that "
             "should not be trusted. In %, with 95 % intervals."
         )
     except OSError as error:
