@@ -24,10 +24,11 @@ def run(suite: Suite) -> Page:
     page = Page("Checking stated rates on a site")
     page.say(
         f"Outlier scores are normal, of {CLASSES} classes alike; each of {tries:,} detectors calibrates on "
-        f"{CALIBRATION} inputs, and its site is checked by the same exact tests as `gradgeo check` makes, of all inputs "
-        f"and of each class, at a level of {LEVEL:.0%} for all of them together. 'Found' is the share of sites where a "
-        "rate is said to be exceeded: with nothing wrong; with the scores of all inputs moved so that the rate of all is "
-        "the smallest that the check says it would have seen; with those of one class moved by two standard deviations."
+        f"{CALIBRATION} inputs, and its site is checked by the same exact tests as `gradgeo check` makes, of all "
+        f"inputs and of each class, at a level of {LEVEL:.0%} for all of them together. 'Found' is the share of sites "
+        "where a rate is said to be exceeded: with nothing wrong; with the scores of all inputs moved so that the rate "
+        "of all is the smallest that the check says it would have seen; with those of one class moved by two standard "
+        "deviations."
     )
     rows, level, rng = [], Level(0.05), np.random.default_rng(0)
     for size in SITES:

@@ -141,7 +141,7 @@ def check(
         >>> check(detector, *parts["test"]).verdict
         'not exceeded'
         >>> x, y = parts["test"]
-        >>> check(detector, x + 0.3 * torch.rand_like(x), y).verdict  # another scanner
+        >>> check(detector, 0.7 * x, y).verdict  # another exposure
         'exceeded'
 
     Args:
