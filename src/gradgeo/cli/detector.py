@@ -1,6 +1,7 @@
 """A detector from trusted inputs, what it says of single inputs, and what its file holds: fit, explain, info."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     AsJson,
     BatchSize,
+    Bits,
     Channels,
     Columns,
     Confidence,
@@ -76,6 +78,10 @@ def fit(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    bits: Bits = None,
+    expect_accuracy: Annotated[
+        str | None, typer.Option(help="What the model is known to reach, as 97%; far less is a warning.")
+    ] = None,
     columns: Columns = None,
     label: Label = None,
     data_root: DataRoot = None,
@@ -88,15 +94,23 @@ def fit(
 
     Example: gradgeo fit -m digits -d digits/fit -o digits.gradgeo
     """
-    from gradgeo.cli.progress import progress
+    from gradgeo.cli.narrated import FitWords, input_channels, mistakes_flagged, mistakes_in_words
     from gradgeo.data import Preprocess, ReadableItems, open_source
     from gradgeo.data.models import load_model, pretrained_preprocessing
     from gradgeo.detector import Detector
     from gradgeo.detector.evidence import PRESETS
+    from gradgeo.detector.progress import duration
 
-    preprocess = preprocess_for(
-        Preprocess(), size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
-    )
+    began = time.monotonic()
+    named: dict[str, Any] = {
+        "resize": resize,
+        "crop": crop,
+        "order": order,
+        "interpolation": interpolation,
+        "bits": bits,
+    }
+    preprocess = preprocess_for(Preprocess(), size, channels, mean, std, **named)
+    known_accuracy = fraction("--expect-accuracy", expect_accuracy)
     if preprocess == Preprocess():  # nothing is declared: what the model was trained to see, where its library says so
         preprocess = Preprocess.from_dict(pretrained_preprocessing(model))
     refuse_source(out, data)
@@ -112,8 +126,10 @@ def fit(
             label=label,
             keep=tuple(dict.fromkeys(names(groups) + names(together))),
         )
+        network = on_device(device, load_model(model, weights))
+        source.channels = input_channels(network)
         detector = Detector(
-            on_device(device, load_model(model, weights)),
+            network,
             evidence=evidence if evidence in PRESETS else evidence.split(","),
             alpha=alpha,
             confidence=fraction("--confidence", confidence),
@@ -123,11 +139,13 @@ def fit(
             seed=seed,
             batch_size=batch_size,
         )
-        with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
-            usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
-            kinds, units = usable.groups(names(groups)), usable.groups(names(together))
-            detector.fit(usable.loader(), groups=kinds, together=units)
+        usable = ReadableItems(source, batch_size=batch_size, workers=workers)
+        kinds, units = usable.groups(names(groups)), usable.groups(names(together))
+        words = FitWords(usable, source.classes, known_accuracy)
+        detector.fit(usable.loader(), groups=kinds, together=units, progress=words)
         detector.adopt(replace(detector.fitted_, columns=source.columns))
+        if usable.tally.channels:  # what was brought to the model's channels is stated from now on
+            preprocess = replace(preprocess, channels=source.channels)
         if usable.skipped:
             first = usable.skipped[0]
             left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
@@ -139,7 +157,13 @@ def fit(
             "class_names": list(source.classes),
             "preprocess": preprocess.as_dict(),
         }
-        notes["record"] = record(detector, data, usable, source.classes)
+        unusable = detector.unusable_ + len(usable.skipped)
+        kept_record = record(detector, data, usable, source.classes)
+        assert words.scan is not None
+        flagged, judged = mistakes_flagged(detector, words.scan, usable.inputs())
+        kept_record |= {"right": words.scan.right, "labelled": words.scan.labelled}
+        kept_record |= {"mistakes": {"judged": judged, "flagged": flagged}} if judged else {}
+        notes["record"] = kept_record
         if groups is not None:
             notes["groups"] = list(names(groups))
         detector.save(temporary, notes=notes)
@@ -149,8 +173,10 @@ def fit(
             "calibrated on": detector.calibration_size_,
             "false alarms": detector.false_alarm_rate_,
             "left out, misclassified": detector.misclassified_,
-            "left out, unusable": detector.unusable_ + len(usable.skipped),
+            "left out, unusable": unusable,
+            "mistakes flagged": mistakes_in_words(flagged, judged),
             "preprocessing": preprocess.declared(),
+            "took": duration(time.monotonic() - began),
             "written to": out,
         }
     )
@@ -160,7 +186,9 @@ def explain(
     file: DetectorPath,
     data: DataSpec,
     model: SameModel = None,
-    index: Annotated[list[int] | None, typer.Option("--index", "-i", help="An item; may be repeated.")] = None,
+    index: Annotated[
+        list[str] | None, typer.Option("--index", "-i", help="An item: its number or name; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
     weights: Weights = None,
     sha256: Sha256 = None,
@@ -174,6 +202,7 @@ def explain(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    bits: Bits = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
     device: Device = "cpu",
@@ -188,12 +217,18 @@ def explain(
 
     contents = serialization.read(file, sha256=sha256)
     fitted = Preprocess.from_dict(contents.notes.get("preprocess"))
-    preprocess = preprocess_for(
-        fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
-    )
+    named: dict[str, Any] = {
+        "resize": resize,
+        "crop": crop,
+        "order": order,
+        "interpolation": interpolation,
+        "bits": bits,
+    }
+    preprocess = preprocess_for(fitted, size, channels, mean, std, **named)
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
     columns = columns_of(contents, data)
     source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, columns=columns, **part)
+    source.match(tuple(contents.fitted["input_shape"]))
     items = [item_at(source, i) for i in index] if index else list(source)
     detector = load_detector(contents, model, weights, device)
     rows: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradgeo.data import limits
-from gradgeo.errors import DataError, choice, expected
+from gradgeo.errors import DataError, choice, expected, is_integer
 
 LARGEST = 8192
 """Pixels of the longest side that images are resized to."""
@@ -21,10 +21,13 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
 
+SIXTEEN_BITS = 2**16 - 1
+"""The largest value of a 16-bit image, which is read as 1."""
+
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Channels, size, channel order and normalisation, applied in this order; None skips a step.
+    """Depth, channels, size, channel order and normalisation, applied in this order; None skips a step.
 
     Example:
         >>> import torch
@@ -41,10 +44,11 @@ class Preprocess:
         crop: (height, width) of the centre crop after `resize`; a smaller image is padded with zeros.
         order: "rgb", or "bgr" for models trained on images of OpenCV.
         interpolation: "bilinear" or "bicubic", of resizing, antialiased.
+        bits: 8..15: of the camera, where 16-bit files hold its numbers as they are: 12 makes 4095 white.
 
     Raises:
         ArgumentError: a value is out of range. DataError, when called: a step needs an image and the input is not of
-            shape (C, H, W), or the number of channels is not that of `mean` or `std`.
+            shape (C, H, W), or the number of channels is not that of `mean` or `std`, or it has more than `bits`.
     """
 
     size: tuple[int, int] | None = None
@@ -55,6 +59,7 @@ class Preprocess:
     crop: tuple[int, int] | None = None
     order: str = "rgb"
     interpolation: str = "bilinear"
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         for name, sides in (("size", self.size), ("crop", self.crop)):
@@ -66,6 +71,8 @@ class Preprocess:
             raise expected("resize", "None where size is set", self.resize)
         if self.channels not in (None, 1, 3):
             raise expected("channels", "1, 3 or None", self.channels)
+        if self.bits is not None and not (is_integer(self.bits) and 8 <= self.bits <= 15):
+            raise expected("bits", "8..15 or None", self.bits)
         choice("order", self.order, ORDERS)
         choice("interpolation", self.interpolation, INTERPOLATIONS)
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -78,11 +85,10 @@ class Preprocess:
         """The preprocessed input: `x` is (C, H, W), or of any shape (C, *) where only `mean` and `std` are set."""
         if (self.size or self.channels or self.resize or self.crop) and x.ndim != 3:
             raise DataError(f"expected an image of shape (C, H, W) to resize, got shape {tuple(x.shape)}")
-        if self.channels and len(x) != self.channels:
-            if len(x) not in (1, 3):
-                raise DataError(f"expected 1 or 3 channels to make {self.channels} of, got {len(x)}")
-            grey = x if len(x) == 1 else (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
-            x = grey.expand(self.channels, -1, -1)
+        if self.bits:
+            x = _of_bits(x, self.bits)
+        if self.channels:
+            x = in_channels(x, self.channels)
         if self.size and x.shape[1:] != self.size:
             x = self._resized(self._centre(x), self.size)
         if self.resize and min(x.shape[1:]) != self.resize:
@@ -107,14 +113,27 @@ class Preprocess:
             x = x + _per_channel("mean", self.mean, x)
         return x.flip(0) if self.order == "bgr" else x
 
+    def kept(self, size: tuple[int, int]) -> float:
+        """The share of the area of an image of this height and width that is not cut away."""
+        height, width = size
+        if self.size:
+            tall, wide = self._part(height, width)
+            return tall * wide / (height * width)
+        if self.resize:
+            height, width = _by_shorter_side(height, width, self.resize)
+        if self.crop:
+            return min(self.crop[0], height) * min(self.crop[1], width) / (height * width)
+        return 1.0
+
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON values."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        """The settings as JSON values; `bits` only where there are some, for earlier versions do not know them."""
+        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return settings if self.bits else {name: v for name, v in settings.items() if name != "bits"}
 
     def declared(self) -> dict[str, Any]:
         """The settings that differ from the defaults."""
         defaults = Preprocess().as_dict()
-        return {name: value for name, value in self.as_dict().items() if value != defaults[name]}
+        return {name: value for name, value in self.as_dict().items() if value != defaults.get(name)}
 
     @classmethod
     def from_dict(cls, settings: object) -> "Preprocess":
@@ -143,12 +162,34 @@ class Preprocess:
 
         Cropping before resizing bounds the memory that a long thin image takes.
         """
-        assert self.size is not None
         height, width = x.shape[1:]
-        h, w = self.size
-        tall, wide = min(height, max(1, round(width * h / w))), min(width, max(1, round(height * w / h)))
+        tall, wide = self._part(height, width)
         top, left = (height - tall) // 2, (width - wide) // 2
         return x[:, top : top + tall, left : left + wide]
+
+    def _part(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the largest part with the aspect ratio of `size`."""
+        assert self.size is not None
+        h, w = self.size
+        return min(height, max(1, round(width * h / w))), min(width, max(1, round(height * w / h)))
+
+
+def in_channels(x: Tensor, channels: int) -> Tensor:
+    """An image (C, H, W) in 1 or 3 channels: grey is repeated, RGB weighted to grey. Raises: DataError."""
+    if len(x) == channels:
+        return x
+    if len(x) not in (1, 3):
+        raise DataError(f"expected 1 or 3 channels to make {channels} of, got {len(x)}")
+    grey = x if len(x) == 1 else (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
+    return grey.expand(channels, -1, -1)
+
+
+def _of_bits(x: Tensor, bits: int) -> Tensor:
+    """An image of a 16-bit file, in which the camera's `bits` are the lowest, in [0, 1]."""
+    x = x * (SIXTEEN_BITS / (2**bits - 1))
+    if x.numel() and float(x.max()) > 1 + 1e-3:
+        raise DataError(f"expected 16 bits of which {bits} are used, got larger values: an 8-bit or full 16-bit image?")
+    return x
 
 
 def _is_side(value: object) -> bool:

@@ -66,6 +66,18 @@ def batches(
         yield x, _labels(y) if labelled and y is not None else None
 
 
+def size_of(data: Data) -> int | None:
+    """How many inputs `data` has; None where it does not know before it is read."""
+    of = data.dataset if isinstance(data, DataLoader) else data
+    known = getattr(of, "size_hint", None)
+    if isinstance(known, int):
+        return known
+    try:
+        return len(of)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def _input_and_label(batch: Any) -> tuple[Any, Any]:
     """What a batch of a loader holds: x, (x, y, ...) or a mapping with one of `INPUTS` and perhaps one of `LABELS`."""
     if isinstance(batch, Mapping):
