@@ -542,6 +542,7 @@ def test_the_bar_shows_on_a_terminal_and_lines_elsewhere(
         assert bool(stream.getvalue()) == terminal
     assert capsys.readouterr().err == ""  # it took no time
     assert (rate(12.3), rate(0.5)) == ("12/s", "2.0 s each")
+    monkeypatch.setattr("gradgeo.detector.progress.SILENT", 10.0)
     times = iter([0, 1, 20, 25, 60])
     lines = Lines("measuring", 100, clock=lambda: next(times))
     for done in (10, 10, 10, 30):

@@ -100,10 +100,11 @@ def share(part: int, whole: int) -> str | None:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Our warnings become lines; what Pillow says of a bad file stands in the item's error already."""
+    """Our warnings become lines; what Pillow or pydicom says of a bad file stands in the item's error already."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", GradgeoWarning)
-        warnings.filterwarnings("ignore", module="PIL")
+        for library in ("PIL", "pydicom"):
+            warnings.filterwarnings("ignore", module=library)
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -38,6 +38,7 @@ from gradgeo.cli.options import (
     Streaming,
     Together,
     Weights,
+    Window,
     Workers,
     columns_of,
     fraction,
@@ -79,6 +80,7 @@ def fit(
     order: Order = None,
     interpolation: Interpolation = None,
     bits: Bits = None,
+    window: Window = None,
     expect_accuracy: Annotated[
         str | None, typer.Option(help="What the model is known to reach, as 97%; far less is a warning.")
     ] = None,
@@ -203,6 +205,7 @@ def explain(
     order: Order = None,
     interpolation: Interpolation = None,
     bits: Bits = None,
+    window: Window = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
     device: Device = "cpu",

@@ -22,8 +22,8 @@ SOUGHT = 10_000
 MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
 DATA = (
-    "A folder of images, an image, a .csv or .tsv file, .parquet or .tar files (file, folder, pattern), .npz, .npy, "
-    "hf:NAME, ucr:NAME or digits."
+    "A folder of images or DICOM, an image, a .csv or .tsv file, .parquet or .tar files (file, folder, pattern), .npz, "
+    ".npy, hf:NAME, ucr:NAME or digits."
 )
 ModelSpec = Annotated[str, typer.Option("--model", "-m", help=MODELS)]
 SameModel = Annotated[str | None, typer.Option("--model", "-m", help=SAME_MODEL)]
@@ -48,6 +48,7 @@ Interpolation = Annotated[str | None, typer.Option(help="Of resizing: bilinear o
 Bits = Annotated[
     int | None, typer.Option(help="Of the camera, as 12, where 16-bit files hold its numbers as they are.")
 ]
+Window = Annotated[str | None, typer.Option(help="CENTRE,WIDTH of the values that become 0..1: 40,400 in CT.")]
 Streaming = Annotated[bool, typer.Option("--stream", help="Read hf: data as it comes, keeping nothing on disk.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Inputs in one pass of the model.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
@@ -115,6 +116,7 @@ def preprocess_for(
     order: str | None = None,
     interpolation: str | None = None,
     bits: int | None = None,
+    window: str | None = None,
 ) -> "Preprocess":
     """`base` with the options that the user passed in place of its own."""
     passed: dict[str, Any] = {
@@ -127,6 +129,7 @@ def preprocess_for(
         "order": order,
         "interpolation": interpolation,
         "bits": bits,
+        "window": window and numbers("--window", window, ",", float),
     }
     if size or resize:  # one takes the other's place, and what was cut out of it goes too
         base = replace(base, size=None, resize=None, crop=None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradgeo.data import limits
-from gradgeo.errors import DataError, choice, expected, is_integer
+from gradgeo.errors import DataError, choice, expected, is_finite, is_integer
 
 LARGEST = 8192
 """Pixels of the longest side that images are resized to."""
@@ -21,13 +21,16 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
 
+_LATER = ("bits", "window")
+"""Which earlier versions do not know, and refuse in a file."""
+
 SIXTEEN_BITS = 2**16 - 1
 """The largest value of a 16-bit image, which is read as 1."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Depth, channels, size, channel order and normalisation, applied in this order; None skips a step.
+    """Depth, window, channels, size, channel order and normalisation, applied in this order; None skips a step.
 
     Example:
         >>> import torch
@@ -45,6 +48,7 @@ class Preprocess:
         order: "rgb", or "bgr" for models trained on images of OpenCV.
         interpolation: "bilinear" or "bicubic", of resizing, antialiased.
         bits: 8..15: of the camera, where 16-bit files hold its numbers as they are: 12 makes 4095 white.
+        window: (centre, width) of the values that become [0, 1], others clipped: (40, 400) for soft tissue in CT.
 
     Raises:
         ArgumentError: a value is out of range. DataError, when called: a step needs an image and the input is not of
@@ -60,6 +64,7 @@ class Preprocess:
     order: str = "rgb"
     interpolation: str = "bilinear"
     bits: int | None = None
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, sides in (("size", self.size), ("crop", self.crop)):
@@ -73,6 +78,10 @@ class Preprocess:
             raise expected("channels", "1, 3 or None", self.channels)
         if self.bits is not None and not (is_integer(self.bits) and 8 <= self.bits <= 15):
             raise expected("bits", "8..15 or None", self.bits)
+        if self.window is not None and not (
+            len(self.window) == 2 and all(map(is_finite, self.window)) and self.window[1] > 0
+        ):
+            raise expected("window", "a centre and a width above 0", self.window)
         choice("order", self.order, ORDERS)
         choice("interpolation", self.interpolation, INTERPOLATIONS)
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -87,6 +96,9 @@ class Preprocess:
             raise DataError(f"expected an image of shape (C, H, W) to resize, got shape {tuple(x.shape)}")
         if self.bits:
             x = _of_bits(x, self.bits)
+        if self.window:
+            centre, width = self.window
+            x = ((x - centre) / width + 0.5).clamp(0, 1)
         if self.channels:
             x = in_channels(x, self.channels)
         if self.size and x.shape[1:] != self.size:
@@ -126,9 +138,9 @@ class Preprocess:
         return 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON values; `bits` only where there are some, for earlier versions do not know them."""
+        """The settings as JSON values; those of `_LATER` only where they are set."""
         settings = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-        return settings if self.bits else {name: v for name, v in settings.items() if name != "bits"}
+        return {name: value for name, value in settings.items() if name not in _LATER or value is not None}
 
     def declared(self) -> dict[str, Any]:
         """The settings that differ from the defaults."""
@@ -144,7 +156,7 @@ class Preprocess:
         if not isinstance(settings, Mapping) or not set(settings) <= known:
             raise expected("preprocess", f"a mapping with the keys {', '.join(sorted(known))}", settings)
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
-        for name in ("size", "crop", "mean", "std"):
+        for name in ("size", "crop", "mean", "std", "window"):
             numbers = values.get(name)
             if numbers is not None and not (
                 isinstance(numbers, tuple) and all(isinstance(n, int | float) for n in numbers)
