@@ -120,6 +120,7 @@ def score(
         "order": order,
         "interpolation": interpolation,
         "bits": bits,
+        "window": window,
     }
     preprocess = preprocess_for(fitted, size, channels, mean, std, **named)
     job = Job(
