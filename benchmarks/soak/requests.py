@@ -41,9 +41,8 @@ def _with(headers: dict[str, str]) -> Callable[[Floats], Body]:
 
 def filled(item: bytes, length: int = 1 << 20) -> bytes:
     """JSON of a request of just so many bytes, whose data are `item` again and again."""
-    head = b'{"inputs":[{"name":"input","shape":[1],"datatype":"FP32","data":[' + item
-    count = (length - len(head) - 3) // (len(item) + 1)
-    body = head + (b"," + item) * count + b"]}]}"
+    head, tail = b'{"inputs":[{"name":"input","shape":[1],"datatype":"FP32","data":[' + item, b"]}]}"
+    body = head + (b"," + item) * ((length - len(head) - len(tail)) // (len(item) + 1)) + tail
     return body + b" " * (length - len(body))
 
 
