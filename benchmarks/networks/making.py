@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Network:
     budgets: tuple[float, ...] = (8 / 255, 2 / 255, 1 / 255)
     """As in `ClassifierUnderTest`."""
     bounds: tuple[float, float] | None = (0.0, 1.0)
+    """As in `ClassifierUnderTest`."""
+    channel_axis: int = 1
     """As in `ClassifierUnderTest`."""
     near: tuple[str, ...] = ()
     """Public data sets of other classes of data like its own."""
@@ -117,7 +119,8 @@ def under_test(name: str, network: Network, folder: Path) -> ClassifierUnderTest
     """The classifier with its held-out inputs; all trusted ones of the first part are there to be fitted on."""
     model = made(name, network, folder).model
     x, y = network.held_out(model, folder, None)
-    return ClassifierUnderTest(name, model, x, y, network.half, network.budgets, network.bounds)
+    space = network.budgets, network.bounds
+    return ClassifierUnderTest(name, model, x, y, network.half, *space, channel_axis=network.channel_axis)
 
 
 def fitted_on(classifier: ClassifierUnderTest, size: int | None, name: str) -> ClassifierUnderTest:
@@ -125,9 +128,7 @@ def fitted_on(classifier: ClassifierUnderTest, size: int | None, name: str) -> C
     right = classifier.correct[: classifier.half].nonzero()[:, 0]
     half = classifier.half if size is None or size >= len(right) else int(right[size - 1]) + 1
     kept = torch.cat([torch.arange(half), torch.arange(classifier.half, len(classifier.x))])
-    found = ClassifierUnderTest(
-        name, classifier.model, classifier.x[kept], classifier.y[kept], half, classifier.budgets, classifier.bounds
-    )
+    found = replace(classifier, name=name, x=classifier.x[kept], y=classifier.y[kept], half=half)
     found.__dict__["logits"] = classifier.logits[kept]  # what its cached property would compute again
     return found
 

@@ -425,7 +425,7 @@ def test_the_overview_has_every_method_of_every_model() -> None:
 
 def test_the_first_table_is_of_ours_its_presets_and_the_best_peer() -> None:
     runs = [made_up(s, name=n, methods=METHODS | {"gradgeo fast": False}) for s, n in enumerate(("vit", "ecg5000"))]
-    runs[0]["methods"]["gradgeo"]["cost"] = {"predict": 15.21}
+    runs[0]["methods"]["gradgeo"]["cost"] = {"n64": 15.21}
     runs[0]["tallies"]["gradgeo fast"] = {"won": ["a"], "not told apart": [], "lost": ["b", "c"]}
     page, text = Page(report.html(runs)), report.markdown(runs)
     assert page.words.index("ecg5000") < page.words.index("vit")  # sorted by name

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from gradgeo.bench.comparison import COVERAGES
+from gradgeo.bench.page.beside import sections
 from gradgeo.bench.page.results import ModelResults, kinds_of, thousandths, title
 from gradgeo.bench.page.words import BESIDE, CAUSES, FIGURES, GLANCE, MISTAKES, TERMS
 from gradgeo.report.html.numbers import NONE, number, p_value, percent, points
@@ -98,6 +99,8 @@ def _markdown_of(run: ModelResults, *, alone: bool) -> list[str]:
             MISTAKES,
             _table(["method", "scenario", "AUGRC", "AURC", *(f"{100 * share:g} %" for share in COVERAGES)], rows),
         ]
+    for section in sections(run):
+        blocks += [f"### {section.title}", _plain(section.note), _table(section.heading, section.rows)]
     keys = {
         "method": "name",
         "AUROC": "auroc",

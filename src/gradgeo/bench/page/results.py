@@ -36,6 +36,8 @@ class ModelResults:
     # Former results lack these.
     tallies: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     mistakes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    causes: dict[str, dict[str, dict[str, dict[str, int]]]] = field(default_factory=dict)
+    made_outliers: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -316,7 +318,7 @@ def kinds_of(runs: Sequence[ModelResults]) -> dict[str, str]:
 def cost(facts: Mapping[str, Any]) -> str:
     """Of a method, over plain inference where that was measured, else in ms per input."""
     found = facts.get("cost") or {}
-    if (times := found.get("predict")) is not None:
+    if (times := found.get("n64")) is not None:
         return f"{times:.3g} ×"
     return NONE if facts["ms_per_input"] is None else f"{milliseconds(facts['ms_per_input'])} ms"
 
