@@ -8,6 +8,7 @@ BENCHMARKS = (
     "adaptive",
     "architectures",
     "attacks",
+    "copies",
     "coverage",
     "detection",
     "engine",

@@ -8,7 +8,6 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from gradgeo.bench.provenance import provenance
@@ -100,8 +99,8 @@ def opening(reason: str, command: str) -> str:
     if len(reason) < SHORTEST_REASON:
         raise expected("--open-sealed", f"a reason of {SHORTEST_REASON} characters or more", reason)
     before = OPENINGS.read_text().splitlines() if OPENINGS.exists() else []
-    count, date = len(before) + 1, datetime.now(UTC).date().isoformat()
-    entry = {"count": count, "date": date, "reason": reason, "revision": provenance(command)["revision"]}
+    made = {key: value for key, value in provenance(command).items() if key in ("date", "revision", "command")}
+    count = len(before) + 1
     with OPENINGS.open("a") as log:
-        log.write(json.dumps({**entry, "command": command}) + "\n")
-    return f"The sealed networks and scenarios were opened, opening {count}, on {date}: {reason}"
+        log.write(json.dumps({"count": count, "reason": reason, **made}) + "\n")
+    return f"The sealed networks and scenarios were opened, opening {count}, on {made['date']}: {reason}"

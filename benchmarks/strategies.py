@@ -56,7 +56,11 @@ def _row(page: Page, name: str, model: nn.Module, x: Tensor, *, quick: bool) -> 
             page.data.setdefault("failed", {})[f"{name}, {way}"] = str(error)[:300]
             continue
         if not torch.allclose(gradients, exact, rtol=0, atol=1e-4 * float(exact.abs().max())):
-            raise AssertionError(f"{way}: other gradients for {name}")
+            if way != "compiled":
+                raise AssertionError(f"{way}: other gradients for {name}")
+            # Its kernels round differently, and a unit near zero may flip: told, not raised: a run of an hour goes on.
+            page.data.setdefault("failed", {})[f"{name}, {way}"] = "other gradients than one by one"
+            continue
         calls[way] = partial(make, model, x, cotangents)
     times = {way: median(samples) for way, samples in timed(calls, 1 if quick else 15).items()}
     page.data.setdefault("strategies", {})[name] = times

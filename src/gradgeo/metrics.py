@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 from gradgeo._typing import Array, IntArray
 from gradgeo.errors import expected
@@ -74,7 +74,7 @@ def auroc(trusted: ArrayLike, untrustworthy: ArrayLike) -> Estimate:
         >>> str(auroc([1, 2, 3, 4], [3, 5, 6, 7]))
         '90.6 [36.9, 99.1]'
     """
-    above, below = placements(*as_scores(trusted, untrustworthy))  # (N,), (M,)
+    above, below = placements(trusted, untrustworthy)  # (N,), (M,)
     value = float(below.mean())
     # An undecided input has a uniform placement: its squared deviation has the mean (value - 1/2)^2 + 1/12.
     variance, freedom = _variance(above - value, below - value, (value - 0.5) ** 2 + 1 / 12)
@@ -124,7 +124,7 @@ def tnr_at_tpr(trusted: ArrayLike, untrustworthy: ArrayLike, *, tpr: float = 0.9
         >>> tnr_at_tpr(range(100), [50, 94, 95, 200]).value
         0.5
     """
-    a, b = as_scores(trusted, untrustworthy)
+    a, b = _as_scores(trusted, untrustworthy)
     a = np.sort(a)
     value = _rejected_share(a, b, tpr)
     rng = np.random.default_rng(0)
@@ -197,7 +197,7 @@ def risk_coverage(trusted: ArrayLike, mistakes: ArrayLike, *, accuracy: float | 
         >>> risk.round(2).tolist(), coverage.round(2).tolist()
         ([0.0, 0.0, 0.25, 0.4], [0.2, 0.4, 0.8, 1.0])
     """
-    a, b = as_scores(trusted, mistakes)
+    a, b = _as_scores(trusted, mistakes)
     right = _accuracy(len(a), len(b), accuracy)
     levels = np.union1d(a, b)
     wrong_kept = (1 - right) * np.searchsorted(np.sort(b), levels, "right") / len(b)
@@ -216,7 +216,7 @@ def aurc(trusted: ArrayLike, mistakes: ArrayLike, *, accuracy: float | None = No
         0.115
     """
     risk, coverage = risk_coverage(trusted, mistakes, accuracy=accuracy)
-    return float(np.trapezoid(np.r_[risk[0], risk], np.r_[0, coverage]))
+    return float(integrate.trapezoid(np.r_[risk[0], risk], np.r_[0, coverage]))
 
 
 def augrc(trusted: ArrayLike, mistakes: ArrayLike, *, accuracy: float | None = None) -> Estimate:
@@ -265,11 +265,13 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in result]
 
 
-def placements(a: Array, b: Array) -> tuple[Array, Array]:
-    """The share of `b` above each of `a` (N,) and the share of `a` below each of `b` (M,), ties counting half.
+def placements(trusted: ArrayLike, untrustworthy: ArrayLike) -> tuple[Array, Array]:
+    """The share of untrustworthy inputs above each trusted one (N,), and of trusted below each untrustworthy one (M,).
 
-    The mean of either is the AUROC; DeLong's variance is that of these two means.
+    Ties count half. The mean of either is the AUROC; DeLong's variance is that of these two means. Arguments and errors
+    as in `auroc`.
     """
+    a, b = _as_scores(trusted, untrustworthy)
     in_a, in_b = np.sort(a), np.sort(b)
     below = (np.searchsorted(in_a, b, "left") + np.searchsorted(in_a, b, "right")) / (2 * len(a))
     above = 1 - (np.searchsorted(in_b, a, "left") + np.searchsorted(in_b, a, "right")) / (2 * len(b))
@@ -324,14 +326,14 @@ def _thresholds(a: Array, b: Array, tpr: float, resamples: int, rng: np.random.G
 def _paired(
     trusted_a: ArrayLike, untrustworthy_a: ArrayLike, trusted_b: ArrayLike, untrustworthy_b: ArrayLike
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    a, b = as_scores(trusted_a, untrustworthy_a), as_scores(trusted_b, untrustworthy_b)
+    a, b = _as_scores(trusted_a, untrustworthy_a), _as_scores(trusted_b, untrustworthy_b)
     for name, of_a, of_b in zip(("trusted_b", "untrustworthy_b"), a, b, strict=True):
         if len(of_a) != len(of_b):
             raise expected(name, f"scores of the same {len(of_a)} inputs", of_b, "Score both detectors on all inputs.")
     return a, b
 
 
-def as_scores(trusted: ArrayLike, untrustworthy: ArrayLike) -> tuple[Array, Array]:
+def _as_scores(trusted: ArrayLike, untrustworthy: ArrayLike) -> tuple[Array, Array]:
     """The scores as float64 (N,) and (M,), NaN as infinity; anything else is refused."""
     a, b = np.asarray(trusted, np.float64), np.asarray(untrustworthy, np.float64)
     for name, scores in (("trusted", a), ("untrustworthy", b)):

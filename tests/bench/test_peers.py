@@ -175,15 +175,17 @@ def test_squeezing_is_of_images(x: Tensor) -> None:
 
 def test_layers_are_few_in_order_and_leave_the_model_alone() -> None:
     net = nn.Sequential(*(nn.Linear(5, 5) for _ in range(20))).train()
-    found = Layers(net, torch.rand(3, 5))(torch.rand(7, 5))
+    found, _ = Layers(net, torch.rand(3, 5))(torch.rand(7, 5))
     assert len(found) == LAYERS
     assert all(output.shape == (7, 5) and output.dtype == torch.float64 for output in found)
     assert net.training
     assert not any(module._forward_hooks for module in net.modules())
     x = torch.rand(7, 5)
-    assert torch.allclose(Layers(net, x)(x)[-1], net(x).double())
+    outputs, predicted = Layers(net, x)(x)
+    assert torch.allclose(outputs[-1], net(x).double())
+    assert predicted.tolist() == outputs[-1].argmax(1).tolist()
     tokens = nn.Sequential(nn.Linear(5, 6), nn.Flatten(), nn.Linear(18, 2))
-    assert [output.shape for output in Layers(tokens, torch.rand(2, 3, 5))(torch.rand(7, 3, 5))] == [(7, 6), (7, 2)]
+    assert [output.shape for output in Layers(tokens, torch.rand(2, 3, 5))(torch.rand(7, 3, 5))[0]] == [(7, 6), (7, 2)]
 
 
 @pytest.mark.parametrize("net", [lambda x: x[:, :3], nn.Sequential(nn.Flatten(), nn.Tanh())])

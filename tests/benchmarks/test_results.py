@@ -120,6 +120,14 @@ def test_scoring_waits_for_the_model_alone_and_its_memory_is_flat() -> None:
 
 
 @pytest.mark.release
+def test_equal_copies_do_no_harm_and_groups_mend_near_ones() -> None:
+    for shape, kinds in results("copies")["false_alarms"].items():
+        assert kinds["equal"]["mean"] <= 0.1, shape
+        if len(kinds) > 1:
+            assert kinds["the same with groups"]["mean"] < kinds["noise of 0.02"]["mean"], shape
+
+
+@pytest.mark.release
 def test_a_report_of_a_million_rows_is_quick_and_small() -> None:
     found = results("report")["rows"]["1000000"]
     assert found["seconds"] < 20

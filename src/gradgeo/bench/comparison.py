@@ -17,7 +17,7 @@ from gradgeo._typing import Array
 from gradgeo.bench.averages import means, summary
 from gradgeo.bench.verdicts import VERDICTS, FromBest, from_best, verdict
 from gradgeo.errors import expected
-from gradgeo.metrics import as_scores, augrc, aurc, auroc, holm, placements, risk_coverage, tnr_at_tpr
+from gradgeo.metrics import augrc, aurc, auroc, holm, placements, risk_coverage, tnr_at_tpr
 
 FEWEST = 2
 """Scores of a scenario; with fewer it has no cell."""
@@ -130,7 +130,7 @@ def intervals(methods: Mapping[str, Scores], kinds: Mapping[str, str]) -> dict[s
         weights = _weights(outside, kinds)
         shared, own = np.zeros(len(scores.trusted)), dict[str, float]()  # of trusted inputs (N,); of each kind
         for scenario, weight in weights.items():
-            above, below = placements(*as_scores(scores.trusted, outside[scenario]))
+            above, below = placements(scores.trusted, outside[scenario])
             shared += weight * above
             kind = kinds.get(scenario, "")
             own[kind] = own.get(kind, 0) + weight * float(np.std(below, ddof=1)) / len(below) ** 0.5

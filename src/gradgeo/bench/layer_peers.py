@@ -20,7 +20,8 @@ TINY = 1e-12
 
 
 class Layers:
-    """`self(x)` gives the outputs of convolutional and linear layers, averaged over positions: (N, F) float64 each.
+    """`self(x)` gives the outputs of convolutional and linear layers, averaged over positions, (N, F) float64 each, and
+    the predicted classes (N,), from one pass.
 
     Args:
         model: the classifier; a private copy is used.
@@ -37,7 +38,7 @@ class Layers:
             raise ModelError("the model is a function or cannot be copied, so its layers cannot be looked at.")
         kinds = (_ConvNd, nn.Linear)
         self._chosen: list[nn.Module] = [layer for layer in module.modules() if isinstance(layer, kinds)]
-        found = self._outputs(x)
+        found, _ = self._pass(x)
         self._chosen = [layer for layer in found if len(found[layer]) == len(x)]
         if not self._chosen:
             raise ModelError("the model has no convolutional or linear layer whose output can be looked at.")
@@ -45,13 +46,14 @@ class Layers:
         spaced = sorted({round(i * last / max(1, min(LAYERS, last + 1) - 1)) for i in range(min(LAYERS, last + 1))})
         self._chosen = [self._chosen[i] for i in spaced]
 
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        """Outputs (N, F) of each layer."""
-        return once(lambda: list(self._outputs(x).values()), "layers", x)
+    def __call__(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Outputs (N, F) of each layer, and predicted classes (N,)."""
+        outputs, predicted = once(lambda: self._pass(x), "layers", x)
+        return list(outputs.values()), predicted
 
     @torch.no_grad()
-    def _outputs(self, x: Tensor) -> dict[nn.Module, Tensor]:
-        """By layer, in the order in which they are first called; of several calls the last."""
+    def _pass(self, x: Tensor) -> tuple[dict[nn.Module, Tensor], Tensor]:
+        """Outputs by layer, in the order in which they are first called, of several calls the last; and the classes."""
         outputs: dict[nn.Module, Tensor] = {}
 
         def keep(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -62,11 +64,11 @@ class Layers:
         try:
             batch = self._classifier.prepare(x)
             with preserve_state(batch.x, recurrent=self._classifier.recurrent):
-                self._classifier(batch.x.clone())
+                logits = self._classifier(batch.x.clone())
         finally:
             for hook in hooks:
                 hook.remove()
-        return outputs
+        return outputs, logits.argmax(1)
 
 
 class LayerDetector(ABC):
@@ -82,22 +84,22 @@ class LayerDetector(ABC):
 
     def fit(self, loader: Iterable[Any]) -> "LayerDetector":
         """Learn from batches (x, y) of trusted inputs and their predicted classes."""
-        batches = [(self._layers(x), y) for x, y in loader]
+        batches = [(self._layers(x)[0], y) for x, y in loader]
         outputs = [torch.cat(parts) for parts in zip(*(parts for parts, _ in batches), strict=True)]
         self.learn(outputs, torch.cat([y for _, y in batches]))
         return self
 
     def predict(self, x: Tensor) -> Tensor:
         """Outlier scores (N,)."""
-        return self.score(self._layers(x))
+        return self.score(*self._layers(x))
 
     @abstractmethod
     def learn(self, outputs: list[Tensor], y: Tensor) -> None:
         """Learn from the outputs (N, F) of each layer and the classes (N,)."""
 
     @abstractmethod
-    def score(self, outputs: list[Tensor]) -> Tensor:
-        """Outlier scores (N,) of the outputs (N, F) of each layer."""
+    def score(self, outputs: list[Tensor], predicted: Tensor) -> Tensor:
+        """Outlier scores (N,) of the outputs (N, F) of each layer and the predicted classes (N,)."""
 
 
 class LocalDimensionality(LayerDetector):
@@ -118,7 +120,7 @@ class LocalDimensionality(LayerDetector):
         own = [self._dimensionality(kept, kept, itself=True) for kept in self._kept]
         self._scale = [(values.mean(), values.std().clamp_min(TINY)) for values in own]
 
-    def score(self, outputs: list[Tensor]) -> Tensor:
+    def score(self, outputs: list[Tensor], predicted: Tensor) -> Tensor:
         """The mean of the standardised dimensionalities."""
         parts = [
             (self._dimensionality(output, kept) - mean) / spread
@@ -147,32 +149,17 @@ class NearestNeighbours(LayerDetector):
 
     NEIGHBOURS = 75
 
-    def __init__(self, model: Model, x: Tensor) -> None:
-        super().__init__(model, x)
-        self._classifier = Classifier(model)
-
     def learn(self, outputs: list[Tensor], y: Tensor) -> None:
         """Keep all inputs with their classes."""
         self._kept, self._y = [nn.functional.normalize(output) for output in outputs], y
         self._k = max(1, min(self.NEIGHBOURS, len(y) // len(y.unique())))
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Outlier scores (N,)."""
-        predicted = once(lambda: self._classifier.logits(x).logits, "logits", x).argmax(1)
-        return self.nonconformity(self._layers(x), predicted)
-
-    def score(self, outputs: list[Tensor]) -> Tensor:
-        """As `nonconformity`, of the class that most neighbours at the last layer have."""
-        return self.nonconformity(outputs, self._y[self._nearest(outputs)[-1]].mode(1).values)
-
-    def nonconformity(self, outputs: list[Tensor], predicted: Tensor) -> Tensor:
-        """Neighbours of another class than `predicted` (N,), over all layers (N,)."""
-        others = [(self._y[nearest] != predicted[:, None]).sum(1) for nearest in self._nearest(outputs)]
-        return torch.stack(others).sum(0).double()
-
-    def _nearest(self, outputs: list[Tensor]) -> list[Tensor]:
+    def score(self, outputs: list[Tensor], predicted: Tensor) -> Tensor:
+        """Neighbours of another class than the predicted one, over all layers."""
         pairs = zip(outputs, self._kept, strict=True)
-        return [(nn.functional.normalize(own) @ kept.T).topk(self._k, dim=1).indices for own, kept in pairs]
+        cosines = [nn.functional.normalize(own) @ kept.T for own, kept in pairs]  # (N, n) each
+        nearest = [each.topk(self._k, dim=1).indices for each in cosines]
+        return torch.stack([(self._y[rows] != predicted[:, None]).sum(1) for rows in nearest]).sum(0).double()
 
 
 class LayerMahalanobis(LayerDetector):
@@ -188,7 +175,7 @@ class LayerMahalanobis(LayerDetector):
         for detector, output in zip(self._detectors, outputs, strict=True):
             detector.fit([(output.float(), y)])
 
-    def score(self, outputs: list[Tensor]) -> Tensor:
+    def score(self, outputs: list[Tensor], predicted: Tensor) -> Tensor:
         """The sum over layers."""
         parts = [detector.predict(output.float()) for detector, output in zip(self._detectors, outputs, strict=True)]
         return torch.stack(parts).double().sum(0)

@@ -100,7 +100,7 @@ METHODS: dict[str, Method] = {
     "SCALE": _library(peers.on_maps("SCALE"), "Xu et al. 2024"),
     "feature squeezing": Method(FeatureSqueezing, passes="3 forward", source="Xu, Evans and Qi 2018"),
     "LID": _written(LocalDimensionality, "Ma et al. 2018"),
-    "DkNN": Method(NearestNeighbours, passes="2 forward", shared=True, source="Papernot and McDaniel 2018"),
+    "DkNN": _written(NearestNeighbours, "Papernot and McDaniel 2018"),
 }
 """Every method by name; peers at the defaults of pytorch-ood or of their papers, on penultimate features where they
 take features, fitted on trusted inputs and predicted classes alone. RMD is the relative Mahalanobis distance; with ++

@@ -1,5 +1,6 @@
 """Attacks that search without a gradient, and foolbox's that find the smallest change."""
 
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradgeo.attacks import AttackResult
+from gradgeo.attacks import AttackResult, minimum_norm
 from gradgeo.attacks.norms import Bounds
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.errors import ModelError, expected, require
@@ -17,6 +18,7 @@ ANGLES = tuple(angle for angle in range(-30, 31, 5) if angle)
 """In degrees."""
 DRAWS = 32
 """Of noise in the ball."""
+TINY = 1e-6
 
 
 def rotation(
@@ -90,12 +92,22 @@ def carlini_wagner(
 ) -> AttackResult:
     """A small L2 change by Adam on a change of variables, its weight searched: foolbox's.
 
-    Cost: `searches` * `steps` forward and backward passes per input; foolbox's own defaults are 9 * 10,000.
+    With so few steps their length and the first weight have to fit the classifier; both come from the change that
+    DeepFool finds: 50 steps go a multiple of its length, and the weight balances its square with the class's lead.
+
+    Cost: `searches` * `steps` forward and backward passes per input, and DeepFool's; foolbox's own defaults are
+    9 * 10,000.
 
     Source: Carlini and Wagner, "Towards evaluating the robustness of neural networks", S&P 2017.
     """
+    found = minimum_norm(model, x, labels, bounds=bounds)
+    first, second = Classifier(model).logits(x).logits.topk(2, dim=1).values.unbind(1)
+    length, lead = max(TINY, float(found.distance.median())), max(TINY, float((first - second).median()))
     attack = _foolbox().attacks.L2CarliniWagnerAttack(
-        binary_search_steps=searches, steps=steps, stepsize=0.05, initial_const=1.0
+        binary_search_steps=searches,
+        steps=steps,
+        stepsize=length / math.sqrt(x[:1].numel()),
+        initial_const=2 * length**2 / lead,
     )
     return _by_foolbox(attack, model, x, labels, bounds, generator)
 

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import optimize, special
 
 from gradgeo._typing import Array
-from gradgeo.metrics import UNDECIDED, as_scores, placements
+from gradgeo.metrics import UNDECIDED, placements
 
 LEVEL = 0.05
 """Of a verdict, and of what an interval leaves out."""
@@ -137,8 +137,8 @@ class Largest:
 
 def _differences(ours: Pair, others: Sequence[Pair]) -> tuple[Array, list[tuple[Array, float]]]:
     """The differences in AUROC (K,); of trusted and of untrustworthy inputs their covariance and degrees of freedom."""
-    above, below = placements(*as_scores(*ours))  # (N,), (M,)
-    placed = [placements(*as_scores(*other)) for other in others]
+    above, below = placements(*ours)  # (N,), (M,)
+    placed = [placements(*other) for other in others]
     by_group = [np.stack([own - other[i] for other in placed]) for i, own in enumerate((above, below))]
     values = by_group[1].mean(1)  # (K,)
     # Two detectors place an undecided input independently: its differences share ours' placement, of variance 1/12.

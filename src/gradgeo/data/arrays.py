@@ -1,5 +1,6 @@
 """NumPy files: `.npz` with inputs and labels, `.npy` with inputs alone; pickled objects are refused."""
 
+import io
 import math
 import os
 import struct
@@ -65,6 +66,10 @@ class FileRows:
             return file.read(count)
 
 
+LONGEST_HEAD = (1 << 16) - 1
+"""Bytes of the head of an array, as the first version of the format has it; NumPy itself reads 10,000."""
+
+
 class Header(NamedTuple):
     """The head of an array in NumPy's format."""
 
@@ -80,7 +85,11 @@ class Header(NamedTuple):
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in reader:  # 3.0 holds records whose names are not Latin
             raise ValueError(f"version {version[0]}.{version[1]}")
-        header = cls(*reader[version](stream))
+        stated = stream.read(2 if version == (1, 0) else 4)
+        length = int.from_bytes(stated, "little")
+        if length > LONGEST_HEAD:  # NumPy would ask for the memory before it looks
+            raise ValueError(f"a head of {length} bytes")
+        header = cls(*reader[version](io.BytesIO(stated + stream.read(length))))
         if header.dtype.hasobject:
             raise ValueError("Object arrays cannot be loaded: they are pickles")
         if any(count < 0 for count in header.shape) or header.nbytes > left:
