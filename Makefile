@@ -40,7 +40,7 @@ test-all: lint  ## lint, types, every test; with GRADGEO_DATA=FOLDER also those 
 	$(PYTEST) --cpu-durations=20
 
 # Only files with the mark are collected. The kernels without AVX are several times slower: they are spared the tutorial.
-ROUNDING := $$(grep -rl --include='test_*.py' 'pytest\.mark\.rounding' tests)
+ROUNDING := $$(grep -rl --include='test_*.py' 'pytest\.mark\.rounding' tests | sort)
 rounding: .venv/dev.stamp  ## what rests on floating-point rounding, with the kernels of older processors
 	$(SSE) $(PYTEST) -m "rounding and not simulation" --sample $(ROUNDING)
 	$(AVX2) $(PYTEST) -m rounding --sample $(ROUNDING)

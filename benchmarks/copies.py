@@ -34,7 +34,7 @@ KINDS = {
     "equal": Kind(),
     "a millionth apart": Kind(1e-6),
     "noise of 0.02": Kind(0.02),
-    "the same with groups": Kind(0.02, together=True),
+    "the same with `together`": Kind(0.02, together=True),
 }
 
 

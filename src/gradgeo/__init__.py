@@ -81,21 +81,8 @@ _NAMES = {
 """The module that each public name is imported from."""
 
 _SUBMODULES = (
-    *(
-        "attacks",
-        "data",
-        "demo",
-        "errors",
-        "evidence",
-        "export",
-        "integrations",
-        "metrics",
-        "ood",
-        "plots",
-        "report",
-        "scoring",
-    ),
-    "watch",
+    *("attacks", "data", "demo", "errors", "evidence", "export", "integrations", "metrics", "ood", "plots"),
+    *("report", "scoring", "watch"),
 )
 """The submodules that the documentation describes, for `dir`; any other is an attribute too."""
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -178,7 +177,7 @@ def _is_plain_file(path: Path) -> bool:
 def _reserve(path: Path, target: Path, error: type[GradgeoError], advice: str) -> Path:
     """An empty file with a random name beside `target`, which shows that it can be written; messages name `path`."""
     with _writing(path, error, advice):
-        temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+        temporary = target.with_name(f".{target.stem}.{os.urandom(4).hex()}{target.suffix}")
         if target.exists() and not target.is_symlink():
             if not target.is_file():  # renaming would replace a device, or a pipe that somebody reads
                 raise error(f"cannot write {path}: it is not a regular file. {advice}".rstrip())

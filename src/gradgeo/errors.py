@@ -5,7 +5,7 @@ The command line imports this module to answer `--help`, so it must not import t
 
 import sys
 import warnings
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeGuard, TypeVar
@@ -90,6 +90,16 @@ def describe(value: object) -> str:
         return repr(value)
     size = f" of length {len(value)}" if isinstance(value, Sized) else ""
     return f"a {type(value).__name__}{size}"
+
+
+NAMED = 5
+"""Names in a message."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some names on one line, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return one_line(", ".join(names[:NAMED])) + more
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:

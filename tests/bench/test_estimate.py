@@ -12,7 +12,8 @@ from gradgeo.bench.evaluate import evaluate, generate
 from gradgeo.bench.methods import METHODS
 from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
 
-CHEAP = ("PGD", "PGD, small", "FGSM", "C&W", "noise in the ball")
+FIXED = ("PGD", "FGSM", "noise in the ball")
+"""Attacks that take as many passes whatever the classifier."""
 
 
 class Counting(nn.Module):
@@ -34,15 +35,11 @@ def task() -> Task:
     return Task(ClassifierUnderTest("few", model, x, model(x).argmax(1), 120, bounds=None), 60, 30)
 
 
-def test_the_passes_of_attacks_are_about_those_counted(task: Task) -> None:
-    needed = 0.0
-    for name in CHEAP:
-        Counting.rows = 0
-        generate(task, {name: SCENARIOS[name]})
-        (expected,) = [passes(task, {name: SCENARIOS[name]}, {}).both]
-        assert 0.4 < expected / Counting.rows < 2.5, name
-        needed += expected
-    assert needed == pytest.approx(passes(task, {name: SCENARIOS[name] for name in CHEAP}, {}).both)
+@pytest.mark.parametrize("name", FIXED)
+def test_the_passes_of_attacks_are_about_those_counted(task: Task, name: str) -> None:
+    Counting.rows = 0
+    generate(task, {name: SCENARIOS[name]})
+    assert 0.4 < passes(task, {name: SCENARIOS[name]}, {}).both / Counting.rows < 2.5
 
 
 @pytest.mark.simulation

@@ -126,7 +126,7 @@ def test_equal_copies_do_no_harm_and_groups_mend_near_ones() -> None:
     for shape, kinds in results("copies")["false_alarms"].items():
         assert kinds["equal"]["mean"] <= 0.1, shape
         if len(kinds) > 1:
-            assert kinds["the same with groups"]["mean"] < kinds["noise of 0.02"]["mean"], shape
+            assert kinds["the same with `together`"]["mean"] < kinds["noise of 0.02"]["mean"], shape
 
 
 @pytest.mark.release

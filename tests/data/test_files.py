@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gradgeo.data import open_source
+from gradgeo.data import arrays, open_source, parquet
 from gradgeo.data.arrays import FileRows
 from gradgeo.data.files import braces, content_id, expand, files_below
 from gradgeo.errors import DataError
@@ -55,6 +56,31 @@ def test_identity_tells_a_change(tmp_path: Path) -> None:
     assert content_id([file]) == before
     os.utime(file, ns=(0, 0))
     assert content_id([file]) != before
+
+
+def test_identity_is_of_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that is replaced while it is opened: no part made of the old one is kept for the new one."""
+    np.save(tmp_path / "a.npy", np.zeros((2, 3)))
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 3)))
+    pq.write_table(pa.table({"x": [[0.0]]}), tmp_path / "a.parquet")
+    files = [tmp_path / f"a.{ending}" for ending in ("npy", "npz", "parquet")]
+    before = [open_source(file).content_id for file in files]
+
+    def replaced(read: Callable[..., object]) -> Callable[..., object]:
+        def reading(*arguments: object, **options: object) -> object:
+            for file in files:
+                os.utime(file, ns=(0, 0))
+            return read(*arguments, **options)
+
+        return reading
+
+    monkeypatch.setattr(arrays.Header, "read", staticmethod(replaced(arrays.Header.read)))
+    monkeypatch.setattr(parquet.Parquet, "_open", replaced(parquet.Parquet._open))
+    times = [(file.stat().st_atime_ns, file.stat().st_mtime_ns) for file in files]
+    for file, time, taken in zip(files, times, before, strict=True):
+        os.utime(file, ns=time)
+        assert open_source(file).content_id == taken
+        assert file.stat().st_mtime_ns == 0
 
 
 def test_parquet_files_one_after_the_other(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ def test_ties_are_conservative() -> None:
     assert conformal.p_values(np.zeros(19), np.zeros(1))[0] == 1.0
 
 
+@pytest.mark.parametrize("alpha", [0.3, 0.05, 1e-6, 1e-17, 1e-300])
+def test_the_fewest_scores_that_keep_to_a_confidence(alpha: float) -> None:
+    n = conformal.min_calibration_size(alpha, 0.95)
+    assert conformal.flagged_ranks(n, alpha, 0.95) == 1
+    assert n == pytest.approx(np.log(0.05) / np.log1p(-alpha), rel=0.4)
+
+
 @pytest.mark.parametrize(("alpha", "least"), [(0.05, 19), (0.01, 99), (0.3, 3), (0.5, 1)])
 def test_the_fewest_scores_that_can_flag(alpha: float, least: int) -> None:
     assert conformal.min_calibration_size(alpha) == least

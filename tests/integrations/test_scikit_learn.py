@@ -47,13 +47,15 @@ def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-def test_it_says_what_the_detector_says() -> None:
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_it_says_what_the_detector_says(confidence: float | None) -> None:
     model = network(inputs=12)
-    estimator = OutlierDetector(model, evidence="fast", alpha=0.2).fit(X)
+    settings = {"evidence": "fast", "alpha": 0.2, "confidence": confidence}
+    estimator = OutlierDetector(model, **settings).fit(X)
     odd = np.concatenate([X[:40], 9 * X[:40]])
     odd[3, 5] = np.nan
     with pytest.warns(UserWarning, match="1 of 80"):
-        verdicts = Detector(model, evidence="fast", alpha=0.2).fit(X).predict(odd)
+        verdicts = Detector(model, **settings).fit(X).predict(odd)
     with pytest.warns(UserWarning, match="1 of 80"):
         assert (estimator.predict(odd) == np.where(verdicts.trusted, 1, -1)).all()
     with pytest.warns(UserWarning, match="1 of 80"):

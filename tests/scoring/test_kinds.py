@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from gradgeo.conformal import Level
 from scipy import stats
 
 import gradgeo
+from benchmarks import made_scores
 from gradgeo import Detector, report
 from gradgeo.cli import app
 from gradgeo.data import ReadableItems, open_source
+from gradgeo.detector.conformal import Level
 from gradgeo.errors import ArgumentError, DataError
 from gradgeo.report.kinds import chance, classes_and_groups
 from gradgeo.report.summary import summarise
@@ -165,14 +166,13 @@ def test_the_report_tells_groups_apart(data: Path, detector: Detector, tmp_path:
 
 
 def test_what_chance_does_not_explain_is_marked(tmp_path: Path) -> None:
-    made = pytest.importorskip("benchmarks.made_scores")
-    columns = made.columns(4000, seed=2, odd=0.0, errors=0.0, pictures=0)
+    columns = made_scores.columns(4000, seed=2, odd=0.0, errors=0.0, pictures=0)
     columns["lot"] = pa.array(["bad" if i % 8 == 0 else f"lot {i % 3}" for i in range(4000)])
     trusted = np.array(columns["trusted"])
     trusted[::8] = np.random.default_rng(0).random(500) > 0.2
     columns["trusted"] = pa.array(trusted)
     path = tmp_path / "v.parquet"
-    schema = pa.table(columns).schema.with_metadata(made.metadata(kept=["lot"]))
+    schema = pa.table(columns).schema.with_metadata(made_scores.metadata(kept=["lot"]))
     pq.write_table(pa.table(columns, schema=schema), path)
     classes, groups = classes_and_groups(summarise(Scores(path)))
     assert [entry.name for entry in groups["lot"] if entry.off] == ["bad"]

@@ -18,8 +18,8 @@ from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import Method
 from gradgeo.bench.remembered import remembered
 from gradgeo.bench.shared_passes import DetectorGroup, judge
-from gradgeo.integrations.pytorch_ood import OodDetector
 from gradgeo.detector.results import Predictions
+from gradgeo.integrations.pytorch_ood import OodDetector
 
 BATCH = 50
 """Inputs that a method scores at a time."""

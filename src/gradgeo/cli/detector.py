@@ -108,7 +108,7 @@ def fit(
             limit=limit,
             data_root=data_root,
             streaming=stream,
-            columns=columns and columns.split(","),
+            columns=names(columns) or None,
             label=label,
             keep=tuple(dict.fromkeys(names(groups) + names(together))),
         )

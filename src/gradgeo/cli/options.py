@@ -149,8 +149,11 @@ def fraction(option: str, text: str | None) -> float | None:
     """The share that an option states, as 95% or 0.95."""
     if text is None:
         return None
-    share = numbers(option, text.removesuffix("%"), ",", float)[0]
-    return float(share / 100 if text.endswith("%") else share)
+    try:
+        share = float(text.removesuffix("%"))
+    except ValueError:
+        raise typer.BadParameter(f"{option} is a share, as 5% or 0.05, got {text}") from None
+    return share / 100 if text.endswith("%") else share
 
 
 def numbers(option: str, text: str, separator: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

@@ -194,12 +194,13 @@ def open_npz(path: Path, time: str | None = None, keep: Sequence[str] = ()) -> A
     Only the heads are read before the arrays are known to fit together.
     """
     check_regular(path)
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not an .npz file. Write one with numpy.savez(file, x=inputs, y=labels).")
+    content = content_id([path])
     labels: list[int | None] | None = None
     classes: tuple[str, ...] = ()
     times, kept = None, []
     try:
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"{path} is not an .npz file. Write one with numpy.savez(file, x=inputs, y=labels).")
         with zipfile.ZipFile(path) as archive:
             x, y = _Member.find(archive, INPUTS), _Member.find(archive, LABELS)
             t = None if time is None else _Member.find(archive, (time,))
@@ -230,14 +231,13 @@ def open_npz(path: Path, time: str | None = None, keep: Sequence[str] = ()) -> A
         raise
     except Exception as error:  # whatever a broken archive makes zipfile, zlib and NumPy raise
         raise _refused(path, error) from error
-    return Arrays(
-        inputs, labels, place=path.name, classes=classes, times=times, kept=kept, content_id=content_id([path])
-    )
+    return Arrays(inputs, labels, place=path.name, classes=classes, times=times, kept=kept, content_id=content)
 
 
 def open_npy(path: Path) -> Arrays:
     """The inputs of an .npy file; each is read on access."""
     check_regular(path)
+    content = content_id([path])
     try:
         with path.open("rb") as stream:
             header = Header.read(stream, path.stat().st_size)
@@ -247,7 +247,7 @@ def open_npy(path: Path) -> Arrays:
         raise
     except Exception as error:  # whatever a broken header makes NumPy raise
         raise _refused(path, error) from error
-    return Arrays(rows, None, place=path.name, content_id=content_id([path]))
+    return Arrays(rows, None, place=path.name, content_id=content)
 
 
 def _rows(path: Path, header: Header, offset: int) -> NDArray[Any] | FileRows:

@@ -20,7 +20,7 @@ from gradgeo.data.images import decode, is_image
 from gradgeo.data.kept import texts
 from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
-from gradgeo.errors import DataError, one_line
+from gradgeo.errors import DataError, listed, one_line
 
 ENDINGS = (".csv", ".tsv")
 LABELS = ("label", "labels", "y")
@@ -32,9 +32,6 @@ TRUTH = {"true": 1.0, "false": 0.0}
 
 LOOKED_AT = 100
 """Rows that show which columns are numbers."""
-
-SHOWN = 5
-"""Names of columns in a message."""
 
 
 class CsvFile:
@@ -65,6 +62,7 @@ class CsvFile:
         keep: Sequence[str] = (),
     ) -> None:
         check_regular(path)
+        self.content_id = content_id([path])  # of what is read, not of what may replace it meanwhile
         self._path = path
         with path.open("rb") as file:
             head = _line(file).decode("utf-8-sig", "replace")
@@ -79,7 +77,7 @@ class CsvFile:
             label = next((name for name in LABELS if name in self._names and name not in (columns or ())), None)
         for name in (*(columns or ()), *filter(None, (label, time)), *keep):
             if name not in self._names:
-                raise DataError(f"{path} has no column {name}; it has {_shown(self._names)}.")
+                raise DataError(f"{path} has no column {name}; it has {listed(self._names)}.")
         chosen = list(columns or (name for name in self._names if name not in (label, time, *keep)))
         self.columns: tuple[str, ...] | None = tuple(chosen)
         kinds = {name: self._kind(name, looked_at) for name in chosen}
@@ -90,7 +88,7 @@ class CsvFile:
             self._places = [self._names.index(images[0])]
         elif images or texts:
             raise DataError(
-                f"the columns {_shown(images + texts)} of {path} hold text. Name those that are the model's inputs, in "
+                f"the columns {listed(images + texts)} of {path} hold text. Name those that are the model's inputs, in "
                 "its order, with columns (--columns a,b,c); what is text must be encoded as for training."
             )
         else:
@@ -99,7 +97,6 @@ class CsvFile:
         self.classes: tuple[str, ...] = ()
         self.times: NDArray[Any] | None = None
         self._read_columns(label, time, keep)
-        self.content_id = content_id([path])
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -149,7 +146,7 @@ class CsvFile:
             raise DataError(f"{self._path} has no names of columns in its first row. Put them there.")
         twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if twice:
-            raise DataError(f"{self._path} has several columns called {_shown(twice)}.")
+            raise DataError(f"{self._path} has several columns called {listed(twice)}.")
 
     def _kind(self, name: str, rows: list[list[str]]) -> str:
         """What a column holds by its first rows: "number", "image" or "text"."""
@@ -211,7 +208,7 @@ def _number(field: str, name: str) -> float:
         return float("nan")
     if not _is_number(text):
         raise DataError(f"{one_line(name)} is {one_line(text)[:40]!r}, not a number with a decimal point")
-    return TRUTH.get(text.lower()) if text.lower() in TRUTH else float(text)  # type: ignore[return-value]
+    return TRUTH[text.lower()] if text.lower() in TRUTH else float(text)
 
 
 def _column(fields: list[str | None]) -> np.ndarray:
@@ -221,8 +218,3 @@ def _column(fields: list[str | None]) -> np.ndarray:
         whole = not np.isnan(numbers).any() and bool((np.abs(numbers) < 2**53).all() and (numbers % 1 == 0).all())
         return numbers.astype(np.int64) if whole else numbers
     return np.array(fields, dtype=object)
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return one_line(", ".join(names[:SHOWN])) + more

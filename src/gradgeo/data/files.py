@@ -75,10 +75,17 @@ def files_below(folder: Path, endings: Iterable[str], *, at_most: int = MOST) ->
 
 
 def content_id(files: Iterable[Path]) -> str:
-    """A hash of the names, sizes and modification times of files: cheap, and it changes when their content may have."""
+    """A hash of the names, sizes and modification times of files: cheap, and it changes when their content may have.
+
+    Take it before the files are read: of one that is replaced meanwhile, a hash taken afterwards tells what has not
+    been read. Raises: DataError for a file that is missing.
+    """
     digest = hashlib.sha256()
     for file in files:
-        digest.update(_state(file.name, file.stat()))
+        try:
+            digest.update(_state(file.name, file.stat()))
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error.strerror or error}.") from error
     return digest.hexdigest()[:16]
 
 

@@ -43,6 +43,7 @@ class Parquet:
     def __init__(self, files: Path | Sequence[Path], time: str | None = None, keep: Sequence[str] = ()) -> None:
         self._paths = [files] if isinstance(files, Path) else list(files)
         self._arrow = require("pyarrow", "parquet")
+        self.content_id = content_id(self._paths)
         first = self._open(self._paths[0])
         schema = first.schema_arrow
         self._column = self._input_column(self._paths[0], schema)
@@ -84,7 +85,6 @@ class Parquet:
             self.classes = text or class_names(schema.metadata, label)
         self.times = parse_timestamps(columns[time], place) if time is not None else None
         self.kept = [texts(columns[name]) for name in keep]
-        self.content_id = content_id(self._paths)
 
     def __len__(self) -> int:
         return len(self._cells)

@@ -26,9 +26,9 @@ class Series:
     times = None
 
     def __init__(self, files: list[Path], train: Path) -> None:
+        self.content_id = content_id(files)
         self._rows = [(file.name, number, line) for file in files for number, line in enumerate(_lines(file))]
         index, self.classes = _classes(_label(line) for line in _lines(train))
-        self.content_id = content_id(files)
         self.labels = [index.get(_label(line)) for _, _, line in self._rows]
 
     def __len__(self) -> int:

@@ -97,6 +97,7 @@ class Shards:
         self._files = list(files)
         self._time, self._keep = time, keep
         self._counts: list[int] = []  # samples per shard, for the shards read to their end so far
+        self.content_id = content_id(self._files)
         first = next(self.records(0), None)
         if first is None:
             raise DataError(f"no samples in {self._files[0]}" + (" and the others" if self._files[1:] else ""))
@@ -107,7 +108,6 @@ class Shards:
             if value is None:
                 raise DataError(f"the .json of the first sample, {first.name}, has no {name}.")
         self.is_datetime = None if time is None else isinstance(first.time, datetime)
-        self.content_id = content_id(self._files)
 
     def records(self, skip: int) -> Iterator[Record]:
         """The samples from number `skip` on; only the headers of earlier ones are read."""

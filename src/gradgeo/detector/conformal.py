@@ -37,7 +37,7 @@ def min_calibration_size(alpha: float, confidence: float | None = None) -> int:
     if confidence is not None:
         least = max(least, int(np.log1p(-confidence) / np.log1p(-alpha)) - 1)
         while not flagged_ranks(least, alpha, confidence):
-            least += 1
+            least += 1 + (least >> 40)  # beyond the numbers that float64 tells apart by 1
     return least
 
 
@@ -52,7 +52,7 @@ def flagged_ranks(n: int, alpha: float, confidence: float | None = None) -> int:
         k -= 1
     if confidence is None or k == 0:
         return k
-    ranks = np.arange(1, k + 1)
+    ranks = np.arange(1.0, k + 1)
     return int((special.betainc(ranks, n + 1 - ranks, alpha) >= confidence).sum())  # falls with the rank
 
 

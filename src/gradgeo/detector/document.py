@@ -23,10 +23,10 @@ def check(document: Any) -> None:
     settings, fitted = document["settings"], document["fitted"]
     _fields(settings, {
         "evidence": lambda v: isinstance(v, list) and all(map(_text, v)) and 0 < len(v) == len(set(v)),
-        "alpha": _number, "calibration": _number, "seed": _count, "batch_size": _count, "loss": _text,
+        "alpha": _share, "calibration": _share, "seed": _count, "batch_size": _count, "loss": _text,
         "classes": lambda v: v is None or _count(v) or _counts(v),
         "temperature": lambda v: _text(v) or _number(v),
-    }, {"confidence": lambda v: _number(v) and 0 < v < 1})  # fmt: skip
+    }, {"confidence": _share})  # fmt: skip
     _fields(fitted, {
         "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST_INPUT,
         "num_classes": _count, "loss": LOSSES.__contains__,
@@ -77,6 +77,10 @@ def is_texts(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -(2.0**1000) < value < 2.0**1000
+
+
+def _share(value: Any) -> bool:
+    return _number(value) and 0 < value < 1
 
 
 def _positive(value: Any) -> bool:

@@ -1,5 +1,7 @@
 """What a fitted detector shows of itself: values that `fit` learned, whose names end in _."""
 
+from abc import ABC, abstractmethod
+
 from gradgeo._typing import Array
 from gradgeo.detector.conformal import FalseAlarmRate
 from gradgeo.detector.fitted import FittedDetector
@@ -8,15 +10,15 @@ from gradgeo.errors import NotFittedError, choice, expected
 from gradgeo.geometry.options import Classes
 
 
-class Learned:
+class Learned(ABC):
     """The attributes that a `Detector` has after `fit`; NotFittedError before."""
 
     _fitted: FittedDetector | None = None
 
     @property
+    @abstractmethod
     def settings(self) -> Settings:
         """How it was to be fitted, which the detector itself knows."""
-        raise NotImplementedError
 
     @property
     def fitted_(self) -> FittedDetector:

@@ -15,13 +15,10 @@ from torch import Tensor
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.detector import conformal
 from gradgeo.detector.one_class import Layout, checked_arrays, ensure
-from gradgeo.errors import choice, expected, warn
+from gradgeo.errors import choice, expected, listed, warn
 
 CONDITIONS = ("class",)
 """What p-values can be made conditional on, besides the groups of `fit`."""
-
-NAMED = 5
-"""Kinds that a warning names."""
 
 LAYOUT: Layout = {"reference_group": ("i8", ("calibrated",))}
 
@@ -67,11 +64,10 @@ class CalibrationGroups:
         counts = np.bincount(self.of_row, minlength=len(self.names)).tolist()
         few = [f"{name} ({count})" for name, count in zip(self.names, counts, strict=True) if count < least]
         if few:
-            shown = ", ".join(few[:NAMED]) + (", ..." if len(few) > NAMED else "")
             units = " If they are patients or videos, say together= in place of groups=."
             warn(
                 f"{len(few)} of {len(counts)} groups have fewer than the {least} calibration inputs that flagging "
-                f"takes: {shown}. Their inputs will be compared with all {len(self.of_row)}."
+                f"takes: {listed(few)}. Their inputs will be compared with all {len(self.of_row)}."
                 + (units if len(few) == len(counts) else "")
             )
 
@@ -151,10 +147,9 @@ class Kinds:
         if not len(rows):
             return None
         few = {self.names[row]: int(own[row]) for row in rows.tolist()}
-        shown = ", ".join(f"{name} ({count})" for name, count in list(few.items())[:NAMED])
-        more = ", ..." if len(few) > NAMED else ""
+        shown = listed([f"{name} ({count})" for name, count in few.items()])
         return (
             f"{len(rows)} of {len(judged)} inputs are compared with all {n} calibration inputs, for of their own kind "
-            f"there are fewer than the {least} that flagging takes: {shown}{more}. The stated rate holds over all "
+            f"there are fewer than the {least} that flagging takes: {shown}. The stated rate holds over all "
             "kinds, not for these."
         )

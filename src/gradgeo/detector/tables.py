@@ -6,10 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradgeo._typing import Array
-from gradgeo.errors import expected, one_line, require
-
-SHOWN = 5
-"""Names of columns in a message."""
+from gradgeo.errors import expected, listed, one_line, require
 
 
 def is_table(data: object) -> bool:
@@ -24,10 +21,7 @@ def names_of(table: Any) -> tuple[str, ...]:
         ArgumentError: it is a column, or a table that is not in memory; a name is not text, or stands there twice.
         MissingDependencyError: narwhals is not installed.
     """
-    names = _frame(table).columns
-    if not all(isinstance(name, str) for name in names):
-        raise expected("the names of the table's columns", "texts", names, "Use df.rename(columns=str).")
-    return tuple(names)
+    return tuple(_frame(table).columns)
 
 
 def numbers_of(table: Any, columns: Sequence[str] | None = None) -> Array:
@@ -40,18 +34,18 @@ def numbers_of(table: Any, columns: Sequence[str] | None = None) -> Array:
     Raises:
         ArgumentError: as `names_of`; one of `columns` is missing, or holds something other than numbers.
     """
-    narwhals, names, frame = require("narwhals", "tables"), names_of(table), _frame(table)
-    columns = names if columns is None else columns
-    missing = [name for name in columns if name not in names]
-    if missing:
-        raise expected("x", f"a table with the columns of fit: {_shown(columns)}", f"none called {_shown(missing)}")
-    frame = frame.select(*columns)
+    narwhals, frame = require("narwhals", "tables"), _frame(table)
+    if columns is not None:
+        missing = [name for name in columns if name not in frame.columns]
+        if missing:
+            raise expected("x", f"a table with the columns of fit: {listed(columns)}", f"none called {listed(missing)}")
+        frame = frame.select(*columns)
     other = [name for name, kind in frame.schema.items() if not (kind.is_numeric() or kind == narwhals.Boolean)]
     if other:
         raise expected(
             "every column of the table",
             "numbers",
-            f"{frame.schema[other[0]]} in {_shown(other)}",
+            f"{frame.schema[other[0]]} in {listed(other)}",
             "Encode them as for training the classifier, or leave them out.",
         )
     filled = frame.with_columns(narwhals.all().cast(narwhals.Float64))
@@ -61,7 +55,7 @@ def numbers_of(table: Any, columns: Sequence[str] | None = None) -> Array:
 def _frame(table: Any) -> Any:
     narwhals = require("narwhals", "tables")
     try:
-        return narwhals.from_native(table, eager_only=True)
+        frame = narwhals.from_native(table, eager_only=True)
     except TypeError:
         raise expected(
             "data",
@@ -71,8 +65,6 @@ def _frame(table: Any) -> Any:
         ) from None
     except narwhals.exceptions.DuplicateError as error:
         raise expected("the names of the table's columns", "distinct", one_line(str(error))) from None
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more
+    if not all(isinstance(name, str) for name in frame.columns):
+        raise expected("the names of the table's columns", "texts", frame.columns, "Use df.rename(columns=str).")
+    return frame

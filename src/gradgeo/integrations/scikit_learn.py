@@ -32,7 +32,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # sci
 
     Args:
         model: the classifier, as in `Detector`. `sklearn.base.clone` copies it with its weights.
-        evidence, alpha, calibration, seed, batch_size: as in `Detector`.
+        evidence, alpha, confidence, calibration, seed, batch_size: as in `Detector`.
         input_shape: of one input, into which a row of X is brought, (3, 32, 32) for instance; None for X as it is.
 
     Attributes:
@@ -47,6 +47,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         *,
         evidence: str | Sequence[str] = "full",
         alpha: float = 0.05,
+        confidence: float | None = None,
         calibration: float = 0.5,
         seed: int = 0,
         batch_size: int = 64,
@@ -55,6 +56,7 @@ class OutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # sci
         self.model = model
         self.evidence = evidence
         self.alpha = alpha
+        self.confidence = confidence
         self.calibration = calibration
         self.seed = seed
         self.batch_size = batch_size
@@ -70,13 +72,15 @@ class OutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # sci
             self.model,
             evidence=self.evidence,
             alpha=self.alpha,
+            confidence=self.confidence,
             calibration=self.calibration,
             seed=self.seed,
             batch_size=self.batch_size,
         )
         self.detector_ = detector.fit(inputs, None if y is None else np.asarray(y))
         calibrated = torch.from_numpy(detector.calibration_scores_)  # rising, and so their p-values fall
-        within = detector.fitted_.calibration.p_value(calibrated) > self.alpha
+        threshold = detector.settings.level.threshold(len(calibrated))
+        within = detector.fitted_.calibration.p_value(calibrated) > threshold
         self.offset_ = -float(calibrated[within][-1])  # the least one's p-value is 1, so there is one
         return self
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import special, stats
 
 from gradgeo._typing import Array
+from gradgeo.data.kept import MISSING
 from gradgeo.detector.conformal import FalseAlarmRate
 from gradgeo.errors import one_line
 from gradgeo.metrics import holm
@@ -13,7 +14,6 @@ from gradgeo.report.drift import LEVEL
 from gradgeo.report.gallery import CLASS_NAME
 from gradgeo.report.summary import MOST_LABELS, OTHER_LABELS, Summary
 
-MISSING = "missing"
 EXACT = 10_000
 """Inputs up to which the beta-binomial is summed; of more its beta limit is taken, as `expected_share` does."""
 

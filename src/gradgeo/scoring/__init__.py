@@ -16,7 +16,7 @@ from gradgeo.detector.mondrian import CONDITIONS
 from gradgeo.errors import DataError, NotFittedError, choice, expected, public, require, warn
 from gradgeo.scoring.formats import VerdictSchema
 from gradgeo.scoring.local_engine import Engine, ScoringJob, local
-from gradgeo.scoring.manifest import Kinds, Manifest
+from gradgeo.scoring.manifest import Manifest, RunOptions
 from gradgeo.scoring.output import OutputTarget, check_out
 from gradgeo.scoring.parts import RESUME_ADVICE, Parts
 from gradgeo.scoring.schema import ASKED, COLUMNS
@@ -102,28 +102,28 @@ def score(
         raise expected("part_size", "1 or more", part_size)
     check_out(out)
     refuse_source(out, source.spec)
-    kinds = _kinds(source, conditional, tuple(groups), fdr)
-    if kinds.compared and watch is not None:
+    options = _run_options(source, conditional, tuple(groups), fdr)
+    if options.compared and watch is not None:
         raise expected("watch", "None with conditional or groups", watch, "It knows p-values among all inputs only.")
     if not hasattr(detector, "input_shape_"):
         raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
     if out.suffix != ".csv":
         require("pyarrow", "parquet")
-    manifest = Manifest.of(detector, source, part_size, kinds)
+    manifest = Manifest.of(detector, source, part_size, options)
     schema = VerdictSchema(source.labelled, source.is_datetime, manifest.metadata)
     target = OutputTarget(out, manifest, schema, restart=restart)
     feed = _WatchFeed(target.parts, watch)
     if target.rows is not None and (summary := _merged(target.parts.counts(source.size).values())).rows == target.rows:
         summary.resumed = summary.rows
-        if kinds.fdr is not None:
-            summary.selected = int((_q_values(target.parts) <= kinds.fdr).sum())
+        if options.fdr is not None:
+            summary.selected = int((_q_values(target.parts) <= options.fdr).sum())
         feed.finished(*target.parts.numbers())
     else:
         with target.open_for_writing(restart=restart):
-            job = ScoringJob(detector, source, target.parts, part_size, batch_size, workers, kinds)
+            job = ScoringJob(detector, source, target.parts, part_size, batch_size, workers, options)
             summary = _run(job, engine, progress or (lambda inputs: None), feed)
-            if kinds.fdr is not None:
-                summary.selected = _fill_q_values(target.parts, kinds.fdr)
+            if options.fdr is not None:
+                summary.selected = _fill_q_values(target.parts, options.fdr)
             target.complete(summary.rows)
     if summary.scored < summary.rows:
         warn(
@@ -133,7 +133,7 @@ def score(
     return summary
 
 
-def _kinds(source: Source, conditional: str | None, groups: tuple[str, ...], fdr: float | None) -> Kinds:
+def _run_options(source: Source, conditional: str | None, groups: tuple[str, ...], fdr: float | None) -> RunOptions:
     """What a run is asked for. Raises: ArgumentError where the data does not have it, or columns share a name."""
     if conditional is not None:
         choice("conditional", conditional, CONDITIONS)
@@ -143,7 +143,7 @@ def _kinds(source: Source, conditional: str | None, groups: tuple[str, ...], fdr
         raise expected("groups", "columns that the source keeps", list(groups), "open_source(..., keep=...)")
     if fdr is not None and (isinstance(fdr, bool) or not isinstance(fdr, Real) or not 0 < fdr < 1):
         raise expected("fdr", "None or a number between 0 and 1", fdr)
-    return Kinds(conditional, groups, None if fdr is None else float(fdr))
+    return RunOptions(conditional, groups, None if fdr is None else float(fdr))
 
 
 def _run(job: ScoringJob, engine: Engine, progress: Callable[[int], None], feed: "_WatchFeed") -> Summary:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from gradgeo.data.source import Item, Source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import GradgeoWarning, UnusableInputWarning
-from gradgeo.scoring.manifest import NO_KINDS, Kinds
+from gradgeo.scoring.manifest import NOTHING_MORE, RunOptions
 from gradgeo.scoring.parts import Parts
 from gradgeo.scoring.summary import Summary
 from gradgeo.scoring.verdicts import BatchScorer, no_rows
@@ -35,7 +35,7 @@ class ScoringJob:
     workers: int
     """Threads that read ahead."""
 
-    kinds: Kinds = NO_KINDS
+    options: RunOptions = NOTHING_MORE
     """Among which calibration inputs p-values are."""
 
     def positions(self, number: int) -> range:
@@ -77,7 +77,7 @@ def local(
     """Score parts one after the other, while threads read ahead across them."""
     began = time.perf_counter()
     summary = Summary()
-    scorer = BatchScorer(job.detector, job.source.preprocess, job.source.keep, job.kinds)
+    scorer = BatchScorer(job.detector, job.source.preprocess, job.source.keep, job.options)
     with repeated_warnings_once():
         batches = job.source.batches(
             job.batch_size,

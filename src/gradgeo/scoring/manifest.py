@@ -16,7 +16,7 @@ from gradgeo.scoring.schema import VERSION
 
 
 @dataclass(frozen=True)
-class Kinds:
+class RunOptions:
     """What a run was asked for besides verdicts among all calibration inputs."""
 
     conditional: str | None = None
@@ -32,7 +32,7 @@ class Kinds:
         return self.conditional is not None or bool(self.groups)
 
 
-NO_KINDS = Kinds()
+NOTHING_MORE = RunOptions()
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Manifest:
     metadata: Metadata
 
     @classmethod
-    def of(cls, detector: Detector, source: Source, part_size: int, kinds: Kinds = NO_KINDS) -> "Manifest":
-        """The run that scores `source` by `detector`, with what `kinds` ask for.
+    def of(cls, detector: Detector, source: Source, part_size: int, options: RunOptions = NOTHING_MORE) -> "Manifest":
+        """The run that scores `source` by `detector`, with what `options` ask for.
 
         `batch_size` is no setting: it changes scores by rounding only, and a run that ran out of memory must be able
         to go on with smaller batches.
@@ -65,11 +65,11 @@ class Manifest:
             "time": source.time,
             "part size": part_size,
         }
-        asked = {"columns kept": list(source.keep), "conditional": kinds.conditional, "groups": list(kinds.groups)}
-        settings |= {name: value for name, value in (asked | {"fdr": kinds.fdr}).items() if value}
+        asked = {"columns kept": list(source.keep), "conditional": options.conditional, "groups": list(options.groups)}
+        settings |= {name: value for name, value in (asked | {"fdr": options.fdr}).items() if value}
         own: dict[str, dict[str, int]] = {"class": {}, "group": {}}
-        if kinds.compared and not (kinds.conditional and kinds.groups):
-            by = "class" if kinds.conditional else "group"
+        if options.compared and not (options.conditional and options.groups):
+            by = "class" if options.conditional else "group"
             own[by] = {name: rate.calibration_size for name, rate in detector.false_alarm_rates(by).items()}
         metadata = Metadata(
             gradgeo=__version__,
@@ -84,12 +84,12 @@ class Manifest:
             model=detector.notes.get("model"),
             data=source.spec,
             preprocess=source.preprocess.as_dict(),
-            conditional=kinds.conditional,
-            groups=kinds.groups,
+            conditional=options.conditional,
+            groups=options.groups,
             kept=source.keep,
             class_sizes=tuple(own["class"].values()),
             group_sizes=tuple(own["group"].items()),
-            fdr=kinds.fdr,
+            fdr=options.fdr,
             start=source.start,
             limit=source.limit,
             time=source.time,

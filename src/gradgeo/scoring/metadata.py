@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from gradgeo._typing import Array
+from gradgeo.data.kept import MOST as MOST_KEPT
 from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.errors import DataError, one_line
-from gradgeo.scoring.schema import ASKED, COLUMNS, FORMAT, METADATA_KEY, MOST_EVIDENCE, MOST_KEPT, VERSION
+from gradgeo.scoring.schema import ASKED, COLUMNS, FORMAT, METADATA_KEY, MOST_EVIDENCE, VERSION
 
 QUANTILES = 101
 """Quantiles of the calibration scores that a file states, from the smallest to the largest."""

@@ -87,9 +87,6 @@ def column(name: str) -> Column:
     return SCHEMA.get(name) or ASKED.get(name) or KEPT
 
 
-MOST_KEPT = 16
-"""Of these in a file."""
-
 COLUMNS = tuple(SCHEMA)
 """Their names, in the order of a file."""
 

@@ -11,7 +11,7 @@ from gradgeo.data.kept import group_of
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.source import Item, with_expected_shape
 from gradgeo.detector.detector import Detector
-from gradgeo.scoring.manifest import NO_KINDS, Kinds
+from gradgeo.scoring.manifest import NOTHING_MORE, RunOptions
 from gradgeo.scoring.previews import picture, similarities
 from gradgeo.scoring.schema import ASKED, COLUMNS, PREVIEW_COLUMNS, Columns
 
@@ -45,7 +45,7 @@ class BatchScorer:
     kept: tuple[str, ...] = ()
     """Columns of the data that are carried along."""
 
-    kinds: Kinds = NO_KINDS
+    options: RunOptions = NOTHING_MORE
     """Among which calibration inputs p-values are."""
 
     seconds: float = 0.0
@@ -79,9 +79,9 @@ class BatchScorer:
     def _judge(self, usable: dict[int, Tensor], batch: Columns, previews: int) -> None:
         """Fill in the verdicts of the `usable` rows."""
         began = time.perf_counter()
-        given: dict[str, Any] = {"conditional": self.kinds.conditional} if self.kinds.conditional else {}
-        if self.kinds.groups:
-            given["groups"] = [group_of(tuple(batch[name][row] for name in self.kinds.groups)) for row in usable]
+        given: dict[str, Any] = {"conditional": self.options.conditional} if self.options.conditional else {}
+        if self.options.groups:
+            given["groups"] = [group_of(tuple(batch[name][row] for name in self.options.groups)) for row in usable]
         judgement = self.detector.judge(torch.stack([*usable.values()]), explain=True, **given)
         self.seconds += time.perf_counter() - began
         compared = getattr(judgement.predictions, "compared", None)  # of conditional ones
