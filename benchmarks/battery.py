@@ -20,11 +20,11 @@ from benchmarks.scenarios import shipped_scenarios
 from benchmarks.shipped import Suite, default_names, shipped_tasks
 from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.classifier_under_test import logits_of
-from gradgeo.bench.evaluate import Say, evaluate, generate, other_inputs, other_seeds, silent
+from gradgeo.bench.evaluate import Say, evaluate, fits, generate, seeds_of_fits, silent
 from gradgeo.bench.methods import Method
 from gradgeo.bench.page.write import write
 from gradgeo.bench.scenarios import Scenario, Task
-from gradgeo.bench.scores import score_or_errors, shared_groups
+from gradgeo.bench.scores import shared_groups
 from gradgeo.bench.user_model import select_methods
 
 
@@ -126,7 +126,7 @@ def share(choice: Choice, jobs: int, say: Say = silent) -> None:
         partial(_score, task.classifier.name, tuple(group), split)
         for group in largest_first
         for task in slowest_first
-        for split in (0, *other_seeds(choice.seeds))
+        for split in seeds_of_fits(choice.seeds)
     ]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for steps in (attacks, scores):
@@ -161,12 +161,9 @@ def _score(classifier: str, methods: tuple[str, ...], split: int, choice: Choice
     _, inputs = generate(task, scenarios)
     (group,) = (group for group in shared_groups(choice.selected()) if tuple(group) == methods)
     say(f"{classifier}: scoring with {', '.join(methods)}" + (f", fit {split}" if split else ""))
-    if split:
-        wanted = other_inputs(task.classifier, inputs, choice.seeds).get(split)
-        if wanted:
-            score_or_errors(group, task.classifier.refitted(split), wanted, timed=False)
-    else:
-        score_or_errors(group, task.classifier, inputs)
+    fit = fits(task.classifier, inputs, choice.seeds).get(split)
+    if fit:
+        fit.scores(group)
 
 
 @cache

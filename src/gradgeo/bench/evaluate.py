@@ -1,6 +1,7 @@
 """One classifier, every scenario, every method: the run that fills the benchmark's page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ def silent(text: str) -> None:
     """Say nothing."""
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A fit of every method, and what the fitted ones judge."""
+
+    classifier: ClassifierUnderTest
+    """Its trusted inputs are fitted on."""
+    inputs: dict[str, Tensor]
+    """By scenario, and by kind of made outlier."""
+    timed: bool = False
+    """Whether costs are measured."""
+
+    def scores(self, group: Group) -> dict[str, MethodScores | Exception]:
+        """Of each method of a group, or why it has none; cached."""
+        return score_or_errors(group, self.classifier, self.inputs, timed=self.timed)
+
+
 def evaluate(
     task: Task,
     *,
@@ -57,16 +74,13 @@ def evaluate(
     """
     classifier, methods = task.classifier, methods or METHODS
     described, inputs = generate(task, SCENARIOS if scenarios is None else scenarios, say)
-    wanted = other_inputs(classifier, inputs, splits, beside=beside)
-    results: dict[str, MethodScores | Exception] = {}
-    refits: dict[str, tuple[comparison.Scores, ...]] = {}
-    made: dict[str, dict[str, float]] = {}
+    by_seed = fits(classifier, inputs, splits, beside=beside)
+    found: dict[int, dict[str, MethodScores | Exception]] = {seed: {} for seed in by_seed}
     for group in shared_groups(methods):
         say(f"{classifier.name}: scoring with {', '.join(group)}")
-        results |= score_or_errors(group, classifier, inputs, timed=beside)
-        others = _refits(group, classifier, wanted, splits)
-        refits |= {name: found for name, (found, _) in others.items()}
-        made |= {name: areas for name, (_, areas) in others.items()}
+        for seed, fit in by_seed.items():
+            found[seed] |= fit.scores(group)
+    results = found[0]
     scores: dict[str, comparison.Scores] = {}
     used: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
@@ -77,7 +91,7 @@ def evaluate(
         if isinstance(result, Exception):
             used[name]["error"] = _portable(f"{type(result).__name__}: {result}")[:300]
             continue
-        scores[name] = _separated(result, refits[name])
+        scores[name] = replace(_separated(result), refits=_refits(name, found, splits))
         used[name] |= {"ms_per_input": result.ms_per_input, "cost": cost_facts(result.costs)}
     peers = {name for name, facts in used.items() if facts["peer"]}
     kinds = {name: facts["kind"] for name, facts in described.items()}
@@ -101,7 +115,7 @@ def evaluate(
             for name, found in results.items()
             if isinstance(found, MethodScores) and found.causes is not None
         },
-        "made_outliers": made_ranking.ranking(made, _whole(compared), peers),
+        "made_outliers": made_ranking.ranking(_made(found), _whole(compared), peers),
     }
 
 
@@ -146,52 +160,55 @@ def _whole(compared: dict[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in compared["summary"].items() if set(cells[name]) == measured}
 
 
-def _refits(
-    group: Group, classifier: ClassifierUnderTest, wanted: dict[int, dict[str, Tensor]], splits: Sequence[int]
-) -> dict[str, tuple[tuple[comparison.Scores, ...], dict[str, float]]]:
-    """Of each method of a group the scores fitted on other halves, none where it fails on one of them; and the AUROC of
-    each kind of made outlier."""
-    found: dict[str, list[comparison.Scores]] = {name: [] for name in group}
-    areas: dict[str, dict[str, float]] = {name: {} for name in group}
-    for seed, inputs in wanted.items():
-        for name, result in score_or_errors(group, classifier.refitted(seed), inputs, timed=False).items():
-            if isinstance(result, Exception):
-                continue
-            areas[name] |= made_ranking.areas(result.scores)
-            if seed in splits:
-                found[name].append(_separated(result))
-    return {name: (tuple(each) if len(each) == len(splits) else (), areas[name]) for name, each in found.items()}
+def seeds_of_fits(splits: Sequence[int]) -> tuple[int, ...]:
+    """Of all fits where further ones by `splits` are wanted: 0 is the fit on all trusted inputs; one further fit at
+    least judges made outliers."""
+    return 0, *(splits or (MADE_FIT,))
 
 
-def other_seeds(splits: Sequence[int]) -> tuple[int, ...]:
-    """Of the further fits where `splits` are wanted: one at least, whose detectors judge made outliers."""
-    return tuple(splits) or (MADE_FIT,)
-
-
-def other_inputs(
+def fits(
     classifier: ClassifierUnderTest, inputs: dict[str, Tensor], splits: Sequence[int], *, beside: bool = True
-) -> dict[int, dict[str, Tensor]]:
-    """What detectors of the further fits score, by seed: the first of `inputs`; those of the first fit also outliers
-    made of the inputs that it leaves out."""
-    wanted = {seed: first_inputs(inputs) for seed in splits}
+) -> dict[int, Fit]:
+    """The fits of a run by seed. The further ones judge the first of `inputs`; the first of them also outliers made of
+    the trusted inputs that it leaves out."""
+    found = {0: Fit(classifier, inputs, timed=beside)}
+    first = {scenario: x[:SPLIT_INPUTS] for scenario, x in inputs.items()}
+    found |= {seed: Fit(classifier.refitted(seed), first) for seed in splits}
     if beside:
-        first = other_seeds(splits)[0]
-        wanted[first] = wanted.get(first, {}) | made_ranking.inputs(classifier.refitted(first))
-    return {seed: found for seed, found in wanted.items() if found}
+        seed = seeds_of_fits(splits)[1]
+        refitted = classifier.refitted(seed)
+        made = made_ranking.inputs(refitted)
+        if made:
+            found[seed] = Fit(refitted, (first if seed in splits else {}) | made)
+    return found
 
 
-def first_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those that detectors of other fits score."""
-    return {scenario: x[:SPLIT_INPUTS] for scenario, x in inputs.items()}
+def _refits(
+    name: str, found: Mapping[int, Mapping[str, MethodScores | Exception]], splits: Sequence[int]
+) -> tuple[comparison.Scores, ...]:
+    """A method's scores by the further fits; none where it fails in one of them."""
+    each = [found[seed][name] for seed in splits]
+    whole = [_separated(result) for result in each if isinstance(result, MethodScores)]
+    return tuple(whole) if len(whole) == len(each) else ()
 
 
-def _separated(result: MethodScores, refits: tuple[comparison.Scores, ...] = ()) -> comparison.Scores:
+def _made(found: Mapping[int, Mapping[str, MethodScores | Exception]]) -> dict[str, dict[str, float]]:
+    """The AUROC of each kind of made outlier, of each method that judged them."""
+    areas: dict[str, dict[str, float]] = {}
+    for results in found.values():
+        for name, result in results.items():
+            if isinstance(result, MethodScores):
+                areas.setdefault(name, {}).update(made_ranking.areas(result.scores))
+    return areas
+
+
+def _separated(result: MethodScores) -> comparison.Scores:
     untrustworthy = {
         scenario: values
         for scenario, values in result.scores.items()
         if scenario != TRUSTED and not scenario.startswith(made_ranking.PREFIX)
     }
-    return comparison.Scores(result.scores[TRUSTED], untrustworthy, refits)
+    return comparison.Scores(result.scores[TRUSTED], untrustworthy)
 
 
 def _inputs_or_error(scenario: Scenario, task: Task) -> tuple[Generated, str | None]:

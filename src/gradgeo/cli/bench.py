@@ -64,11 +64,11 @@ def bench(
         options = {"weights": weights, "preprocess": preprocess, "budgets": budgets}
         task = user.user_task(model, data, inputs, attacked=attacked, **options)
     estimate = import_module("gradgeo.bench.estimate")
-    duration = estimate.told(estimate.seconds(task, scenarios, chosen))
+    duration = estimate.told(estimate.seconds(task, scenarios, chosen, beside=not quick))
     say(f"{task.classifier.name}: this takes {duration}, less what an earlier run finished; killed, it goes on later")
     evaluate = import_module("gradgeo.bench.evaluate").evaluate
     command = shlex.join(["gradgeo", *sys.argv[1:]])
-    result = evaluate(task, scenarios=scenarios, methods=chosen, command=command, say=say)
+    result = evaluate(task, scenarios=scenarios, methods=chosen, beside=not quick, command=command, say=say)
     for file in import_module("gradgeo.bench.page.write").write([result], out, "quick" if quick else "battery"):
         typer.echo(file)
 
