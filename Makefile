@@ -39,10 +39,11 @@ test: lint  ## before every commit: lint, types, and tests but for the costly on
 test-all: lint  ## lint, types, every test; with GRADGEO_DATA=FOLDER also those that need the trained classifiers
 	$(PYTEST) --cpu-durations=20
 
-# The kernels without AVX are several times slower: they are spared the tutorial.
+# Only files with the mark are collected. The kernels without AVX are several times slower: they are spared the tutorial.
+ROUNDING := $$(grep -rl --include='test_*.py' 'pytest\.mark\.rounding' tests)
 rounding: .venv/dev.stamp  ## what rests on floating-point rounding, with the kernels of older processors
-	$(SSE) $(PYTEST) -m "rounding and not simulation" --sample
-	$(AVX2) $(PYTEST) -m rounding --sample
+	$(SSE) $(PYTEST) -m "rounding and not simulation" --sample $(ROUNDING)
+	$(AVX2) $(PYTEST) -m rounding --sample $(ROUNDING)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -59,7 +60,7 @@ docs: .venv/dev.stamp  ## the site, into site/; a broken link or anchor fails
 figures: .venv/dev.stamp  ## the pictures of the theory page, from the code
 	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
 
-reproduce: .venv/dev.stamp  ## every page under results/ by the command it names (hours), and every picture
+reproduce: .venv/laboratory.stamp  ## every page under results/ by the command it names (hours), and every picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks reproduce
 	$(MAKE) figures demo
 	cp demo-output/csm.png docs/csm.png
@@ -75,6 +76,10 @@ reproduce: .venv/dev.stamp  ## every page under results/ by the command it names
 .venv/dev.stamp: pyproject.toml requirements.lock | .venv/bin/python
 	$(call install,.venv,dev,-e '.[dev]')
 	touch $@ .venv/demo.stamp
+
+.venv/laboratory.stamp: .venv/dev.stamp
+	$(call install,.venv,laboratory,-e '.[laboratory,numba]')
+	touch $@
 
 # Tools for releases live apart, so that they are no part of what they describe.
 TOOLS := .release/tools/bin

@@ -22,6 +22,7 @@ INSTALLATIONS = {
     "dev": ["-e", ".[dev]", *BUILD],
     "demo": ["-e", ".[images,plots]", *BUILD],
     "fuzz": ["-e", ".[fuzz]", *BUILD],
+    "laboratory": ["-e", ".[laboratory,numba]", *BUILD],
     "tools": ["build>=1.2", "cyclonedx-bom>=7,<8", "pip-licenses>=5.5,<6", *BUILD],
 }
 """Arguments of `pip install` for each; `tools` are those of a release, which live apart."""

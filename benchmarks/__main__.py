@@ -104,7 +104,7 @@ def _command() -> str:
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
-for _name in (*BENCHMARKS, "networks"):  # the latter has no committed page yet
+for _name in BENCHMARKS:
     app.command(_name, cls=Command, help=_purpose(_name))(_page(_name))
 app.command("battery", cls=Command)(battery)
 app.command("reproduce", cls=Command)(again)

@@ -26,7 +26,7 @@ class Kind:
 
     noise: float = 0.0
     """Standard deviation, of inputs in [0, 1]; fresh inputs have it as well."""
-    groups: bool = False
+    together: bool = False
     """Whether `fit` is told which inputs come of one."""
 
 
@@ -34,7 +34,7 @@ KINDS = {
     "equal": Kind(),
     "a millionth apart": Kind(1e-6),
     "noise of 0.02": Kind(0.02),
-    "the same with groups": Kind(0.02, groups=True),
+    "the same with groups": Kind(0.02, together=True),
 }
 
 
@@ -45,7 +45,7 @@ def run(suite: Suite) -> Page:
     page.say(
         f"False alarms of `fast` at alpha {ALPHA} on fresh digits that are classified correctly: mean of {seeds} seeds "
         "(least to most), each with other digits, split and noise. Equal inputs are found and count once; those that "
-        "differ a little are not, and some calibrate whose twin was learned from. With `groups`, inputs that come of "
+        "differ a little are not, and some calibrate whose twin was learned from. With `together`, inputs that come of "
         "one stay on one side of the split."
     )
     rows = []
@@ -75,9 +75,9 @@ def _false_alarms(different: int, copies: int, kind: Kind, seed: int) -> float:
 
     chosen = torch.randperm(len(x), generator=generator)[:different]
     detector = Detector(digits_classifier(), evidence="fast", alpha=ALPHA, seed=seed)
-    groups = torch.arange(different).repeat(copies) if kind.groups else None
+    units = torch.arange(different).repeat(copies) if kind.together else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GradgeoWarning)  # copies, and that few inputs calibrate
-        detector.fit(noisy(x[chosen].repeat(copies, 1, 1, 1)), y[chosen].repeat(copies), groups=groups)
+        detector.fit(noisy(x[chosen].repeat(copies, 1, 1, 1)), y[chosen].repeat(copies), together=units)
         verdict = detector.predict(noisy(fresh))
     return float((~verdict.trusted)[verdict.label == truth].float().mean())

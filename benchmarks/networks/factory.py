@@ -57,7 +57,13 @@ class Factory:
 FACTORIES = {
     "factory_animals": Factory("cifar10", (("cat", "dog"), ("deer", "horse")), 64, (16, 32, 64, 96)),
     "factory_vehicles": Factory(
-        "cifar10", (("airplane", "ship"), ("automobile",), ("truck",)), 32, (24, 48), pooled=False, norm=False
+        "cifar10",
+        (("airplane", "ship"), ("automobile",), ("truck",)),
+        32,
+        (24, 48),
+        pooled=False,
+        norm=False,
+        epochs=16,
     ),
     "factory_outdoors": Factory("cifar10", (("bird", "frog"), ("airplane", "automobile")), 96, (12, 24, 48, 96)),
     "factory_shirts": Factory("fashion_mnist", (("T-shirt", "dress"), ("shirt", "coat")), 48, (16, 32, 64)),

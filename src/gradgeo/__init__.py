@@ -24,20 +24,22 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo import data as data
     from gradgeo import demo as demo
     from gradgeo import errors as errors
+    from gradgeo import integrations as integrations
     from gradgeo import metrics as metrics
     from gradgeo import report as report
     from gradgeo import scoring as scoring
     from gradgeo import watch as watch
     from gradgeo.classifier.split import tap
     from gradgeo.detector import evidence as evidence
-    from gradgeo.detector import pytorch_ood
     from gradgeo.detector.detector import Detector
     from gradgeo.detector.guard import guard
     from gradgeo.detector.results import Explanation, Judgement, Predictions
+    from gradgeo.detector.selection import fdr
     from gradgeo.errors import GradgeoError, GradgeoWarning
     from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
     from gradgeo.geometry.saliency import saliency_maps
     from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
+    from gradgeo.integrations import pytorch_ood
     from gradgeo.report import plots as plots
 
     ood = pytorch_ood
@@ -57,6 +59,7 @@ __all__ = [
     "csm_statistics",
     "directional_curvature",
     "export",
+    "fdr",
     "guard",
     "local_minimum",
     "saliency_maps",
@@ -68,6 +71,7 @@ _NAMES = {
     "gradgeo.classifier.split": ("tap",),
     "gradgeo.detector.detector": ("Detector",),
     "gradgeo.detector.guard": ("guard",),
+    "gradgeo.detector.selection": ("fdr",),
     "gradgeo.detector.results": ("Explanation", "Judgement", "Predictions"),
     "gradgeo.errors": ("GradgeoError", "GradgeoWarning"),
     "gradgeo.geometry.neighbourhood": ("LocalMinimum", "directional_curvature", "local_minimum", "zeta"),
@@ -77,7 +81,20 @@ _NAMES = {
 """The module that each public name is imported from."""
 
 _SUBMODULES = (
-    *("attacks", "data", "demo", "errors", "evidence", "export", "metrics", "ood", "plots", "report", "scoring"),
+    *(
+        "attacks",
+        "data",
+        "demo",
+        "errors",
+        "evidence",
+        "export",
+        "integrations",
+        "metrics",
+        "ood",
+        "plots",
+        "report",
+        "scoring",
+    ),
     "watch",
 )
 """The submodules that the documentation describes, for `dir`; any other is an attribute too."""
@@ -91,7 +108,7 @@ _MOVED = {
     "gradgeo.models": "gradgeo.data.models",
     "gradgeo.observation": "gradgeo.detector.measurements",
     "gradgeo.one_class": "gradgeo.detector.one_class",
-    "gradgeo.ood": "gradgeo.detector.pytorch_ood",
+    "gradgeo.ood": "gradgeo.integrations.pytorch_ood",
     "gradgeo.path": "gradgeo.attacks.decision_path",
     "gradgeo.plots": "gradgeo.report.plots",
     "gradgeo.serve.judges": "gradgeo.serve.inference",

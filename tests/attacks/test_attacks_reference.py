@@ -59,10 +59,8 @@ on_both = pytest.mark.parametrize("case", [FASHION, CIFAR], indirect=True, ids=[
         (FASHION, "linf", 0.02),
         (FASHION, "l2", 0.2),
         (FASHION, "l2", 0.35),
-        (CIFAR, "linf", 0.5 / 255),
         (CIFAR, "linf", 1 / 255),
         (CIFAR, "l2", 0.05),
-        (CIFAR, "l2", 0.1),
     ],
     indirect=["case"],
 )
@@ -99,7 +97,8 @@ def test_random_starts_are_as_strong_as_foolbox(case):
 @on_both
 def test_deepfool_is_as_strong_as_foolbox(case):
     model, x, labels, foolbox, wrapped = case
-    x, labels = (x, labels) if x.shape[1] == 1 else (x[:20], labels[:20])  # foolbox takes half a second for each
+    few = 50 if x.shape[1] == 1 else 12  # foolbox takes up to half a second for each
+    x, labels = x[:few], labels[:few]
     _, theirs, success = foolbox.attacks.L2DeepFoolAttack(steps=50)(wrapped, x, labels, epsilons=None)
     ours = attacks.minimum_norm(model, x, labels)
     assert bool(success.all())

@@ -1,7 +1,5 @@
 """The shipped classifiers: their scenarios and ten statistics, and the battery's work shared among processes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from gradgeo import csm, csm_statistics
 from gradgeo.bench import cache
 from gradgeo.bench.evaluate import evaluate, silent
 from gradgeo.bench.scenarios import SCENARIOS
+from gradgeo.cli.console import say
 from gradgeo.errors import ArgumentError, DataError
 
 
@@ -69,18 +68,16 @@ def test_a_step_that_fails_says_so_and_stops_no_other() -> None:
 
 
 @pytest.mark.process
-def test_processes_say_what_they_are_at_and_leave_their_work_in_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_says_what_it_is_at_and_leaves_its_work_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
-    call = "share(Choice(None, ('digits',), 5, ('MaxSoftmax',)), 2, say)"
-    code = "from benchmarks.battery import Choice, share\nfrom gradgeo.cli.console import say\n"
-    code += f"if __name__ == '__main__': {call}"
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert "gradgeo: digits: scoring with MaxSoftmax" in run.stderr
-    monkeypatch.setattr(cache, "CACHE", tmp_path / ".cache" / "bench")
-    stored = set(cache.CACHE.iterdir())
+    monkeypatch.chdir(tmp_path)
     choice = Choice(None, ("digits",), 5, ("MaxSoftmax",))
+    battery.share(choice, 1, say)  # a second process would only add its imports
+    assert "gradgeo: digits: scoring with MaxSoftmax" in capfd.readouterr().err
+    monkeypatch.setattr(cache, "CACHE", tmp_path / ".cache" / "bench")  # that of the process
+    stored = set(cache.CACHE.iterdir())
     (task,), scenarios = choice.tasks()
     result = evaluate(task, scenarios=scenarios, methods=choice.selected(), say=silent)
     assert set(result["cells"]) == {"MaxSoftmax"}

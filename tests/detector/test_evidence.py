@@ -139,6 +139,18 @@ def test_an_axis_without_neighbours_does_not_outvote_the_others() -> None:
     assert (EVIDENCE["shifts"].measure(ctx)[:, 0] <= time + 1e-6).all()
 
 
+def test_the_fall_of_the_margin_under_symmetries() -> None:
+    """That of the mirrored input and of the one moved by a step along every axis, by themselves."""
+    model, x = network().double(), inputs(6).double()
+    before = margin(model(x).detach(), model(x).argmax(1))
+    axes = shiftable(x)
+    moved = x
+    for axis in axes:
+        moved = shift(moved, axis, 1)
+    falls = [before - margin(model(there).detach(), model(x).argmax(1)) for there in (x.flip(-1), moved)]
+    assert torch.allclose(EVIDENCE["symmetry"].measure(context(model, x)), torch.stack(falls, 1), atol=1e-9)
+
+
 def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
     x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -186,6 +198,21 @@ def test_the_fast_preset_costs_a_backward_pass_at_most(monkeypatch: pytest.Monke
     rows.clear()
     detector.predict(inputs(5, seed=2))
     assert sum(rows) <= 3
+
+
+def test_the_lite_preset_costs_three_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, at = [], AutogradJacobian.logits_at
+
+    def counted(self: AutogradJacobian, x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return at(self, x)
+
+    detector = Detector(network(), evidence="lite").fit(inputs(120))
+    monkeypatch.setattr(AutogradJacobian, "logits_at", counted)
+    monkeypatch.setattr(InputJacobian, "vjp", None)
+    monkeypatch.setattr(AutogradJacobian, "again", None)
+    detector.predict(inputs(5, seed=2))
+    assert sum(rows) == 10  # beside the pass of the inputs themselves
 
 
 class Scaled(nn.Module):

@@ -83,12 +83,24 @@ def test_groups_of_different_sizes_leave_enough_on_both_sides() -> None:
 
 def test_few_groups_are_said_and_too_few_are_refused() -> None:
     with pytest.warns(GradgeoWarning, match=r"only \d groups calibrate"):
-        Detector(network(), evidence=["confidence"], alpha=0.1).fit(X, groups=np.arange(120) // 20)
+        Detector(network(), evidence=["confidence"], alpha=0.1).fit(X, together=np.arange(120) // 20)
     with pytest.raises(ArgumentError, match=r"Detector\.fit: expected groups that leave .* got 1 groups of up to 120"):
-        Detector(network(), evidence=["confidence"], alpha=0.1).fit(X, groups=np.zeros(120, int))
+        Detector(network(), evidence=["confidence"], alpha=0.1).fit(X, together=np.zeros(120, int))
 
 
+@pytest.mark.parametrize("argument", ["groups", "together"])
 @pytest.mark.parametrize("groups", ["a" * 120, 3, [0] * 119, [[0]] * 120, [0.5] * 120, np.zeros((120, 2), int)])
-def test_what_is_no_group_for_each_input(groups: object) -> None:
-    with pytest.raises(ArgumentError, match="expected groups to be one number or text for each of 120 inputs"):
-        Detector(network(), evidence=["confidence"], alpha=0.1).fit(X, groups=groups)
+def test_what_is_no_group_for_each_input(argument: str, groups: object) -> None:
+    with pytest.raises(ArgumentError, match=f"expected {argument} to be one number or text for each of 120 inputs"):
+        Detector(network(), evidence=["confidence"], alpha=0.1).fit(X, **{argument: groups})
+
+
+def test_a_group_too_small_for_a_rate_of_its_own_stays_on_one_side_and_a_large_one_is_split() -> None:
+    groups = [f"patient {i // 4}" if i < 40 else f"site {i % 2}" for i in range(120)]  # ten of 4, two of 40
+    scanned = fitting.scan(network(), X, None, batch_size=64)
+    trusted, _ = fitting.split(network(), scanned, SETTINGS, None, groups)
+    calibrated: dict[str, set[bool]] = {name: set() for name in groups}
+    for row, calibrates in zip(trusted.rows, trusted.calibrates, strict=True):
+        calibrated[groups[row]].add(bool(calibrates))
+    assert {len(sides) for name, sides in calibrated.items() if name.startswith("patient")} == {1}
+    assert {len(sides) for name, sides in calibrated.items() if name.startswith("site")} == {2}

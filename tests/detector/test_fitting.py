@@ -1,11 +1,10 @@
 """The four steps of a fit, each by itself: what is scanned, split, extracted and learned."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from gradgeo import Detector
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
@@ -141,23 +140,6 @@ class Column(Table):
         return frozen
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda d, table: d.predict(table),
-        lambda d, table: d.explain(table),
-        lambda d, table: d.fit(table),
-        lambda d, table: d.fit(table, [0] * len(table)),
-    ],
-)
-def test_a_table_is_refused_in_words_that_say_what_to_pass(use: Callable[[Detector, Table], object]) -> None:
-    detector = Detector(network(inputs=12), evidence=["confidence"], alpha=0.2).fit(X)
-    with pytest.raises(
-        ArgumentError, match=r'a DataLoader, got a Table .*torch\.tensor\(df\.to_numpy\(dtype="float32"\)'
-    ):
-        use(detector, Table(X.numpy()))
-
-
 @pytest.mark.filterwarnings("error")
 def test_labels_may_be_a_column_of_a_table() -> None:
     model = network(inputs=12)
@@ -173,3 +155,27 @@ def test_labels_may_be_a_column_of_a_table() -> None:
     ):
         with pytest.raises(ArgumentError, match=rf"labels to be integers of shape \(N,\), got a Column .*{advice}"):
             Detector(model).fit(X, wrong)
+
+
+@pytest.mark.parametrize(("name", "label"), [("image", "label"), ("pixel_values", "labels"), ("x", None)])
+def test_items_may_be_mappings(name: str, label: str | None) -> None:
+    model = network(inputs=12)
+    labels = model(X).argmax(1)
+    labels[::10] = (labels[::10] + 1) % 4
+    items = [{"id": i, name: x} | ({label: y} if label else {}) for i, (x, y) in enumerate(zip(X, labels, strict=True))]
+    detector = Detector(model, evidence=["confidence"], alpha=0.2).fit(items_of(items))
+    assert detector.misclassified_ == (12 if label else 0)
+    assert torch.equal(detector.predict(items_of(items)).p_value, detector.predict(X).p_value)
+    with pytest.raises(ArgumentError, match=r"a mapping with one of the keys image, .*got 'one with id, picture'"):
+        detector.predict(items_of([{"id": 0, "picture": X[0]}]))
+
+
+def items_of(items: list[dict[str, object]]) -> Dataset[dict[str, object]]:
+    class Items(Dataset[dict[str, object]]):
+        def __len__(self) -> int:
+            return len(items)
+
+        def __getitem__(self, index: int) -> dict[str, object]:
+            return items[index]
+
+    return Items()

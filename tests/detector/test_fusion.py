@@ -6,11 +6,21 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from gradgeo._typing import Array
 from gradgeo.detector.fusion import BODY, LEVELS, EvidenceFusion, TailSurprisal
-from gradgeo.detector.one_class import KINDS, ClassConditionalCopula, NearestNeighbours, Residual, UpperTail
+from gradgeo.detector.one_class import (
+    KINDS,
+    ClassConditionalCopula,
+    NearestMean,
+    NearestNeighbours,
+    Residual,
+    UpperTail,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -134,6 +144,30 @@ def test_residual_is_the_distance_to_the_principal_space() -> None:
     off = new - pca.inverse_transform(pca.transform(new))
     expected = np.log(np.linalg.norm(off, axis=1))
     np.testing.assert_allclose(ours.score(torch.from_numpy(new), torch.zeros(20).long()), expected, atol=1e-9)
+
+
+def test_nearest_mean_is_the_mahalanobis_distance_on_unit_features() -> None:
+    """By scikit-learn's covariance and SciPy's distances, also with a class seen once and one never seen."""
+    table, new = (RNG.standard_normal((n, 6)) * [5, 4, 3, 1, 0.5, 0.1] + [3, 0, 0, 0, 0, 0] for n in (200, 50))
+    predicted = np.append(RNG.integers(0, 3, 199), 4)
+    unit, unit_new = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (table, new))
+    means = np.stack([unit[predicted == c].mean(0) for c in (0, 1, 2, 4)])
+    deviations = unit[:199] - means[predicted[:199]]
+    precision = np.linalg.inv(LedoitWolf(assume_centered=True).fit(deviations).covariance_)
+    expected = cdist(unit_new, means, "mahalanobis", VI=precision).min(1) ** 2
+    ours = NearestMean.fit(table, predicted, 6)
+    np.testing.assert_allclose(ours.score(torch.from_numpy(new), torch.zeros(50).long()), expected, rtol=1e-5)
+    again = NearestMean.from_arrays(vars(ours), 6)
+    assert torch.equal(*(model.score(torch.from_numpy(new), torch.zeros(50).long()) for model in (again, ours)))
+
+
+@pytest.mark.parametrize("table", [np.zeros((20, 4)), np.eye(4), np.ones((20, 4)), RNG.standard_normal((9, 40))])
+def test_nearest_mean_of_features_that_say_little(table: Array) -> None:
+    """Constant, all zero, one input of each class, more features than inputs: finite, and 0 or more."""
+    model = NearestMean.fit(table, np.arange(len(table)) % 4, 4)
+    scores = model.score(torch.cat([torch.from_numpy(table), 9 * torch.eye(table.shape[1]).double()]), torch.empty(0))
+    assert scores.isfinite().all()
+    assert (scores >= 0).all()
 
 
 def test_upper_tail_minds_only_large_values() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
     [
         (network, {}),
         (network, {"evidence": "fast"}),
+        (network, {"evidence": "lite"}),
         (network, {"evidence": "paper", "loss": "mse"}),
         (network, {"classes": 3}),
         (network, {"classes": torch.tensor([0, 2, 3])}),
@@ -53,7 +55,7 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
         (lambda: network().double(), {"evidence": "paper"}),
         (lambda: nn.Sequential(network(), nn.Hardtanh(-9, 9)), {}),
     ],
-    ids=["full", "fast", "mse", "top", "chosen", "others", "two classes", "many classes", "float64", "no head"],
+    ids=["full", "fast", "lite", "mse", "top", "chosen", "others", "two classes", "many classes", "float64", "no head"],
 )
 def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], options: dict[str, object]) -> None:
     detector = fitted(model(), **options)
@@ -65,15 +67,12 @@ def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], 
     assert found.verdicts.all()
 
 
-MOST = ["confidence", "neighbours", "stability", "csm", "residual", "boundary"]
-
-
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    """A small convolutional classifier's, with most evidence; all of it is exported where there is more time."""
+    """A small convolutional classifier's, with all evidence of the default."""
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 6, 2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4))
-    found = Detector(nn.Sequential(*layers), evidence=MOST, alpha=0.1).fit(inputs(300))
+    found = Detector(nn.Sequential(*layers), alpha=0.1).fit(inputs(300))
     found.notes = {"class_names": ["a", "b", "c", "d"]}
     return found
 
@@ -98,7 +97,6 @@ print(json.dumps({"found": found, "shape": session.get_inputs()[0].shape, **fact
 
 
 @pytest.mark.export
-@pytest.mark.rounding
 def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     detector: Detector, onnx_file: Path, tmp_path: Path
 ) -> None:
@@ -113,7 +111,7 @@ def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     assert told["shape"][1:] == [3, 2, 2]
     assert told["metadata"] == {
         "gradgeo_version": gradgeo.__version__, "alpha": "0.1", "class_names": '["a", "b", "c", "d"]',
-        "input_shape": "[3, 2, 2]", "evidence": json.dumps(MOST),
+        "input_shape": "[3, 2, 2]", "evidence": json.dumps(detector.evidence_),
         "detector_sha256": detector.digest(),
     }  # fmt: skip
     with pytest.warns(GradgeoWarning, match="2 of 9"):
@@ -131,15 +129,29 @@ def test_onnx_runs_without_torch_and_says_what_the_detector_says(
     assert logits[~usable].isnan().all()
 
 
-@pytest.mark.export
-@pytest.mark.parametrize("evidence", ["full", pytest.param("paper", marks=pytest.mark.rounding)])
-def test_two_classes_and_pooled_frames_of_one_colour_export(evidence: str, tmp_path: Path) -> None:
+def of_two_classes(evidence: str) -> tuple[Detector, Tensor]:
     """S1 has no entries, and in some frames all entries of a window are equal."""
     torch.manual_seed(1)
     noise, frames = torch.rand(150, 3, 16, 16), torch.rand(4, 3, 1, 1).expand(4, 3, 16, 16)
     with pytest.warns(GradgeoWarning, match="two classes"):
         detector = Detector(pooled(size=16), evidence=evidence).fit(noise[:134])
-    assert gradgeo.export.onnx(detector, torch.cat([noise[134:], frames]), tmp_path / "d.onnx").verdicts.all()
+    return detector, torch.cat([noise[134:], frames])
+
+
+@pytest.mark.export
+@pytest.mark.rounding
+def test_two_classes_and_pooled_frames_of_one_colour_export(tmp_path: Path) -> None:
+    detector, x = of_two_classes("paper")
+    assert gradgeo.export.onnx(detector, x, tmp_path / "d.onnx").verdicts.all()
+
+
+@pytest.mark.export
+def test_all_evidence_of_two_classes_is_traced() -> None:
+    detector, x = of_two_classes("full")
+    classifier = Classifier.of(detector.model)
+    program = formats._program(detector, classifier, classifier.prepare(x).x, "onnx")
+    with torch.no_grad():
+        assert agreement.verify_outputs(detector, program.module(), x, "the program").verdicts.all()
 
 
 @pytest.mark.export
@@ -163,8 +175,11 @@ def test_pt2_runs_by_itself_carries_its_metadata_and_leaves_no_trace(tmp_path: P
 
 @pytest.mark.export
 @pytest.mark.data
-def test_aoti_is_compiled_and_says_the_same(gradgeo_data: Path, tmp_path: Path) -> None:
-    """Marked `data` for its minute of compiling."""
+def test_aoti_is_compiled_and_says_the_same(
+    gradgeo_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marked `data` for its half minute of compiling."""
+    monkeypatch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
     detector, x = fitted(network(), evidence="paper"), inputs(5, 2)
     assert gradgeo.export.aoti(detector, x, tmp_path / "d.pt2").verdicts.all()
     loaded = torch._inductor.aoti_load_package(str(tmp_path / "d.pt2"))
@@ -174,18 +189,9 @@ def test_aoti_is_compiled_and_says_the_same(gradgeo_data: Path, tmp_path: Path) 
 
 @pytest.mark.export
 @pytest.mark.data
-@pytest.mark.parametrize(
-    ("name", "shape", "evidence"),
-    [
-        ("mnist_cnn", (1, 28, 28), "fast"),
-        ("cifar10_resnet20", (3, 32, 32), "paper"),
-    ],
-)
-def test_shipped_classifiers_export(
-    nets: object, tmp_path: Path, name: str, shape: tuple[int, ...], evidence: str
-) -> None:
-    x = torch.rand(150, *shape, generator=torch.Generator().manual_seed(0))
-    detector = Detector(nets.load(name), evidence=evidence).fit(x[:120])
+def test_a_residual_network_exports(nets: object, tmp_path: Path) -> None:
+    x = torch.rand(150, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    detector = Detector(nets.load("cifar10_resnet20"), evidence="paper").fit(x[:120])
     assert gradgeo.export.onnx(detector, x[120:], tmp_path / "d.onnx").verdicts.all()
 
 
@@ -351,11 +357,12 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.export
 @pytest.mark.data
 def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "TRAINED", (("mnist", "paper"),))
+    monkeypatch.setattr(exporting, "TRAINED", (("mnist", "fast"),))
     monkeypatch.setattr(exporting, "ROUNDS", 1)
+    monkeypatch.setattr(exporting, "_trained", partial(exporting._trained, fit_on=exporting.FEW))
     page = exporting.run(Suite(gradgeo_data, inputs=40, only=("mnist",)))
     (found,) = page.data["classifiers"].values()
     assert (found["inputs"], found["verdicts_differ"]) == (40, 0)
     assert found["logits"] < 1e-4
     assert all(ms > 0 for of in found["ms"].values() for ms in of.values())
-    assert "| mnist | paper | 40 |" in "\n".join(page.blocks)
+    assert "| mnist | fast | 40 |" in "\n".join(page.blocks)

@@ -104,7 +104,12 @@ def network() -> nn.Module:
 def detectors() -> list[bytes]:
     """Files of fitted detectors."""
     written = []
-    for options in ({"evidence": "full"}, {"evidence": "paper", "classes": 3}, {"evidence": "fast"}):
+    for options in (
+        {"evidence": "full"},
+        {"evidence": "paper", "classes": 3},
+        {"evidence": "fast"},
+        {"evidence": "lite"},
+    ):
         path = FOLDER / "seed.gradgeo"
         Detector(network(), alpha=0.3, **options).fit(X).save(path, notes={"size": [8, 8]})
         written.append(path.read_bytes())

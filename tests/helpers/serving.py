@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -14,28 +13,11 @@ import numpy as np
 from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.server import Server
+from helpers.judging import CLASSES, SHAPE, judge
+from helpers.waiting import until
 
-SHAPE, CLASSES = (2, 3), 4
 FACTS = Facts(SHAPE, CLASSES, False, 19, {"detector_sha256": "0123456789abcdef" * 4, "alpha": 0.05})
 Judge = Callable[[np.ndarray, bool], dict[str, Any]]
-
-
-def judge(x: np.ndarray, explain: bool = False) -> dict[str, Any]:
-    """Logits are sums, p the mean entry in twentieths; NaN cannot be judged; 13 makes it fail."""
-    if (x == 13).any():
-        raise ValueError("thirteen")
-    rows = x.reshape(len(x), -1).astype(float)
-    p = np.clip(np.ceil(rows.mean(1) * 20), 1, 20) / 20
-    known = ~np.isnan(p)
-    columns: dict[str, Any] = {
-        "logits": np.repeat(rows.sum(1)[:, None], CLASSES, axis=1).astype(np.float32),
-        "label": np.where(known, 1, -1),
-        "probability": np.where(known, 0.5, np.nan),
-        "outlier_score": -np.log(p),
-        "p_value": p,
-        "trusted": np.greater(p, 0.05),
-    }
-    return columns | ({"cause": ["ood-like" if value <= 0.05 else "" for value in p]} if explain else {})
 
 
 class LocalPool:
@@ -77,14 +59,6 @@ def served(pool: Any = None, limits: Limits | None = None, **options: Any) -> It
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
-
-
-def until(happens: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait for it."""
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def request(

@@ -255,7 +255,8 @@ NAMED = [f"{module}.{name}" for module in MODULES for name in importlib.import_m
 WITHOUT_ALL = {  # modules without __all__: all that they define and that has no underscore
     "gradgeo.detector.guard": (),
     "gradgeo.metrics": (),
-    "gradgeo.detector.pytorch_ood": (),
+    "gradgeo.integrations.pytorch_ood": (),
+    "gradgeo.integrations.scikit_learn": (),
     "gradgeo.watch": (),
     "gradgeo.attacks.decision_path": (),
 }

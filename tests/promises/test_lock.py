@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from helpers import ROOT
 
 LINE = re.compile(
-    r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}  # ((?:demo|dev|fuzz|tools)(?: (?:demo|dev|fuzz|tools))*)"
+    r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}  # ((?:demo|dev|fuzz|laboratory|tools)(?: (?:demo|dev|fuzz|laboratory|tools))*)"
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
@@ -41,7 +41,10 @@ def test_every_line_has_a_version_a_hash_and_says_what_for() -> None:
     assert names == sorted(set(names))
 
 
-@pytest.mark.parametrize(("group", "extras"), [("demo", ("images", "plots")), ("dev", ("dev",)), ("fuzz", ("fuzz",))])
+@pytest.mark.parametrize(
+    ("group", "extras"),
+    [("demo", ("images", "plots")), ("dev", ("dev",)), ("fuzz", ("fuzz",)), ("laboratory", ("laboratory", "numba"))],
+)
 def test_what_pyproject_asks_for_is_locked(group: str, extras: tuple[str, ...]) -> None:
     versions = locked(group)
     for requirement in [*wanted(*extras), *map(Requirement, PROJECT["build-system"]["requires"])]:

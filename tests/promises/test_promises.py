@@ -21,7 +21,7 @@ PACKAGE = Path(gradgeo.__file__).parent
 LAYERS = (
     ("cli",),
     ("bench", "demo"),
-    ("report",),
+    ("report", "integrations"),
     ("scoring", "serve", "export", "attacks"),
     ("detector", "data", "metrics", "watch"),
     ("geometry",),
@@ -180,6 +180,13 @@ def test_examples_in_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
     torch.manual_seed(0)
     assert doctest.testmod(module).failed == 0
+
+
+def test_files_with_the_mark_of_rounding_are_found_by_its_name(request: pytest.FixtureRequest) -> None:
+    """`make rounding` collects no other files."""
+    marked = {item.path for item in request.session.items if item.get_closest_marker("rounding")}
+    assert marked
+    assert {path for path in marked if "pytest.mark.rounding" not in path.read_text()} == set()
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -194,7 +194,7 @@ def test_statistics_follow_the_samples_and_not_the_numbering(
 X = torch.rand(140, 1, 5, 4, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module", params=["full", "fast", "paper"])
+@pytest.fixture(scope="module", params=["full", "fast", "lite", "paper"])
 def detector(request: pytest.FixtureRequest) -> Detector:
     torch.manual_seed(0)
     model = Smooth((1, 5, 4), 4, 6, head=True).double().eval()  # no rounding that a score could see

@@ -104,7 +104,8 @@ def test_the_version_stands_once() -> None:
 # What `import gradgeo` offers
 
 SUBMODULES = [
-    "attacks", "data", "demo", "errors", "evidence", "export", "metrics", "ood", "plots", "report", "scoring", "watch",
+    "attacks", "data", "demo", "errors", "evidence", "export", "integrations", "metrics", "ood", "plots", "report",
+    "scoring", "watch",
 ]  # fmt: skip
 
 
@@ -181,7 +182,7 @@ gradgeo.joint: Joint Surprise
 gradgeo.metrics: auroc tnr_at_tpr auroc_difference tnr_difference holm Estimate Difference
 gradgeo.models: load_model
 gradgeo.observation: Observation Neighbourhood RADII DRAWS
-gradgeo.one_class: OneClass ClassConditionalCopula UpperTail NearestNeighbours Residual
+gradgeo.one_class: OneClass ClassConditionalCopula UpperTail NearestNeighbours Residual NearestMean
 gradgeo.ood: OodDetector
 gradgeo.path: adversary decision_path DecisionPath
 gradgeo.plots: csm saliency_maps csm_heat_maps Panel statistics roc path ENDINGS START END OTHER
@@ -215,4 +216,4 @@ def test_a_short_path_is_the_module_itself() -> None:
 
 def test_the_commands_are_as_before() -> None:
     names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
-    assert names == ["demo", "fit", "score", "explain", "info", "path", "report", "serve", "export", "bench"]
+    assert names == ["demo", "fit", "score", "explain", "info", "card", "path", "report", "serve", "export", "bench"]

@@ -22,7 +22,7 @@ from gradgeo import cli, report
 from gradgeo.detector.conformal import p_values
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 from gradgeo.report import charts, drift, gallery
-from gradgeo.report.page import wilson
+from gradgeo.report.kinds import exact_interval
 from gradgeo.report.summary import summarise
 from gradgeo.scoring import COLUMNS
 from gradgeo.scoring.metadata import Metadata
@@ -227,8 +227,8 @@ def test_no_text_of_a_file_reaches_the_page_with_control_characters(tmp_path: Pa
 
 def test_intervals_are_those_of_scipy() -> None:
     part, whole = np.array([0.0, 3, 50, 7]), np.array([10.0, 10, 80, 7])
-    for low, high, k, n in zip(*wilson(part, whole), part, whole, strict=True):
-        theirs = stats.binomtest(int(k), int(n)).proportion_ci(method="wilson")
+    for low, high, k, n in zip(*exact_interval(part, whole), part, whole, strict=True):
+        theirs = stats.binomtest(int(k), int(n)).proportion_ci(method="exact")
         assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 

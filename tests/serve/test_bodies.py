@@ -11,7 +11,8 @@ import pytest
 
 from gradgeo.serve.limits import MEBI, Limits, memory_for
 from gradgeo.serve.server import Server
-from helpers.serving import FACTS, SHAPE, asking, infer, request, served, until
+from helpers.serving import FACTS, SHAPE, asking, infer, request, served
+from helpers.waiting import until
 
 PATH = "/v2/models/m/infer"
 HEAD = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n"

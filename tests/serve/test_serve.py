@@ -17,7 +17,8 @@ import pytest
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.server import Server, run
 from gradgeo.serve.workers import StartError
-from helpers.serving import CLASSES, FACTS, SHAPE, LocalPool, asking, infer, judge, request, served, until
+from helpers.serving import CLASSES, FACTS, SHAPE, LocalPool, asking, infer, judge, request, served
+from helpers.waiting import until
 
 tritonclient = pytest.importorskip("tritonclient.http")
 

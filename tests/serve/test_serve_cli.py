@@ -16,7 +16,7 @@ import gradgeo
 from gradgeo.data import digits
 from gradgeo.data.models import load_model
 from helpers.commands import NET, run
-from helpers.serving import until
+from helpers.waiting import until
 
 tritonclient = pytest.importorskip("tritonclient.http")
 

@@ -84,6 +84,7 @@ def test_one_detector_has_one_identity(detector: Detector, server: Server, tmp_p
     assert metadata["versions"] == [detector.digest()[:12]]
     assert metadata["parameters"]["class_names"] == list("abcd")
     assert metadata["parameters"]["alpha"] == detector.alpha
+    assert metadata["parameters"]["false_alarm_rate"] == detector.false_alarm_rate_.as_dict()
 
     detector.save(tmp_path / "one.gradgeo")
     detector.save(tmp_path / "two.gradgeo", notes={"another": "note"})  # other bytes, the same verdicts

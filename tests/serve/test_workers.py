@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +11,25 @@ import numpy as np
 import pytest
 
 from gradgeo.serve.batching import Batcher
-from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.protocol import ProtocolError
 from gradgeo.serve.workers import InferenceError, Pool, StartError, WorkerLostError
-from helpers.serving import FACTS, SHAPE, LocalPool, infer, judge, served
+from helpers.judging import KNOWN, SHAPE, Loads, judge
+from helpers.serving import LocalPool, infer, served
 
 ONE = np.ones((1, *SHAPE))
 
 
-@dataclass
-class Mortal:
-    """A judge that its inputs can kill (7), hang (9) or make fail (13); loading fails once `folder`/broken exists."""
-
-    folder: Path
-    facts: Facts = FACTS
-
-    def __call__(self, x: np.ndarray, explain: bool) -> dict[str, Any]:
-        if (x == 7).any():
-            os.kill(os.getpid(), signal.SIGKILL)
-        if (x == 9).any():
-            signal.pause()
-        return judge(x, explain) | {"label": np.full(len(x), os.getpid())}
-
-
-@dataclass
-class Loads:
-    folder: Path
-
-    def __call__(self) -> Mortal:
-        if (self.folder / "broken").exists():
-            raise FileNotFoundError("weights are gone")
-        return Mortal(self.folder)
-
-
 @pytest.mark.process
 def test_the_life_of_a_pool(tmp_path: Path) -> None:
-    """One pool for all of it, for each process takes seconds to start."""
+    """One pool for all of it, for each process takes a while to start."""
     asyncio.run(_life(tmp_path))
 
 
 async def _life(folder: Path) -> None:
     pool = Pool(Loads(folder), timeout=3.0)
     assert pool.alive == 0
-    assert await pool.start() == FACTS
+    assert await pool.start() == KNOWN
     assert pool.alive == 1
     (first,) = pool.pids
     assert first != os.getpid()

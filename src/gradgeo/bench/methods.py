@@ -17,7 +17,7 @@ from gradgeo.bench.cache import DETECTOR_CODE, GEOMETRY_CODE, source_hash
 from gradgeo.bench.layer_peers import LayerMahalanobis, LocalDimensionality, NearestNeighbours
 from gradgeo.bench.squeezing import FeatureSqueezing
 from gradgeo.detector.detector import Detector
-from gradgeo.detector.pytorch_ood import OodDetector
+from gradgeo.integrations.pytorch_ood import OodDetector
 
 PEER_CODE = (
     *GEOMETRY_CODE,

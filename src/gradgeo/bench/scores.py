@@ -18,7 +18,7 @@ from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import Method
 from gradgeo.bench.remembered import remembered
 from gradgeo.bench.shared_passes import DetectorGroup, judge
-from gradgeo.detector.pytorch_ood import OodDetector
+from gradgeo.integrations.pytorch_ood import OodDetector
 from gradgeo.detector.results import Predictions
 
 BATCH = 50

@@ -74,7 +74,7 @@ def judge(detector: Detector, x: Data) -> tuple[Predictions, Array]:
 
 
 def _judged(detector: Detector, measured: EvidenceFeatures) -> tuple[Predictions, Array]:
-    predictions = detector.fitted_.predictions(measured, detector.alpha)
+    predictions = detector.fitted_.predictions(measured, detector.settings.level)
     return predictions, named_causes(detector.fitted_, measured, predictions)
 
 

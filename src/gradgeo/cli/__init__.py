@@ -16,6 +16,7 @@ from gradgeo.cli.console import Command, Commands
 from gradgeo.cli.detector import explain, fit, info
 from gradgeo.cli.export import export
 from gradgeo.cli.path import path
+from gradgeo.cli.record import card
 from gradgeo.cli.report import report
 from gradgeo.cli.score import score
 from gradgeo.cli.serve import serve
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"max_content_width": 100},
 )
-for _command in (demo, fit, score, explain, info, path, report, serve, export, bench):
+for _command in (demo, fit, score, explain, info, card, path, report, serve, export, bench):
     app.command(cls=Command)(_command)
 
 

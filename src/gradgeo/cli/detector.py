@@ -1,6 +1,7 @@
 """A detector from trusted inputs, what it says of single inputs, and what its file holds: fit, explain, info."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,16 @@ from gradgeo.cli.options import (
     AsJson,
     BatchSize,
     Channels,
+    Columns,
+    Confidence,
     Crop,
     DataRoot,
     DataSpec,
     DetectorPath,
     Device,
+    Groups,
     Interpolation,
+    Label,
     Limit,
     Mean,
     ModelSpec,
@@ -29,14 +34,22 @@ from gradgeo.cli.options import (
     Start,
     Std,
     Streaming,
+    Together,
     Weights,
     Workers,
+    columns_of,
+    fraction,
     item_at,
     load_detector,
+    names,
     on_device,
     preprocess_for,
 )
+from gradgeo.cli.record import record
 from gradgeo.errors import DataError, warn
+
+LISTED = 20
+"""Classes or groups whose rates `info` prints; of more only `--json` does."""
 
 
 def fit(
@@ -45,10 +58,13 @@ def fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="The detector file to write.")],
     weights: Weights = None,
     alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
-    evidence: Annotated[str, typer.Option(help="full, fast, paper, or names with commas.")] = "full",
+    confidence: Confidence = None,
+    evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
+    groups: Groups = None,
+    together: Together = None,
     seed: Annotated[int, typer.Option(help="Of the split into fitting and calibration.")] = 0,
     start: Start = 0,
     limit: Limit = None,
@@ -60,6 +76,8 @@ def fit(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    columns: Columns = None,
+    label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
     device: Device = "cpu",
@@ -84,12 +102,21 @@ def fit(
     refuse_source(out, data)
     with atomic_path(out) as temporary:
         source = open_source(
-            data, preprocess=preprocess, start=start, limit=limit, data_root=data_root, streaming=stream
+            data,
+            preprocess=preprocess,
+            start=start,
+            limit=limit,
+            data_root=data_root,
+            streaming=stream,
+            columns=columns and columns.split(","),
+            label=label,
+            keep=tuple(dict.fromkeys(names(groups) + names(together))),
         )
         detector = Detector(
             on_device(device, load_model(model, weights)),
             evidence=evidence if evidence in PRESETS else evidence.split(","),
             alpha=alpha,
+            confidence=fraction("--confidence", confidence),
             classes=classes,
             loss=loss,
             calibration=calibration,
@@ -98,7 +125,9 @@ def fit(
         )
         with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
             usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
-            detector.fit(usable.loader())
+            kinds, units = usable.groups(names(groups)), usable.groups(names(together))
+            detector.fit(usable.loader(), groups=kinds, together=units)
+        detector.adopt(replace(detector.fitted_, columns=source.columns))
         if usable.skipped:
             first = usable.skipped[0]
             left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
@@ -110,11 +139,15 @@ def fit(
             "class_names": list(source.classes),
             "preprocess": preprocess.as_dict(),
         }
+        notes["record"] = record(detector, data, usable, source.classes)
+        if groups is not None:
+            notes["groups"] = list(names(groups))
         detector.save(temporary, notes=notes)
     print_pairs(
         {
             "fitted on": detector.fit_size_,
             "calibrated on": detector.calibration_size_,
+            "false alarms": detector.false_alarm_rate_,
             "left out, misclassified": detector.misclassified_,
             "left out, unusable": detector.unusable_ + len(usable.skipped),
             "preprocessing": preprocess.declared(),
@@ -159,7 +192,8 @@ def explain(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
     )
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
-    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
+    columns = columns_of(contents, data)
+    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, columns=columns, **part)
     items = [item_at(source, i) for i in index] if index else list(source)
     detector = load_detector(contents, model, weights, device)
     rows: list[dict[str, Any]] = []
@@ -190,4 +224,18 @@ def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> 
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        print_pairs(facts)
+        rates = {kind: each for kind, each in facts.pop("false_alarms", {}).items() if len(each) <= LISTED}
+        words = {"false_alarms": {kind: _in_words(each) for kind, each in rates.items()}} if rates else {}
+        print_pairs(words | facts)
+
+
+def _in_words(rates: dict[str, Any]) -> dict[str, str]:
+    """Rates by name as they are printed."""
+    from gradgeo.detector.conformal import FalseAlarmRate
+
+    words = {}
+    for name, each in rates.items():
+        rate = FalseAlarmRate(each["flagged_ranks"], each["calibration_size"], each["confidence"])
+        few = f"{rate.calibration_size} calibration inputs of its own: too few, compared with all"
+        words[name] = str(rate) if rate.ranks else few
+    return words

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
 DATA = (
-    "A folder of images, an image, .parquet or .tar files (file, folder, pattern), .npz, .npy, hf:NAME, ucr:NAME or "
-    "digits."
+    "A folder of images, an image, a .csv or .tsv file, .parquet or .tar files (file, folder, pattern), .npz, .npy, "
+    "hf:NAME, ucr:NAME or digits."
 )
 ModelSpec = Annotated[str, typer.Option("--model", "-m", help=MODELS)]
 SameModel = Annotated[str | None, typer.Option("--model", "-m", help=SAME_MODEL)]
@@ -31,6 +31,8 @@ Weights = Annotated[str | None, typer.Option(help="The model's weights, a .safet
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
 Start = Annotated[int, typer.Option(help="Items to leave out at the beginning.")]
 Limit = Annotated[int | None, typer.Option(help="Items to take at most.")]
+Columns = Annotated[str | None, typer.Option(help="Of a .csv or .tsv file: the model's inputs, in its order: a,b,c.")]
+Label = Annotated[str | None, typer.Option(help="Of a .csv or .tsv file: the column of the labels.")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the UCR archive; default $UCR_DATA_HOME.")]
 Size = Annotated[str | None, typer.Option(help="Resize images to this: 224 or HEIGHTxWIDTH.")]
 Channels = Annotated[int | None, typer.Option(help="Make images 1 (grey) or 3 (RGB) channels.")]
@@ -43,6 +45,16 @@ Interpolation = Annotated[str | None, typer.Option(help="Of resizing: bilinear o
 Streaming = Annotated[bool, typer.Option("--stream", help="Read hf: data as it comes, keeping nothing on disk.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Inputs in one pass of the model.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
+Confidence = Annotated[
+    str | None, typer.Option(help="With what probability this detector's own rate is at most alpha, as 95%.")
+]
+Together = Annotated[
+    str | None, typer.Option(help="Columns of the data, with commas: inputs of one patient or video stay on one side.")
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(help="Columns of the data, with commas, in whose groups the rate is to hold: site,scanner."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -66,6 +78,13 @@ def model_named(notes: dict[str, Any], model: str | None, weights: str | None) -
     if fitted_weights is not None and weights is None:
         raise DataError(f"pass --weights; the detector was fitted with {one_line(str(fitted_weights))}")
     return fitted, weights
+
+
+def columns_of(contents: "Contents", data: str) -> list[str] | None:
+    """The names by which the detector's inputs are taken from `data`; None where either has no names."""
+    from gradgeo.data.csv_file import ENDINGS
+
+    return contents.fitted.get("columns") if data.lower().endswith(ENDINGS) else None
 
 
 def on_device(device: str, model: "nn.Module") -> "nn.Module":
@@ -119,6 +138,19 @@ def item_at(source: "Source", index: int) -> "Item":
     except IndexError:
         rule = "one that the data has" if source.size is None else f"within 0..{source.size - 1}"
         raise expected("index", rule, index) from None
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """The names in the text of an option; none where it is not given."""
+    return () if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def fraction(option: str, text: str | None) -> float | None:
+    """The share that an option states, as 95% or 0.95."""
+    if text is None:
+        return None
+    share = numbers(option, text.removesuffix("%"), ",", float)[0]
+    return float(share / 100 if text.endswith("%") else share)
 
 
 def numbers(option: str, text: str, separator: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from gradgeo.cli.options import (
     DetectorPath,
     Device,
     Interpolation,
+    Label,
     Limit,
     Mean,
     Order,
@@ -28,7 +29,10 @@ from gradgeo.cli.options import (
     Streaming,
     Weights,
     Workers,
+    columns_of,
+    fraction,
     load_detector,
+    names,
     preprocess_for,
 )
 from gradgeo.errors import DataError
@@ -61,9 +65,20 @@ def score(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
     time: Annotated[str | None, typer.Option(help="The column that says when each input was taken.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Columns of the data to carry along, with commas.")] = None,
+    conditional: Annotated[
+        str | None, typer.Option(help="class: p-values among calibration inputs of the same predicted class.")
+    ] = None,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="P-values among those of the same group, by the columns that fit was told.")
+    ] = False,
+    fdr: Annotated[
+        str | None, typer.Option(help="A false discovery rate, as 10%: adds q-values of all rows together.")
+    ] = None,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -88,6 +103,10 @@ def score(
     scoring.check_out(out)
     contents = serialization.read(file, sha256=sha256)
     notes = contents.notes
+    by = tuple(map(str, notes.get("groups") or ())) if groups else ()
+    if groups and not by:
+        raise DataError("--groups: the detector was not fitted with any; pass fit --groups the columns of its data.")
+    rate = fraction("--fdr", fdr)
     fitted = Preprocess.from_dict(notes.get("preprocess"))
     preprocess = preprocess_for(
         fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
@@ -107,10 +126,14 @@ def score(
             "class_order": tuple(map(str, notes.get("class_names") or ())),
             "streaming": stream,
             "time": time,
+            "columns": columns_of(contents, data),
+            "label": label,
+            "keep": tuple(dict.fromkeys(names(keep) + by)),
         },
     )
     detector, source = job.open(contents)  # read once; each worker of Ray reads the file itself
-    watch = Watch(detector.calibration_size_)
+    # p-values by class or group are ranks in calibration sets of other sizes, which the watch does not know
+    watch = None if conditional or by else Watch(detector.calibration_size_)
     with progress("scoring", source.size) as advance:
         summary = scoring.score(
             detector,
@@ -123,6 +146,9 @@ def score(
             engine=scoring.local if engine == "local" else RayEngine(job, jobs=jobs),
             progress=advance,
             watch=watch,
+            conditional=conditional,
+            groups=by,
+            fdr=rate,
         )
     if not summary.scored:
         raise DataError(f"none of the {summary.rows} inputs can be judged; the first: {summary.first_error}")
@@ -133,9 +159,10 @@ def score(
             "already done": summary.resumed or None,
             "judged": summary.scored,
             "trusted": share(summary.trusted, summary.scored),
+            "selected": None if rate is None else f"{summary.selected} at a false discovery rate of {rate:.3g}",
             "accuracy": share(summary.correct, summary.labelled),
             "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
-            "shift alarm": str(watch.state),
+            "shift alarm": None if watch is None else str(watch.state),
             "rate": _rate(summary.rows - summary.resumed, summary.seconds),
             "model at work": None if busy is None else f"{busy:.1%} of {summary.seconds:.1f} s",
             "written to": out,

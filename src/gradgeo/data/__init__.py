@@ -1,13 +1,17 @@
 """Data sets by name: from a file, folder, hub or archive name to numbered inputs, one module per kind of source."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from gradgeo.data import files, webdataset
+from gradgeo.data import csv_file, files, webdataset
 from gradgeo.data.arrays import open_npy, open_npz
+from gradgeo.data.csv_file import CsvFile
 from gradgeo.data.digits import open_digits
 from gradgeo.data.fit_loader import ReadableItems
 from gradgeo.data.hub import open_hub
 from gradgeo.data.images import ENDINGS, open_folder, open_image
+from gradgeo.data.kept import checked_names
 from gradgeo.data.parquet import Parquet
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.source import Indexed, Item, Reader, Source, Stream, StreamReader
@@ -20,9 +24,12 @@ Usable = ReadableItems
 """The former name of `ReadableItems`."""
 
 KINDS = (
-    "an image, a folder of images, a .parquet file, a folder or pattern of them, a .npz or .npy file, .tar shards, "
-    "hf:NAME, ucr:NAME or digits"
+    "an image, a folder of images, a .csv or .tsv file, a .parquet file, a folder or pattern of them, a .npz or .npy "
+    "file, .tar shards, hf:NAME, ucr:NAME or digits"
 )
+
+
+WITH_COLUMNS = "CSV, Parquet, .npz, hf: and .tar"
 
 
 @public
@@ -36,6 +43,9 @@ def open_source(
     class_order: tuple[str, ...] = (),
     streaming: bool = False,
     time: str | None = None,
+    columns: Sequence[str] | None = None,
+    label: str | None = None,
+    keep: Sequence[str] = (),
 ) -> Source:
     """The items of the data that `spec` names.
 
@@ -45,7 +55,8 @@ def open_source(
         [(10, 3, (1, 8, 8)), (11, 8, (1, 8, 8))]
 
     Args:
-        spec: an image; a folder of images, or of one sub-folder per class; a .parquet file in the Hugging
+        spec: an image; a folder of images, or of one sub-folder per class; a .csv or .tsv file with a row of names,
+            whose columns are numbers or one of which names image files beside it; a .parquet file in the Hugging
             Face image layout or with number lists or fixed-shape tensors, or a folder of such files; an .npz file with
             `x` and, if there are labels, `y`; an .npy file; WebDataset shards, .tar or .tar.gz, or a folder of them; a
             pattern of .parquet or .tar files, as `day-*.parquet` or `part-{000..146}.tar`;
@@ -58,8 +69,13 @@ def open_source(
             renumbered by name; the label of a name that is not listed is None.
         data_root: folder that holds the UCR archive; default $UCR_DATA_HOME.
         streaming: read `hf:` data over the network without storing it on disk.
+        columns: of a .csv or .tsv file, those that are the model's inputs, in its order; None for all but label and
+            time.
+        label: its column of labels; None for the first called label, labels or y.
         time: the column, array (.npz) or key of a sample's .json (.tar) with the time of each item: a number, a date or
             ISO 8601 text.
+        keep: columns, arrays or keys, as for `time`, whose values are carried along with the items as texts, in
+            `Item.kept`.
 
     Returns:
         An `Indexed` source, a sized sequence whose items are read on access; for shards and with `streaming`, a
@@ -76,24 +92,33 @@ def open_source(
     if streaming and not name.startswith("hf:"):
         raise expected("streaming", "False for data other than hf:, which is read in parts as it is", streaming)
     try:
-        reader = _reader(name, root, streaming=streaming, time=time)
+        wanted: dict[str, Any] = {"time": time, "keep": checked_names(keep)}
+        if Path(name).suffix.lower() in csv_file.ENDINGS and Path(name).expanduser().exists():
+            reader: Reader | StreamReader = CsvFile(Path(name).expanduser(), columns, label, **wanted)
+        elif columns is not None or label is not None:
+            rule = "None for data other than a .csv or .tsv file"
+            raise expected("columns" if label is None else "label", rule, name)
+        else:
+            reader = _reader(name, root, streaming=streaming, columns=wanted)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
     options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "class_order": class_order}
     if isinstance(reader, StreamReader):
-        return Stream(reader, name, time=time, **options)
-    return Indexed(reader, name, time=time, **options)
+        return Stream(reader, name, **wanted, **options)
+    return Indexed(reader, name, **wanted, **options)
 
 
-def _reader(spec: str, root: Path | None, *, streaming: bool = False, time: str | None = None) -> Reader | StreamReader:
+def _reader(spec: str, root: Path | None, *, streaming: bool, columns: dict[str, Any]) -> Reader | StreamReader:
     if spec.startswith("hf:"):
-        return open_hub(spec, streaming=streaming, time=time)
+        return open_hub(spec, streaming=streaming, **columns)
     path = Path(spec).expanduser()
     built_in = spec == "digits" or spec.startswith(("digits/", "ucr:"))
-    if not built_in and (reader := _open_table(spec, path, time)) is not None:
+    if not built_in and (reader := _open_table(spec, path, columns)) is not None:
         return reader
-    if time is not None:
-        raise expected("time", "None for data without columns", time, "Parquet, .npz, hf: and .tar data have times.")
+    if columns["time"] is not None:
+        raise expected("time", "None for data without columns", columns["time"], f"{WITH_COLUMNS} data have times.")
+    if columns["keep"]:
+        raise expected("keep", "empty for data without columns", columns["keep"], f"{WITH_COLUMNS} data have some.")
     if built_in:
         return open_ucr(spec, root) if spec.startswith("ucr:") else open_digits(spec)
     if path.is_dir():
@@ -108,23 +133,23 @@ def _reader(spec: str, root: Path | None, *, streaming: bool = False, time: str 
     raise DataError(f"{spec} is of no kind that can be read. Data can be {KINDS}.")
 
 
-def _open_table(spec: str, path: Path, time: str | None) -> Reader | StreamReader | None:
+def _open_table(spec: str, path: Path, columns: dict[str, Any]) -> Reader | StreamReader | None:
     """The reader of Parquet, .npz or .tar data, the kinds with named columns; None for any other kind."""
     if path.is_dir():
         if files.files_below(path, ENDINGS, at_most=1):  # a folder of images may hold their verdicts as Parquet
             return None
         for endings in ((".parquet",), webdataset.ENDINGS):
             if paths := files.files_below(path, endings):
-                return Parquet(paths, time) if endings == (".parquet",) else webdataset.Shards(paths, time)
+                return Parquet(paths, **columns) if endings == (".parquet",) else webdataset.Shards(paths, **columns)
         return None
     paths = [path] if path.exists() else files.expand(spec) if any(c in spec for c in "*?[{") else []
     names = {file.name.lower() for file in paths}
     if names and all(name.endswith(".parquet") for name in names):
-        return Parquet(paths, time)
+        return Parquet(paths, **columns)
     if names and all(name.endswith(webdataset.ENDINGS) for name in names):
-        return webdataset.Shards(paths, time)
+        return webdataset.Shards(paths, **columns)
     if len(paths) > 1:
         raise DataError(
             f"expected the files of {spec} to be all .parquet or all .tar, got {', '.join(sorted(names)[:3])}."
         )
-    return open_npz(path, time) if names and path.suffix.lower() == ".npz" else None
+    return open_npz(path, **columns) if names and path.suffix.lower() == ".npz" else None

@@ -19,6 +19,7 @@ from torch import Tensor
 from gradgeo._files import check_regular
 from gradgeo.data import limits
 from gradgeo.data.files import content_id
+from gradgeo.data.kept import texts
 from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, describe
@@ -114,6 +115,7 @@ class Arrays:
         classes: tuple[str, ...] = (),
         times: NDArray[Any] | None = None,
         content_id: str = "",
+        kept: Sequence[Sequence[str | None]] = (),
     ) -> None:
         check_layout(x.shape, x.dtype, place)
         if labels is not None and len(labels) != len(x):
@@ -124,6 +126,7 @@ class Arrays:
         self.labels = labels
         self.classes = classes
         self.times = times
+        self.kept = kept
         self.content_id = content_id or str(len(x))
 
     def __len__(self) -> int:
@@ -185,8 +188,8 @@ def from_bytes(data: bytes) -> NDArray[Any]:
     return values.reshape(header.shape, order="F" if header.fortran else "C")
 
 
-def open_npz(path: Path, time: str | None = None) -> Arrays:
-    """The inputs and labels of an .npz file, and the times in the array called `time`.
+def open_npz(path: Path, time: str | None = None, keep: Sequence[str] = ()) -> Arrays:
+    """The inputs and labels of an .npz file, the times in the array called `time`, and those of `keep` as texts.
 
     Only the heads are read before the arrays are known to fit together.
     """
@@ -195,18 +198,21 @@ def open_npz(path: Path, time: str | None = None) -> Arrays:
         raise DataError(f"{path} is not an .npz file. Write one with numpy.savez(file, x=inputs, y=labels).")
     labels: list[int | None] | None = None
     classes: tuple[str, ...] = ()
-    times = None
+    times, kept = None, []
     try:
         with zipfile.ZipFile(path) as archive:
             x, y = _Member.find(archive, INPUTS), _Member.find(archive, LABELS)
             t = None if time is None else _Member.find(archive, (time,))
-            for wanted, member in ((" or ".join(INPUTS), x), *([(time, t)] if time else [])):
+            others = [_Member.find(archive, (name,)) for name in keep]
+            for wanted, member in (
+                (" or ".join(INPUTS), x), *([(time, t)] if time else []), *zip(keep, others, strict=True)
+            ):  # fmt: skip
                 if member is None:
                     names = ", ".join(sorted(name.removesuffix(".npy") for name in archive.namelist()))
                     raise DataError(f"expected an array named {wanted} in {path}, got {names or 'none'}.")
             assert x is not None
             check_layout(x.header.shape, x.header.dtype, path.name)
-            for what, member in (("label", y), ("time", t)):
+            for what, member in (("label", y), ("time", t), *zip(keep, others, strict=True)):
                 if member is not None:
                     member.check_column(what, x.header.shape[0], path.name)
             inputs = x.rows(path, archive)
@@ -214,11 +220,19 @@ def open_npz(path: Path, time: str | None = None) -> Arrays:
                 labels, classes = encode_labels(y.read(archive), path.name)
             if t is not None:
                 times = parse_timestamps(t.read(archive), path.name)
+            for name, member in zip(keep, others, strict=True):
+                assert member is not None
+                column = member.read(archive)
+                if column.ndim != 1:
+                    raise DataError(f"expected one value per input in the array {name} of {path.name}.")
+                kept.append(texts(column))
     except DataError:
         raise
     except Exception as error:  # whatever a broken archive makes zipfile, zlib and NumPy raise
         raise _refused(path, error) from error
-    return Arrays(inputs, labels, place=path.name, classes=classes, times=times, content_id=content_id([path]))
+    return Arrays(
+        inputs, labels, place=path.name, classes=classes, times=times, kept=kept, content_id=content_id([path])
+    )
 
 
 def open_npy(path: Path) -> Arrays:

@@ -1,14 +1,18 @@
 """The readable items of a source in batches, which is what `Detector.fit` takes."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from gradgeo.data.kept import Values, group_of
 from gradgeo.data.source import Item, Source
-from gradgeo.errors import DataError
+from gradgeo.errors import DataError, expected
 
 Batch = Tensor | tuple[Tensor, Tensor]
 
@@ -27,6 +31,8 @@ class ReadableItems(IterableDataset[Batch]):
     Attributes:
         skipped: after a pass, the items that were skipped, each with its error.
         items: after a pass, the number of items of the source.
+        sha256: after a whole pass, of the inputs that are used, as float32, and their labels.
+        labels: after a whole pass, how many of them have each label.
 
     Raises:
         DataError: no item can be read.
@@ -42,6 +48,9 @@ class ReadableItems(IterableDataset[Batch]):
     ) -> None:
         self.skipped: list[Item] = []
         self.items = 0
+        self.sha256: str | None = None
+        self.labels: Counter[int] = Counter()
+        self._kept: list[Values] = []
         self._source = source
         self._batch_size = batch_size
         self._workers = workers
@@ -51,8 +60,23 @@ class ReadableItems(IterableDataset[Batch]):
         """A loader for `Detector.fit`, which does not draw from the global random state."""
         return DataLoader(self, batch_size=None, generator=torch.Generator())
 
+    def groups(self, columns: Sequence[str]) -> Sequence[str] | None:
+        """The group of each usable item by some columns that the source keeps, as `Detector.fit` takes it: filled by
+        the pass over the items that `fit` begins with. None without columns.
+
+        Raises: ArgumentError for a column that is not kept.
+        """
+        if not columns:
+            return None
+        places = [self._source.keep.index(name) if name in self._source.keep else -1 for name in columns]
+        if -1 in places:
+            raise expected("columns", f"among those that are kept, {', '.join(self._source.keep)}", list(columns))
+        return _Groups(self._kept, places)
+
     def __iter__(self) -> Iterator[Batch]:
         self.skipped, self.items = [], 0
+        self._kept.clear()
+        digest, labels = hashlib.sha256(), Counter[int]()
         shape = self._source.first_shape()
         for items in self._source.batches(self._batch_size, workers=self._workers, shape=shape):
             self.items += len(items)
@@ -61,11 +85,32 @@ class ReadableItems(IterableDataset[Batch]):
             self.skipped += [item for item in items if item.x is None]
             x = [item.x for item in items if item.x is not None]
             y = [item.label for item in items if item.x is not None]
+            if self.sha256 is None:  # the first pass
+                for item in items:
+                    if item.x is not None:
+                        digest.update(item.x.contiguous().numpy().tobytes() + str(item.label).encode())
+                labels.update(label for label in y if label is not None)
+            self._kept += [item.kept for item in items if item.x is not None]
             if x:
                 yield (torch.stack(x), torch.tensor(y)) if self._source.labelled else torch.stack(x)
             if self._progress:
                 self._progress(len(items))
+        if self.sha256 is None:
+            self.sha256, self.labels = digest.hexdigest(), labels
         if shape is None:
             raise DataError(
                 f"none of the {self.items} items of {self._source.spec} can be read; the first: {self.skipped[0].error}"
             )
+
+
+class _Groups(Sequence[str]):
+    """Names of groups, made of what a list holds by now."""
+
+    def __init__(self, kept: list[Values], places: Sequence[int]) -> None:
+        self._kept, self._places = kept, places
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: Any) -> Any:
+        return group_of(tuple(self._kept[index][place] for place in self._places))

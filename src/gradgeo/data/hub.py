@@ -8,6 +8,7 @@ Source: Q. Lhoest et al., "Datasets: a community library for natural language pr
 
 import glob
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ class Address:
     path: Path | None
 
 
-def open_hub(spec: str, *, streaming: bool = False, time: str | None = None) -> Rows | StreamedRows:
+def open_hub(
+    spec: str, *, streaming: bool = False, time: str | None = None, keep: Sequence[str] = ()
+) -> Rows | StreamedRows:
     """The split that `spec` names.
 
     A data set of the hub is downloaded once, all splits of its configuration, and stored as Arrow in the cache of the
@@ -57,8 +60,8 @@ def open_hub(spec: str, *, streaming: bool = False, time: str | None = None) -> 
     try:
         if streaming:
             dataset, version = _streamed(library, address)
-            return StreamedRows(dataset, spec, roots, time, version)
-        return Rows(_dataset(library, address), spec, roots, time)
+            return StreamedRows(dataset, spec, roots, time, version, keep)
+        return Rows(_dataset(library, address), spec, roots, time, keep)
     except GradgeoError:
         raise
     except Exception as error:  # a download, a broken file or a wrong name fails in many ways

@@ -14,6 +14,7 @@ from torch import Tensor
 from gradgeo.data import limits
 from gradgeo.data.arrays import as_input
 from gradgeo.data.images import decode
+from gradgeo.data.kept import texts
 from gradgeo.data.source import Record, encode_labels
 from gradgeo.data.timestamps import parse_timestamp, parse_timestamps
 from gradgeo.errors import DataError, require
@@ -35,7 +36,7 @@ class Columns:
     caches; any other path is just a name.
     """
 
-    def __init__(self, features: Any, spec: str, roots: Sequence[Path], time: str | None) -> None:
+    def __init__(self, features: Any, spec: str, roots: Sequence[Path], time: str | None, keep: Sequence[str]) -> None:
         self._library = require("datasets", "hub")
         self.input = self._input_column(features, spec)
         self._dtype = self._numbers(features[self.input])
@@ -45,14 +46,15 @@ class Columns:
         self.label = self._label_column(features)
         feature = features[self.label] if self.label is not None else None
         self.classes = tuple(feature.names) if isinstance(feature, self._library.ClassLabel) else ()
-        if time is not None and time not in features:
-            raise DataError(f"{spec} has no column {time}; it has {', '.join(features)}.")
-        self.time = time
+        for name in (*([] if time is None else [time]), *keep):
+            if name not in features:
+                raise DataError(f"{spec} has no column {name}; it has {', '.join(features)}.")
+        self.time, self.keep = time, keep
 
     @property
     def wanted(self) -> list[str]:
         """The columns to read."""
-        return list(dict.fromkeys(name for name in (self.input, self.label, self.time) if name is not None))
+        return list(dict.fromkeys(name for name in (self.input, self.label, self.time, *self.keep) if name))
 
     def name(self, cell: Any) -> str | None:
         """The path stored with the image, relative to the caller's folder; None where there is none."""
@@ -128,8 +130,10 @@ class Columns:
 class Rows:
     """The rows of one split, with random access."""
 
-    def __init__(self, dataset: Any, spec: str, roots: Sequence[Path], time: str | None = None) -> None:
-        self._columns = columns = Columns(dataset.features, spec, roots, time)
+    def __init__(
+        self, dataset: Any, spec: str, roots: Sequence[Path], time: str | None = None, keep: Sequence[str] = ()
+    ) -> None:
+        self._columns = columns = Columns(dataset.features, spec, roots, time, keep)
         self._rows = dataset.select_columns([columns.input]).with_format("arrow")
         self.labels: list[int | None] | None = None
         self.classes = columns.classes
@@ -142,6 +146,7 @@ class Rows:
         self.times: NDArray[Any] | None = None
         if time is not None:
             self.times = parse_timestamps(self._column(dataset, time).to_pylist(), spec)
+        self.kept = [texts(self._column(dataset, name).to_pylist()) for name in keep]
         self.content_id = str(getattr(dataset, "_fingerprint", len(self)))
 
     def __len__(self) -> int:
@@ -165,10 +170,12 @@ class Rows:
 class StreamedRows:
     """The rows of one split in order, without a copy on disk."""
 
-    def __init__(self, dataset: Any, spec: str, roots: Sequence[Path], time: str | None, version: str) -> None:
+    def __init__(
+        self, dataset: Any, spec: str, roots: Sequence[Path], time: str | None, version: str, keep: Sequence[str] = ()
+    ) -> None:
         if dataset.features is None:  # files without declared types; the library infers them from the first rows
             dataset = dataset._resolve_features()
-        self._columns = columns = Columns(dataset.features, spec, roots, time)
+        self._columns = columns = Columns(dataset.features, spec, roots, time, keep)
         self._rows = dataset.select_columns(columns.wanted)
         self.classes = columns.classes
         self.labelled = columns.label is not None
@@ -188,12 +195,15 @@ class StreamedRows:
             cells = table.column(columns.input).combine_chunks()
             labels = table.column(columns.label).to_pylist() if columns.label else [None] * len(table)
             times = table.column(columns.time).to_pylist() if columns.time else [None] * len(table)
-            for cell, label, time in zip(cells, labels, times, strict=True):
+            kept = [texts(table.column(name).to_pylist()) for name in columns.keep]
+            values = zip(*kept, strict=True) if kept else [()] * len(table)
+            for cell, label, time, own in zip(cells, labels, times, values, strict=True):
                 yield Record(
                     columns.name(cell) or str(index),
                     partial(columns.load, cell),
                     self._label(label),
                     parse_timestamp(time),
+                    kept=own,
                 )
                 index += 1
 

@@ -15,6 +15,7 @@ from gradgeo.data import limits
 from gradgeo.data.arrays import as_input
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode
+from gradgeo.data.kept import texts
 from gradgeo.data.parquet_cells import Cells, RowGroup, Size
 from gradgeo.data.parquet_pages import Column, columns_of, unpacked
 from gradgeo.data.source import encode_labels
@@ -39,21 +40,22 @@ class Parquet:
     file are names and are not opened. Memory: that of `Cells`, and the labels.
     """
 
-    def __init__(self, files: Path | Sequence[Path], time: str | None = None) -> None:
+    def __init__(self, files: Path | Sequence[Path], time: str | None = None, keep: Sequence[str] = ()) -> None:
         self._paths = [files] if isinstance(files, Path) else list(files)
         self._arrow = require("pyarrow", "parquet")
         first = self._open(self._paths[0])
         schema = first.schema_arrow
         self._column = self._input_column(self._paths[0], schema)
         label = next((name for name in LABELS if name in schema.names and name != self._column), None)
-        if time is not None and time not in schema.names:
-            raise DataError(f"{self._paths[0]} has no column {time}; it has {', '.join(schema.names)}.")
-        labels: list[NDArray[Any]] = []
-        times: list[NDArray[Any]] = []
+        asked = [name for name in (time, *keep) if name is not None]
+        for name in asked:
+            if name not in schema.names:
+                raise DataError(f"{self._paths[0]} has no column {name}; it has {', '.join(schema.names)}.")
+        read: dict[str, list[NDArray[Any]]] = {name: [] for name in (label, *asked) if name is not None}
         groups: list[RowGroup] = []
         for number, path in enumerate(self._paths):
             file = self._open(path)
-            self._check_columns(path, file.schema_arrow, schema, [self._column, label, time])
+            self._check_columns(path, file.schema_arrow, schema, [self._column, *read])
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             if any(count < 0 for count in counts) or sum(counts) != file.metadata.num_rows:
                 shown = ", ".join(map(str, counts[:8]))
@@ -66,21 +68,22 @@ class Parquet:
         place = self._paths[0].name
         if not len(self):
             raise DataError(f"{self._paths[0]} has no rows.")
-        if label is not None or time is not None:
+        if read:
             limits.check_labels(place, len(self))
         for path in self._paths:
-            for name, column in ((label, labels), (time, times)):
-                if name is not None:
-                    try:
-                        column.append(self._read(path, name))
-                    except (self._arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-                        raise DataError(f"the column {name} of {path} cannot be read: {error}") from error
+            for name, column in read.items():
+                try:
+                    column.append(self._read(path, name))
+                except (self._arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                    raise DataError(f"the column {name} of {path} cannot be read: {error}") from error
+        columns = {name: np.concatenate(parts) for name, parts in read.items()}
         self.labels: list[int | None] | None = None
         self.classes: tuple[str, ...] = ()
         if label is not None:
-            self.labels, text = encode_labels(np.concatenate(labels), place)
+            self.labels, text = encode_labels(columns[label], place)
             self.classes = text or class_names(schema.metadata, label)
-        self.times = parse_timestamps(np.concatenate(times), place) if time is not None else None
+        self.times = parse_timestamps(columns[time], place) if time is not None else None
+        self.kept = [texts(columns[name]) for name in keep]
         self.content_id = content_id(self._paths)
 
     def __len__(self) -> int:
@@ -153,13 +156,14 @@ class Parquet:
 
     def _read(self, path: Path, name: str) -> NDArray[Any]:
         """A column of labels or times of one file."""
-        # Texts are read as numbers in a dictionary: unpacked, a long one takes its size in each row that has it.
-        file = self._open(path, read_dictionary=[name])
-        kind = file.schema_arrow.field(name).type
+        plain = self._open(path)
+        kind = plain.schema_arrow.field(name).type
         kind = kind.value_type if self._arrow.types.is_dictionary(kind) else kind
-        rows = self._check_column(path, name, kind, file.metadata)
+        rows = self._check_column(path, name, kind, plain.metadata)
+        plain.close()
         try:
-            return self._values(path, file, name, kind, COLUMN_ROWS)
+            # Texts are read as numbers in a dictionary: unpacked, a long one takes its size in each row that has it.
+            return self._values(path, self._open(path, read_dictionary=[name]), name, kind, COLUMN_ROWS)
         except (self._arrow.ArrowException, OSError):  # Arrow makes no dictionary of some encodings
             return self._values(path, self._open(path), name, kind, rows)
 
@@ -194,11 +198,9 @@ class Parquet:
         limits.check_size(f"the column {name} of {path}", size.nbytes, limits.LARGEST_LABELS)
         return max(1, min(COLUMN_ROWS, limits.ROWS_AT_ONCE // max(1, size.repeated)))
 
-    def _check_columns(self, path: Path, schema: Any, first: Any, names: list[str | None]) -> None:
+    def _check_columns(self, path: Path, schema: Any, first: Any, names: list[str]) -> None:
         """Raises: DataError unless the file has these columns in the types of the first file."""
         for name in names:
-            if name is None:
-                continue
             kind = schema.field(name).type if name in schema.names else "no such column"
             if kind != first.field(name).type:
                 wanted = f"{name}: {first.field(name).type}"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.data import limits
+from gradgeo.data.kept import Values
 from gradgeo.data.prefetch import Group, prefetch
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.timestamps import Timestamp, parse_timestamp
@@ -35,6 +36,8 @@ class Item:
     """One line; None if the item was read."""
     time: Timestamp | None = None
     """When the item was recorded; None where unknown."""
+    kept: Values = ()
+    """Its values of the columns that are kept."""
 
 
 class Reader(Protocol):
@@ -81,6 +84,7 @@ class Record:
     time: Timestamp | None = None
     nbytes: int = 0
     """Bytes that it holds until it is loaded."""
+    kept: Values = ()
 
 
 @runtime_checkable
@@ -124,9 +128,11 @@ class Source(ABC):
     Attributes:
         spec: the user's name for the data.
         classes: names of the labels 0, 1, ...; empty where the data has none.
+        columns: names of an input's entries, for rows of numbers; None for other data.
         labelled: whether any item can have a label.
         time: the name of the time column; None where none was requested.
         is_datetime: whether times are dates (True) or numbers (False); None for data without times.
+        keep: names of the columns that are carried along with the items.
         preprocess: the preprocessing of every input.
         start, limit: the first `start` items are skipped, then at most `limit` are read.
         size: the number of items; None where it is unknown before reading.
@@ -147,6 +153,7 @@ class Source(ABC):
         limit: int | None = None,
         class_order: tuple[str, ...] = (),
         time: str | None = None,
+        keep: tuple[str, ...] = (),
     ) -> None:
         if start < 0:
             raise expected("start", "0 or more", start)
@@ -159,8 +166,10 @@ class Source(ABC):
             if class_order != reader.classes:
                 self._class_index = {i: class_order.index(c) for i, c in enumerate(reader.classes) if c in class_order}
             self.classes = class_order
+        self.columns: tuple[str, ...] | None = getattr(reader, "columns", None)
         self.preprocess = preprocess
         self.time = time
+        self.keep = keep
         self.start = start
         self.limit = limit
         self.content_id = reader.content_id
@@ -210,7 +219,13 @@ class Source(ABC):
             yield from batch
 
     def _item(
-        self, index: int, name: Callable[[], str], load: Callable[[], Tensor], label: int | None, time: object
+        self,
+        index: int,
+        name: Callable[[], str],
+        load: Callable[[], Tensor],
+        label: int | None,
+        time: object,
+        kept: Values = (),
     ) -> Item:
         """The item with the result of `load`, or with its exception as the error."""
         x, error = None, None
@@ -226,7 +241,7 @@ class Source(ABC):
             shown = str(index)
         if self._class_index is not None:
             label = self._class_index.get(label)
-        return Item(index, shown, x, label, error, parse_timestamp(time))
+        return Item(index, shown, x, label, error, parse_timestamp(time), kept)
 
 
 @final
@@ -244,6 +259,7 @@ class Indexed(Source):
         self.is_datetime = None if reader.times is None else reader.times.dtype.kind == "M"
         self.size = total - self.start if self.limit is None else min(self.limit, total - self.start)
         self._reader = reader
+        self._kept: Sequence[Sequence[str | None]] = getattr(reader, "kept", ())  # of readers that have columns
 
     def __len__(self) -> int:
         return self.size
@@ -255,7 +271,8 @@ class Indexed(Source):
         reader, index = self._reader, self.start + position
         label = None if reader.labels is None else reader.labels[index]
         time = None if reader.times is None else reader.times[index]
-        return self._item(index, partial(reader.name, index), partial(reader.load, index), label, time)
+        kept = tuple(column[index] for column in self._kept)
+        return self._item(index, partial(reader.name, index), partial(reader.load, index), label, time, kept)
 
     def _groups(self, size: int, parts: Iterable[range]) -> Generator[Group[Item]]:
         for part in parts:
@@ -303,7 +320,15 @@ class Stream(Source):
                     break
                 index = self.start + at
                 group.calls.append(
-                    partial(self._item, index, partial(str, record.name), record.load, record.label, record.time)
+                    partial(
+                        self._item,
+                        index,
+                        partial(str, record.name),
+                        record.load,
+                        record.label,
+                        record.time,
+                        record.kept,
+                    )
                 )
                 group.nbytes += record.nbytes
                 at += 1

@@ -26,6 +26,7 @@ from gradgeo.data import limits
 from gradgeo.data.arrays import as_input, from_bytes
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode, is_image
+from gradgeo.data.kept import as_text
 from gradgeo.data.source import Record
 from gradgeo.data.timestamps import Timestamp, parse_timestamp
 from gradgeo.errors import DataError
@@ -68,7 +69,7 @@ class _Sample:
             self.error = self.error or f"its members have more than {limits.LARGEST_ITEM} bytes, which are not read"
         return self.error is None
 
-    def record(self, time: str | None) -> Record:
+    def record(self, time: str | None, keep: Sequence[str] = ()) -> Record:
         """The sample as a record that decodes it on `load`."""
         about = _json(self.parts)
         label = next(
@@ -78,7 +79,8 @@ class _Sample:
             label = next((_integer(about[key]) for key in JSON_LABELS if key in about), None)
         nbytes = sum(map(len, self.parts.values()))
         timestamp: Timestamp | None = None if time is None else parse_timestamp(about.get(time))
-        return Record(self.name, partial(_decoded, self), label, timestamp, nbytes)
+        kept = tuple(None if isinstance(value := about.get(key), list | dict) else as_text(value) for key in keep)
+        return Record(self.name, partial(_decoded, self), label, timestamp, nbytes, kept)
 
 
 class Shards:
@@ -91,9 +93,9 @@ class Shards:
 
     classes: tuple[str, ...] = ()
 
-    def __init__(self, files: Sequence[Path], time: str | None = None) -> None:
+    def __init__(self, files: Sequence[Path], time: str | None = None, keep: Sequence[str] = ()) -> None:
         self._files = list(files)
-        self._time = time
+        self._time, self._keep = time, keep
         self._counts: list[int] = []  # samples per shard, for the shards read to their end so far
         first = next(self.records(0), None)
         if first is None:
@@ -101,6 +103,9 @@ class Shards:
         self.labelled = first.label is not None
         if time is not None and first.time is None:
             raise DataError(f"the .json of the first sample, {first.name}, has no time (number or ISO 8601) as {time}.")
+        for name, value in zip(keep, first.kept, strict=True):
+            if value is None:
+                raise DataError(f"the .json of the first sample, {first.name}, has no {name}.")
         self.is_datetime = None if time is None else isinstance(first.time, datetime)
         self.content_id = content_id(self._files)
 
@@ -116,7 +121,7 @@ class Shards:
                 for sample in samples:
                     at += 1
                     if at > skip:
-                        yield sample.record(self._time)
+                        yield sample.record(self._time, self._keep)
             if number == len(self._counts):
                 self._counts.append(at - before)
 

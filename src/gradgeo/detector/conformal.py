@@ -1,8 +1,14 @@
 """Split-conformal p-values: what turns an outlier score into a stated false-alarm rate."""
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy import special
 
 from gradgeo._typing import Array
+
+CONFIDENCE = 0.95
+"""With which the largest false-alarm rate of a detector is stated where `Detector` was given no other."""
 
 
 def p_values(calibration: Array, scores: Array) -> Array:
@@ -21,17 +27,116 @@ def p_values(calibration: Array, scores: Array) -> Array:
     return np.where(np.isnan(scores), np.nan, (1 + at_least) / (n + 1))
 
 
-def min_calibration_size(alpha: float) -> int:
-    """The fewest calibration scores with which any input can be flagged at `alpha`: 1 / (n + 1) <= alpha."""
+def min_calibration_size(alpha: float, confidence: float | None = None) -> int:
+    """The fewest calibration scores with which any input can be flagged at `alpha`: 1 / (n + 1) <= alpha.
+
+    With a `confidence` the smallest rank must keep to it too: 1 - (1 - alpha)^n >= confidence.
+    """
     # 1 / alpha may round to just above an integer, which must not count as the next one.
-    return int(np.ceil(1 / alpha - 1e-9)) - 1
+    least = int(np.ceil(1 / alpha - 1e-9)) - 1
+    if confidence is not None:
+        least = max(least, int(np.log1p(-confidence) / np.log1p(-alpha)) - 1)
+        while not flagged_ranks(least, alpha, confidence):
+            least += 1
+    return least
 
 
-def calibration_size(n: int, share: float, alpha: float, *, at_most: int) -> int:
+def flagged_ranks(n: int, alpha: float, confidence: float | None = None) -> int:
+    """How many of the n + 1 possible p-values are flagged: p <= k / (n + 1) for the largest such k, 0 for none.
+
+    Without `confidence` the largest k with k / (n + 1) <= alpha. With it the largest of those for which the false-alarm
+    rate of the one detector with this calibration set is at most alpha with that probability, see `FalseAlarmRate`.
+    """
+    k = int(alpha * (n + 1)) + 1
+    while k and k / (n + 1) > alpha:  # as p-values are compared, in float64
+        k -= 1
+    if confidence is None or k == 0:
+        return k
+    ranks = np.arange(1, k + 1)
+    return int((special.betainc(ranks, n + 1 - ranks, alpha) >= confidence).sum())  # falls with the rank
+
+
+@dataclass(frozen=True)
+class FalseAlarmRate:
+    """The share of trusted inputs that one detector flags, whose calibration set is drawn once and then stays.
+
+    An input is flagged if its score is above the k-th largest of n calibration scores. Of a continuous score the
+    probability of that, given the calibration set, is an order statistic of n uniform numbers: beta distributed with
+    parameters k and n + 1 - k (Vovk 2012, "Conditional validity of inductive conformal predictors", proposition 2a).
+    With ties it is stochastically smaller.
+
+    Example:
+        >>> print(Level(alpha=0.05).rate(339))
+        5.0 % expected, at most 7.1 % with 95 % confidence (flagged: p <= 17/340)
+        >>> print(Level(alpha=0.05, confidence=0.95).rate(339))
+        3.2 % expected, at most 5.0 % with 95 % confidence (flagged: p <= 11/340)
+    """
+
+    ranks: int
+    """k: the largest p-value that is flagged is k / (n + 1)."""
+    calibration_size: int
+    """n."""
+    confidence: float
+    """Of `at_most`."""
+
+    @property
+    def expected(self) -> float:
+        """Its mean over calibration sets, k / (n + 1)."""
+        return self.ranks / (self.calibration_size + 1)
+
+    @property
+    def at_most(self) -> float:
+        """What the rate of a detector with n calibration inputs exceeds with probability 1 - `confidence` only."""
+        if not self.ranks:
+            return 0.0
+        return float(special.betaincinv(self.ranks, self.calibration_size + 1 - self.ranks, self.confidence))
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers, ready for JSON."""
+        return {
+            "expected": self.expected,
+            "at_most": self.at_most,
+            "confidence": self.confidence,
+            "flagged_ranks": self.ranks,
+            "calibration_size": self.calibration_size,
+        }
+
+    def __str__(self) -> str:
+        if not self.ranks:
+            return f"0 %: with {self.calibration_size} calibration inputs nothing can be flagged"
+        expected, at_most, sure = (100 * share for share in (self.expected, self.at_most, self.confidence))
+        flagged = f"flagged: p <= {self.ranks}/{self.calibration_size + 1}"
+        return f"{expected:.1f} % expected, at most {at_most:.1f} % with {sure:g} % confidence ({flagged})"
+
+
+@dataclass(frozen=True)
+class Level:
+    """Which p-values are flagged: up to `alpha` or, with a `confidence`, up to a rank that keeps this detector's own
+    false-alarm rate at or below alpha."""
+
+    alpha: float
+    confidence: float | None = None
+
+    @property
+    def least(self) -> int:
+        """The fewest calibration inputs with which any input can be flagged."""
+        return min_calibration_size(self.alpha, self.confidence)
+
+    def threshold(self, n: int) -> float:
+        """The p-value up to which an input is flagged, with n calibration inputs."""
+        return self.alpha if self.confidence is None else flagged_ranks(n, self.alpha, self.confidence) / (n + 1)
+
+    def rate(self, n: int) -> FalseAlarmRate:
+        """The false-alarm rate of a detector with n calibration inputs."""
+        return FalseAlarmRate(flagged_ranks(n, self.alpha, self.confidence), n, self.confidence or CONFIDENCE)
+
+
+def calibration_size(n: int, share: float, alpha: float, *, at_most: int, confidence: float | None = None) -> int:
     """How many of `n` inputs to calibrate on: about `share`, so that alpha (n + 1) is an integer where 1/alpha is.
 
-    Then the false-alarm rate is alpha itself rather than the next smaller multiple of 1 / (n + 1).
+    Then the false-alarm rate is alpha itself rather than the next smaller multiple of 1 / (n + 1). With a `confidence`
+    at least as many as it takes.
     """
     step = min_calibration_size(alpha) + 1
     steps = min(round(share * n / step), (at_most + 1) // step)
-    return max(1, steps) * step - 1
+    return max(max(1, steps) * step - 1, min_calibration_size(alpha, confidence))

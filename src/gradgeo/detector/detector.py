@@ -14,22 +14,22 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gradgeo._typing import Array
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import fitting, html_repr, serialization
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
+from gradgeo.detector.learned import Learned
 from gradgeo.detector.model_check import ModelCheck
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.settings import Settings
-from gradgeo.errors import NotFittedError, expected, public
+from gradgeo.errors import expected, public
 from gradgeo.geometry.autograd import DifferentiableJacobian
 from gradgeo.geometry.options import Classes
 from gradgeo.geometry.surrogates import SmoothReLU
 
 
-class Detector:
+class Detector(Learned):
     """A reject option for a trained classifier: an outlier score and a p-value for every prediction.
 
     Fitted on trusted inputs alone: no retraining, no outliers, no attacks. Scores follow one sign convention
@@ -47,10 +47,14 @@ class Detector:
         model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again: verdicts on
             other weights than those of `fit` come with one warning.
         evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
-            "fast": what takes at most 3 backward passes; "paper": the ten statistics of the CSM. A preset leaves out
-            what the model does not have, penultimate features for instance.
+            "fast": what takes at most 3 backward passes; "lite": what takes 3 forward passes and no backward pass;
+            "paper": the ten statistics of the CSM. A preset leaves out what the model does not have, penultimate
+            features for instance.
         alpha: the false-alarm rate: the share of trusted inputs that may be called untrustworthy. May be set to
             another value after `fit`.
+        confidence: with what probability the rate of the one detector that `fit` makes is at most alpha. None: its
+            mean over calibration sets is, and single ones are above or below (`false_alarm_rate_` says by how much).
+            With 0.95 fewer inputs are flagged, so that 95 of 100 detectors keep to alpha. P-values do not change.
         classes: whose saliency maps are made: None for all, an int for each sample's most likely, a tensor (K,) for
             these; the predicted class is always among them.
         loss: "cross_entropy", "mse" or "logit", as in `saliency_maps`. With two classes the first two put a cosine of
@@ -61,8 +65,9 @@ class Detector:
         seed: decides which inputs those are.
         batch_size: inputs judged at a time.
 
-    Learned by `fit`: `input_shape_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the neighbourhood, in input
-    units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were left out).
+    Learned by `fit`: `input_shape_`, `columns_`, `num_classes_`, `loss_`, `temperature_`, `radius_` (of the
+    neighbourhood, in input units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were
+    left out), `groups_`, `false_alarm_rate_`.
 
     Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.conformal`. Deviations: evidence
     other than the ten statistics (`gradgeo.detector.evidence`) and how it is fused (`gradgeo.detector.fusion`); the
@@ -76,6 +81,7 @@ class Detector:
         *,
         evidence: str | Sequence[str] = "full",
         alpha: float = 0.05,
+        confidence: float | None = None,
         classes: Classes = None,
         loss: str = "cross_entropy",
         temperature: float | str = "auto",
@@ -87,6 +93,7 @@ class Detector:
         self.model = model
         self.evidence = evidence
         self.alpha = alpha
+        self.confidence = confidence
         self.classes = classes
         self.loss = loss
         self.temperature = temperature
@@ -94,7 +101,6 @@ class Detector:
         self.seed = seed
         self.batch_size = batch_size
         self.notes: dict[str, Any] = {}
-        self._fitted: FittedDetector | None = None
         self._model_check = ModelCheck({})
         self.settings  # noqa: B018  # checks the arguments
 
@@ -110,6 +116,7 @@ class Detector:
         labels: ArrayLike | None = None,
         *,
         groups: Sequence[int | str] | ArrayLike | None = None,
+        together: Sequence[int | str] | ArrayLike | None = None,
     ) -> Self:
         """Learn what trusted inputs look like, and calibrate the p-values on a part set apart.
 
@@ -117,12 +124,16 @@ class Detector:
         on its training inputs it is too confident, and the stated false-alarm rate would not hold.
 
         Args:
-            data: a tensor or array (N, *input), or a Dataset or DataLoader of x or (x, label, ...). Read twice and in
-                part a third time, so it must give the same inputs in the same order; a shuffling loader is read in
-                order.
-            labels: (N,) true classes for a tensor or array. Where there are labels, only correctly classified inputs
-                count as trusted.
-            groups: (N,) numbers or texts, one per input: inputs of one patient, video or original. A group calibrates
+            data: a tensor or array (N, *input), a table of numbers (pandas, polars, Arrow), whose columns are then
+                taken by name, or a Dataset or DataLoader of x, (x, label, ...) or mappings such as {"image": x,
+                "label": y} or {"pixel_values": x, "labels": y}. Read twice and in part a third time, so it must give
+                the same inputs in the same order; a shuffling loader is read in order.
+            labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
+                inputs count as trusted.
+            groups: (N,) numbers or texts, one per input: its site, scanner, shift, lot or sex, of which `predict` may
+                be told too, so that the false-alarm rate holds in each group by itself. Without `together` a group
+                that is too small for that calibrates as a whole or not at all.
+            together: (N,) numbers or texts, one per input: its patient, video or original. Inputs of one calibrate
                 as a whole or not at all, for inputs that resemble each other on both sides void the false-alarm rate.
                 Inputs that are equal entry by entry count once, the first of them, with a warning.
 
@@ -133,9 +144,10 @@ class Detector:
 
         Raises:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs
-                of differing shape, data that changed between the two readings, a table instead of its numbers.
+                of differing shape, data that changed between the two readings, a table with columns that are no
+                numbers.
         """
-        return self.adopt(fitting.fit(self.model, data, labels, self.settings, groups))
+        return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups))
 
     def adopt(self, fitted: FittedDetector) -> Self:
         """Judge by what `gradgeo.detector.fitting` learned of this model, in place of `fit`."""
@@ -143,20 +155,37 @@ class Detector:
         return self
 
     @public
-    def predict(self, x: ArrayLike | Dataset[Any] | DataLoader[Any]) -> Predictions:
+    def predict(
+        self,
+        x: ArrayLike | Dataset[Any] | DataLoader[Any],
+        *,
+        conditional: str | None = None,
+        groups: Sequence[int | str] | ArrayLike | None = None,
+    ) -> Predictions:
         """Predictions and verdicts for inputs (N, *input) of the shape that `fit` saw.
 
-        A tensor, array, Dataset or DataLoader as in `fit`; labels are ignored. Rows that cannot be judged are not
+        A tensor, array, table, Dataset or DataLoader as in `fit`; labels are ignored. Of a table the columns of `fit`
+        are taken by name, whatever their order, and others left aside. Rows that cannot be judged are not
         trusted, have NaN scores, and raise one warning with their count; see `Predictions`.
 
         Deterministic. Across batch sizes float32 rounding differs in the last bit: a gradient entry within rounding of
         zero may then flip its sign and move a score (see results/).
 
+        Args:
+            x: the inputs.
+            conditional: "class" for p-values among the calibration inputs of the same predicted class, so that the
+                false-alarm rate holds for each predicted class by itself, not only over all of them. The answer is
+                `ConditionalPredictions`, which say with how many inputs each was compared. A class with too few is
+                compared with all, with one warning.
+            groups: (N,) the group of each input, as in `fit`, for p-values among the calibration inputs of the same
+                group; with `conditional` of the same class and group. One that `fit` was not given counts as too small.
+
         Cost: one forward pass and K backward passes per input.
 
-        Raises: NotFittedError before `fit`; ArgumentError for inputs of another shape or type.
+        Raises: NotFittedError before `fit`; ArgumentError for inputs of another shape or type, another number of
+            groups, or groups where `fit` had none.
         """
-        return self._predict(x)[0]
+        return self._predict(x, conditional=conditional, groups=groups)[0]
 
     @public
     def outlier_score(self, x: ArrayLike | Dataset[Any] | DataLoader[Any]) -> Tensor:
@@ -182,12 +211,20 @@ class Detector:
         return self.fitted_.explanations(predictions, measured) if len(predictions) else []
 
     @public
-    def judge(self, x: ArrayLike, *, explain: bool = False) -> Judgement:
+    def judge(
+        self,
+        x: ArrayLike,
+        *,
+        explain: bool = False,
+        conditional: str | None = None,
+        groups: Sequence[int | str] | ArrayLike | None = None,
+    ) -> Judgement:
         """All that one pass over a batch yields: the logits, the verdicts, the p-value of each evidence.
 
         Args:
             x: inputs (N, *input), a tensor or array.
             explain: add an explanation of each row that is not trusted, as `explain` gives it.
+            conditional, groups: as in `predict`; the p-values of single evidence stay among all calibration inputs.
 
         Cost: that of `predict`; where the evidence makes no CSM, explanations take those of the rows that are not
         trusted as well.
@@ -196,7 +233,7 @@ class Detector:
             raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
         fitted = self.fitted_
         keep = ("logits", "csm", "classes") if explain and "csm" in self.evidence_ else ("logits",)
-        predictions, measured = self._predict(x, keep=keep)
+        predictions, measured = self._predict(x, keep=keep, conditional=conditional, groups=groups)
         p_values = fitted.calibration.evidence_p_values(fitted.scores(measured))  # (N, M)
         explained: dict[int, Explanation] = {}
         rows = torch.nonzero(~predictions.trusted)[:, 0]
@@ -213,13 +250,14 @@ class Detector:
         )
 
     def _predict(
-        self, x: ArrayLike | Dataset[Any] | DataLoader[Any], *, keep: tuple[str, ...] = ()
+        self, x: ArrayLike | Dataset[Any] | DataLoader[Any], *, keep: tuple[str, ...] = (), **kinds: Any
     ) -> tuple[Predictions, EvidenceFeatures]:
-        fitted, batch_size = self.fitted_, self.settings.batch_size
+        fitted, settings = self.fitted_, self.settings
+        batch_size = settings.batch_size
         inputs = fitted.inputs(x, batch_size=batch_size)
         classifier = self._model_check.classifier(self.model)
         measured = fitted.extractor.measure(classifier, inputs, batch_size=batch_size, keep=keep)
-        return fitted.predictions(measured, self.alpha), measured
+        return fitted.predictions(measured, settings.level, **kinds), measured
 
     def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
         """The outlier score (N,) as a function of `x` (N, *input) that can be differentiated, for attacks.
@@ -244,7 +282,7 @@ class Detector:
 
         A saved and loaded detector has the digest it had; notes and `batch_size` have no part in it.
         """
-        return self.fitted_.digest(self.alpha)
+        return self.fitted_.digest(self.alpha, self.confidence)
 
     @public
     def save(self, path: str | PathLike[str], *, notes: dict[str, Any] | None = None) -> None:
@@ -296,76 +334,10 @@ class Detector:
         """Warn where the model's weights are not those of `fit`, whatever was said before; they are hashed."""
         self._model_check.warn_if_changed(self.model)
 
-    @property
-    def fitted_(self) -> FittedDetector:
-        """All that `fit` learned, as one frozen record; NotFittedError before."""
-        if self._fitted is None:
-            raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
-        return self._fitted
-
-    @property
-    def input_shape_(self) -> tuple[int, ...]:
-        """Of one input."""
-        return self.fitted_.input_shape
-
-    @property
-    def num_classes_(self) -> int:
-        """Of the model."""
-        return self.fitted_.num_classes
-
-    @property
-    def classes_(self) -> Classes:
-        """Whose saliency maps are made, as `classes` was at `fit`."""
-        return self.fitted_.extractor.maps.classes
-
-    @property
-    def loss_(self) -> str:
-        """Whose gradients the maps are."""
-        return self.fitted_.extractor.maps.loss.name
-
-    @property
-    def temperature_(self) -> float:
-        """At which the loss is differentiated."""
-        return self.fitted_.extractor.maps.loss.temperature or 1.0
-
-    @property
-    def radius_(self) -> float:
-        """Of the neighbourhood, root mean square per input entry, in input units."""
-        return self.fitted_.extractor.radius
-
-    @property
-    def fit_size_(self) -> int:
-        """Trusted inputs that were learned from."""
-        return self.fitted_.fit_size
-
-    @property
-    def calibration_size_(self) -> int:
-        """Trusted inputs that p-values compare with."""
-        return self.fitted_.calibration_size
-
-    @property
-    def misclassified_(self) -> int:
-        """Inputs left out because another class is predicted than their label says."""
-        return self.fitted_.misclassified
-
-    @property
-    def unusable_(self) -> int:
-        """Inputs left out because of NaN or infinite values or logits."""
-        return self.fitted_.unusable
-
-    @property
-    def evidence_(self) -> tuple[str, ...]:
-        """The names of the evidence in use: what this model has of `evidence`."""
-        return self.fitted_.extractor.names
-
-    @property
-    def calibration_scores_(self) -> Array:
-        """The outlier scores of the calibration inputs, in rising order: what p-values compare with."""
-        return self.fitted_.calibration.outlier_scores.copy()
-
     def __repr__(self) -> str:
         state = "not fitted" if self._fitted is None else f"fitted on {self.fit_size_} + {self.calibration_size_}"
-        return f"Detector(evidence=[{', '.join(self._evidence_names)}], alpha={self.alpha}, {state})"
+        sure = "" if self.confidence is None else f", confidence={self.confidence}"
+        return f"Detector(evidence=[{', '.join(self._evidence_names)}], alpha={self.alpha}{sure}, {state})"
 
     def _repr_html_(self) -> str:
         return html_repr.detector(self, self._evidence_names)

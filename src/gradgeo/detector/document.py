@@ -20,33 +20,42 @@ def check(document: Any) -> None:
     )
     _fields(document, {"versions": is_texts, "settings": _is_object, "fitted": _is_object, "fingerprint": _is_object,
                        "notes": _is_object, "schema": _count})  # fmt: skip
-    _fields(document["settings"], {
+    settings, fitted = document["settings"], document["fitted"]
+    _fields(settings, {
         "evidence": lambda v: isinstance(v, list) and all(map(_text, v)) and 0 < len(v) == len(set(v)),
         "alpha": _number, "calibration": _number, "seed": _count, "batch_size": _count, "loss": _text,
         "classes": lambda v: v is None or _count(v) or _counts(v),
         "temperature": lambda v: _text(v) or _number(v),
-    })  # fmt: skip
-    _fields(document["fitted"], {
+    }, {"confidence": lambda v: _number(v) and 0 < v < 1})  # fmt: skip
+    _fields(fitted, {
         "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST_INPUT,
         "num_classes": _count, "loss": LOSSES.__contains__,
         "temperature": _positive, "radius": _positive,
         "one_class": lambda v: isinstance(v, list) and all(_text(name) and name in KINDS for name in v),
         "questions": lambda v: isinstance(v, list) and all(map(_text, v)),
         "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
-    })  # fmt: skip
+    }, {"groups": lambda v: _is_names(v) and bool(v), "columns": _is_names})  # fmt: skip
     _fields(document["fingerprint"], {
         "weights": lambda v: v is None or _text(v),
         "logits": lambda v: v is None or (_is_rows(v) and len(v) == 2),
     })  # fmt: skip
 
-    settings, fitted = document["settings"], document["fitted"]
+    columns = fitted.get("columns")
+    ensure(columns is None or [len(columns)] == fitted["input_shape"], "columns are not the entries of an input")
     ensure(len(fitted["one_class"]) == len(fitted["questions"]) == len(settings["evidence"]), "its evidence is unclear")
 
 
-def _fields(value: dict[str, Any], rules: dict[str, Callable[[Any], bool]]) -> None:
-    ensure(set(value) == set(rules), f"expected the fields {', '.join(rules)}, got {', '.join(value)}"[:500])
-    for name, rule in rules.items():
-        ensure(rule(value[name]), f"{name} is not valid")
+Rules = dict[str, Callable[[Any], bool]]
+
+
+def _fields(value: dict[str, Any], rules: Rules, later: Rules | None = None) -> None:
+    """ValueError unless all of `rules` are there and nothing else but `later`, fields that earlier versions did not
+    write."""
+    optional = later or {}
+    rest = set(value) - set(optional)
+    ensure(rest == set(rules), f"expected the fields {', '.join(rules)}, got {', '.join(value)}"[:500])
+    for name, rule in (rules | optional).items():
+        ensure(name not in value or rule(value[name]), f"{name} is not valid")
 
 
 def _is_object(value: Any) -> bool:
@@ -55,6 +64,10 @@ def _is_object(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value)) and len(set(value)) == len(value)
 
 
 def is_texts(value: Any) -> bool:

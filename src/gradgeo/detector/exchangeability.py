@@ -1,4 +1,4 @@
-"""What calibration rests on: inputs that are drawn one by one. Copies count once, and groups stay on one side."""
+"""What calibration rests on: inputs that are drawn one by one. Copies count once; some stay together."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import BoolArray, IntArray
-from gradgeo.detector import conformal
+from gradgeo.detector.mondrian import group_names
 from gradgeo.detector.settings import Settings
-from gradgeo.errors import ArgumentError, expected, warn
+from gradgeo.errors import ArgumentError, warn
 
 
 def is_copy(x: Tensor, counts: Tensor, seen: set[bytes]) -> BoolArray:
@@ -30,34 +30,36 @@ def is_copy(x: Tensor, counts: Tensor, seen: set[bytes]) -> BoolArray:
     return found
 
 
-def group_numbers(groups: Any, n: int) -> IntArray:
-    """The group of each of n inputs (n,), numbered in the order in which they occur."""
-    rule = f"one number or text for each of {n} inputs"
-    if isinstance(groups, str | bytes) or not isinstance(groups, Sequence | np.ndarray | Tensor):
-        raise expected("groups", rule, groups)
-    names = groups.tolist() if isinstance(groups, np.ndarray | Tensor) else list(groups)
-    if len(names) != n or not all(isinstance(name, str | int) for name in names):
-        raise expected("groups", rule, groups)
-    numbers: dict[str | int, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names])
+def unit_numbers(together: Any, n: int) -> IntArray:
+    """What each of n inputs belongs to (n,), numbered in the order in which they occur."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in group_names(together, n, "together")])
 
 
-def set_apart(groups: IntArray, size: int, least: int, settings: Settings) -> BoolArray:
-    """Which of T inputs, of `groups` (T,), calibrate (T,): groups in an order drawn by the seed, until there are `size`
+def units_of_groups(groups: Sequence[str], rows: IntArray, enough: float) -> IntArray:
+    """Which inputs at `rows` belong together, as numbers (T,): those of a group with fewer than `enough`. Every other
+    input is by itself, for a rate of its own takes inputs of the group on both sides."""
+    _, group, counts = np.unique(np.asarray(groups)[rows], return_inverse=True, return_counts=True)  # (T,), (G,)
+    return np.where(counts[group] < enough, group, len(counts) + np.arange(len(rows)))
+
+
+def set_apart(units: IntArray, size: int, least: int, settings: Settings) -> BoolArray:
+    """Which of T inputs, of `units` (T,), calibrate (T,): units in an order drawn by the seed, until there are `size`
     inputs, while `least` are left to learn from."""
-    _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)  # (T,), (G,)
+    needed = settings.level.least
+    _, units, counts = np.unique(units, return_inverse=True, return_counts=True)  # (T,), (G,)
     order = np.random.default_rng(settings.seed).permutation(len(counts))  # (G,)
-    together = counts[order].cumsum()  # (G,) inputs of the first groups
-    taken = min(int(np.searchsorted(together, size)) + 1, int((len(groups) - together >= least).sum()))
+    together = counts[order].cumsum()  # (G,) inputs of the first units
+    taken = min(int(np.searchsorted(together, size)) + 1, int((len(units) - together >= least).sum()))
     calibrate = int(together[taken - 1]) if taken else 0
-    if calibrate < conformal.min_calibration_size(settings.alpha):
+    if calibrate < needed:
         raise ArgumentError(
-            f"expected groups that leave {conformal.min_calibration_size(settings.alpha)} inputs to calibrate on and "
+            f"expected groups that leave {needed} inputs to calibrate on and "
             f"{least} to learn from, got {len(counts)} groups of up to {counts.max()} trusted inputs. Give more groups."
         )
-    if taken < calibrate and taken < conformal.min_calibration_size(settings.alpha):
+    if taken < calibrate and taken < needed:
         warn(
             f"only {taken} groups calibrate: on inputs of new groups the false-alarm rate may be far from alpha = "
             f"{settings.alpha}. Give more groups."
         )
-    return np.isin(groups, order[:taken])
+    return np.isin(units, order[:taken])

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gradgeo._typing import Array
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Model
-from gradgeo.detector import conformal
 from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.detector.explanations import explanations, named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.mondrian import CalibrationGroups, Kinds
 from gradgeo.detector.one_class import ensure
-from gradgeo.detector.results import Explanation, Predictions
+from gradgeo.detector.results import ConditionalPredictions, Explanation, Predictions
 from gradgeo.errors import expected, warn
 
 
@@ -43,6 +46,10 @@ class FittedDetector:
     """Inputs left out because of NaN or infinite values or logits."""
     model_fingerprint: dict[str, Any]
     """Of the model, as it was at `fit`: see `gradgeo.classifier.fingerprint.of`."""
+    columns: tuple[str, ...] | None = None
+    """The names of an input's entries, in order, where `fit` was given a table."""
+    groups: CalibrationGroups | None = None
+    """Of the calibration inputs, where `fit` was given groups."""
 
     @property
     def calibration_size(self) -> int:
@@ -51,7 +58,7 @@ class FittedDetector:
 
     def inputs(self, x: Data, *, batch_size: int) -> Iterator[Tensor]:
         """The batches of `x`; ArgumentError where one is not of the shape that `fit` saw."""
-        for batch, _ in batches(x, batch_size=batch_size, labelled=False):
+        for batch, _ in batches(x, batch_size=batch_size, labelled=False, columns=self.columns):
             if tuple(batch.shape[1:]) != self.input_shape:
                 shape = ", ".join(map(str, self.input_shape))
                 raise expected("x", f"of shape (N, {shape}) as in fit", batch)
@@ -63,16 +70,54 @@ class FittedDetector:
             return torch.empty(0, len(self.extractor.evidence), dtype=torch.float64)
         return self.fusion.scores(measured.features, measured.label)
 
-    def predictions(self, measured: EvidenceFeatures, alpha: float) -> Predictions:
-        """The verdicts on N measured inputs."""
+    def predictions(
+        self, measured: EvidenceFeatures, level: Level, *, conditional: str | None = None, groups: Any = None
+    ) -> Predictions:
+        """The verdicts on N measured inputs; see `Detector.predict`."""
         outlier_score = self.fusion.fuse(self.scores(measured))
-        p_value = self.calibration.p_value(outlier_score)
-        if conformal.min_calibration_size(alpha) > self.calibration_size:
+        n, known = self.calibration_size, self.groups
+        if level.least > n:
+            sure = "" if level.confidence is None else f" with confidence {level.confidence:g}"
             warn(
-                f"no input can be flagged at alpha = {alpha} with {self.calibration_size} calibration inputs: "
-                f"p-values start at {1 / (self.calibration_size + 1):.4f}. Fit again with this alpha."
+                f"no input can be flagged at alpha = {level.alpha}{sure} with {n} calibration inputs: "
+                f"p-values start at {1 / (n + 1):.4f}. Fit again with this alpha."
             )
-        return Predictions(measured.label, measured.probability, outlier_score, p_value, p_value > alpha)
+        kinds = Kinds.of(conditional, groups, known, self.calibration.labels, measured.label.numpy())
+        if kinds is None:
+            p_value = self.calibration.p_value(outlier_score)
+            trusted = p_value > level.threshold(n)
+            return Predictions(measured.label, measured.probability, outlier_score, p_value, trusted)
+        scores = outlier_score.numpy()
+        p, compared = kinds.p_values(self.calibration_scores, self.calibration.outlier_scores, scores, level.least)
+        if (text := kinds.fallback(~np.isnan(scores), n, level.least)) is not None:
+            warn(text)
+        flagged = {size: level.threshold(size) for size in np.unique(compared).tolist()}
+        bounds = np.array([flagged[size] for size in compared.tolist()])
+        columns = (torch.from_numpy(p), torch.from_numpy(p > bounds), torch.from_numpy(compared))
+        return ConditionalPredictions(measured.label, measured.probability, outlier_score, *columns)
+
+    @cached_property
+    def calibration_scores(self) -> Array:
+        """(n,) outlier scores in the order of the other rows of the calibration set.
+
+        A file keeps them ascending, and the scores that they were joined from row by row: these, joined again, give the
+        order. Scores within rounding of each other may change places on another processor.
+        """
+        scores = np.empty(self.calibration_size)
+        joined = self.fusion.fuse(torch.from_numpy(self.calibration.scores)).numpy()
+        scores[np.argsort(joined, kind="stable")] = self.calibration.outlier_scores
+        return scores
+
+    def rates(self, level: Level, by: str) -> dict[str, FalseAlarmRate]:
+        """The false-alarm rate of each predicted class, or of each group of `fit`, judged among its own."""
+        if by == "class":
+            names, of_row = tuple(map(str, range(self.num_classes))), self.calibration.labels
+        elif self.groups is not None:
+            names, of_row = self.groups.names, self.groups.of_row
+        else:
+            return {}
+        counts = np.bincount(of_row, minlength=len(names)).tolist()
+        return {name: level.rate(count) for name, count in zip(names, counts, strict=True)}
 
     def check_widths(self, measured: EvidenceFeatures) -> None:
         """ValueError where a one-class model, or the named features of calibration, are not as wide as `measured`."""
@@ -99,8 +144,8 @@ class FittedDetector:
         evidence = self.extractor.evidence
         return explanations(predictions, measured, self.scores(measured), evidence, self.fusion, self.calibration)
 
-    def digest(self, alpha: float) -> str:
-        """The SHA-256 of this record and `alpha`."""
+    def digest(self, alpha: float, confidence: float | None = None) -> str:
+        """The SHA-256 of this record and what is flagged."""
         maps = self.extractor.maps
         content: dict[str, Any] = {
             "alpha": float(alpha),
@@ -113,4 +158,10 @@ class FittedDetector:
             "fusion": self.fusion,
             "calibration": self.calibration,
         }
+        if confidence is not None:
+            content["confidence"] = float(confidence)
+        if self.groups is not None:
+            content["groups"] = self.groups
+        if self.columns is not None:
+            content["columns"] = self.columns
         return fingerprint.content_hash(content)

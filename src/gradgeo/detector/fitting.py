@@ -11,14 +11,16 @@ from torch import Tensor
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import conformal, exchangeability
+from gradgeo.detector import conformal, exchangeability, tables
 from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.conformal import Level
 from gradgeo.detector.evidence import Evidence, resolve
 from gradgeo.detector.explanations import named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, UnusableInputWarning, expected, warn
 from gradgeo.geometry.chunking import map_chunks
@@ -31,13 +33,23 @@ TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes th
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
-def fit(model: Model, data: Data, labels: Any, settings: Settings, groups: Any = None) -> FittedDetector:
+def fit(
+    model: Model, data: Data, labels: Any, settings: Settings, together: Any = None, groups: Any = None
+) -> FittedDetector:
     """All four steps, for one detector; see `Detector.fit`."""
+    columns = tables.names_of(data) if tables.is_table(data) else None
+    data = data if columns is None else tables.numbers_of(data)
     scanned = scan(model, data, labels, batch_size=settings.batch_size)
     scanned.warn_if_unusable()
-    trusted, extractor = split(model, scanned, settings, groups)
+    if groups is not None:
+        groups = group_names(groups, len(scanned.usable))  # before any long work
+    trusted, extractor = split(model, scanned, settings, together, groups)
     extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
-    return learn(scanned, trusted, extractor, measured, seed=settings.seed)
+    fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed)
+    known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
+    if known is not None:
+        known.warn_of_few(settings.level.least)
+    return replace(fitted, groups=known, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ class DataScan:
             warn(
                 f"{self.copies} of {len(self.usable)} inputs are copies of others and count once. Copies on both sides "
                 "of the split would void the false-alarm rate, and near-copies, which cannot be seen, still do: give "
-                "each input once, before augmentation, and pass groups= for frames of one video or images of one "
+                "each input once, before augmentation, and pass together= for frames of one video or images of one "
                 "patient."
             )
         if self.misclassified > self.trusted.sum() + self.copies:
@@ -169,7 +181,7 @@ class TrustedSet:
     """C, of the model."""
     least: int
     """Inputs that learning takes."""
-    alpha: float
+    level: Level
     """The false-alarm rate that calibration must allow."""
 
     @property
@@ -183,7 +195,7 @@ class TrustedSet:
         Raises: ArgumentError where too few are left.
         """
         zero_gradient = f"{int((~has_gradient).sum())} have no gradient at all (dead network)"
-        _require_enough(int(has_gradient.sum()), self.total, self.least, self.alpha, zero_gradient)
+        _require_enough(int(has_gradient.sum()), self.total, self.least, self.level, zero_gradient)
         part = replace(
             self,
             rows=self.rows[has_gradient],
@@ -192,7 +204,7 @@ class TrustedSet:
             calibrates=self.calibrates[has_gradient],
         )
         learn, calibrate = int((~part.calibrates).sum()), int(part.calibrates.sum())
-        if learn < self.least or calibrate < conformal.min_calibration_size(self.alpha):
+        if learn < self.least or calibrate < self.level.least:
             raise ArgumentError(
                 f"expected more inputs with gradients, got {learn} to learn from, {calibrate} to calibrate on after "
                 "those without one were left out. Give more data or a larger alpha."
@@ -201,11 +213,12 @@ class TrustedSet:
 
 
 def split(
-    model: Model, scanned: DataScan, settings: Settings, groups: Any = None
+    model: Model, scanned: DataScan, settings: Settings, together: Any = None, groups: list[str] | None = None
 ) -> tuple[TrustedSet, EvidenceExtractor]:
     """Which trusted inputs are learned from and which calibrate, and what is measured of them, but for the radius.
 
-    A share of them, drawn by the seed, calibrates, each of `groups` as a whole or not at all; at least
+    A share of them, drawn by the seed, calibrates, what belongs `together` as a whole or not at all, and where nothing
+    is said of that each of `groups` that is too small for a rate of its own; at least
     `MINIMUM_PER_FEATURE` inputs for each feature of the widest evidence are left to learn from.
 
     Raises: ArgumentError for too few trusted inputs, or evidence that this model does not have.
@@ -214,15 +227,20 @@ def split(
     evidence = _available(model, settings.evidence, scanned.first_usable)
     least = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
     rows = np.flatnonzero(scanned.trusted)  # (T,)
-    _require_enough(len(rows), len(scanned.trusted), least, settings.alpha, scanned.exclusion_reason)
-    size = conformal.calibration_size(len(rows), settings.calibration, settings.alpha, at_most=len(rows) - least)
-    numbers = (
-        np.arange(len(rows)) if groups is None else exchangeability.group_numbers(groups, len(scanned.trusted))[rows]
+    _require_enough(len(rows), len(scanned.trusted), least, settings.level, scanned.exclusion_reason)
+    size = conformal.calibration_size(
+        len(rows), settings.calibration, settings.alpha, at_most=len(rows) - least, confidence=settings.confidence
     )
-    calibrates = exchangeability.set_apart(numbers, size, least, settings)
+    units = np.arange(len(rows))
+    if together is not None:
+        units = exchangeability.unit_numbers(together, len(scanned.trusted))[rows]
+    elif groups is not None:
+        enough = settings.level.least / settings.calibration
+        units = exchangeability.units_of_groups(groups, rows, enough)
+    calibrates = exchangeability.set_apart(units, size, least, settings)
     probability, margins = scanned.probability[rows], scanned.margin[rows]
     trusted = TrustedSet(
-        rows, probability, margins, calibrates, len(scanned.trusted), scanned.num_classes, least, settings.alpha
+        rows, probability, margins, calibrates, len(scanned.trusted), scanned.num_classes, least, settings.level
     )
     temperature = settings.temperature
     if isinstance(temperature, str):
@@ -306,12 +324,13 @@ def typical_temperature(margins: Array) -> float:
     return max(float(np.quantile(margins, TYPICAL_MARGIN)), 1e-6)
 
 
-def _require_enough(trusted: int, total: int, least: int, alpha: float, reason: str) -> None:
-    calibrate = conformal.min_calibration_size(alpha)
+def _require_enough(trusted: int, total: int, least: int, level: Level, reason: str) -> None:
+    calibrate = level.least
     if trusted < calibrate + least:
+        sure = "" if level.confidence is None else f" with confidence {level.confidence:g}"
         raise ArgumentError(
-            f"expected at least {calibrate + least} trusted inputs ({calibrate} to calibrate alpha = {alpha}, "
-            f"{least} to learn from), got {trusted} of {total} inputs: {reason}. "
+            f"expected at least {calibrate + least} trusted inputs ({calibrate} to calibrate alpha = "
+            f"{level.alpha}{sure}, {least} to learn from), got {trusted} of {total} inputs: {reason}. "
             "Give more data or a larger alpha."
         )
 

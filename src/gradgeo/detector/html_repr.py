@@ -31,6 +31,7 @@ def detector(fitted: Any, evidence: Iterable[str]) -> str:
         pairs |= {
             "fitted on": f"{fitted.fit_size_:,} trusted inputs of shape {shape}",
             "calibrated on": f"{fitted.calibration_size_:,} others",
+            "false alarms": str(fitted.false_alarm_rate_),
             "classes": f"{fitted.num_classes_:,}",
             "loss": f"{fitted.loss_}, temperature {fitted.temperature_:.3g}",
         }

@@ -1,7 +1,7 @@
 """One way to walk over what a detector accepts: tensors, arrays, data sets and loaders, with or without labels."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,30 +11,44 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from gradgeo.classifier.prepared import refuse_sparse
+from gradgeo.detector import tables
 from gradgeo.errors import expected
 
 Data = ArrayLike | Dataset[Any] | DataLoader[Any]
-"""A tensor or array (N, *input), or a Dataset or DataLoader whose items are x or (x, y, ...)."""
+"""A tensor or array (N, *input), a table (N rows, F columns), or a Dataset or DataLoader whose items are x,
+(x, y, ...) or mappings with keys of `INPUTS` and `LABELS`."""
 
-RULE = "a tensor, an array, a Dataset or a DataLoader"
+INPUTS = ("image", "pixel_values", "inputs_embeds", "input_values", "x", "input", "inputs", "data", "features")
+"""Keys of the input in items that are mappings, as MONAI, Hugging Face and others name it."""
+
+LABELS = ("label", "labels", "y", "target", "targets")
+"""Keys of the class."""
+
+RULE = "a tensor, an array, a table, a Dataset or a DataLoader"
 
 
 def batches(
-    data: Data, labels: ArrayLike | None = None, *, batch_size: int, labelled: bool = True
+    data: Data,
+    labels: ArrayLike | None = None,
+    *,
+    batch_size: int,
+    labelled: bool = True,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Batches (x, y or None) of `data`, in its own order.
 
     Args:
-        data: a tensor or array (N, *input), or a Dataset or DataLoader whose items are x or (x, y, ...).
-        labels: (N,) integers for a tensor or array; data sets and loaders bring their own.
+        data: a tensor or array (N, *input), a table, or a Dataset or DataLoader whose items are x or (x, y, ...).
+        labels: (N,) integers for a tensor, array or table; data sets and loaders bring their own.
         batch_size: inputs in a batch; a loader has its own.
         labelled: whether labels are wanted at all.
+        columns: of a table, in order; None for all of them.
     """
+    if tables.is_table(data):
+        data = tables.numbers_of(data, columns)
     if isinstance(data, Tensor | np.ndarray):
         yield from _slices(data, None if labels is None else _labels(labels), batch_size)
         return
-    if _is_table(data):
-        raise expected("data", RULE, data, 'For a table pass its numbers: torch.tensor(df.to_numpy(dtype="float32")).')
     if labels is not None:
         raise expected("labels", "None for a Dataset or DataLoader, whose items bring their own", labels)
     if isinstance(data, DataLoader):
@@ -46,19 +60,26 @@ def batches(
     else:
         raise expected("data", RULE, data)
     for batch in _iterate(loader):
-        x, y = (batch[0], batch[1]) if isinstance(batch, tuple | list) and len(batch) > 1 else (batch, None)
-        x = x[0] if isinstance(x, tuple | list) and len(x) == 1 else x
+        x, y = _input_and_label(batch)
         if not isinstance(x, Tensor):
             raise expected("each item of data", "x or (x, y, ...) with x a tensor", x, "Wrap the data set so.")
         yield x, _labels(y) if labelled and y is not None else None
 
 
-def _is_table(data: object) -> bool:
-    """Whether `data` is a table or a column of one (pandas, polars, Arrow), whose rows are no tensors.
-
-    A table has a length and can be indexed as a Dataset can, but by the names of its columns.
-    """
-    return hasattr(data, "to_numpy") or hasattr(data, "__dataframe__")
+def _input_and_label(batch: Any) -> tuple[Any, Any]:
+    """What a batch of a loader holds: x, (x, y, ...) or a mapping with one of `INPUTS` and perhaps one of `LABELS`."""
+    if isinstance(batch, Mapping):
+        found = [name for name in INPUTS if name in batch]
+        if len(found) != 1:
+            raise expected(
+                "each item of data",
+                f"a mapping with one of the keys {', '.join(INPUTS)}",
+                f"one with {', '.join(map(str, batch))}",
+                "Wrap the data set to give (x, y).",
+            )
+        return batch[found[0]], next((batch[name] for name in LABELS if name in batch), None)
+    x, y = (batch[0], batch[1]) if isinstance(batch, tuple | list) and len(batch) > 1 else (batch, None)
+    return (x[0] if isinstance(x, tuple | list) and len(x) == 1 else x), y
 
 
 def _loader(dataset: Any, batch_size: int | None, **options: Any) -> DataLoader[Any]:
@@ -129,6 +150,6 @@ def _labels(labels: ArrayLike) -> Tensor:
         y = torch.from_numpy(array.astype(np.int64))
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
         raise expected(
-            "labels", rule, labels, "For a table name the column: df['label'].to_numpy()." * _is_table(labels)
+            "labels", rule, labels, "For a table name the column: df['label'].to_numpy()." * tables.is_table(labels)
         )
     return y.long()

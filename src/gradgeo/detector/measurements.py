@@ -172,6 +172,19 @@ class EvidenceContext:
 
         return self._drops(len(ways), shifted)
 
+    @cached_property
+    def symmetry_drop(self) -> Tensor:
+        """By how much the margin falls (N, 2) where the input is mirrored along its last axis, and where it is shifted
+        by one entry along every axis behind the channels."""
+
+        def changed(x: Tensor, way: Tensor) -> Tensor:
+            step = x
+            for axis in shiftable(x):
+                step = shift(step, axis, 1)
+            return torch.where(way.view(-1, *[1] * (x.ndim - 1)) == 0, x.flip(-1), step)
+
+        return self._drops(2, changed)
+
     @property
     def _displacements(self) -> Tensor:
         return displacements(self.forward.x, self.radius) if self._moves is None else self._moves

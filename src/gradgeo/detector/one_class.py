@@ -215,6 +215,53 @@ class NearestNeighbours(OneClass):
 
 
 @dataclass(frozen=True)
+class NearestMean(OneClass):
+    """Squared Mahalanobis distance of features of length 1 to the nearest class mean (Mueller and Hein, ICML 2025).
+
+    All classes share one covariance, of the deviations from their means, shrunk (Ledoit and Wolf 2004), so that few
+    inputs of many features do no harm. Deviation: classes are those predicted, and the shrinkage.
+    """
+
+    LAYOUT: ClassVar[Layout] = {"whitening": ("f8", ("width", "width")), "means": ("f8", ("groups", "width"))}
+
+    whitening: Array
+    """(F, F), whose product with its transpose is the inverse covariance."""
+    means: Array
+    """(G, F) of the classes that were predicted, each times `whitening`."""
+
+    @classmethod
+    def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
+        """As `OneClass.fit`."""
+        from sklearn.covariance import ledoit_wolf
+
+        unit = _unit(torch.from_numpy(features)).numpy()
+        _, group = np.unique(predicted, return_inverse=True)
+        counts = np.bincount(group)
+        sums = np.zeros((len(counts), unit.shape[1]))
+        np.add.at(sums, group, unit)
+        means = sums / counts[:, None]  # (G, F)
+        several = counts[group] > 1  # of a class seen once the deviation is zero, and says nothing
+        deviations = (unit - means[group])[several] if several.any() else unit - unit.mean(0)
+        covariance, _ = ledoit_wolf(deviations, assume_centered=True)
+        # Features that never vary leave no variance at all; the ridge keeps the inverse finite.
+        covariance += (1e-9 * np.trace(covariance) / len(covariance) + 1e-12) * np.eye(len(covariance))
+        values, directions = np.linalg.eigh(covariance)
+        whitening = np.ascontiguousarray(directions / np.sqrt(np.maximum(values, 1e-12)))
+        return cls(whitening, means @ whitening)
+
+    def validate(self) -> None:
+        """As `OneClass.validate`."""
+        ensure(len(self.means) >= 1, "means are none")
+
+    def score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """As `OneClass.score`."""
+        white, means = _unit(features) @ torch.from_numpy(self.whitening), torch.from_numpy(self.means)  # (N, F)
+        # |a - b|^2 by its three terms, (N, G): the differences themselves would be (N, G, F).
+        squares = white.square().sum(1, keepdim=True) - 2 * white @ means.T + means.square().sum(1)
+        return squares.amin(1).clamp_min(0)
+
+
+@dataclass(frozen=True)
 class Residual(OneClass):
     """Log of the distance to the affine space that holds most of the trusted features' variance (Wang et al., "ViM",
     CVPR 2022): half of the principal directions span it, and the other half measure the distance."""
@@ -245,6 +292,7 @@ KINDS: dict[str, type[OneClass]] = {
     "upper": UpperTail,
     "neighbours": NearestNeighbours,
     "residual": Residual,
+    "nearest_mean": NearestMean,
 }
 """Every one-class model by the name that detector files know it by."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.detector import html_repr
-from gradgeo.errors import expected
+from gradgeo.errors import expected, require
 
 Rows = SupportsIndex | slice | Tensor | NDArray[Any] | list[int] | list[bool]
 
@@ -58,11 +58,26 @@ class Predictions:
         Raises: IndexError for a number beyond the last row; ArgumentError for what is no index of rows.
         """
         chosen = _rows(rows, len(self))
-        return Predictions(*(getattr(self, f.name)[chosen] for f in fields(self)))
+        return type(self)(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
     def __iter__(self) -> Iterator["Predictions"]:
         """One row after another."""
         return (self[i] for i in range(len(self)))
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame with a column for each field and a row for each input.
+
+        Raises: MissingDependencyError: pandas is not installed.
+        """
+        return require("pandas", "tables").DataFrame({f.name: getattr(self, f.name).numpy() for f in fields(self)})
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The same as an Arrow stream, which polars, DuckDB and Arrow itself read: `pyarrow.table(predictions)`.
+
+        Raises: MissingDependencyError: pyarrow is not installed.
+        """
+        columns = {f.name: getattr(self, f.name).numpy() for f in fields(self)}
+        return require("pyarrow", "parquet").table(columns).__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         inputs = "input" if len(self) == 1 else "inputs"
@@ -70,6 +85,15 @@ class Predictions:
 
     def _repr_html_(self) -> str:
         return html_repr.predictions(self)
+
+
+@dataclass(frozen=True, repr=False)
+class ConditionalPredictions(Predictions):
+    """`Predictions` whose p-values are among calibration inputs of the same class or group."""
+
+    compared: Tensor
+    """int64, how many calibration inputs a p-value compares with: those of its kind, or all where these are too few. No
+    p-value is below 1 / (compared + 1)."""
 
 
 def _rows(rows: Any, count: int) -> slice | Tensor:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -27,12 +27,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from gradgeo._files import atomic_stream
+from gradgeo._typing import IntArray
 from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.detector.document import LARGEST_INPUT, SCHEMA, check, is_texts
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
+from gradgeo.detector.mondrian import LAYOUT as GROUP_LAYOUT
+from gradgeo.detector.mondrian import CalibrationGroups
 from gradgeo.detector.one_class import KINDS, OneClass, ensure
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
@@ -61,6 +65,8 @@ class Contents:
     """Of its arrays."""
     calibration: CalibrationSet
     """Of its arrays."""
+    groups: CalibrationGroups | None = None
+    """Of its arrays, where `fit` was given groups."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -108,6 +114,8 @@ class Contents:
             misclassified=fitted["misclassified"],
             unusable=fitted["unusable"],
             model_fingerprint=self.fingerprint,
+            groups=self.groups,
+            columns=None if "columns" not in fitted else tuple(fitted["columns"]),
         )
 
     def require(self, sha256: str | None) -> None:
@@ -132,15 +140,39 @@ class Contents:
                 "median": float(np.median(scores)),
                 "largest": float(scores[-1]),
             },
+            "false_alarms": {
+                kind: {name: rate.as_dict() for name, rate in rates.items()}
+                for kind, rates in self.false_alarms().items()
+            },
             **self.document,
         }
+
+    def false_alarms(self) -> dict[str, dict[str, FalseAlarmRate]]:
+        """The rate of the detector, and those of its classes and groups where each is judged among its own."""
+        level = Level(self.settings["alpha"], self.settings.get("confidence"))
+        labels, classes = self.calibration.labels, self.class_names()
+        counts = {"all": {"all": len(labels)}, "by_class": _counts(classes, labels)}
+        if self.groups is not None:
+            counts["by_group"] = _counts(self.groups.names, self.groups.of_row)
+        return {kind: {name: level.rate(n) for name, n in sizes.items()} for kind, sizes in counts.items()}
+
+    def class_names(self) -> tuple[str, ...]:
+        """As the notes have them, where they have one for each class, else the numbers of the classes."""
+        names, count = self.notes.get("class_names"), self.fitted["num_classes"]
+        if isinstance(names, list) and len(set(map(str, names))) == count == len(names):
+            return tuple(map(str, names))
+        return tuple(map(str, range(count)))
 
     def digest(self) -> str | None:
         """`Detector.digest`; None where the file holds evidence that is not known here."""
         try:
-            return self.restored().digest(self.settings["alpha"])
+            return self.restored().digest(self.settings["alpha"], self.settings.get("confidence"))
         except GradgeoError:
             return None
+
+
+def _counts(names: Sequence[str], of_row: IntArray) -> dict[str, int]:
+    return dict(zip(names, np.bincount(of_row, minlength=len(names)).tolist(), strict=True))
 
 
 def write(
@@ -162,7 +194,7 @@ def write(
     if math.prod(fitted.input_shape) > LARGEST_INPUT:
         raise DetectorFileError(f"a detector file is of inputs of at most {LARGEST_INPUT} entries.")
     settings = replace(settings, evidence=extractor.names, classes=extractor.maps.classes)
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "versions": {name: version(name) for name in ("gradgeo", "torch", "numpy", "scikit-learn")},
         "settings": settings.plain(),
@@ -178,10 +210,15 @@ def write(
             "unusable": fitted.unusable,
             "one_class": [_kind_name(member) for member in fusion.members],
             "questions": list(fusion.questions),
+            **({} if fitted.columns is None else {"columns": list(fitted.columns)}),
         },
         "fingerprint": fitted.model_fingerprint,
         "notes": notes,
     }
+    groups: Arrays = {}
+    if fitted.groups is not None:
+        document["fitted"] |= {"groups": list(fitted.groups.names)}
+        groups = dict.fromkeys(GROUP_LAYOUT, np.ascontiguousarray(fitted.groups.of_row, np.int64))
     try:
         text = json.dumps(document, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -190,6 +227,7 @@ def write(
         **_as_laid_out(fitted.calibration, fitted.calibration.arrays()),
         **_as_laid_out(fusion.by_evidence, vars(fusion.by_evidence)),
         **_prefixed(_BY_QUESTION, _as_laid_out(fusion.by_question, vars(fusion.by_question))),
+        **groups,
     }
     for name, member in zip(extractor.names, fusion.members, strict=True):
         arrays |= _prefixed(f"{name}/", _as_laid_out(member, vars(member)))
@@ -247,8 +285,8 @@ def _load(path: Path) -> Contents:
             raise DetectorFileError(f"{path} was altered after it was written: its hash does not match.")
         document = json.loads(text, parse_constant=_no_constant)
         check(document)
-        fusion, calibration = _models(document["settings"], document["fitted"], arrays)
-        return Contents(path, hashlib.sha256(data).hexdigest(), document, fusion, calibration)
+        models = _models(document["settings"], document["fitted"], arrays)
+        return Contents(path, hashlib.sha256(data).hexdigest(), document, *models)
     except DetectorFileError:
         raise
     except OSError as error:
@@ -292,7 +330,9 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
 
 
-def _models(settings: dict[str, Any], fitted: dict[str, Any], arrays: Arrays) -> tuple[EvidenceFusion, CalibrationSet]:
+def _models(
+    settings: dict[str, Any], fitted: dict[str, Any], arrays: Arrays
+) -> tuple[EvidenceFusion, CalibrationSet, CalibrationGroups | None]:
     """What the arrays are of, each checked by its own class; ValueError where one does not fit or is left over."""
     rest, classes, questions = dict(arrays), fitted["num_classes"], tuple(fitted["questions"])
     count = len(questions)
@@ -308,12 +348,15 @@ def _models(settings: dict[str, Any], fitted: dict[str, Any], arrays: Arrays) ->
     with _naming("questions"):
         by_question = TailSurprisal.from_arrays(taken(TailSurprisal.LAYOUT, _BY_QUESTION), len(set(questions)))
     calibration = CalibrationSet.from_arrays(taken(CalibrationSet.LAYOUT), fitted["calibration_size"], classes, count)
+    groups = None
+    if "groups" in fitted:
+        groups = CalibrationGroups.from_arrays(fitted["groups"], taken(GROUP_LAYOUT), fitted["calibration_size"])
     ensure(not rest, "it holds other arrays than its settings ask for")
     fusion = EvidenceFusion(tuple(members), questions, by_evidence, by_question)
     low, high = (np.sort(bound.numpy()) for bound in fusion.fuse_bounds(torch.from_numpy(calibration.scores)))
     between = (low <= calibration.outlier_scores) & (calibration.outlier_scores <= high)
     ensure(bool(between.all()), "calibration is not what its reference_scores join to")
-    return fusion, calibration
+    return fusion, calibration, groups
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gradgeo.detector.conformal import Level
 from gradgeo.detector.evidence import resolve
 from gradgeo.errors import choice, expected
 from gradgeo.geometry.losses import LOSSES, Loss
@@ -26,6 +27,7 @@ class Settings:
     calibration: float
     seed: int
     batch_size: int
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         resolve(self.evidence)
@@ -34,6 +36,10 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, Real) or not 0 < float(value) < 1:
                 raise expected(name, "a number between 0 and 1", value)
+        if self.confidence is not None and (
+            not isinstance(self.confidence, Real) or isinstance(self.confidence, bool) or not 0 < self.confidence < 1
+        ):
+            raise expected("confidence", "None or a number between 0 and 1", self.confidence)
         for name, least in (("seed", 0), ("batch_size", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
@@ -45,9 +51,17 @@ class Settings:
         if isinstance(self.classes, Tensor) and (self.classes.ndim != 1 or len(self.classes) < 2):
             raise expected("classes", "None, an int, or an integer tensor of shape (K,), K >= 2", self.classes)
 
+    @property
+    def level(self) -> Level:
+        """Which p-values are flagged."""
+        return Level(float(self.alpha), None if self.confidence is None else float(self.confidence))
+
     def plain(self) -> dict[str, Any]:
-        """Numbers, strings and lists, ready for JSON."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        """Numbers, strings and lists, ready for JSON; without `confidence` where there is none."""
+        plain = {name: _plain(value) for name, value in asdict(self).items()}
+        if self.confidence is None:
+            del plain["confidence"]  # as files were before it, which earlier versions read
+        return plain
 
 
 def _plain(value: Any) -> Any:

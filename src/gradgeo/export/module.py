@@ -103,7 +103,8 @@ class DetectorModule(nn.Module):
         maps = fitted.extractor.maps
         maps = _Unchecked(**{field.name: getattr(maps, field.name) for field in fields(maps)})
         self._extractor = replace(fitted.extractor, maps=maps)
-        self._fusion, self._alpha = fitted.fusion, float(detector.alpha)
+        self._fusion = fitted.fusion
+        self._threshold = detector.settings.level.threshold(fitted.calibration_size)
         self.moves = nn.Buffer(displacements(x, self._extractor.radius))
         self.calibration = nn.Buffer(torch.from_numpy(fitted.calibration.outlier_scores))
 
@@ -127,7 +128,7 @@ class DetectorModule(nn.Module):
             torch.where(jacobian.finite[:, None], jacobian.logits, torch.nan),
             torch.where(undefined, torch.nan, score),
             p,
-            (p > self._alpha) & ~undefined,
+            (p > self._threshold) & ~undefined,
         )
         return dict(zip(OUTPUTS, outputs, strict=True))
 

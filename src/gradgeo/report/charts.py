@@ -29,9 +29,9 @@ def scores(summary: Summary) -> str:
         ticks = np.linspace(0, len(edges) - 1, 4)
         width = (edges[-1] - edges[0]) / (len(edges) - 1)
         axes.set_xticks(ticks, [f"{edges[0] + tick * width:.3g}" + "+" * bool(tick == ticks[-1]) for tick in ticks])
-        if metadata.calibration_scores is not None and metadata.alpha is not None:
+        if metadata.calibration_scores is not None and metadata.threshold is not None:
             quantiles = metadata.calibration_scores
-            threshold = np.interp(1 - metadata.alpha, np.linspace(0, 1, len(quantiles)), quantiles)
+            threshold = np.interp(1 - metadata.threshold, np.linspace(0, 1, len(quantiles)), quantiles)
             _flag(axes, float(np.interp(threshold, edges, np.arange(len(edges)))))
 
     return _chart(draw)
@@ -49,8 +49,8 @@ def p_values(summary: Summary) -> str:
         axes.axhline(1 / bins, color=ROLES["ink"], linewidth=1, linestyle=(0, (4, 3)))
         axes.set(xlim=(0, 1), ylim=(0, 1.08 * max(2 / bins, float(shares.max()))))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        if summary.metadata.alpha is not None:
-            _flag(axes, summary.metadata.alpha)
+        if summary.metadata.threshold is not None:
+            _flag(axes, summary.metadata.threshold)
 
     return _chart(draw)
 

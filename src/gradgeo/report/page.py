@@ -9,15 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
-from gradgeo._typing import Array
 from gradgeo.errors import one_line, require
 from gradgeo.report import charts, drift, gallery, sentences
-from gradgeo.report.gallery import CLASS_NAME, NAME, Card
+from gradgeo.report.gallery import NAME, Card
 from gradgeo.report.html import environment
-from gradgeo.report.summary import FIRST_ERRORS, MOST_LABELS, OTHER_LABELS, Summary, calibration_shares
+from gradgeo.report.kinds import classes_and_groups
+from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
 from gradgeo.report.trend import windows
 from gradgeo.scoring.metadata import Metadata
 
@@ -41,53 +38,12 @@ TERMS = {
 
 
 @dataclass(frozen=True)
-class Share:
-    """A name with a count of flagged ones and its 95 % interval (Wilson)."""
-
-    name: str
-    judged: int
-    flagged: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        """Flagged, of the judged."""
-        return self.flagged / self.judged
-
-
-@dataclass(frozen=True)
 class Failure:
     """A row without a verdict."""
 
     index: int
     name: str
     error: str
-
-
-def classes(summary: Summary) -> list[Share]:
-    """Predicted classes, those first that surely are flagged most."""
-    counts = np.array(list(summary.by_class.values()), np.float64).reshape(-1, 2)
-    lows, highs = wilson(counts[:, 1], counts[:, 0])
-    named = zip(summary.by_class.items(), lows.tolist(), highs.tolist(), strict=True)
-    shares = [
-        Share(_class_name(summary, label), judged, flagged, low, high)
-        for (label, (judged, flagged)), low, high in named
-    ]
-    return sorted(shares, key=lambda entry: (-entry.low, -entry.judged, entry.name))
-
-
-def _class_name(summary: Summary, label: int) -> str:
-    others = label == OTHER_LABELS and len(summary.by_class) > MOST_LABELS
-    return "other classes" if others else one_line(summary.metadata.class_name(label))[:CLASS_NAME]
-
-
-def wilson(part: Array, whole: Array) -> tuple[Array, Array]:
-    """95 % intervals of shares (Wilson 1927, Journal of the American Statistical Association 22)."""
-    z2 = float(stats.norm.isf(0.025)) ** 2
-    middle = (part + z2 / 2) / (whole + z2)
-    half = np.sqrt(z2 * (part * (whole - part) / whole + z2 / 4)) / (whole + z2)
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
 def render(
@@ -103,7 +59,7 @@ def render(
         unfinished: whether the file will have more rows.
     """
     metadata = summary.metadata
-    ranked = classes(summary)
+    ranked, groups = classes_and_groups(summary)
     script = _compact((TEMPLATES / "report.js").read_text(encoding="utf-8").strip())
     values = {
         "title": f"gradgeo report: {one_line(metadata.data or name)}",
@@ -114,7 +70,8 @@ def render(
         "unfinished": unfinished,
         "windows": windows(summary),
         "classes": ranked,
-        "reach": max((entry.high for entry in ranked), default=1.0) or 1.0,
+        "groups": groups,
+        "reach": max((entry.high for each in (ranked, *groups.values()) for entry in each), default=1.0) or 1.0,
         "causes": [(cause and one_line(cause)[:NAME], count) for cause, count in summary.causes.most_common()],
         "evidence": sorted(metadata.evidence, key=lambda kind: -summary.significant[kind])
         if summary.significant
@@ -149,6 +106,7 @@ def _provenance(name: str, metadata: Metadata, summary: Summary) -> list[tuple[s
         "model": metadata.model,
         "detector": metadata.detector and metadata.detector[:16],
         "alpha": None if metadata.alpha is None else f"{metadata.alpha:g}",
+        "false alarms": metadata.false_alarm_rate and str(metadata.false_alarm_rate),
         "calibration inputs": None if metadata.calibration_size is None else f"{metadata.calibration_size:,}",
         "evidence": ", ".join(metadata.evidence) or None,
         "input shape": " x ".join(map(str, metadata.input_shape)) or None,

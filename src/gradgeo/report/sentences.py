@@ -31,13 +31,14 @@ def alarms(summary: Summary) -> str:
     metadata = summary.metadata
     if not summary.judged:
         return ""
-    if metadata.alpha is None or metadata.calibration_size is None:
+    rate = metadata.false_alarm_rate
+    if metadata.threshold is None or rate is None:
         return "The file does not state its false-alarm rate and calibration, so what chance explains is not known."
-    mean, share = metadata.alpha, summary.flagged / summary.judged
-    low, high = expected_share(summary.judged, metadata.alpha, metadata.calibration_size, LEVEL)
+    mean, share = metadata.threshold, summary.flagged / summary.judged
+    low, high = expected_share(summary.judged, mean, rate.calibration_size, LEVEL)
     usual = (
         f"If every input were trustworthy, about {percent(mean)} % would be flagged, and with "
-        f"{number(metadata.calibration_size)} calibration inputs anything from {percent(low)} to {percent(high)} % "
+        f"{number(rate.calibration_size)} calibration inputs anything from {percent(low)} to {percent(high)} % "
         f"would be chance ({percent(1 - LEVEL).removesuffix('.0')} %)."
     )
     if share > high:
@@ -45,6 +46,17 @@ def alarms(summary: Summary) -> str:
     if share < low:
         return f"{usual} Only {percent(share)} % are: these inputs are more ordinary than the calibration inputs were."
     return f"{usual} {percent(share)} % are: no more than false alarms explain."
+
+
+def own_rate(summary: Summary) -> str:
+    """What the one detector of the file does, whose calibration set does not change."""
+    rate = summary.metadata.false_alarm_rate
+    if rate is None:
+        return ""
+    return (
+        f"With its calibration inputs this detector flags at most {percent(rate.at_most)} % of trustworthy inputs, "
+        f"with {100 * rate.confidence:g} % confidence."
+    )
 
 
 def accuracy(summary: Summary) -> str:
@@ -67,7 +79,12 @@ def drift(summary: Summary, windows: Sequence[Window]) -> str:
     if not windows:
         return "There are no verdicts to follow."
     metadata = summary.metadata
-    if metadata.alpha is None or metadata.calibration_size is None:
+    if metadata.compared:
+        return (
+            f"{rule} Here they compare with the calibration inputs of one class or group each, whose number the test "
+            "does not know: score without --conditional and --groups to follow drift."
+        )
+    if metadata.threshold is None or metadata.calibration_size is None:
         return f"{rule} The file does not state the size of the calibration set, which the test needs."
     shifted = [window for window in windows if window.shifted]
     test = f"two-sample Kolmogorov-Smirnov test at {percent(LEVEL).removesuffix('.0')} %, Holm's correction"
@@ -77,7 +94,7 @@ def drift(summary: Summary, windows: Sequence[Window]) -> str:
         return f"{rule} Over all {_inputs(windows[0].judged)} {verdict} ({test}). {few}"
     if not shifted:
         return f"{rule} In none of {len(windows)} windows do they depart from that ({test})."
-    first, middle = shifted[0], usual_quartiles(metadata.alpha)[1]
+    first, middle = shifted[0], usual_quartiles(metadata.threshold)[1]
     smaller = sum(1 for window in shifted if (window.distance or 0) > 0) * 2 >= len(shifted)
     medians = [window.quartiles[1] for window in shifted if window.quartiles]
     least = (

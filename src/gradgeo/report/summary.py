@@ -113,6 +113,9 @@ class Summary:
     by_class: dict[int, list[int]] = field(default_factory=dict)
     """The number of judged and of flagged rows of each predicted class, and of `OTHER_LABELS` together."""
 
+    by_kept: dict[str, dict[str | None, list[int]]] = field(default_factory=dict)
+    """The same of each value of each column that was carried along, None where there is none."""
+
     errors: Counter[str] = field(default_factory=Counter)
     """BoolArray without a verdict by reason."""
 
@@ -141,11 +144,12 @@ def summarise(scores: Scores) -> Summary:
     seen, at = _sampled(scores)
     windows = _windows(scores.ordered_by, at)
     summary = Summary(scores.metadata, windows, _edges(seen, scores.metadata.calibration_scores))
+    summary.by_kept = {name: {} for name in scores.kept}
     outlying, drawn = _Pool(OUTLYING), _Pool(OUTLYING + DRAWN)
     rng = np.random.default_rng(0)
     wanted = ["label", "outlier_score", "p_value", "trusted", "error", "true_label", "cause", "evidence"]
     wanted.append("index" if scores.ordered_by == "index" else "time")
-    for batch in scores.batches(wanted, pictured=True):
+    for batch in scores.batches([*wanted, *scores.kept], pictured=True):
         flagged, score = _count(summary, batch, scores)
         where = summary.rows + np.flatnonzero(flagged)
         plain = ~batch.numbers("pictured", False)[flagged]
@@ -181,6 +185,11 @@ def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, A
         entry = summary.by_class.setdefault(OTHER_LABELS if full else name, [0, 0])
         entry[0] += count
         entry[1] += alarm
+    for column, counted in summary.by_kept.items():
+        for place, rows in enumerate((judged, flagged)):
+            for text, count in batch.counts(column, rows):
+                full = len(counted) >= DISTINCT and text not in counted
+                counted.setdefault(OTHERS if full else text, [0, 0])[place] += count
     if "true_label" in scores.columns:
         known = judged & batch.present("true_label")
         right = known & (label == batch.numbers("true_label", -1))

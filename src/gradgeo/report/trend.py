@@ -53,8 +53,8 @@ def windows(summary: Summary) -> list[Window]:
     """Those with judged inputs, in order."""
     counts, metadata = summary.windows, summary.metadata
     filled = np.flatnonzero(counts.judged)
-    tested = metadata.alpha is not None and metadata.calibration_size is not None
-    alpha, size = metadata.alpha or 0.0, metadata.calibration_size or 0
+    tested = metadata.threshold is not None and metadata.calibration_size is not None and not metadata.compared
+    alpha, size = metadata.threshold or 0.0, metadata.calibration_size or 0
     shifts = [shift(counts.steps[i], alpha, size) if tested else None for i in filled]
     corrected = iter(holm([s.p for s in shifts if s is not None]))
     tested_windows = []

@@ -1,19 +1,25 @@
 """Verdicts on a whole data source, one row per input, written to a Parquet or CSV file or a folder of parts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from numbers import Real
 from pathlib import Path
 
+import numpy as np
+
 from gradgeo._files import refuse_source
+from gradgeo._typing import Array
 from gradgeo.data.source import Source
+from gradgeo.detector import selection
 from gradgeo.detector.detector import Detector
-from gradgeo.errors import DataError, NotFittedError, expected, public, require, warn
+from gradgeo.detector.mondrian import CONDITIONS
+from gradgeo.errors import DataError, NotFittedError, choice, expected, public, require, warn
 from gradgeo.scoring.formats import VerdictSchema
 from gradgeo.scoring.local_engine import Engine, ScoringJob, local
-from gradgeo.scoring.manifest import Manifest
+from gradgeo.scoring.manifest import Kinds, Manifest
 from gradgeo.scoring.output import OutputTarget, check_out
 from gradgeo.scoring.parts import RESUME_ADVICE, Parts
-from gradgeo.scoring.schema import COLUMNS
+from gradgeo.scoring.schema import ASKED, COLUMNS
 from gradgeo.scoring.summary import Summary
 from gradgeo.scoring.verdicts import checked
 from gradgeo.watch import Watch
@@ -37,6 +43,9 @@ def score(
     engine: Engine = local,
     progress: Callable[[int], None] | None = None,
     watch: Watch | None = None,
+    conditional: str | None = None,
+    groups: Sequence[str] = (),
+    fdr: float | None = None,
 ) -> Summary:
     """Score every item of `source` and write one row per item, in order, to `out`.
 
@@ -60,14 +69,21 @@ def score(
         engine: what scores the parts: this process, or `gradgeo.scoring.ray_engine.RayEngine`.
         progress: called with the number of inputs done since its last call.
         watch: takes the p-values of all rows, in their order, as parts are finished.
+        conditional: as in `Detector.predict`; the column compared then says with how many calibration inputs a p-value
+            compares.
+        groups: columns that `source` keeps and that make the groups of `Detector.predict`; of several the values are
+            joined with a comma, as `gradgeo fit --groups` does.
+        fdr: a false discovery rate. The column q_value then holds `gradgeo.fdr` of all rows together, filled in when
+            the last one is scored: rows with a q-value of at most `fdr` are selected. All p-values are held in memory,
+            8 bytes a row.
 
     The columns are index (counted from the beginning of the data), name, label (the predicted class),
     probability, outlier_score (larger = less trustworthy), p_value, trusted, error, true_label (for data with labels),
     cause (what a flagged input looks like), evidence (the p-value of each evidence alone), time (where the data was
     opened with one), and of the first 64 flagged inputs of each part thumbnail or signal, csm and csm_classes (the
-    similarities of its likeliest classes, row after row). A row with an error has trusted false and no verdict: null in
-    Parquet, empty in CSV. CSV has the scalar columns alone. The Arrow schema's metadata hold, as JSON under `gradgeo`,
-    what the rows were made with.
+    similarities of its likeliest classes, row after row), and the columns that the source keeps, as texts. A row with
+    an error has trusted false and no verdict: null in Parquet, empty in CSV. CSV has the scalar columns alone. The
+    Arrow schema's metadata hold, as JSON under `gradgeo`, what the rows were made with.
 
     A run that was killed goes on when it is started again: finished parts are kept, and the rows are those of an
     undisturbed run. The same command over a finished folder does nothing.
@@ -86,21 +102,28 @@ def score(
         raise expected("part_size", "1 or more", part_size)
     check_out(out)
     refuse_source(out, source.spec)
+    kinds = _kinds(source, conditional, tuple(groups), fdr)
+    if kinds.compared and watch is not None:
+        raise expected("watch", "None with conditional or groups", watch, "It knows p-values among all inputs only.")
     if not hasattr(detector, "input_shape_"):
         raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
     if out.suffix != ".csv":
         require("pyarrow", "parquet")
-    manifest = Manifest.of(detector, source, part_size)
+    manifest = Manifest.of(detector, source, part_size, kinds)
     schema = VerdictSchema(source.labelled, source.is_datetime, manifest.metadata)
     target = OutputTarget(out, manifest, schema, restart=restart)
     feed = _WatchFeed(target.parts, watch)
     if target.rows is not None and (summary := _merged(target.parts.counts(source.size).values())).rows == target.rows:
         summary.resumed = summary.rows
+        if kinds.fdr is not None:
+            summary.selected = int((_q_values(target.parts) <= kinds.fdr).sum())
         feed.finished(*target.parts.numbers())
     else:
         with target.open_for_writing(restart=restart):
-            job = ScoringJob(detector, source, target.parts, part_size, batch_size, workers)
+            job = ScoringJob(detector, source, target.parts, part_size, batch_size, workers, kinds)
             summary = _run(job, engine, progress or (lambda inputs: None), feed)
+            if kinds.fdr is not None:
+                summary.selected = _fill_q_values(target.parts, kinds.fdr)
             target.complete(summary.rows)
     if summary.scored < summary.rows:
         warn(
@@ -108,6 +131,19 @@ def score(
             f"the column error says why. The first: {summary.first_error}"
         )
     return summary
+
+
+def _kinds(source: Source, conditional: str | None, groups: tuple[str, ...], fdr: float | None) -> Kinds:
+    """What a run is asked for. Raises: ArgumentError where the data does not have it, or columns share a name."""
+    if conditional is not None:
+        choice("conditional", conditional, CONDITIONS)
+    if taken := set(source.keep) & {*COLUMNS, *ASKED}:
+        raise expected("keep", "other names than those of the columns of verdicts", ", ".join(sorted(taken)))
+    if not set(groups) <= set(source.keep):
+        raise expected("groups", "columns that the source keeps", list(groups), "open_source(..., keep=...)")
+    if fdr is not None and (isinstance(fdr, bool) or not isinstance(fdr, Real) or not 0 < fdr < 1):
+        raise expected("fdr", "None or a number between 0 and 1", fdr)
+    return Kinds(conditional, groups, None if fdr is None else float(fdr))
 
 
 def _run(job: ScoringJob, engine: Engine, progress: Callable[[int], None], feed: "_WatchFeed") -> Summary:
@@ -132,6 +168,19 @@ def _run(job: ScoringJob, engine: Engine, progress: Callable[[int], None], feed:
     if size is not None and summary.rows != size:
         raise DataError(f"{summary.rows} of {size} inputs have a row. {RESUME_ADVICE}")
     return summary
+
+
+def _q_values(parts: Parts) -> Array:
+    """(N,) of all rows together."""
+    return selection.fdr(np.concatenate([parts.p_values(number) for number in parts.numbers()])).numpy()
+
+
+def _fill_q_values(parts: Parts, rate: float) -> int:
+    """Write the q-values of all rows into the parts; returns how many are at most `rate`."""
+    q, start = _q_values(parts), 0
+    for number in parts.numbers():
+        start += parts.fill(number, "q_value", q[start:])
+    return int((q <= rate).sum())
 
 
 def _merged(parts: Iterable[Summary]) -> Summary:

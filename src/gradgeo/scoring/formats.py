@@ -16,7 +16,7 @@ import numpy as np
 from gradgeo._typing import Array
 from gradgeo.errors import DataError, require
 from gradgeo.scoring.metadata import Metadata
-from gradgeo.scoring.schema import COLUMNS, COUNTED_COLUMNS, SCHEMA, TEXT_COLUMNS, Columns
+from gradgeo.scoring.schema import ASKED, COLUMNS, COUNTED_COLUMNS, TEXT_COLUMNS, Columns, column
 from gradgeo.scoring.summary import Summary
 
 COMPRESSION = "zstd"
@@ -41,14 +41,17 @@ class VerdictSchema:
 
     @cached_property
     def columns(self) -> list[str]:
-        """Those of `COLUMNS` that the rows have."""
+        """Those of `COLUMNS` that the rows have, and the kept ones."""
+        said = self.metadata
         present = {"true_label": self.labelled, "time": self.is_datetime is not None}
-        return [name for name in COLUMNS if present.get(name, True)]
+        asked = {"compared": said.compared, "q_value": said.fdr is not None}
+        names = [name for name in COLUMNS if present.get(name, True)]
+        return [*names, *(name for name in ASKED if asked[name]), *said.kept]
 
     @property
     def scalars(self) -> list[str]:
         """The columns of CSV."""
-        return [name for name in self.columns if SCHEMA[name].scalar]
+        return [name for name in self.columns if column(name).scalar]
 
     @property
     def arrow(self) -> Any:
@@ -61,9 +64,10 @@ class VerdictSchema:
         arrow = require("pyarrow", "parquet")
         if name == "time" and self.is_datetime:
             return arrow.timestamp("us")
-        entry = SCHEMA[name].arrow.removeprefix("list:")
+        stored = column(name).arrow
+        entry = stored.removeprefix("list:")
         kind = getattr(arrow, entry)()
-        return kind if SCHEMA[name].arrow == entry else arrow.list_(kind)
+        return kind if stored == entry else arrow.list_(kind)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class Format:
 
     p_values: Callable[[Path], Array]
     """(N,) in the order of the rows, NaN where there is no verdict."""
+
+    fill: Callable[[Path, IO[bytes], str, Array], int]
+    """Copies a file with the first of some numbers, NaN for none, in a column of floats. Returns: its rows."""
 
     join: Callable[[Iterable[Path], IO[bytes], VerdictSchema], int]
     """Returns: how many rows it has written."""
@@ -119,6 +126,16 @@ def _p_values_parquet(path: Path) -> Array:
     return np.asarray(column.to_numpy(), np.float64)  # null becomes NaN
 
 
+def _fill_parquet(path: Path, stream: IO[bytes], name: str, values: Array) -> int:
+    arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+    with parquet.ParquetFile(path) as file:
+        table = file.read()
+    at, field = table.schema.get_field_index(name), table.schema.field(name)
+    filled = arrow.array(values[: len(table)], field.type, from_pandas=True)  # NaN becomes null
+    parquet.write_table(table.set_column(at, field, filled), stream, compression=COMPRESSION)
+    return len(table)
+
+
 def _join_parquet(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> int:
     parquet, target = require("pyarrow.parquet", "parquet"), schema.arrow
     rows = 0
@@ -144,7 +161,7 @@ def _text(stream: IO[bytes]) -> Iterator[TextIOWrapper]:
 def _write_csv(stream: IO[bytes], columns: Columns, schema: VerdictSchema) -> None:
     written = columns | {"trusted": [str(trusted).lower() for trusted in columns["trusted"]]}
     for name in schema.scalars:
-        if name in TEXT_COLUMNS:
+        if name in TEXT_COLUMNS or name in schema.metadata.kept:
             written[name] = [value and _not_a_formula(value) for value in columns[name]]
     with _text(stream) as text:
         writer = csv.writer(text)
@@ -193,6 +210,21 @@ def _p_values_csv(path: Path) -> Array:
     return np.array(values, np.float64)
 
 
+def _fill_csv(path: Path, stream: IO[bytes], name: str, values: Array) -> int:
+    rows = 0
+    with _text(stream) as text:
+        writer = csv.writer(text)
+        for columns in _read_csv(path):
+            if not rows:
+                writer.writerow(columns)
+            size = len(columns[name])
+            some = values[rows : rows + size].tolist()
+            filled = columns | {name: tuple("" if value != value else repr(value) for value in some)}
+            writer.writerows(zip(*filled.values(), strict=True))
+            rows += size
+    return rows
+
+
 def _join_csv(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -> int:
     rows = 0
     with _text(stream) as text:
@@ -208,8 +240,8 @@ def _join_csv(parts: Iterable[Path], stream: IO[bytes], schema: VerdictSchema) -
 FORMATS = {
     form.suffix: form
     for form in (
-        Format(".parquet", _write_parquet, _count_parquet, _p_values_parquet, _join_parquet),
-        Format(".csv", _write_csv, _count_csv, _p_values_csv, _join_csv),
+        Format(".parquet", _write_parquet, _count_parquet, _p_values_parquet, _fill_parquet, _join_parquet),
+        Format(".csv", _write_csv, _count_csv, _p_values_csv, _fill_csv, _join_csv),
     )
 }
 """By the ending of the file."""

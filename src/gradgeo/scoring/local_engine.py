@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from gradgeo.data.source import Item, Source
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import GradgeoWarning, UnusableInputWarning
+from gradgeo.scoring.manifest import NO_KINDS, Kinds
 from gradgeo.scoring.parts import Parts
 from gradgeo.scoring.summary import Summary
 from gradgeo.scoring.verdicts import BatchScorer, no_rows
@@ -33,6 +34,9 @@ class ScoringJob:
     batch_size: int
     workers: int
     """Threads that read ahead."""
+
+    kinds: Kinds = NO_KINDS
+    """Among which calibration inputs p-values are."""
 
     def positions(self, number: int) -> range:
         """The positions of the items of a part."""
@@ -73,7 +77,7 @@ def local(
     """Score parts one after the other, while threads read ahead across them."""
     began = time.perf_counter()
     summary = Summary()
-    scorer = BatchScorer(job.detector, job.source.preprocess)
+    scorer = BatchScorer(job.detector, job.source.preprocess, job.source.keep, job.kinds)
     with repeated_warnings_once():
         batches = job.source.batches(
             job.batch_size,
@@ -82,7 +86,7 @@ def local(
             shape=job.detector.input_shape_,
         )
         for number, part in groupby(batches, job.number):
-            columns, previews = no_rows(), PREVIEWS
+            columns, previews = no_rows(job.source.keep), PREVIEWS
             for batch in part:
                 previews -= scorer.add(batch, columns, previews)
                 progress(len(batch))

@@ -16,6 +16,26 @@ from gradgeo.scoring.schema import VERSION
 
 
 @dataclass(frozen=True)
+class Kinds:
+    """What a run was asked for besides verdicts among all calibration inputs."""
+
+    conditional: str | None = None
+    """As in `Detector.predict`."""
+    groups: tuple[str, ...] = ()
+    """Columns of the data that make the groups of `Detector.predict`."""
+    fdr: float | None = None
+    """The false discovery rate for which there are to be q-values."""
+
+    @property
+    def compared(self) -> bool:
+        """Whether p-values are among inputs of one kind."""
+        return self.conditional is not None or bool(self.groups)
+
+
+NO_KINDS = Kinds()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The settings of a run, and what every file of it states."""
 
@@ -25,8 +45,8 @@ class Manifest:
     metadata: Metadata
 
     @classmethod
-    def of(cls, detector: Detector, source: Source, part_size: int) -> "Manifest":
-        """The run that scores `source` by `detector`.
+    def of(cls, detector: Detector, source: Source, part_size: int, kinds: Kinds = NO_KINDS) -> "Manifest":
+        """The run that scores `source` by `detector`, with what `kinds` ask for.
 
         `batch_size` is no setting: it changes scores by rounding only, and a run that ran out of memory must be able
         to go on with smaller batches.
@@ -45,9 +65,16 @@ class Manifest:
             "time": source.time,
             "part size": part_size,
         }
+        asked = {"columns kept": list(source.keep), "conditional": kinds.conditional, "groups": list(kinds.groups)}
+        settings |= {name: value for name, value in (asked | {"fdr": kinds.fdr}).items() if value}
+        own: dict[str, dict[str, int]] = {"class": {}, "group": {}}
+        if kinds.compared and not (kinds.conditional and kinds.groups):
+            by = "class" if kinds.conditional else "group"
+            own[by] = {name: rate.calibration_size for name, rate in detector.false_alarm_rates(by).items()}
         metadata = Metadata(
             gradgeo=__version__,
             alpha=float(detector.alpha),
+            confidence=None if detector.confidence is None else float(detector.confidence),
             class_names=tuple(str(name) for name in detector.notes.get("class_names") or source.classes),
             evidence=tuple(detector.evidence_),
             input_shape=tuple(detector.input_shape_),
@@ -57,6 +84,12 @@ class Manifest:
             model=detector.notes.get("model"),
             data=source.spec,
             preprocess=source.preprocess.as_dict(),
+            conditional=kinds.conditional,
+            groups=kinds.groups,
+            kept=source.keep,
+            class_sizes=tuple(own["class"].values()),
+            group_sizes=tuple(own["group"].items()),
+            fdr=kinds.fdr,
             start=source.start,
             limit=source.limit,
             time=source.time,

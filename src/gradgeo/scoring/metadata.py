@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from gradgeo._typing import Array
+from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.errors import DataError, one_line
-from gradgeo.scoring.schema import FORMAT, METADATA_KEY, MOST_EVIDENCE, VERSION
+from gradgeo.scoring.schema import ASKED, COLUMNS, FORMAT, METADATA_KEY, MOST_EVIDENCE, MOST_KEPT, VERSION
 
 QUANTILES = 101
 """Quantiles of the calibration scores that a file states, from the smallest to the largest."""
@@ -26,6 +27,9 @@ class Metadata:
 
     alpha: float | None = None
     """The false-alarm rate of the detector."""
+
+    confidence: float | None = None
+    """With what probability the detector's own rate is at most alpha; None where only its mean is."""
 
     class_names: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
@@ -46,6 +50,18 @@ class Metadata:
     """What the user called the data."""
 
     preprocess: dict[str, Any] | None = None
+    conditional: str | None = None
+    """What p-values are conditional on besides groups."""
+    groups: tuple[str, ...] = ()
+    """Kept columns that make the groups which p-values are conditional on."""
+    kept: tuple[str, ...] = ()
+    """Columns of the data that are carried along, behind all others."""
+    class_sizes: tuple[int, ...] = ()
+    """Calibration inputs of each class, where p-values are conditional on it alone."""
+    group_sizes: tuple[tuple[str, int], ...] = ()
+    """The same of each group, where they are conditional on groups alone."""
+    fdr: float | None = None
+    """The false discovery rate that was asked for; None without q-values."""
     start: int | None = None
     limit: int | None = None
     time: str | None = None
@@ -54,6 +70,26 @@ class Metadata:
     run: str | None = None
     """The hash of all settings that the rows depend on: parts of one run have the same."""
 
+    @property
+    def level(self) -> Level | None:
+        """Which p-values are flagged."""
+        return None if self.alpha is None else Level(self.alpha, self.confidence)
+
+    @property
+    def compared(self) -> bool:
+        """Whether p-values are among the calibration inputs of one class or group."""
+        return self.conditional is not None or bool(self.groups)
+
+    @property
+    def threshold(self) -> float | None:
+        """The p-value up to which an input is flagged."""
+        return None if self.level is None else self.level.threshold(self.calibration_size or 0)
+
+    @property
+    def false_alarm_rate(self) -> FalseAlarmRate | None:
+        """Of the detector; None where the file does not state what it takes."""
+        return None if self.level is None or self.calibration_size is None else self.level.rate(self.calibration_size)
+
     def class_name(self, label: int) -> str:
         """The name of a label, its number where the file has no name for it."""
         return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
@@ -61,6 +97,7 @@ class Metadata:
     def encode(self) -> dict[bytes, bytes]:
         """The metadata of an Arrow schema."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: value for name, value in values.items() if name not in _LATER or value not in (None, ())}
         if self.calibration_scores is not None:
             values["calibration_scores"] = self.calibration_scores.tolist()
         return {METADATA_KEY: json.dumps({"format": FORMAT, "version": VERSION, **values}).encode()}
@@ -92,6 +129,8 @@ class Metadata:
             values[name] = tuple(map(one_line, values.get(name, ())))
         for name in _TEXTS & values.keys():
             values[name] = one_line(values[name])
+        values |= {name: tuple(values[name]) for name in ("groups", "kept", "class_sizes") if name in values}
+        values["group_sizes"] = tuple((one_line(name), size) for name, size in values.get("group_sizes", ()))
         values["input_shape"] = tuple(values.get("input_shape", ()))
         if "calibration_scores" in values:
             values["calibration_scores"] = np.array(values["calibration_scores"], np.float64)
@@ -114,9 +153,14 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_text, value))
 
 
+def _named_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _text(value[0]) and _integer(value[1]) and value[1] >= 0
+
+
 _LEGAL: dict[str, Callable[[Any], bool]] = {
     "gradgeo": _text,
     "alpha": lambda value: _number(value) and 0 < value < 1,
+    "confidence": lambda value: _number(value) and 0 < value < 1,
     "class_names": _texts,
     "evidence": lambda value: _texts(value) and len(value) <= MOST_EVIDENCE,
     "input_shape": lambda value: isinstance(value, list) and all(map(_integer, value)),
@@ -131,6 +175,12 @@ _LEGAL: dict[str, Callable[[Any], bool]] = {
     "model": _text,
     "data": _text,
     "preprocess": lambda value: isinstance(value, dict),
+    "conditional": lambda value: value == "class",
+    "groups": _texts,
+    "kept": lambda value: _texts(value) and len(value) <= MOST_KEPT and not set(value) & {*COLUMNS, *ASKED},
+    "class_sizes": lambda value: isinstance(value, list) and all(_integer(size) and size >= 0 for size in value),
+    "group_sizes": lambda value: isinstance(value, list) and all(map(_named_size, value)),
+    "fdr": lambda value: _number(value) and 0 < value < 1,
     "start": _integer,
     "limit": _integer,
     "time": _text,
@@ -138,5 +188,8 @@ _LEGAL: dict[str, Callable[[Any], bool]] = {
     "part_size": _integer,
     "run": _text,
 }
+
+_LATER = {"confidence", "conditional", "groups", "kept", "class_sizes", "group_sizes", "fdr"}
+"""Left out where there are none: files without them are as earlier versions wrote them."""
 
 _TEXTS = {name for name, legal in _LEGAL.items() if legal is _text}

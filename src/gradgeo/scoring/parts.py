@@ -89,6 +89,12 @@ class Parts:
         """(N,) the p-values of a finished part, NaN where there is no verdict."""
         return self.format.p_values(self.path(number))
 
+    def fill(self, number: int, name: str, values: Array) -> int:
+        """Put the first of `values` (N,), NaN for none, into a column of a finished part, all or nothing; returns its
+        rows. Raises: DataError where it cannot be written."""
+        with atomic_stream(self.path(number), advice=RESUME_ADVICE, follow_links=False) as stream:
+            return self.format.fill(self.path(number), stream, name, values)
+
     def write(self, number: int, columns: Columns) -> Summary:
         """Write a part, all or nothing; returns what it counts. Raises: DataError where it cannot be written."""
         with atomic_stream(self.path(number), advice=RESUME_ADVICE, follow_links=False) as stream:

@@ -18,7 +18,7 @@ from gradgeo.data.source import Source, Stream
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, GradgeoError, one_line, require
 from gradgeo.scoring.local_engine import ScoringJob, local
-from gradgeo.scoring.manifest import Manifest
+from gradgeo.scoring.manifest import NO_KINDS, Kinds, Manifest
 from gradgeo.scoring.parts import RESUME_ADVICE, Parts
 from gradgeo.scoring.summary import Summary
 
@@ -68,7 +68,7 @@ class RayEngine:
             gpus = int(ray.cluster_resources().get("GPU", 0))
             most = gpus or int(ray.cluster_resources()["CPU"])  # more would wait for ever
             jobs = min(len(todo), most, self.jobs or most)
-            arguments = (self.open, job.parts, job.part_size, job.batch_size, job.workers, gpus > 0)
+            arguments = (self.open, job.parts, job.part_size, job.batch_size, job.workers, gpus > 0, job.kinds)
             rows = [{"part": number} for number in todo]  # of Ray's data set; the verdicts themselves stay with workers
             results = data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
                 _PartWorker,
@@ -120,12 +120,21 @@ def _connected(ray: Any, data: Any) -> Iterator[None]:
 class _PartWorker:
     """What each worker process runs. Its errors go back as text: Ray would start a failing worker again for ever."""
 
-    def __init__(self, opened: Open, parts: Parts, part_size: int, batch_size: int, workers: int, on_gpu: bool) -> None:
+    def __init__(
+        self,
+        opened: Open,
+        parts: Parts,
+        part_size: int,
+        batch_size: int,
+        workers: int,
+        on_gpu: bool,
+        kinds: Kinds = NO_KINDS,
+    ) -> None:
         self._job: ScoringJob | None = None
         self._error = ""
         try:
             detector, source = opened()
-            run = Manifest.of(detector, source, part_size).metadata.run
+            run = Manifest.of(detector, source, part_size, kinds).metadata.run
             if run != parts.schema.metadata.run:
                 raise DataError(
                     f"it finds another detector, model or data ({source.spec}) than the process that began the run. "
@@ -133,7 +142,7 @@ class _PartWorker:
                 )
             if on_gpu and isinstance(detector.model, nn.Module):
                 detector.model = detector.model.to("cuda")
-            self._job = ScoringJob(detector, source, parts, part_size, batch_size, workers)
+            self._job = ScoringJob(detector, source, parts, part_size, batch_size, workers, kinds)
         except Exception as error:  # whatever the user's own model raises
             self._error = _message(error)
 

@@ -15,7 +15,8 @@ from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.errors import LONGEST_TEXT, DataError, expected, one_line, require
 from gradgeo.scoring.formats import FORMULA
 from gradgeo.scoring.metadata import Metadata
-from gradgeo.scoring.schema import INTEGERS, LISTS, NUMBERS, PREVIEW_COLUMNS, SCHEMA, STRINGS, RunState
+from gradgeo.scoring.schema import INTEGERS, KEPT, LISTS, NUMBERS, PREVIEW_COLUMNS, SCHEMA, STRINGS, RunState
+from gradgeo.scoring.schema import column as column_of
 from gradgeo.scoring.verdict_file import CsvFile, ParquetFile
 
 BYTES = ("binary", "large_binary")
@@ -34,6 +35,9 @@ class Scores:
     columns: frozenset[str]
     """The columns of `SCHEMA` that the file has; of a folder, its first file."""
 
+    kept: tuple[str, ...]
+    """Columns of the data that were carried along."""
+
     ordered_by: str
     """What drift is followed over: "index", "time", or "date" where the time is a timestamp."""
 
@@ -46,10 +50,11 @@ class Scores:
         first = self._files[0]
         self.metadata = first.metadata
         self.columns = frozenset(name for name in SCHEMA if name in first.schema.names)
+        self.kept = tuple(name for name in self.metadata.kept if name in first.schema.names)
         kind = str(first.schema.field("time").type) if "time" in self.columns else "null"
         self.ordered_by = "index" if kind == "null" else "date" if kind.startswith(("timestamp", "date")) else "time"
         for file in self._files[1:]:
-            for name in ("detector", "alpha", "evidence"):
+            for name in ("detector", "alpha", "confidence", "evidence"):
                 if getattr(file.metadata, name) != getattr(first.metadata, name):
                     raise DataError(f"{file.path} is of another run than {first.path.name}: its {name} differs")
 
@@ -73,7 +78,7 @@ class Scores:
         types = {field.name: self._kind(field.type) for field in file.schema}
         if missing := [name for name, column in SCHEMA.items() if column.required and name not in types]:
             raise DataError(f"{path} lacks the columns {', '.join(missing)}. Is it a file that score wrote?")
-        for name, column in SCHEMA.items():
+        for name, column in (SCHEMA | dict.fromkeys(file.metadata.kept, KEPT)).items():
             if name in types and not types[name].startswith(column.reads):
                 raise DataError(f"the column {name} of {path} is of type {types[name][:60]}, not {column.reads[0]}")
         return file
@@ -111,10 +116,10 @@ class Scores:
         """The rows in order, in batches, with those of `columns` that the file has.
 
         Args:
-            columns: names of `SCHEMA`, none of `PREVIEW_COLUMNS`.
+            columns: names of `SCHEMA`, none of `PREVIEW_COLUMNS`, or of kept columns.
             pictured: add a column of that name, whether a row has a preview.
         """
-        wanted = [name for name in columns if name in self.columns]
+        wanted = [name for name in columns if name in self.columns or name in self.kept]
         previews = sorted(self.columns.intersection(PREVIEW_COLUMNS)) if pictured else []
         with self._reading():
             for file in self._files:
@@ -145,7 +150,7 @@ class Scores:
 
     def _column(self, stored: Any, name: str) -> Any:
         """A column as an array of one type, whatever type the file has; texts and pictures cut to what is shown."""
-        arrow, kind = self._arrow, SCHEMA[name].reads[0]
+        arrow, kind = self._arrow, column_of(name).reads[0]
         column = stored.column(name) if name in stored.schema.names else arrow.nulls(len(stored))
         if name == "time" and self.ordered_by == "date":
             return column.cast(arrow.timestamp("us"), safe=False).cast(arrow.int64())

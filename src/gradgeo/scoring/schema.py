@@ -72,6 +72,24 @@ SCHEMA: dict[str, Column] = {
 }
 """The columns of verdicts; `true_label` only for data with labels, `time` only where it was asked for."""
 
+ASKED: dict[str, Column] = {
+    "compared": Column("int64", (*INTEGERS, "null")),
+    "q_value": Column("float64", (*NUMBERS, "null")),
+}
+"""Those behind them, where asked for: with how many calibration inputs a p-value compares, and q-values."""
+
+KEPT = Column("string", (*TEXTS, "null"))
+"""A column of the data that is carried along."""
+
+
+def column(name: str) -> Column:
+    """What a column of that name is; one that gradgeo does not write itself is kept."""
+    return SCHEMA.get(name) or ASKED.get(name) or KEPT
+
+
+MOST_KEPT = 16
+"""Of these in a file."""
+
 COLUMNS = tuple(SCHEMA)
 """Their names, in the order of a file."""
 

@@ -35,6 +35,9 @@ class Summary:
     trusted_correct: int = 0
     """As `labelled` and `correct`, among the trusted."""
 
+    selected: int | None = None
+    """Scored inputs with a q-value of at most the false discovery rate that was asked for; None without one."""
+
     resumed: int = 0
     """Rows that an earlier, interrupted run had written."""
 

@@ -11,6 +11,7 @@ from gradgeo.data.parquet_pages import PLAIN, PLAIN_DICTIONARY, RLE_DICTIONARY, 
 from gradgeo.errors import DataError, require
 from gradgeo.scoring.metadata import Metadata
 from gradgeo.scoring.schema import SCHEMA, TEXT_COLUMNS
+from gradgeo.scoring.schema import column as column_of
 
 BATCH = 65_536
 """Rows that are read at a time."""
@@ -58,13 +59,15 @@ class ParquetFile:
         footer = self._parquet.read_metadata(path)
         self.schema, self.rows = footer.schema.to_arrow_schema(), int(footer.num_rows)
         self._expanded: set[str] = set()  # what cannot be read as dictionaries
-        self._rows_at_once = self._checked(footer)
         self.metadata = Metadata.decode(footer.metadata, str(path))
+        self._rows_at_once = self._checked(footer)
 
     def batches(self, columns: Sequence[str], positions: IntArray | None = None) -> Iterator[tuple[int, Any]]:
         """As `VerdictFile`; of row groups without any of `positions` nothing is read."""
         present = [name for name in columns if name in self.schema.names]
-        dictionaries = [n for n in (*TEXT_COLUMNS, "thumbnail") if n in present and n not in self._expanded]
+        dictionaries = [
+            n for n in (*TEXT_COLUMNS, *self.metadata.kept, "thumbnail") if n in present and n not in self._expanded
+        ]
         with self._parquet.ParquetFile(self.path, read_dictionary=dictionaries) as file:
             start = 0
             for number in range(file.num_row_groups):
@@ -81,13 +84,13 @@ class ParquetFile:
     def _checked(self, footer: Any) -> list[int]:
         """For each row group how many of its rows may be unpacked at once, by the headers of its pages."""
         names = [footer.schema.column(leaf).path.partition(".")[0] for leaf in range(footer.num_columns)]
-        leaves = [leaf for leaf, name in enumerate(names) if name in SCHEMA]
+        leaves = [leaf for leaf, name in enumerate(names) if name in SCHEMA or name in self.metadata.kept]
         at_once = []
         for number, columns in enumerate(columns_of(self.path, leaves)):
             rows = BATCH
             for leaf, column in zip(leaves, columns, strict=True):
                 name, pages = names[leaf], self._unpacked(column)
-                place, most = f"the column {name} of {self.path}", SCHEMA[name].entries
+                place, most = f"the column {name} of {self.path}", column_of(name).entries
                 if pages.nbytes > limits.LARGEST_VERDICTS:
                     raise DataError(
                         f"{place} takes {pages.nbytes:,} bytes in one row group, more than "

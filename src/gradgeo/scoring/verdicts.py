@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgeo.data.kept import group_of
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.source import Item, with_expected_shape
 from gradgeo.detector.detector import Detector
+from gradgeo.scoring.manifest import NO_KINDS, Kinds
 from gradgeo.scoring.previews import picture, similarities
-from gradgeo.scoring.schema import COLUMNS, PREVIEW_COLUMNS, Columns
+from gradgeo.scoring.schema import ASKED, COLUMNS, PREVIEW_COLUMNS, Columns
 
 VERDICT_COLUMNS = ("label", "probability", "outlier_score", "p_value", "trusted")
 """Columns that are fields of `Predictions`."""
@@ -27,9 +29,9 @@ def checked(item: Item, shape: tuple[int, ...] | None) -> Item:
     return replace(item, x=None, error="NaN or infinite values")
 
 
-def no_rows() -> Columns:
+def no_rows(kept: tuple[str, ...] = ()) -> Columns:
     """Columns without rows."""
-    return {name: [] for name in COLUMNS}
+    return {name: [] for name in (*COLUMNS, *ASKED, *kept)}
 
 
 @dataclass
@@ -39,6 +41,12 @@ class BatchScorer:
     detector: Detector
     preprocess: Preprocess
     """What was done to the inputs, and is undone in previews."""
+
+    kept: tuple[str, ...] = ()
+    """Columns of the data that are carried along."""
+
+    kinds: Kinds = NO_KINDS
+    """Among which calibration inputs p-values are."""
 
     seconds: float = 0.0
     """Time spent in the detector."""
@@ -52,13 +60,14 @@ class BatchScorer:
             previews: how many of the flagged items may get one.
         """
         items = [checked(item, self.detector.input_shape_) for item in items]
-        batch: Columns = {name: [None] * len(items) for name in COLUMNS}
+        batch: Columns = {name: [None] * len(items) for name in (*COLUMNS, *ASKED)}
         batch["index"] = [item.index for item in items]
         batch["name"] = [item.name for item in items]
         batch["trusted"] = [False] * len(items)
         batch["error"] = [item.error for item in items]
         batch["true_label"] = [item.label for item in items]
         batch["time"] = [item.time for item in items]
+        batch |= {name: [item.kept[place] for item in items] for place, name in enumerate(self.kept)}
         usable = {row: item.x for row, item in enumerate(items) if item.x is not None}
         if usable:
             self._judge(usable, batch, previews)
@@ -70,8 +79,12 @@ class BatchScorer:
     def _judge(self, usable: dict[int, Tensor], batch: Columns, previews: int) -> None:
         """Fill in the verdicts of the `usable` rows."""
         began = time.perf_counter()
-        judgement = self.detector.judge(torch.stack([*usable.values()]), explain=True)
+        given: dict[str, Any] = {"conditional": self.kinds.conditional} if self.kinds.conditional else {}
+        if self.kinds.groups:
+            given["groups"] = [group_of(tuple(batch[name][row] for name in self.kinds.groups)) for row in usable]
+        judgement = self.detector.judge(torch.stack([*usable.values()]), explain=True, **given)
         self.seconds += time.perf_counter() - began
+        compared = getattr(judgement.predictions, "compared", None)  # of conditional ones
         verdicts = {name: getattr(judgement.predictions, name).tolist() for name in VERDICT_COLUMNS}  # (U,) each
         evidence = zip(*(p_values.tolist() for p_values in judgement.evidence.values()), strict=True)
         evidence_rows: list[Any] = [list(row) for row in evidence] or [[]] * len(usable)  # (U, E)
@@ -82,6 +95,7 @@ class BatchScorer:
             for name, values in verdicts.items():
                 batch[name][row] = values[i]
             batch["evidence"][row] = evidence_rows[i]
+            batch["compared"][row] = None if compared is None else int(compared[i])
             explanation = judgement.explanations.get(i)
             if explanation is None or verdicts["trusted"][i]:
                 continue

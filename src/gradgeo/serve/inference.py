@@ -73,6 +73,7 @@ class DetectorInference:
             parameters={
                 "detector_sha256": detector.digest(),
                 "alpha": float(detector.alpha),
+                "false_alarm_rate": detector.false_alarm_rate_.as_dict(),
                 "class_names": notes.get("class_names") or [],
                 "preprocess": notes.get("preprocess"),
             },

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import gradgeo
-from gradgeo.detector.pytorch_ood import OodDetector
+from gradgeo.integrations.pytorch_ood import OodDetector
 from gradgeo.metrics import auroc
 
 pytorch_ood = pytest.importorskip("pytorch_ood", reason="pytorch-ood is not installed")
