@@ -135,7 +135,7 @@ def test_where_sharing_fails_each_is_tried_by_itself(few: Task, monkeypatch: pyt
     monkeypatch.setattr(DetectorGroup, "judge", lambda self, x: 1 / 0)
     result = evaluate(few, scenarios={"constant": SCENARIOS["constant"]}, methods=OURS, beside=False)
     assert set(result["cells"]) == set(OURS)
-    monkeypatch.setattr(FittedDetector, "predictions", lambda self, measured, alpha: 1 / 0)
+    monkeypatch.setattr(FittedDetector, "predictions", lambda self, measured, level, **by: 1 / 0)
     result = evaluate(few, scenarios={"noise": SCENARIOS["uniform noise"]}, methods=OURS, beside=False)
     assert {facts["error"] for facts in result["methods"].values()} == {"ZeroDivisionError: division by zero"}
     assert list(result["methods"]) == list(OURS)

@@ -389,7 +389,7 @@ class Once(IterableDataset):
         (lambda d: d.predict(inputs(3)[0]), r"Detector\.predict: expected x to be of shape \(N, 3, 2, 2\) as in fit"),
         (lambda d: d.predict(inputs(3, shape=(3, 2, 3))), r"of shape \(N, 3, 2, 2\) as in fit, got a tensor of shape"),
         (lambda d: d.predict((inputs(3) * 255).byte()), r"expected x to be a floating-point tensor, .*uint8.*x / 255"),
-        (lambda d: d.predict([1, 2]), r"expected data to be a tensor, an array, a Dataset or a DataLoader"),
+        (lambda d: d.predict([1, 2]), r"expected data to be a tensor, an array, a table, a Dataset or a DataLoader"),
         (lambda d: d.fit(inputs(50)), r"Detector\.fit: expected at least 51 trusted inputs \(19 to calibrate alpha"),
         (lambda d: d.fit(torch.rand(0, 3, 2, 2)), r"expected data to be at least one input"),
         (lambda d: d.fit(inputs(99), torch.full((99,), 4)), r"expected labels to be within 0\.\.3, got '4\.\.4'"),

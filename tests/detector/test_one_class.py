@@ -75,6 +75,7 @@ ARRAYS = {
     "upper": {"median": np.zeros(2), "spread": np.ones(2)},
     "neighbours": {"references": np.eye(2, dtype=np.float32)},
     "residual": {"mean": np.zeros(2), "minor": np.eye(2)[:, :1]},
+    "nearest_mean": {"whitening": np.eye(2), "means": np.zeros((1, 2))},
 }
 
 

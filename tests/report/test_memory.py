@@ -112,7 +112,7 @@ def test_lists_and_columns_that_are_too_long_are_refused(tmp_path: Path, monkeyp
 
 def test_classes_beyond_number_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(flagged(label=pa.array(np.arange(ROWS))), tmp_path / "a.parquet")
-    for module in ("summary", "page"):
+    for module in ("summary", "kinds"):
         monkeypatch.setattr(f"gradgeo.report.{module}.MOST_LABELS", 7)
     counted = summarise(Scores(tmp_path / "a.parquet")).by_class
     assert len(counted) == 8
