@@ -499,6 +499,17 @@ def test_what_the_protocol_says_is_shown() -> None:
         )  # above all, and with each
 
 
+def test_a_page_made_in_parts_says_so_and_what_it_lacks() -> None:
+    runs = [made_up(s, name=str(s)) for s in range(2)]
+    runs[1]["made"] = {**runs[0]["made"]}
+    said = ["Not measured yet: mnist, diamonds.", "Measured in 2 parts: the command, date and revision"]
+    assert not any(text in report.markdown(runs) for text in said)
+    runs[0]["made"]["lacking"] = said[0]
+    runs[1]["made"]["command"] += " --inputs 20"
+    for shown in (Page(report.html(runs)).words, report.markdown(runs)):
+        assert all(shown.count(text) == 1 for text in said)
+
+
 def test_former_results_are_read() -> None:
     former = made_up()
     for name in ("tallies", "mistakes"):

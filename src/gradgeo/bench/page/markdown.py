@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from gradgeo.bench.comparison import COVERAGES
 from gradgeo.bench.page.beside import sections
-from gradgeo.bench.page.results import ModelResults, kinds_of, thousandths, title
+from gradgeo.bench.page.results import ModelResults, kinds_of, remarks, thousandths, title
 from gradgeo.bench.page.words import BESIDE, CAUSES, FIGURES, GLANCE, MISTAKES, TERMS
 from gradgeo.report.html.numbers import NONE, number, p_value, percent, points
 
@@ -46,10 +46,9 @@ def _glance(runs: Sequence[ModelResults]) -> list[str]:
             by_kind = [row["kinds"][kind] for kind in kinds]
             told = [row[key] for key in ("worst", "tnr95", "lost", "shortfall", "cost")]
             rows.append([run.model["name"], row["name"], row["auroc"], *by_kind, *told])
-    protocols = dict.fromkeys(run.made["protocol"] for run in runs if run.made.get("protocol"))
     return [
         "## In a minute",
-        *map(_plain, protocols),
+        *map(_plain, remarks(runs)),
         GLANCE.format(runs[0].over),
         _table(heading, rows),
     ]

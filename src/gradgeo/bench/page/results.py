@@ -288,6 +288,15 @@ def title(runs: Sequence[ModelResults]) -> str:
     return f"gradgeo bench: {len(runs)} models" if runs else "gradgeo bench"
 
 
+def remarks(runs: Sequence[ModelResults]) -> list[str]:
+    """What stands above all figures: what the protocol says, what the page lacks, and whether it was made in parts."""
+    found = dict.fromkeys(run.made[key] for key in ("protocol", "lacking") for run in runs if run.made.get(key))
+    parts = len({(run.made["command"], run.made["revision"]) for run in runs})
+    if parts > 1:
+        found[f"Measured in {parts} parts: the command, date and revision of each model stand beneath it."] = None
+    return list(found)
+
+
 def milliseconds(value: float | None) -> str:
     """Milliseconds to three digits."""
     if value is None:

@@ -89,7 +89,12 @@ def _templates(jinja2: Any) -> Any:
         "WIDTH": charts.WIDTH,
         "QUALITY": charts.QUALITY,
     }
-    drawn = {"kinds_of": model_results.kinds_of, "roc_curves": charts.roc, "score_charts": charts.scores}
+    drawn = {
+        "kinds_of": model_results.kinds_of,
+        "remarks": model_results.remarks,
+        "roc_curves": charts.roc,
+        "score_charts": charts.scores,
+    }
     drawn |= {"beside_sections": beside.sections, "quality_chart": charts.quality}
     folder = Path(__file__).parent / "templates"
     return environment(jinja2, folder, filters={"cost": milliseconds, "thousandths": thousandths}, names=shown | drawn)
