@@ -41,11 +41,14 @@ class DetectorGroup:
         if any(list(other.learn_rows) != list(trusted[0].learn_rows) for other in trusted):
             raise expected("data", "so many that all detectors learn from the same inputs", len(scanned.usable))
         union = replace(extractors[0], evidence=_union([extractor.evidence for extractor in extractors]))
-        union, measured = fitting.extract(model, data, trusted[0], union, batch_size=batch_size)
+        mistakes = fitting.mistakes_of(scanned, trusted[0], seed)
+        union, measured = fitting.extract(model, data, trusted[0], union, batch_size=batch_size, others=mistakes)
         learned = []
         for rows, extractor in zip(trusted, extractors, strict=True):
             own = union.only(extractor.evidence)
-            learned.append(fitting.learn(scanned, rows, own, union.part(measured, own.evidence), seed=seed))
+            learned.append(
+                fitting.learn(scanned, rows, own, union.part(measured, own.evidence), seed=seed, mistakes=len(mistakes))
+            )
         for detector, fitted in zip(self.detectors, learned, strict=True):
             detector.adopt(fitted)
         self._extractor = union

@@ -12,14 +12,13 @@ from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import conformal, exchangeability, tables
-from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.conformal import Level
 from gradgeo.detector.evidence import Evidence, resolve
-from gradgeo.detector.explanations import named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.held_out import calibration_set, outlier_scores
+from gradgeo.detector.inputs import Data, batches, within_classes
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, UnusableInputWarning, expected, warn
@@ -44,12 +43,19 @@ def fit(
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
     trusted, extractor = split(model, scanned, settings, together, groups)
-    extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
-    fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed)
+    mistakes = mistakes_of(scanned, trusted, settings.seed)
+    extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size, others=mistakes)
+    fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed, mistakes=len(mistakes))
     known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
     if known is not None:
         known.warn_of_few(settings.level.least)
     return replace(fitted, groups=known, columns=columns)
+
+
+def mistakes_of(scanned: "DataScan", trusted: "TrustedSet", seed: int) -> IntArray:
+    """Positions of the misclassified inputs that are set apart, in the proportion of those that calibrate."""
+    share = float(trusted.calibrates.mean())
+    return exchangeability.mistakes_apart(scanned.usable & ~scanned.correct, share, seed)
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,7 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
             raise expected("every input", f"of the same shape {shape}", x)
         seen = classifier.logits(x)
         logits, usable = seen.logits.cpu(), seen.usable.cpu()  # (n, C), (n,)
-        if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
-            raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")
+        within_classes(y, logits.shape[1])
         if not len(first) and bool(usable.any()):
             first = x[usable.to(x.device)][:1]
         correct = torch.ones_like(usable) if y is None else logits.argmax(1) == y
@@ -249,9 +254,16 @@ def split(
 
 
 def extract(
-    model: Model, data: Data, trusted: TrustedSet, extractor: EvidenceExtractor, *, batch_size: int
+    model: Model,
+    data: Data,
+    trusted: TrustedSet,
+    extractor: EvidenceExtractor,
+    *,
+    batch_size: int,
+    others: IntArray | None = None,
 ) -> tuple[EvidenceExtractor, EvidenceFeatures]:
-    """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs.
+    """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs and,
+    behind these, of the `others`, by their positions.
 
     Raises: ArgumentError for data that is not the same as at the first.
     """
@@ -260,12 +272,16 @@ def extract(
         near = _inputs_at(data, trusted.learn_rows[:NEAREST], batch_size=batch_size)
         radius = extractor.typical_radius(model, near, trusted.num_classes, batch_size=batch_size)
         extractor = replace(extractor, radius=radius)
-    inputs = _inputs_at(data, trusted.rows, total=trusted.total, batch_size=batch_size)
+    rows = trusted.rows if others is None else np.union1d(trusted.rows, others)
+    inputs = _inputs_at(data, rows, total=trusted.total, batch_size=batch_size)
     measured = extractor.measure(model, inputs, batch_size=batch_size)
+    complete = len(measured.label) == len(rows)
+    if complete and others is not None:
+        measured = measured[np.searchsorted(rows, np.concatenate([trusted.rows, others])).astype(np.int64)]
     # Another batch may round differently; more than that is another input.
     if (
-        len(measured.label) != len(trusted.rows)
-        or np.mean(np.abs(measured.probability.numpy() - trusted.probability) > 1e-3) > 0.01
+        not complete
+        or np.mean(np.abs(measured.probability.numpy()[: len(trusted.rows)] - trusted.probability) > 1e-3) > 0.01
     ):
         raise expected(
             "data",
@@ -277,12 +293,24 @@ def extract(
 
 
 def learn(
-    scanned: DataScan, trusted: TrustedSet, extractor: EvidenceExtractor, measured: EvidenceFeatures, *, seed: int
+    scanned: DataScan,
+    trusted: TrustedSet,
+    extractor: EvidenceExtractor,
+    measured: EvidenceFeatures,
+    *,
+    seed: int,
+    mistakes: int | None = None,
 ) -> FittedDetector:
-    """Fit the one-class models and their fusion on one part of what was `measured` (T,), calibrate on the other.
+    """Fit the one-class models and their fusion on one part of what was `measured` of trusted inputs (T,), calibrate on
+    the other.
+
+    Args:
+        mistakes: how many that `exchangeability.mistakes_apart` chose stand behind the T; None where it was not asked.
 
     Raises: ArgumentError where too few of the inputs have gradients.
     """
+    others = measured[np.arange(len(trusted.rows), len(measured.label))]
+    measured = measured[np.arange(len(trusted.rows))]
     has_gradient = measured.has_gradient.numpy()  # (T,)
     trusted, measured = trusted.only(has_gradient), measured[np.flatnonzero(has_gradient)]
     learned, held_out = (measured[np.flatnonzero(rows)] for rows in (~trusted.calibrates, trusted.calibrates))
@@ -295,14 +323,7 @@ def learn(
         scanned.num_classes,
         seed=seed,
     )
-    scores = fusion.scores(held_out.features, held_out.label)  # (n, M)
-    calibration = CalibrationSet(
-        outlier_scores=np.sort(fusion.fuse(scores).numpy()),
-        rows=trusted.rows[trusted.calibrates],
-        labels=held_out.label.numpy(),
-        features=named_features(evidence, held_out.features)[1].numpy(),
-        scores=scores.numpy(),
-    )
+    calibration = calibration_set(extractor, fusion, held_out, trusted.rows[trusted.calibrates])
     return FittedDetector(
         input_shape=scanned.input_shape,
         num_classes=scanned.num_classes,
@@ -313,6 +334,7 @@ def learn(
         misclassified=scanned.misclassified,
         unusable=scanned.unusable,
         model_fingerprint=scanned.model_fingerprint,
+        mistakes=None if mistakes is None else outlier_scores(fusion, others),
     )
 
 
