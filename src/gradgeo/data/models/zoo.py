@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from gradgeo.data.models.settings_of import preset
 from gradgeo.data.models.weights import shapes_in
 from gradgeo.data.user_code import call, unknown
-from gradgeo.errors import require
+from gradgeo.errors import expected, require
 
 ZOOS = ("torchvision:", "timm:")
 
@@ -27,25 +28,42 @@ def pretrained_preprocessing(spec: str) -> dict[str, Any] | None:
     if zoo == "timm":
         require("timm", "timm")
         configuration = importlib.import_module("timm.models").get_pretrained_cfg(name)
-        if configuration is None:
-            return None
-        config = importlib.import_module("timm.data").resolve_data_config(pretrained_cfg=configuration.to_dict())
-        channels, height, width = config["input_size"]
-        resize, crop = int(min(height, width) / config["crop_pct"]), [height, width]
-    else:
+        return None if configuration is None else _of_timm(configuration.to_dict())
+    models = require("torchvision.models", "torchvision")
+    if name not in models.list_models(module=models):
+        return None
+    return preset(models.get_model_weights(name).DEFAULT.transforms())
+
+
+def zoo_preprocessing(spec: str) -> dict[str, Any]:
+    """The same for `--transform`, where torchvision's weights may be named too: torchvision:ResNet50_Weights.DEFAULT.
+
+    Raises: ArgumentError for a name without a preparation.
+    """
+    zoo, _, name = spec.partition(":")
+    if zoo == "torchvision" and "_Weights" in name:
         models = require("torchvision.models", "torchvision")
-        if name not in models.list_models(module=models):
-            return None
-        transforms = models.get_model_weights(name).DEFAULT.transforms()
-        config = {"mean": transforms.mean, "std": transforms.std, "interpolation": transforms.interpolation.value}
-        channels, (resize,), crop = 3, transforms.resize_size, list(transforms.crop_size) * 2
+        try:
+            return preset(models.get_weight(name).transforms())
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise expected("transform", "weights for a classifier in torchvision.models", name) from error
+    settings = pretrained_preprocessing(spec)
+    if settings is None:
+        raise expected("transform", f"a model of {zoo} whose preparation it knows", name)
+    return settings
+
+
+def _of_timm(configuration: dict[str, Any]) -> dict[str, Any]:
+    config = importlib.import_module("timm.data").resolve_data_config(pretrained_cfg=configuration)
+    channels, height, width = config["input_size"]
+    known = config["interpolation"] in ("bilinear", "bicubic")
     return {
-        "resize": resize,
-        "crop": crop[:2],
+        "resize": int(min(height, width) / config["crop_pct"]),
+        "crop": [height, width],
         "channels": channels,
         "mean": list(config["mean"]),
         "std": list(config["std"]),
-        "interpolation": config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic",
+        "interpolation": config["interpolation"] if known else "bicubic",
     }
 
 
