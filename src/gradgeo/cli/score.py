@@ -16,6 +16,7 @@ from gradgeo.cli.options import (
     DetectorPath,
     Device,
     Interpolation,
+    Keys,
     Label,
     Limit,
     Mean,
@@ -27,13 +28,14 @@ from gradgeo.cli.options import (
     Start,
     Std,
     Streaming,
+    Transform,
     Weights,
     Workers,
     columns_of,
+    detector_and_preparation,
     fraction,
-    load_detector,
+    keys_of,
     names,
-    preprocess_for,
 )
 from gradgeo.errors import DataError
 
@@ -68,6 +70,8 @@ def score(
     label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     time: Annotated[str | None, typer.Option(help="The column that says when each input was taken.")] = None,
     keep: Annotated[str | None, typer.Option(help="Columns of the data to carry along, with commas.")] = None,
     conditional: Annotated[
@@ -93,7 +97,6 @@ def score(
     """
     from gradgeo import scoring
     from gradgeo.cli.progress import progress
-    from gradgeo.data import Preprocess
     from gradgeo.detector import serialization
     from gradgeo.scoring.ray_engine import RayEngine
     from gradgeo.watch import Watch
@@ -107,10 +110,7 @@ def score(
     if groups and not by:
         raise DataError("--groups: the detector was not fitted with any; pass fit --groups the columns of its data.")
     rate = fraction("--fdr", fdr)
-    fitted = Preprocess.from_dict(notes.get("preprocess"))
-    preprocess = preprocess_for(
-        fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
-    )
+    preparation: dict[str, Any] = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize}
     job = Job(
         file=file.absolute(),
         sha256=contents.sha256,
@@ -118,8 +118,9 @@ def score(
         weights=weights,
         device=device,
         data=data,
+        transform=transform,
+        preparation=preparation | {"crop": crop, "order": order, "interpolation": interpolation},
         options={
-            "preprocess": preprocess,
             "start": start,
             "limit": limit,
             "data_root": data_root,
@@ -128,6 +129,7 @@ def score(
             "time": time,
             "columns": columns_of(contents, data),
             "label": label,
+            "keys": keys_of(contents, data, keys),
             "keep": tuple(dict.fromkeys(names(keep) + by)),
         },
     )
@@ -189,7 +191,11 @@ class Job:
     weights: str | None
     device: str
     data: str
+    transform: str | None
+    preparation: dict[str, Any]
+    """Options of `preprocess_for`."""
     options: dict[str, Any]
+    """Others of `open_source`."""
 
     def __call__(self) -> "tuple[Detector, Source]":
         """The detector and the data."""
@@ -201,5 +207,7 @@ class Job:
         """The detector of a file that has been read, and the data."""
         from gradgeo.data import open_source
 
-        source = open_source(self.data, **self.options)
-        return load_detector(contents, self.model, self.weights, self.device), source
+        detector, preprocess = detector_and_preparation(
+            contents, self.model, self.weights, self.device, self.transform, self.preparation
+        )
+        return detector, open_source(self.data, preprocess=preprocess, **self.options)

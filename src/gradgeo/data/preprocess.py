@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gradgeo.data import limits
-from gradgeo.errors import DataError, choice, expected
+from gradgeo.errors import DataError, choice, expected, one_line
 
 LARGEST = 8192
 """Pixels of the longest side that images are resized to."""
@@ -20,6 +20,29 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
+
+
+class Preparation(Protocol):
+    """What a source does to every value that it reads."""
+
+    raw: ClassVar[bool]
+    """Whether it takes values as they are read, pictures as PIL images, rather than float32 tensors."""
+
+    def __call__(self, value: Any, /) -> Tensor:
+        """The input."""
+        ...
+
+    def undone(self, x: Tensor) -> Tensor:
+        """The input as people look at it."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values, for the detector file."""
+        ...
+
+    def declared(self) -> dict[str, Any]:
+        """What `fit` prints of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +64,7 @@ class Preprocess:
         crop: (height, width) of the centre crop after `resize`; a smaller image is padded with zeros.
         order: "rgb", or "bgr" for models trained on images of OpenCV.
         interpolation: "bilinear" or "bicubic", of resizing, antialiased.
+        stretch: whether `size` takes the whole image, whatever its aspect ratio, in place of its centre.
 
     Raises:
         ArgumentError: a value is out of range. DataError, when called: a step needs an image and the input is not of
@@ -55,6 +79,8 @@ class Preprocess:
     crop: tuple[int, int] | None = None
     order: str = "rgb"
     interpolation: str = "bilinear"
+    stretch: bool = False
+    raw: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, sides in (("size", self.size), ("crop", self.crop)):
@@ -64,6 +90,8 @@ class Preprocess:
             raise expected("resize", f"pixels in 1..{LARGEST}", self.resize)
         if self.size is not None and self.resize is not None:
             raise expected("resize", "None where size is set", self.resize)
+        if not isinstance(self.stretch, bool):
+            raise expected("stretch", "True or False", self.stretch)
         if self.channels not in (None, 1, 3):
             raise expected("channels", "1, 3 or None", self.channels)
         choice("order", self.order, ORDERS)
@@ -84,7 +112,7 @@ class Preprocess:
             grey = x if len(x) == 1 else (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
             x = grey.expand(self.channels, -1, -1)
         if self.size and x.shape[1:] != self.size:
-            x = self._resized(self._centre(x), self.size)
+            x = self._resized(x if self.stretch else self._centre(x), self.size)
         if self.resize and min(x.shape[1:]) != self.resize:
             x = self._resized(x, _by_shorter_side(x.shape[1], x.shape[2], self.resize))
         if self.crop:
@@ -121,6 +149,9 @@ class Preprocess:
         """The inverse of `as_dict`; checks settings from a file. Raises: ArgumentError."""
         if settings is None:
             return cls()
+        if isinstance(settings, Mapping) and "transform" in settings:
+            name = one_line(str(settings["transform"]))
+            raise DataError(f"{name}, code, prepared the inputs of fit, and is run only where it is named again")
         known = {field.name for field in fields(cls)}
         if not isinstance(settings, Mapping) or not set(settings) <= known:
             raise expected("preprocess", f"a mapping with the keys {', '.join(sorted(known))}", settings)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gradgeo.data import limits
 from gradgeo.data.kept import Values
 from gradgeo.data.prefetch import Group, prefetch
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.preprocess import Preparation
 from gradgeo.data.timestamps import Timestamp, parse_timestamp
 from gradgeo.errors import DataError, GradgeoError, describe, expected, one_line
 
@@ -69,8 +69,8 @@ class Reader(Protocol):
         """A name of the item for people."""
         ...
 
-    def load(self, index: int) -> Tensor:
-        """The item as float32."""
+    def load(self, index: int) -> Any:
+        """The item as float32, or as the source's preparation takes it."""
         ...
 
 
@@ -79,7 +79,7 @@ class Record:
     """One item of a stream, read but not decoded; `load` may raise any exception."""
 
     name: str
-    load: Callable[[], Tensor]
+    load: Callable[[], Any]
     label: int | None = None
     time: Timestamp | None = None
     nbytes: int = 0
@@ -149,7 +149,7 @@ class Source(ABC):
         reader: Reader | StreamReader,
         spec: str,
         *,
-        preprocess: Preprocess,
+        preprocess: Preparation,
         start: int = 0,
         limit: int | None = None,
         class_order: tuple[str, ...] = (),
@@ -223,7 +223,7 @@ class Source(ABC):
         self,
         index: int,
         name: Callable[[], str],
-        load: Callable[[], Tensor],
+        load: Callable[[], Any],
         label: int | None,
         time: object,
         kept: Values = (),

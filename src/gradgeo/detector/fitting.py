@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
+from gradgeo.classifier.isolated_copy import unwrapped
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import conformal, exchangeability, tables
 from gradgeo.detector.conformal import Level
@@ -18,7 +19,7 @@ from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.held_out import calibration_set, outlier_scores
-from gradgeo.detector.inputs import Data, batches, within_classes
+from gradgeo.detector.inputs import Data, batches, for_model, within_classes
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, UnusableInputWarning, expected, warn
@@ -36,6 +37,7 @@ def fit(
     model: Model, data: Data, labels: Any, settings: Settings, together: Any = None, groups: Any = None
 ) -> FittedDetector:
     """All four steps, for one detector; see `Detector.fit`."""
+    data = for_model(model, data)
     columns = tables.names_of(data) if tables.is_table(data) else None
     data = data if columns is None else tables.numbers_of(data)
     scanned = scan(model, data, labels, batch_size=settings.batch_size)
@@ -370,6 +372,12 @@ def _usable_loss(loss: str, num_classes: int) -> str:
 def _available(model: Model, names: str | Sequence[str], x: Tensor) -> tuple[Evidence, ...]:
     """The evidence that this model has, by a pass of one input, or of none, `x`."""
     wanted = resolve(names)
+    inner = unwrapped(model) if isinstance(model, torch.nn.Module) else model
+    unfit: frozenset[str] = getattr(inner, "unfit_evidence", frozenset())
+    if unfit & {e.name for e in wanted} and not isinstance(names, str):
+        one = ", ".join(sorted(unfit & {e.name for e in wanted}))
+        raise expected("evidence", "what means something for texts", one, "Leave these out, or use a preset.")
+    wanted = tuple(e for e in wanted if e.name not in unfit)
     (forward,) = map_chunks(model, [x], Maps(), lambda forward, rows: forward, quiet=True)
     missing = [e.name for e in wanted if not e.available(forward)]
     if missing and not isinstance(names, str):
