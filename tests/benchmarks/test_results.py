@@ -198,15 +198,16 @@ def test_a_quick_benchmark_gives_the_figures_it_gave(
     from typer.testing import CliRunner
 
     from gradgeo import cli
-    from gradgeo.bench import cache, evaluate
+    from gradgeo.bench import cache
+    from gradgeo.bench import scenarios as every
 
     monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
     expected = json.loads(Path(__file__).with_name("quick_auroc.json").read_text())
     recorded = set.intersection(*map(set, expected.values()))
     left_out = MANY_STEPS if request.config.getoption("--sample") else set()
-    scenarios = {name: s for name, s in evaluate.SCENARIOS.items() if name in recorded - left_out}
+    scenarios = {name: s for name, s in every.SCENARIOS.items() if name in recorded - left_out}
     assert set(scenarios) == recorded - left_out
-    monkeypatch.setattr(evaluate, "SCENARIOS", scenarios)
+    monkeypatch.setattr(every, "SCENARIOS", scenarios)
     done = CliRunner().invoke(cli.app, ["bench", "--quick", "--methods", ",".join(expected), "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     (found,) = json.loads((tmp_path / "quick.json").read_text())

@@ -126,7 +126,7 @@ def told(estimate: float) -> str:
     """In words, of no more digits than it is good for.
 
     Example:
-        >>> told(48), told(200), told(9000)
+        >>> told(48), told(200), told(10_000)
         ('about 50 seconds', 'about 3 minutes', 'about 3 hours')
     """
     for unit, size, step, below in (("second", 1, 10, 90), ("minute", 60, 1, 5400)):
