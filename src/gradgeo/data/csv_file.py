@@ -122,7 +122,7 @@ class CsvFile:
         if self.columns is not None:
             return str(index)
         field = self._row(index)[self._places[0]]
-        return shortened(field) if self._of_text else field
+        return shortened(field) or str(index) if self._of_text else field
 
     def load(self, index: int) -> Tensor | str:
         """The numbers (F,), NaN where one is missing, the image (C, H, W), or the text."""

@@ -25,6 +25,6 @@ def from_file(file: Path) -> nn.Module:
         kind = "of torch.export" if file.suffix == ".pt2" else "TorchScript"
         raise ModelError(
             f"{file} is no model {kind} ({one_line(str(error).strip().split(chr(10))[0])[:200]}). Pickled models are "
-            "not read, for that executes what is in them: name the code that builds it (file.py:function) and its weights "
-            "as .safetensors."
+            "not read, for that executes what is in them: name the code that builds it (file.py:function) and its "
+            "weights as .safetensors."
         ) from error
