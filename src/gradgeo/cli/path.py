@@ -29,7 +29,7 @@ from gradgeo.errors import DataError, expected
 
 def path(
     data: DataSpec,
-    index: Annotated[int, typer.Option("--index", "-i", help="The item to start from.")],
+    index: Annotated[str, typer.Option("--index", "-i", help="The item to start from: its number or name.")],
     epsilon: Annotated[float, typer.Option(help="How far the attack may go, in units of the input.")],
     out: Annotated[list[Path], typer.Option("--out", "-o", help=".png, .svg, .pdf, .json or .csv; may be repeated.")],
     detector: Annotated[Path | None, typer.Option(help="A file that fit wrote, for outlier scores.")] = None,
@@ -78,7 +78,7 @@ def path(
         else:
             raise typer.BadParameter("pass --model or --detector")
         if item.x is None:
-            raise DataError(f"{item.name} (index {index}) cannot be read: {item.error}")
+            raise DataError(f"{item.name} (index {item.index}) cannot be read: {item.error}")
         adversarial = adversary(
             classifier,
             item.x[None],
@@ -97,7 +97,7 @@ def path(
                 plots.path(line, file, names=source.classes)
     print_pairs(
         {
-            "item": f"{item.name} (index {index})",
+            "item": f"{item.name} (index {item.index})",
             "class": int(line.label[0]),
             "adversarial class": int(line.label[-1]),
             "label switches at": ", ".join(f"{switch:.3f}" for switch in line.switches),

@@ -26,8 +26,8 @@ Usable = ReadableItems
 """The former name of `ReadableItems`."""
 
 KINDS = (
-    "an image, a folder of images, a .csv or .tsv file, a .parquet file, a folder or pattern of them, a .npz or .npy "
-    "file, .tar shards, file.py:function, hf:NAME, ucr:NAME, digits, or of texts a .txt or .jsonl file"
+    "an image, a folder of images or DICOM, a .csv or .tsv file, a .parquet file, a folder or pattern of them, a .npz "
+    "or .npy file, .tar shards, file.py:function, hf:NAME, ucr:NAME, digits, or of texts a .txt or .jsonl file"
 )
 
 WITH_COLUMNS = "CSV, Parquet, .npz, hf: and .tar"
@@ -57,8 +57,8 @@ def open_source(
         [(10, 3, (1, 8, 8)), (11, 8, (1, 8, 8))]
 
     Args:
-        spec: an image; a folder of images, or of one sub-folder per class; a .csv or .tsv file with a row of names,
-            whose columns are numbers or one of which names image files beside it; a .parquet file in the Hugging
+        spec: an image; a folder of images or DICOM, or of one sub-folder per class; a .csv or .tsv file with a row of
+            names, whose columns are numbers or one of which names image files beside it; a .parquet file in the Hugging
             Face image layout or with number lists or fixed-shape tensors, or a folder of such files; an .npz file with
             `x` and, if there are labels, `y`; an .npy file; WebDataset shards, .tar or .tar.gz, or a folder of them; a
             pattern of .parquet or .tar files, as `day-*.parquet` or `part-{000..146}.tar`;

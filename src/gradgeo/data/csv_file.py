@@ -18,8 +18,8 @@ from gradgeo.data import limits
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode, is_image
 from gradgeo.data.kept import texts
+from gradgeo.data.labels import encode_labels
 from gradgeo.data.lines import shortened
-from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, listed, one_line
 

@@ -15,7 +15,8 @@ from gradgeo.data import limits
 from gradgeo.data.arrays import as_input
 from gradgeo.data.images import decode
 from gradgeo.data.kept import texts
-from gradgeo.data.source import Record, encode_labels
+from gradgeo.data.labels import encode_labels
+from gradgeo.data.source import Record
 from gradgeo.data.timestamps import parse_timestamp, parse_timestamps
 from gradgeo.errors import DataError, require
 

@@ -16,9 +16,9 @@ from gradgeo.data.arrays import as_input
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode
 from gradgeo.data.kept import texts
+from gradgeo.data.labels import encode_labels
 from gradgeo.data.parquet_cells import Cells, RowGroup, Size
 from gradgeo.data.parquet_pages import Column, columns_of, unpacked
-from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, require
 

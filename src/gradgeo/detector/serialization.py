@@ -35,6 +35,7 @@ from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
+from gradgeo.detector.learned import named
 from gradgeo.detector.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.mondrian import CalibrationGroups
 from gradgeo.detector.one_class import KINDS, OneClass, ensure
@@ -158,10 +159,8 @@ class Contents:
 
     def class_names(self) -> tuple[str, ...]:
         """As the notes have them, where they have one for each class, else the numbers of the classes."""
-        names, count = self.notes.get("class_names"), self.fitted["num_classes"]
-        if isinstance(names, list) and len(set(map(str, names))) == count == len(names):
-            return tuple(map(str, names))
-        return tuple(map(str, range(count)))
+        count = self.fitted["num_classes"]
+        return named(self.notes, count) or tuple(map(str, range(count)))
 
     def digest(self) -> str | None:
         """`Detector.digest`; None where the file holds evidence that is not known here."""
