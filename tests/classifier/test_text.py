@@ -145,6 +145,8 @@ def test_texts_in_verdicts_out(detector: gradgeo.Detector) -> None:
         assert torch.equal(detector.predict(column).p_value, verdicts.p_value)
     assert torch.equal(detector.judge(texts).predictions.p_value, verdicts.p_value)
     assert len(detector.explain(texts[:1])) == 1
+    assert isinstance(detector.model, TextClassifier)
+    assert torch.equal(gradgeo.guard(detector.model, detector)(texts).p_value, verdicts.p_value)
 
 
 def test_columns_of_tables_are_texts(detector: gradgeo.Detector) -> None:

@@ -19,13 +19,12 @@ from gradgeo.data.files import content_id
 from gradgeo.data.images import decode, is_image
 from gradgeo.data.kept import texts
 from gradgeo.data.labels import encode_labels
-from gradgeo.data.lines import shortened
+from gradgeo.data.lines import TEXTS, shortened
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, listed, one_line
 
 ENDINGS = (".csv", ".tsv")
 LABELS = ("label", "labels", "y")
-TEXTS = ("text", "sentence")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 """What stands for a missing number, in small letters: an input with one cannot be judged."""
 

@@ -18,6 +18,9 @@ from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import ArgumentError, DataError, one_line
 
 ENDINGS = (".txt", ".jsonl")
+TEXTS = ("text", "sentence")
+"""Usual names of a column of texts."""
+
 SHOWN = 60
 """Characters of a text that name it."""
 
