@@ -131,6 +131,7 @@ class Source(ABC):
     Attributes:
         spec: the user's name for the data.
         classes: names of the labels 0, 1, ...; empty where the data has none.
+        own_classes: the names that the data itself has, in its own order.
         columns: names of an input's entries, for rows of numbers; None for other data.
         labelled: whether any item can have a label.
         time: the name of the time column; None where none was requested.
@@ -165,7 +166,7 @@ class Source(ABC):
         if limit is not None and limit < 1:
             raise expected("limit", "1 or more", limit)
         self.spec = spec
-        self.classes = reader.classes
+        self.classes = self.own_classes = reader.classes
         self._class_index: dict[int | None, int] | None = None
         if class_order and reader.classes:
             if class_order != reader.classes:

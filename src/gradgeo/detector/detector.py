@@ -20,9 +20,9 @@ from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.inputs import Texts, for_model
-from gradgeo.detector.learned import Learned
 from gradgeo.detector.model_check import ModelCheck
 from gradgeo.detector.narration import FitObserver, observer_of
+from gradgeo.detector.recalibration import Recalibrated
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import expected, public
@@ -31,7 +31,7 @@ from gradgeo.geometry.options import Classes
 from gradgeo.geometry.surrogates import SmoothReLU
 
 
-class Detector(Learned):
+class Detector(Recalibrated):
     """A reject option for a trained classifier: an outlier score and a p-value for every prediction.
 
     Fitted on trusted inputs alone: no retraining, no outliers, no attacks. Scores follow one sign convention

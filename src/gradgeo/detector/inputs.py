@@ -172,6 +172,12 @@ def _tensor(part: Tensor | NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=")))
 
 
+def within_classes(y: Tensor | None, num_classes: int) -> None:
+    """ArgumentError for a label (N,) that is none of the model's classes."""
+    if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < num_classes):
+        raise expected("labels", f"within 0..{num_classes - 1}", f"{int(y.min())}..{int(y.max())}")
+
+
 def _labels(labels: ArrayLike) -> Tensor:
     """Integers (N,) of a tensor, an array, a list or a column of a table."""
     rule = "integers of shape (N,)"
