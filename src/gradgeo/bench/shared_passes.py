@@ -8,6 +8,7 @@ import numpy as np
 
 from gradgeo._typing import Array
 from gradgeo.detector import fitting
+from gradgeo.detector.data_scan import scan
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
@@ -35,7 +36,7 @@ class DetectorGroup:
         from."""
         settings = [detector.settings for detector in self.detectors]
         model, batch_size, seed = self.detectors[0].model, settings[0].batch_size, settings[0].seed
-        scanned = fitting.scan(model, data, labels, batch_size=batch_size)
+        scanned = scan(model, data, labels, batch_size=batch_size)
         scanned.warn_if_unusable()
         trusted, extractors = zip(*(fitting.split(model, scanned, each) for each in settings), strict=True)
         if any(list(other.learn_rows) != list(trusted[0].learn_rows) for other in trusted):

@@ -1,6 +1,7 @@
 """A detector from trusted inputs, what it says of single inputs, and what its file holds: fit, explain, info."""
 
 import json
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     AsJson,
     BatchSize,
+    Bits,
     Channels,
     Columns,
     Confidence,
@@ -39,6 +41,7 @@ from gradgeo.cli.options import (
     Together,
     Transform,
     Weights,
+    Window,
     Workers,
     columns_of,
     detector_and_preparation,
@@ -81,6 +84,11 @@ def fit(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    bits: Bits = None,
+    window: Window = None,
+    expect_accuracy: Annotated[
+        str | None, typer.Option(help="What the model is known to reach, as 97%; far less is a warning.")
+    ] = None,
     columns: Columns = None,
     label: Label = None,
     data_root: DataRoot = None,
@@ -95,15 +103,24 @@ def fit(
 
     Example: gradgeo fit -m digits -d digits/fit -o digits.gradgeo
     """
-    from gradgeo.cli.progress import progress
+    from gradgeo.cli.narrated import FitWords, input_channels, mistakes_flagged, mistakes_in_words
     from gradgeo.data import Preprocess, ReadableItems, open_source
     from gradgeo.data.models import class_names, load_model
     from gradgeo.detector import Detector
     from gradgeo.detector.evidence import PRESETS
+    from gradgeo.detector.progress import duration
 
-    declared = preprocess_for(
-        Preprocess(), size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
-    )
+    began = time.monotonic()
+    named: dict[str, Any] = {
+        "resize": resize,
+        "crop": crop,
+        "order": order,
+        "interpolation": interpolation,
+        "bits": bits,
+        "window": window,
+    }
+    declared = preprocess_for(Preprocess(), size, channels, mean, std, **named)
+    known_accuracy = fraction("--expect-accuracy", expect_accuracy)
     refuse_source(out, data)
     with atomic_path(out) as temporary:
         loaded = on_device(device, load_model(model, weights))
@@ -124,6 +141,7 @@ def fit(
         source, known = read(), class_names(loaded)
         if source.classes and set(source.classes) <= set(known):
             source = read(class_order=known)
+        source.channels = input_channels(loaded)
         detector = Detector(
             loaded,
             evidence=evidence if evidence in PRESETS else evidence.split(","),
@@ -135,11 +153,15 @@ def fit(
             seed=seed,
             batch_size=batch_size,
         )
-        with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
-            usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
-            kinds, units = usable.groups(names(groups)), usable.groups(names(together))
-            detector.fit(usable.loader(), groups=kinds, together=units)
+        usable = ReadableItems(source, batch_size=batch_size, workers=workers)
+        kinds, units = usable.groups(names(groups)), usable.groups(names(together))
+        words = FitWords(usable, source.classes or known, known_accuracy)
+        detector.fit(usable.loader(), groups=kinds, together=units, progress=words)
         detector.adopt(replace(detector.fitted_, columns=source.columns))
+        if usable.tally.channels and isinstance(
+            preprocess, Preprocess
+        ):  # what was brought to the model's channels is stated from now on
+            preprocess = replace(preprocess, channels=source.channels)
         if usable.skipped:
             first = usable.skipped[0]
             left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
@@ -155,7 +177,13 @@ def fit(
             notes["keys"] = list(names(keys))
         if columns is not None and source.columns is None:  # of pictures or texts: what the numbers are is in `fitted`
             notes["columns"] = list(names(columns))
-        notes["record"] = record(detector, data, usable, source.classes)
+        unusable = detector.unusable_ + len(usable.skipped)
+        kept_record = record(detector, data, usable, source.classes)
+        assert words.scan is not None
+        flagged, judged = mistakes_flagged(detector, words.scan, usable.inputs())
+        kept_record |= {"right": words.scan.right, "labelled": words.scan.labelled}
+        kept_record |= {"mistakes": {"judged": judged, "flagged": flagged}} if judged else {}
+        notes["record"] = kept_record
         if groups is not None:
             notes["groups"] = list(names(groups))
         detector.save(temporary, notes=notes)
@@ -165,8 +193,10 @@ def fit(
             "calibrated on": detector.calibration_size_,
             "false alarms": detector.false_alarm_rate_,
             "left out, misclassified": detector.misclassified_,
-            "left out, unusable": detector.unusable_ + len(usable.skipped),
+            "left out, unusable": unusable,
+            "mistakes flagged": mistakes_in_words(flagged, judged),
             "preprocessing": preprocess.declared(),
+            "took": duration(time.monotonic() - began),
             "written to": out,
         }
     )
@@ -176,7 +206,9 @@ def explain(
     file: DetectorPath,
     data: DataSpec,
     model: SameModel = None,
-    index: Annotated[list[int] | None, typer.Option("--index", "-i", help="An item; may be repeated.")] = None,
+    index: Annotated[
+        list[str] | None, typer.Option("--index", "-i", help="An item: its number or name; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
     weights: Weights = None,
     sha256: Sha256 = None,
@@ -190,6 +222,8 @@ def explain(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    bits: Bits = None,
+    window: Window = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
     keys: Keys = None,
@@ -206,11 +240,12 @@ def explain(
 
     contents = serialization.read(file, sha256=sha256)
     options: dict[str, Any] = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize}
-    options |= {"crop": crop, "order": order, "interpolation": interpolation}
+    options |= {"crop": crop, "order": order, "interpolation": interpolation, "bits": bits, "window": window}
     detector, preprocess = detector_and_preparation(contents, model, weights, device, transform, options)
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
     part |= {"columns": columns_of(contents, data), "keys": keys_of(contents, data, keys)}
     source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
+    source.match(tuple(contents.fitted["input_shape"]))
     items = [item_at(source, i) for i in index] if index else list(source)
     rows: list[dict[str, Any]] = []
     for read in items:

@@ -1,13 +1,13 @@
 """The options that commands share, and what their texts mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradgeo.errors import DataError, expected, one_line
+from gradgeo.errors import DataError, expected, listed, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from gradgeo.data.preprocess import Preparation
     from gradgeo.detector.serialization import Contents
 
+SOUGHT = 10_000
+"""Names among which one that was meant is looked for."""
+
 MODELS = (
     "file.py:function, package.module:function, a .pt or .pt2 file, hf:ORG/NAME, torchvision:NAME, timm:NAME, digits."
 )
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
 DATA = (
-    "A folder of images, an image, a .csv or .tsv file, .parquet or .tar files (file, folder, pattern), .npz, .npy, "
-    "hf:NAME, ucr:NAME, digits or code, file.py:function; of texts .csv, .txt, .jsonl or code."
+    "A folder of images or DICOM, an image, a .csv or .tsv file, .parquet or .tar files (file, folder, pattern), .npz, "
+    ".npy, hf:NAME, ucr:NAME, digits or code, file.py:function; of texts .csv, .txt, .jsonl or code."
 )
 ModelSpec = Annotated[str, typer.Option("--model", "-m", help=MODELS)]
 SameModel = Annotated[str | None, typer.Option("--model", "-m", help=SAME_MODEL)]
@@ -54,6 +57,10 @@ Resize = Annotated[int | None, typer.Option(help="Resize images to this shorter 
 Crop = Annotated[str | None, typer.Option(help="Cut the centre out after --resize: 224 or HEIGHTxWIDTH.")]
 Order = Annotated[str | None, typer.Option(help="Order of the channels: rgb, or bgr as OpenCV has it.")]
 Interpolation = Annotated[str | None, typer.Option(help="Of resizing: bilinear or bicubic.")]
+Bits = Annotated[
+    int | None, typer.Option(help="Of the camera, as 12, where 16-bit files hold its numbers as they are.")
+]
+Window = Annotated[str | None, typer.Option(help="CENTRE,WIDTH of the values that become 0..1: 40,400 in CT.")]
 Streaming = Annotated[bool, typer.Option("--stream", help="Read hf: data as it comes, keeping nothing on disk.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Inputs in one pass of the model.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
@@ -184,6 +191,8 @@ def preprocess_for(
     crop: str | None = None,
     order: str | None = None,
     interpolation: str | None = None,
+    bits: int | None = None,
+    window: str | None = None,
 ) -> "Preprocess":
     """`base` with the options that the user passed in place of its own."""
     passed: dict[str, Any] = {
@@ -195,6 +204,8 @@ def preprocess_for(
         "crop": crop and _sides("--crop", crop),
         "order": order,
         "interpolation": interpolation,
+        "bits": bits,
+        "window": window and numbers("--window", window, ",", float),
     }
     if size or resize:  # one takes the other's place, and what was cut out of it goes too
         base = replace(base, size=None, resize=None, crop=None, stretch=False)
@@ -207,13 +218,35 @@ def _sides(option: str, text: str) -> tuple[int, ...]:
     return sides * 2 if len(sides) == 1 else sides
 
 
-def item_at(source: "Source", index: int) -> "Item":
-    """The item at that position; refuses one that the data does not have."""
+def item_at(source: "Source", which: str) -> "Item":
+    """The item at that position or of that name, whole or its last part; refuses one that the data does not have."""
+    if not which.isascii() or not which.isdigit():
+        return source[position_of(source.names(), which)]
     try:
-        return source[index]
+        return source[int(which)]
     except IndexError:
         rule = "one that the data has" if source.size is None else f"within 0..{source.size - 1}"
-        raise expected("index", rule, index) from None
+        raise expected("index", rule, int(which)) from None
+
+
+def position_of(all_names: Iterable[str], name: str) -> int:
+    """Where an item of this name stands; refuses a name that none has, or only the last part of several."""
+    from difflib import get_close_matches  # its import takes a while
+
+    ends, close = list[tuple[int, str]](), list[str]()
+    for position, each in enumerate(all_names):
+        if each == name:
+            return position
+        if each.endswith(f"/{name}"):
+            ends.append((position, each))
+        if len(close) < SOUGHT:
+            close.append(each)
+    if len(ends) == 1:
+        return ends[0][0]
+    if ends:
+        raise expected("index", "the name of one item", name, f"Say which: {listed([each for _, each in ends])}.")
+    near = get_close_matches(name, [*close, *(each.rpartition("/")[2] for each in close)], n=3)
+    raise expected("index", "a position or a name in the data", name, f"Did you mean {listed(near)}?" if near else "")
 
 
 def names(text: str | None) -> tuple[str, ...]:

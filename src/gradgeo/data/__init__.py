@@ -15,6 +15,7 @@ from gradgeo.data.kept import checked_names
 from gradgeo.data.own_data import is_own, open_own
 from gradgeo.data.parquet import Parquet
 from gradgeo.data.preprocess import Preparation, Preprocess
+from gradgeo.data.remote import fetched, is_url
 from gradgeo.data.source import Indexed, Item, Reader, Source, Stream, StreamReader
 from gradgeo.data.transform import TextPreparation
 from gradgeo.data.ucr import open_ucr
@@ -26,8 +27,8 @@ Usable = ReadableItems
 """The former name of `ReadableItems`."""
 
 KINDS = (
-    "an image, a folder of images, a .csv or .tsv file, a .parquet file, a folder or pattern of them, a .npz or .npy "
-    "file, .tar shards, file.py:function, hf:NAME, ucr:NAME, digits, or of texts a .txt or .jsonl file"
+    "an image, a folder of images or DICOM, a .csv or .tsv file, a .parquet file, a folder or pattern of them, a .npz "
+    "or .npy file, .tar shards, file.py:function, hf:NAME, ucr:NAME, digits, or of texts a .txt or .jsonl file"
 )
 
 WITH_COLUMNS = "CSV, Parquet, .npz, hf: and .tar"
@@ -57,16 +58,17 @@ def open_source(
         [(10, 3, (1, 8, 8)), (11, 8, (1, 8, 8))]
 
     Args:
-        spec: an image; a folder of images, or of one sub-folder per class; a .csv or .tsv file with a row of names,
-            whose columns are numbers or one of which names image files beside it; a .parquet file in the Hugging
+        spec: an image; a folder of images or DICOM, or of one sub-folder per class; a .csv or .tsv file with a row of
+            names, whose columns are numbers or one of which names image files beside it; a .parquet file in the Hugging
             Face image layout or with number lists or fixed-shape tensors, or a folder of such files; an .npz file with
             `x` and, if there are labels, `y`; an .npy file; WebDataset shards, .tar or .tar.gz, or a folder of them; a
             pattern of .parquet or .tar files, as `day-*.parquet` or `part-{000..146}.tar`;
             `hf:OWNER/NAME:SPLIT` or `hf:OWNER/NAME:CONFIG:SPLIT` of the Hugging Face hub, or `hf:` with
             a file or folder that its library reads; `file.py:function`, code of yours that gives a Dataset or an
-            iterable of x, (x, y) or mappings; `ucr:NAME`, `ucr:NAME/train`, `ucr:NAME/test`; `digits`,
+            iterable of x, (x, y) or mappings; an address (s3://, gs://, https:// ...) of such files, which fsspec
+            fetches into a cache; `ucr:NAME`, `ucr:NAME/train`, `ucr:NAME/test`; `digits`,
             `digits/train`, `digits/fit`, `digits/test` (write ./digits for a folder of that name). Of texts, which
-            `TextPreparation` takes: a .csv or .tsv file with a column of texts, a .txt file of one text a line, a
+            `TextPreparation` takes: a .csv, .tsv, .parquet or `hf:` column of texts, a .txt file of one text a line, a
             .jsonl file, `file.py:function`.
         preprocess: what is done to every input: a `Preprocess`, or what `load_transform` gives.
         start, limit: skip the first `start` items, then read at most `limit`.
@@ -95,7 +97,8 @@ def open_source(
         MissingDependencyError: Pillow, pyarrow, datasets or aeon is needed.
     """
     root = None if data_root is None else Path(data_root).expanduser()
-    name = str(spec)
+    named = str(spec)
+    name = fetched(named) if is_url(named) else named
     if streaming and not name.startswith("hf:"):
         raise expected("streaming", "False for data other than hf:, which is read in parts as it is", streaming)
     try:
@@ -115,13 +118,13 @@ def open_source(
             rule = "None for data other than a .csv or .tsv file"
             raise expected("columns" if label is None else "label", rule, name)
         else:
-            reader = _reader(name, root, streaming=streaming, columns=wanted)
+            reader = _reader(name, root, streaming=streaming, columns=wanted, of_text=of_text)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
     options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "class_order": class_order}
     if isinstance(reader, StreamReader):
-        return Stream(reader, name, **wanted, **options)
-    return Indexed(reader, name, **wanted, **options)
+        return Stream(reader, named, **wanted, **options)
+    return Indexed(reader, named, **wanted, **options)
 
 
 def _own(
@@ -137,12 +140,14 @@ def _own(
     return open_own(name, keys, raw=raw)
 
 
-def _reader(spec: str, root: Path | None, *, streaming: bool, columns: dict[str, Any]) -> Reader | StreamReader:
+def _reader(
+    spec: str, root: Path | None, *, streaming: bool, columns: dict[str, Any], of_text: bool
+) -> Reader | StreamReader:
     if spec.startswith("hf:"):
-        return open_hub(spec, streaming=streaming, **columns)
+        return open_hub(spec, streaming=streaming, of_text=of_text, **columns)
     path = Path(spec).expanduser()
     built_in = spec == "digits" or spec.startswith(("digits/", "ucr:"))
-    if not built_in and (reader := _open_table(spec, path, columns)) is not None:
+    if not built_in and (reader := _open_table(spec, path, columns, of_text=of_text)) is not None:
         return reader
     if columns["time"] is not None:
         raise expected("time", "None for data without columns", columns["time"], f"{WITH_COLUMNS} data have times.")
@@ -162,19 +167,21 @@ def _reader(spec: str, root: Path | None, *, streaming: bool, columns: dict[str,
     raise DataError(f"{spec} is of no kind that can be read. Data can be {KINDS}.")
 
 
-def _open_table(spec: str, path: Path, columns: dict[str, Any]) -> Reader | StreamReader | None:
+def _open_table(spec: str, path: Path, columns: dict[str, Any], *, of_text: bool) -> Reader | StreamReader | None:
     """The reader of Parquet, .npz or .tar data, the kinds with named columns; None for any other kind."""
     if path.is_dir():
         if files.files_below(path, ENDINGS, at_most=1):  # a folder of images may hold their verdicts as Parquet
             return None
         for endings in ((".parquet",), webdataset.ENDINGS):
             if paths := files.files_below(path, endings):
-                return Parquet(paths, **columns) if endings == (".parquet",) else webdataset.Shards(paths, **columns)
+                if endings != (".parquet",):
+                    return webdataset.Shards(paths, **columns)
+                return Parquet(paths, of_text=of_text, **columns)
         return None
     paths = [path] if path.exists() else files.expand(spec) if any(c in spec for c in "*?[{") else []
     names = {file.name.lower() for file in paths}
     if names and all(name.endswith(".parquet") for name in names):
-        return Parquet(paths, **columns)
+        return Parquet(paths, of_text=of_text, **columns)
     if names and all(name.endswith(webdataset.ENDINGS) for name in names):
         return webdataset.Shards(paths, **columns)
     if len(paths) > 1:

@@ -18,14 +18,13 @@ from gradgeo.data import limits
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode, is_image
 from gradgeo.data.kept import texts
-from gradgeo.data.lines import shortened
-from gradgeo.data.source import encode_labels
+from gradgeo.data.labels import encode_labels
+from gradgeo.data.lines import TEXTS, shortened
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, listed, one_line
 
 ENDINGS = (".csv", ".tsv")
 LABELS = ("label", "labels", "y")
-TEXTS = ("text", "sentence")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 """What stands for a missing number, in small letters: an input with one cannot be judged."""
 
@@ -122,7 +121,7 @@ class CsvFile:
         if self.columns is not None:
             return str(index)
         field = self._row(index)[self._places[0]]
-        return shortened(field) if self._of_text else field
+        return shortened(field) or str(index) if self._of_text else field
 
     def load(self, index: int) -> Tensor | str:
         """The numbers (F,), NaN where one is missing, the image (C, H, W), or the text."""

@@ -13,11 +13,14 @@ from gradgeo.classifier.items import input_and_label
 from gradgeo.data import limits
 from gradgeo.data.files import content_id
 from gradgeo.data.kept import texts
-from gradgeo.data.source import encode_labels
+from gradgeo.data.labels import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import ArgumentError, DataError, one_line
 
 ENDINGS = (".txt", ".jsonl")
+TEXTS = ("text", "sentence")
+"""Usual names of a column of texts."""
+
 SHOWN = 60
 """Characters of a text that name it."""
 

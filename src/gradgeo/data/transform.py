@@ -214,6 +214,8 @@ def preparation_of(notes: Mapping[str, Any], transform: str | None, model: str |
         if fitted is not None:
             name = one_line(str(fitted["transform"]))
             raise DataError(f"pass --transform {name}: code prepared the inputs of fit, and is run only if named")
+        if isinstance(known, Mapping) and "text" in known:
+            raise DataError("the detector judges texts, and what is asked here is of inputs without words.")
         return Preprocess.from_dict(known)
     made = load_transform(transform, model)
     if fitted is not None:

@@ -21,6 +21,7 @@ from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.inputs import Texts, for_model
 from gradgeo.detector.model_check import ModelCheck
+from gradgeo.detector.narration import FitObserver, observer_of
 from gradgeo.detector.recalibration import Recalibrated
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.settings import Settings
@@ -118,6 +119,7 @@ class Detector(Recalibrated):
         *,
         groups: Sequence[int | str] | ArrayLike | None = None,
         together: Sequence[int | str] | ArrayLike | None = None,
+        progress: bool | FitObserver | None = None,
     ) -> Self:
         """Learn what trusted inputs look like, and calibrate the p-values on a part set apart.
 
@@ -138,6 +140,7 @@ class Detector(Recalibrated):
             together: (N,) numbers or texts, one per input: its patient, video or original. Inputs of one calibrate
                 as a whole or not at all, for inputs that resemble each other on both sides void the false-alarm rate.
                 Inputs that are equal entry by entry count once, the first of them, with a warning.
+            progress: say what was seen of the data and how far it is; None for where a terminal or notebook shows it.
 
         A fit that fails leaves an earlier one as it was.
 
@@ -149,7 +152,7 @@ class Detector(Recalibrated):
                 of differing shape, data that changed between the two readings, a table with columns that are no
                 numbers.
         """
-        return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups))
+        return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups, observer_of(progress)))
 
     def adopt(self, fitted: FittedDetector) -> Self:
         """Judge by what `gradgeo.detector.fitting` learned of this model, in place of `fit`."""
@@ -210,7 +213,7 @@ class Detector(Recalibrated):
         Cost: that of `predict`, and all maps where the evidence takes fewer.
         """
         predictions, measured = self._predict(x, keep=("csm", "classes"))
-        return self.fitted_.explanations(predictions, measured) if len(predictions) else []
+        return self.fitted_.explanations(predictions, measured, self.class_names_) if len(predictions) else []
 
     @public
     def judge(
@@ -245,7 +248,8 @@ class Detector(Recalibrated):
         if explain and len(rows):
             doubted_x = x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]
             doubted = fitted.with_csms(self.model, doubted_x, measured[rows], self.batch_size)
-            explained = dict(zip(rows.tolist(), fitted.explanations(predictions[rows], doubted), strict=True))
+            why = fitted.explanations(predictions[rows], doubted, self.class_names_)
+            explained = dict(zip(rows.tolist(), why, strict=True))
         logits = torch.empty(0, fitted.num_classes) if measured.logits is None else measured.logits
         return Judgement(
             predictions,

@@ -106,6 +106,20 @@ def batches(
         yield x, _labels(y) if labelled and y is not None else None
 
 
+def size_of(data: Data | Texts) -> int | None:
+    """How many inputs `data` has; None where it does not know before it is read."""
+    if isinstance(data, Texts):
+        return size_of(data.data)
+    of = data.dataset if isinstance(data, DataLoader) else data
+    known = getattr(of, "size_hint", None)
+    if isinstance(known, int):
+        return known
+    try:
+        return len(of)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def _loader(dataset: Any, batch_size: int | None, **options: Any) -> DataLoader[Any]:
     """A loader in order, which does not draw its base seed out of the caller's random state."""
     return DataLoader(dataset, batch_size=batch_size, generator=torch.Generator(), **options)
