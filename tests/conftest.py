@@ -12,7 +12,7 @@ import torch
 from gradgeo.detector import progress
 from helpers import ROOT, TESTS
 
-pytest_plugins = ["helpers.cost", "helpers.cpu_time"]
+pytest_plugins = ["helpers.browsing", "helpers.cost", "helpers.cpu_time"]
 
 # Processes that tests start find the laboratory and the helpers as pytest does, whatever their working folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), str(TESTS), os.environ.get("PYTHONPATH")]))

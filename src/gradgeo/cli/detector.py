@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from gradgeo.cli.options import (
     Device,
     Groups,
     Interpolation,
+    Keys,
     Label,
     Limit,
     Mean,
@@ -37,15 +39,18 @@ from gradgeo.cli.options import (
     Std,
     Streaming,
     Together,
+    Transform,
     Weights,
     Window,
     Workers,
     columns_of,
+    detector_and_preparation,
     fraction,
     item_at,
-    load_detector,
+    keys_of,
     names,
     on_device,
+    preparation_for_fit,
     preprocess_for,
 )
 from gradgeo.cli.record import record
@@ -88,6 +93,8 @@ def fit(
     label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -98,7 +105,7 @@ def fit(
     """
     from gradgeo.cli.narrated import FitWords, input_channels, mistakes_flagged, mistakes_in_words
     from gradgeo.data import Preprocess, ReadableItems, open_source
-    from gradgeo.data.models import load_model, pretrained_preprocessing
+    from gradgeo.data.models import class_names, load_model
     from gradgeo.detector import Detector
     from gradgeo.detector.evidence import PRESETS
     from gradgeo.detector.progress import duration
@@ -112,13 +119,14 @@ def fit(
         "bits": bits,
         "window": window,
     }
-    preprocess = preprocess_for(Preprocess(), size, channels, mean, std, **named)
+    declared = preprocess_for(Preprocess(), size, channels, mean, std, **named)
     known_accuracy = fraction("--expect-accuracy", expect_accuracy)
-    if preprocess == Preprocess():  # nothing is declared: what the model was trained to see, where its library says so
-        preprocess = Preprocess.from_dict(pretrained_preprocessing(model))
     refuse_source(out, data)
     with atomic_path(out) as temporary:
-        source = open_source(
+        loaded = on_device(device, load_model(model, weights))
+        preprocess = preparation_for_fit(loaded, model, transform, declared)
+        read = partial(
+            open_source,
             data,
             preprocess=preprocess,
             start=start,
@@ -127,12 +135,15 @@ def fit(
             streaming=stream,
             columns=names(columns) or None,
             label=label,
+            keys=names(keys),
             keep=tuple(dict.fromkeys(names(groups) + names(together))),
         )
-        network = on_device(device, load_model(model, weights))
-        source.channels = input_channels(network)
+        source, known = read(), class_names(loaded)
+        if source.classes and set(source.classes) <= set(known):
+            source = read(class_order=known)
+        source.channels = input_channels(loaded)
         detector = Detector(
-            network,
+            loaded,
             evidence=evidence if evidence in PRESETS else evidence.split(","),
             alpha=alpha,
             confidence=fraction("--confidence", confidence),
@@ -144,10 +155,12 @@ def fit(
         )
         usable = ReadableItems(source, batch_size=batch_size, workers=workers)
         kinds, units = usable.groups(names(groups)), usable.groups(names(together))
-        words = FitWords(usable, source.classes, known_accuracy)
+        words = FitWords(usable, source.classes or known, known_accuracy)
         detector.fit(usable.loader(), groups=kinds, together=units, progress=words)
         detector.adopt(replace(detector.fitted_, columns=source.columns))
-        if usable.tally.channels:  # what was brought to the model's channels is stated from now on
+        if usable.tally.channels and isinstance(
+            preprocess, Preprocess
+        ):  # what was brought to the model's channels is stated from now on
             preprocess = replace(preprocess, channels=source.channels)
         if usable.skipped:
             first = usable.skipped[0]
@@ -157,9 +170,13 @@ def fit(
             "model": model,
             "weights": None if weights is None else Path(weights).name,
             "data": data,
-            "class_names": list(source.classes),
+            "class_names": list(source.classes or known),
             "preprocess": preprocess.as_dict(),
         }
+        if keys is not None:
+            notes["keys"] = list(names(keys))
+        if columns is not None and source.columns is None:  # of pictures or texts: what the numbers are is in `fitted`
+            notes["columns"] = list(names(columns))
         unusable = detector.unusable_ + len(usable.skipped)
         kept_record = record(detector, data, usable, source.classes)
         assert words.scan is not None
@@ -209,33 +226,27 @@ def explain(
     window: Window = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     device: Device = "cpu",
 ) -> None:
     """Say why single inputs are trusted or not. Takes those of --index, or else the first few.
 
     Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
     """
-    from gradgeo.data import Preprocess, open_source
+    from gradgeo.data import open_source
     from gradgeo.detector import serialization
     from gradgeo.scoring import checked
 
     contents = serialization.read(file, sha256=sha256)
-    fitted = Preprocess.from_dict(contents.notes.get("preprocess"))
-    named: dict[str, Any] = {
-        "resize": resize,
-        "crop": crop,
-        "order": order,
-        "interpolation": interpolation,
-        "bits": bits,
-        "window": window,
-    }
-    preprocess = preprocess_for(fitted, size, channels, mean, std, **named)
+    options: dict[str, Any] = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize}
+    options |= {"crop": crop, "order": order, "interpolation": interpolation, "bits": bits, "window": window}
+    detector, preprocess = detector_and_preparation(contents, model, weights, device, transform, options)
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
-    columns = columns_of(contents, data)
-    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, columns=columns, **part)
+    part |= {"columns": columns_of(contents, data), "keys": keys_of(contents, data, keys)}
+    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
     source.match(tuple(contents.fitted["input_shape"]))
     items = [item_at(source, i) for i in index] if index else list(source)
-    detector = load_detector(contents, model, weights, device)
     rows: list[dict[str, Any]] = []
     for read in items:
         item = checked(read, detector.input_shape_)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gradgeo.cli.console import print_pairs
 from gradgeo.data import ReadableItems
 from gradgeo.detector import Detector
-from gradgeo.detector.narration import Narrator
+from gradgeo.detector.narration import TEXTS, Narrator
 from gradgeo.errors import warn
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class FitWords(Narrator):
 
     def __init__(self, items: ReadableItems, class_names: tuple[str, ...], expected_accuracy: float | None) -> None:
         super().__init__(print_facts, class_names=class_names)
-        self._items, self._expected = items, expected_accuracy
+        self._items, self._expected, self._of_texts = items, expected_accuracy, items.of_texts
 
     def scanned(self, scan: "DataScan") -> None:
         """Say it, in the words of images where the data are images."""
@@ -37,6 +37,8 @@ class FitWords(Narrator):
             self.unit = "images"
             normalised = preprocess.mean is not None or preprocess.std is not None
             self.preparation = "normalised" if normalised else "not normalised"
+        if self._of_texts:
+            self.unit = TEXTS
         super().scanned(scan)
         for text in (tally.different_sizes(), tally.few_bits(), *tally.notes(), self._missed(scan)):
             if text is not None:

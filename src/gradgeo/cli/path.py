@@ -17,12 +17,14 @@ from gradgeo.cli.options import (
     SameModel,
     Size,
     Std,
+    Transform,
     Weights,
     item_at,
     load_detector,
     numbers,
     on_device,
     preprocess_for,
+    refuse_options,
 )
 from gradgeo.errors import DataError, expected
 
@@ -44,6 +46,7 @@ def path(
     channels: Channels = None,
     mean: Mean = None,
     std: Std = None,
+    transform: Transform = None,
     data_root: DataRoot = None,
     device: Device = "cpu",
 ) -> None:
@@ -54,6 +57,8 @@ def path(
     from gradgeo.attacks.decision_path import ENDINGS, adversary, decision_path
     from gradgeo.data import Preprocess, open_source
     from gradgeo.data.models import load_model
+    from gradgeo.data.preprocess import Preparation
+    from gradgeo.data.transform import preparation_of
     from gradgeo.detector import serialization
     from gradgeo.report import plots
 
@@ -63,7 +68,12 @@ def path(
             raise expected("out", f"a file ending in {', '.join(endings)}", str(file))
     contents = serialization.read(detector) if detector else None
     notes = contents.notes if contents else {}
-    preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
+    declared = preprocess_for(Preprocess(), size, channels, mean, std)
+    preprocess: Preparation = preparation_of(notes, transform, model)
+    if transform is not None or not isinstance(preprocess, Preprocess):
+        refuse_options(None, declared, "--transform")
+    else:
+        preprocess = preprocess_for(preprocess, size, channels, mean, std)
     source = open_source(data, preprocess=preprocess, data_root=data_root)
     item = item_at(source, index)
     with ExitStack() as stack:

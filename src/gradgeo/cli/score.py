@@ -19,6 +19,7 @@ from gradgeo.cli.options import (
     DetectorPath,
     Device,
     Interpolation,
+    Keys,
     Label,
     Limit,
     Mean,
@@ -30,14 +31,15 @@ from gradgeo.cli.options import (
     Start,
     Std,
     Streaming,
+    Transform,
     Weights,
     Window,
     Workers,
     columns_of,
+    detector_and_preparation,
     fraction,
-    load_detector,
+    keys_of,
     names,
-    preprocess_for,
 )
 from gradgeo.errors import DataError
 
@@ -74,6 +76,8 @@ def score(
     label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     time: Annotated[str | None, typer.Option(help="The column that says when each input was taken.")] = None,
     keep: Annotated[str | None, typer.Option(help="Columns of the data to carry along, with commas.")] = None,
     conditional: Annotated[
@@ -98,7 +102,6 @@ def score(
     Example: gradgeo score digits.gradgeo -m digits -d digits/test -o verdicts.csv
     """
     from gradgeo import scoring
-    from gradgeo.data import Preprocess
     from gradgeo.detector import serialization
     from gradgeo.detector.progress import duration, progress
     from gradgeo.scoring.ray_engine import RayEngine
@@ -113,16 +116,8 @@ def score(
     if groups and not by:
         raise DataError("--groups: the detector was not fitted with any; pass fit --groups the columns of its data.")
     rate = fraction("--fdr", fdr)
-    fitted = Preprocess.from_dict(notes.get("preprocess"))
-    named: dict[str, Any] = {
-        "resize": resize,
-        "crop": crop,
-        "order": order,
-        "interpolation": interpolation,
-        "bits": bits,
-        "window": window,
-    }
-    preprocess = preprocess_for(fitted, size, channels, mean, std, **named)
+    preparation: dict[str, Any] = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize}
+    preparation |= {"crop": crop, "order": order, "interpolation": interpolation, "bits": bits, "window": window}
     job = Job(
         file=file.absolute(),
         sha256=contents.sha256,
@@ -130,8 +125,9 @@ def score(
         weights=weights,
         device=device,
         data=data,
+        transform=transform,
+        preparation=preparation | {"crop": crop, "order": order, "interpolation": interpolation},
         options={
-            "preprocess": preprocess,
             "start": start,
             "limit": limit,
             "data_root": data_root,
@@ -140,6 +136,7 @@ def score(
             "time": time,
             "columns": columns_of(contents, data),
             "label": label,
+            "keys": keys_of(contents, data, keys),
             "keep": tuple(dict.fromkeys(names(keep) + by)),
         },
     )
@@ -234,7 +231,11 @@ class Job:
     weights: str | None
     device: str
     data: str
+    transform: str | None
+    preparation: dict[str, Any]
+    """Options of `preprocess_for`."""
     options: dict[str, Any]
+    """Others of `open_source`."""
 
     def __call__(self) -> "tuple[Detector, Source]":
         """The detector and the data."""
@@ -246,5 +247,8 @@ class Job:
         """The detector of a file that has been read, and the data."""
         from gradgeo.data import open_source
 
-        source = open_source(self.data, **self.options).match(tuple(contents.fitted["input_shape"]))
-        return load_detector(contents, self.model, self.weights, self.device), source
+        detector, preprocess = detector_and_preparation(
+            contents, self.model, self.weights, self.device, self.transform, self.preparation
+        )
+        source = open_source(self.data, preprocess=preprocess, **self.options)
+        return detector, source.match(tuple(contents.fitted["input_shape"]))

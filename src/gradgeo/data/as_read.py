@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gradgeo.data.preprocess import SIXTEEN_BITS, Preprocess
+from gradgeo.data.preprocess import SIXTEEN_BITS, Preparation, Preprocess
 
 if TYPE_CHECKING:
     from gradgeo.data.source import Item
@@ -55,6 +55,11 @@ class Tally:
     first_cut: str | None = None
     largest: float = 0.0
     """Of all images."""
+
+    @classmethod
+    def of(cls, preparation: Preparation) -> "Tally":
+        """For items that are prepared so; of what code of the user's makes inputs of, nothing is counted."""
+        return cls(preparation if isinstance(preparation, Preprocess) else Preprocess())
 
     def add(self, items: Iterable["Item"]) -> None:
         """Count some items; those that could not be read count for nothing."""

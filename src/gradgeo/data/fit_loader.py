@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from gradgeo.data.as_read import Tally
 from gradgeo.data.kept import Values, group_of
 from gradgeo.data.source import Item, Source
+from gradgeo.data.transform import TextPreparation
 from gradgeo.errors import DataError, expected
 
 Batch = Tensor | tuple[Tensor, Tensor]
@@ -21,7 +22,7 @@ Batch = Tensor | tuple[Tensor, Tensor]
 class ReadableItems(IterableDataset[Batch]):
     """Batches x, or (x, y) for data with labels, of the items that can be read and have the shape of the first.
 
-    In data with labels, items without one are skipped.
+    In data with labels, items without one are skipped; with `labels` False labels are left aside.
 
     Example:
         >>> from gradgeo.data import open_source
@@ -48,22 +49,29 @@ class ReadableItems(IterableDataset[Batch]):
         batch_size: int = 64,
         workers: int = 1,
         progress: Callable[[int], None] | None = None,
+        labels: bool = True,
     ) -> None:
+        self._labelled = source.labelled and labels
         self.skipped: list[Item] = []
         self.items = 0
         self.sha256: str | None = None
         self.labels: Counter[int] = Counter()
-        self.tally = Tally(source.preprocess)
+        self.tally = Tally.of(source.preprocess)
         self.size_hint = source.size
         self._kept: list[Values] = []
         self._source = source
         self._batch_size = batch_size
         self._workers = workers
-        self._progress = progress
+        self.progress = progress
 
     def loader(self) -> DataLoader[Batch]:
         """A loader for `Detector.fit`, which does not draw from the global random state."""
         return DataLoader(self, batch_size=None, generator=torch.Generator())
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether its items are texts."""
+        return isinstance(self._source.preprocess, TextPreparation)
 
     def inputs(self) -> Iterator[Tensor]:
         """The batches without their labels."""
@@ -85,11 +93,11 @@ class ReadableItems(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         self.skipped, self.items = [], 0
         self._kept.clear()
-        digest, labels, tally = hashlib.sha256(), Counter[int](), Tally(self._source.preprocess)
+        digest, labels, tally = hashlib.sha256(), Counter[int](), Tally.of(self._source.preprocess)
         shape = self._source.first_shape()
         for items in self._source.batches(self._batch_size, workers=self._workers, shape=shape):
             self.items += len(items)
-            if self._source.labelled:
+            if self._labelled:
                 items = [i if i.label is not None else replace(i, x=None, error=i.error or "no label") for i in items]
             self.skipped += [item for item in items if item.x is None]
             x = [item.x for item in items if item.x is not None]
@@ -102,9 +110,9 @@ class ReadableItems(IterableDataset[Batch]):
                 labels.update(label for label in y if label is not None)
             self._kept += [item.kept for item in items if item.x is not None]
             if x:
-                yield (torch.stack(x), torch.tensor(y)) if self._source.labelled else torch.stack(x)
-            if self._progress:
-                self._progress(len(items))
+                yield (torch.stack(x), torch.tensor(y)) if self._labelled else torch.stack(x)
+            if self.progress:
+                self.progress(len(items))
         if self.sha256 is None:
             self.sha256, self.labels, self.tally = digest.hexdigest(), labels, tally
         if shape is None:

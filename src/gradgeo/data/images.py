@@ -188,7 +188,7 @@ def decode(data: bytes | IO[bytes]) -> Tensor:
                 raise DataError(f"{width} x {height} pixels are too many; at most {limits.MOST_PIXELS} are read")
             if image.format in ("JPEG", "MPO"):
                 _check_scans(stream)
-            return _pixels(image)
+            return from_picture(image)
     except DataError:
         raise
     except pillow.DecompressionBombError as error:
@@ -223,6 +223,33 @@ def _scans(data: bytes) -> int:
         if marker[0] not in WITHOUT_LENGTH:
             at += int.from_bytes(data[at : at + 2], "big")
     return scans
+
+
+_BITS = "gradgeo_bits"
+"""The attribute of a tensor that was a picture: bits of a pixel. It is gone as soon as the tensor is changed."""
+
+
+def is_picture(x: Tensor) -> bool:
+    """Whether `x` is a decoded picture as it is, of which `as_picture` makes the image again."""
+    return hasattr(x, _BITS)
+
+
+def as_picture(x: Tensor) -> Any:
+    """The PIL image (mode L, RGB or I;16) that `from_picture` made `x` (C, H, W) of, bit by bit."""
+    pillow, bits = require("PIL.Image", "images"), getattr(x, _BITS)
+    pixels = (x * (2**bits - 1)).round().numpy().astype(np.uint8 if bits <= 8 else np.uint16)
+    return pillow.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def from_picture(image: Any) -> Tensor:
+    """A PIL image as (C, H, W) float32 in [0, 1]; see `decode`."""
+    tiff = image.format == "TIFF"
+    bits = 8
+    if image.mode.startswith("I"):
+        bits = int(image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0]) if tiff else 16
+    x = _pixels(image)
+    setattr(x, _BITS, bits)
+    return x
 
 
 def _pixels(image: Any) -> Tensor:

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gradgeo.data import limits
-from gradgeo.errors import DataError, choice, expected, is_finite, is_integer
+from gradgeo.errors import DataError, choice, expected, is_finite, is_integer, one_line
 
 LARGEST = 8192
 """Pixels of the longest side that images are resized to."""
@@ -21,11 +21,34 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
 
-_LATER = ("bits", "window")
+_LATER = ("bits", "window", "stretch")
 """Which earlier versions do not know, and refuse in a file."""
 
 SIXTEEN_BITS = 2**16 - 1
 """The largest value of a 16-bit image, which is read as 1."""
+
+
+class Preparation(Protocol):
+    """What a source does to every value that it reads."""
+
+    raw: ClassVar[bool]
+    """Whether it takes values as they are read, pictures as PIL images, rather than float32 tensors."""
+
+    def __call__(self, value: Any, /) -> Tensor:
+        """The input."""
+        ...
+
+    def undone(self, x: Tensor) -> Tensor:
+        """The input as people look at it."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values, for the detector file."""
+        ...
+
+    def declared(self) -> dict[str, Any]:
+        """What `fit` prints of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,7 @@ class Preprocess:
         crop: (height, width) of the centre crop after `resize`; a smaller image is padded with zeros.
         order: "rgb", or "bgr" for models trained on images of OpenCV.
         interpolation: "bilinear" or "bicubic", of resizing, antialiased.
+        stretch: whether `size` takes the whole image, whatever its aspect ratio, in place of its centre.
         bits: 8..15: of the camera, where 16-bit files hold its numbers as they are: 12 makes 4095 white.
         window: (centre, width) of the values that become [0, 1], others clipped: (40, 400) for soft tissue in CT.
 
@@ -65,6 +89,8 @@ class Preprocess:
     interpolation: str = "bilinear"
     bits: int | None = None
     window: tuple[float, float] | None = None
+    stretch: bool = False
+    raw: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, sides in (("size", self.size), ("crop", self.crop)):
@@ -74,6 +100,8 @@ class Preprocess:
             raise expected("resize", f"pixels in 1..{LARGEST}", self.resize)
         if self.size is not None and self.resize is not None:
             raise expected("resize", "None where size is set", self.resize)
+        if not isinstance(self.stretch, bool):
+            raise expected("stretch", "True or False", self.stretch)
         if self.channels not in (None, 1, 3):
             raise expected("channels", "1, 3 or None", self.channels)
         if self.bits is not None and not (is_integer(self.bits) and 8 <= self.bits <= 15):
@@ -102,7 +130,7 @@ class Preprocess:
         if self.channels:
             x = in_channels(x, self.channels)
         if self.size and x.shape[1:] != self.size:
-            x = self._resized(self._centre(x), self.size)
+            x = self._resized(x if self.stretch else self._centre(x), self.size)
         if self.resize and min(x.shape[1:]) != self.resize:
             x = self._resized(x, _by_shorter_side(x.shape[1], x.shape[2], self.resize))
         if self.crop:
@@ -128,7 +156,7 @@ class Preprocess:
     def kept(self, size: tuple[int, int]) -> float:
         """The share of the area of an image of this height and width that is not cut away."""
         height, width = size
-        if self.size:
+        if self.size and not self.stretch:
             tall, wide = self._part(height, width)
             return tall * wide / (height * width)
         if self.resize:
@@ -140,7 +168,7 @@ class Preprocess:
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values; those of `_LATER` only where they are set."""
         settings = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-        return {name: value for name, value in settings.items() if name not in _LATER or value is not None}
+        return {name: value for name, value in settings.items() if name not in _LATER or value not in (None, False)}
 
     def declared(self) -> dict[str, Any]:
         """The settings that differ from the defaults."""
@@ -152,6 +180,9 @@ class Preprocess:
         """The inverse of `as_dict`; checks settings from a file. Raises: ArgumentError."""
         if settings is None:
             return cls()
+        if isinstance(settings, Mapping) and "transform" in settings:
+            name = one_line(str(settings["transform"]))
+            raise DataError(f"{name}, code, prepared the inputs of fit, and is run only where it is named again")
         known = {field.name for field in fields(cls)}
         if not isinstance(settings, Mapping) or not set(settings) <= known:
             raise expected("preprocess", f"a mapping with the keys {', '.join(sorted(known))}", settings)

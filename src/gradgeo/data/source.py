@@ -16,7 +16,7 @@ from gradgeo.data import limits
 from gradgeo.data.as_read import AsRead, is_image
 from gradgeo.data.kept import Values
 from gradgeo.data.prefetch import Group, prefetch
-from gradgeo.data.preprocess import Preprocess, in_channels
+from gradgeo.data.preprocess import Preparation, Preprocess, in_channels
 from gradgeo.data.timestamps import Timestamp, parse_timestamp
 from gradgeo.errors import GradgeoError, expected, one_line
 
@@ -72,8 +72,8 @@ class Reader(Protocol):
         """A name of the item for people."""
         ...
 
-    def load(self, index: int) -> Tensor:
-        """The item as float32."""
+    def load(self, index: int) -> Any:
+        """The item as float32, or as the source's preparation takes it."""
         ...
 
 
@@ -82,7 +82,7 @@ class Record:
     """One item of a stream, read but not decoded; `load` may raise any exception."""
 
     name: str
-    load: Callable[[], Tensor]
+    load: Callable[[], Any]
     label: int | None = None
     time: Timestamp | None = None
     nbytes: int = 0
@@ -131,6 +131,7 @@ class Source(ABC):
     Attributes:
         spec: the user's name for the data.
         classes: names of the labels 0, 1, ...; empty where the data has none.
+        own_classes: the names that the data itself has, in its own order.
         columns: names of an input's entries, for rows of numbers; None for other data.
         labelled: whether any item can have a label.
         time: the name of the time column; None where none was requested.
@@ -153,7 +154,7 @@ class Source(ABC):
         reader: Reader | StreamReader,
         spec: str,
         *,
-        preprocess: Preprocess,
+        preprocess: Preparation,
         start: int = 0,
         limit: int | None = None,
         class_order: tuple[str, ...] = (),
@@ -165,7 +166,7 @@ class Source(ABC):
         if limit is not None and limit < 1:
             raise expected("limit", "1 or more", limit)
         self.spec = spec
-        self.classes = reader.classes
+        self.classes = self.own_classes = reader.classes
         self._class_index: dict[int | None, int] | None = None
         if class_order and reader.classes:
             if class_order != reader.classes:
@@ -236,7 +237,7 @@ class Source(ABC):
         self,
         index: int,
         name: Callable[[], str],
-        load: Callable[[], Tensor],
+        load: Callable[[], Any],
         label: int | None,
         time: object,
         kept: Values = (),
@@ -245,9 +246,10 @@ class Source(ABC):
         x, error, as_read = None, None, None
         try:
             x = load()
-            as_read = AsRead.of(x)
-            if self.channels and self.preprocess.channels is None and is_image(as_read.shape):
-                x = in_channels(x, self.channels)
+            if isinstance(self.preprocess, Preprocess):  # code of the user's sees what the file holds
+                as_read = AsRead.of(x)
+                if self.channels and self.preprocess.channels is None and is_image(as_read.shape):
+                    x = in_channels(x, self.channels)
             x = self.preprocess(x)
         except Exception as reason:  # decoders of broken or hostile files raise anything
             known = isinstance(reason, GradgeoError)

@@ -11,7 +11,7 @@ from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import exchangeability
-from gradgeo.detector.inputs import Data, batches, size_of
+from gradgeo.detector.inputs import Data, batches, size_of, within_classes
 from gradgeo.detector.narration import SILENT, FitObserver, doubts
 from gradgeo.errors import UnusableInputWarning, expected, warn
 
@@ -122,8 +122,7 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int, observer: Fi
                 raise expected("every input", f"of the same shape {shape}", x)
             seen = classifier.logits(x)
             logits, usable = seen.logits.cpu(), seen.usable.cpu()  # (n, C), (n,)
-            if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
-                raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")
+            within_classes(y, logits.shape[1])
             if not len(first) and bool(usable.any()):
                 first = x[usable.to(x.device)][:1]
             predicted = logits.argmax(1)

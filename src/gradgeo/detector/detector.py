@@ -19,9 +19,10 @@ from gradgeo.detector import fitting, html_repr, serialization
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
-from gradgeo.detector.learned import Learned
+from gradgeo.detector.inputs import Texts, for_model
 from gradgeo.detector.model_check import ModelCheck
 from gradgeo.detector.narration import FitObserver, observer_of
+from gradgeo.detector.recalibration import Recalibrated
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import expected, public
@@ -30,7 +31,7 @@ from gradgeo.geometry.options import Classes
 from gradgeo.geometry.surrogates import SmoothReLU
 
 
-class Detector(Learned):
+class Detector(Recalibrated):
     """A reject option for a trained classifier: an outlier score and a p-value for every prediction.
 
     Fitted on trusted inputs alone: no retraining, no outliers, no attacks. Scores follow one sign convention
@@ -127,7 +128,8 @@ class Detector(Learned):
 
         Args:
             data: a tensor or array (N, *input), a table of numbers (pandas, polars, Arrow), whose columns are then
-                taken by name, or a Dataset or DataLoader of x, (x, label, ...) or mappings such as {"image": x,
+                taken by name, for a model that `gradgeo.text` made a list or column of texts, or a Dataset or
+                DataLoader of x, (x, label, ...) or mappings such as {"image": x,
                 "label": y} or {"pixel_values": x, "labels": y}. Read twice and in part a third time, so it must give
                 the same inputs in the same order; a shuffling loader is read in order.
             labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
@@ -225,13 +227,16 @@ class Detector(Learned):
         """All that one pass over a batch yields: the logits, the verdicts, the p-value of each evidence.
 
         Args:
-            x: inputs (N, *input), a tensor or array.
+            x: inputs (N, *input), a tensor or array, or a list of texts.
             explain: add an explanation of each row that is not trusted, as `explain` gives it.
             conditional, groups: as in `predict`; the p-values of single evidence stay among all calibration inputs.
 
         Cost: that of `predict`; where the evidence makes no CSM, explanations take those of the rows that are not
         trusted as well.
         """
+        texts = for_model(self.model, x)
+        if isinstance(texts, Texts) and isinstance(texts.data, list):
+            x = texts.encode(texts.data)
         if not isinstance(x, Tensor | np.ndarray):
             raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
         fitted = self.fitted_
@@ -258,7 +263,7 @@ class Detector(Learned):
     ) -> tuple[Predictions, EvidenceFeatures]:
         fitted, settings = self.fitted_, self.settings
         batch_size = settings.batch_size
-        inputs = fitted.inputs(x, batch_size=batch_size)
+        inputs = fitted.inputs(for_model(self.model, x), batch_size=batch_size)
         classifier = self._model_check.classifier(self.model)
         measured = fitted.extractor.measure(classifier, inputs, batch_size=batch_size, keep=keep)
         return fitted.predictions(measured, settings.level, **kinds), measured

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import Array, BoolArray, IntArray
+from gradgeo.classifier.isolated_copy import unwrapped
 from gradgeo.classifier.wrapper import Model
 from gradgeo.detector import conformal, exchangeability, tables
-from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.conformal import Level
 from gradgeo.detector.data_scan import DataScan, scan
 from gradgeo.detector.evidence import Evidence, resolve
-from gradgeo.detector.explanations import named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.held_out import calibration_set, outlier_scores
+from gradgeo.detector.inputs import Data, batches, for_model
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.narration import SILENT, FitObserver
 from gradgeo.detector.settings import Settings
@@ -45,6 +45,7 @@ def fit(
     observer: FitObserver = SILENT,
 ) -> FittedDetector:
     """All four steps, for one detector; see `Detector.fit`."""
+    data = for_model(model, data)
     columns = tables.names_of(data) if tables.is_table(data) else None
     data = data if columns is None else tables.numbers_of(data)
     scanned = scan(model, data, labels, batch_size=settings.batch_size, observer=observer)
@@ -53,12 +54,21 @@ def fit(
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
     trusted, extractor = split(model, scanned, settings, together, groups)
-    extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size, observer=observer)
-    fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed)
+    mistakes = mistakes_of(scanned, trusted, settings.seed)
+    extractor, measured = extract(
+        model, data, trusted, extractor, batch_size=settings.batch_size, observer=observer, others=mistakes
+    )
+    fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed, mistakes=len(mistakes))
     known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
     if known is not None:
         known.warn_of_few(settings.level.least)
     return replace(fitted, groups=known, columns=columns)
+
+
+def mistakes_of(scanned: "DataScan", trusted: "TrustedSet", seed: int) -> IntArray:
+    """Positions of the misclassified inputs that are set apart, in the proportion of those that calibrate."""
+    share = float(trusted.calibrates.mean())
+    return exchangeability.mistakes_apart(scanned.usable & ~scanned.correct, share, seed)
 
 
 @dataclass(frozen=True)
@@ -154,8 +164,10 @@ def extract(
     *,
     batch_size: int,
     observer: FitObserver = SILENT,
+    others: IntArray | None = None,
 ) -> tuple[EvidenceExtractor, EvidenceFeatures]:
-    """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs.
+    """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs and,
+    behind these, of the `others`, by their positions.
 
     Raises: ArgumentError for data that is not the same as at the first.
     """
@@ -171,13 +183,17 @@ def extract(
             classes = trusted.num_classes
             radius = extractor.typical_radius(model, near, classes, batch_size=batch_size, advance=advance)
         extractor = replace(extractor, radius=radius)
-    inputs = _inputs_at(data, trusted.rows, total=trusted.total, batch_size=batch_size)
-    with observer.stage("measuring", len(trusted.rows)) as advance:
+    rows = trusted.rows if others is None else np.union1d(trusted.rows, others)
+    inputs = _inputs_at(data, rows, total=trusted.total, batch_size=batch_size)
+    with observer.stage("measuring", len(rows)) as advance:
         measured = extractor.measure(model, inputs, batch_size=batch_size, advance=advance)
+    complete = len(measured.label) == len(rows)
+    if complete and others is not None:
+        measured = measured[np.searchsorted(rows, np.concatenate([trusted.rows, others])).astype(np.int64)]
     # Another batch may round differently; more than that is another input.
     if (
-        len(measured.label) != len(trusted.rows)
-        or np.mean(np.abs(measured.probability.numpy() - trusted.probability) > 1e-3) > 0.01
+        not complete
+        or np.mean(np.abs(measured.probability.numpy()[: len(trusted.rows)] - trusted.probability) > 1e-3) > 0.01
     ):
         raise expected(
             "data",
@@ -189,12 +205,24 @@ def extract(
 
 
 def learn(
-    scanned: DataScan, trusted: TrustedSet, extractor: EvidenceExtractor, measured: EvidenceFeatures, *, seed: int
+    scanned: DataScan,
+    trusted: TrustedSet,
+    extractor: EvidenceExtractor,
+    measured: EvidenceFeatures,
+    *,
+    seed: int,
+    mistakes: int | None = None,
 ) -> FittedDetector:
-    """Fit the one-class models and their fusion on one part of what was `measured` (T,), calibrate on the other.
+    """Fit the one-class models and their fusion on one part of what was `measured` of trusted inputs (T,), calibrate on
+    the other.
+
+    Args:
+        mistakes: how many that `exchangeability.mistakes_apart` chose stand behind the T; None where it was not asked.
 
     Raises: ArgumentError where too few of the inputs have gradients.
     """
+    others = measured[np.arange(len(trusted.rows), len(measured.label))]
+    measured = measured[np.arange(len(trusted.rows))]
     has_gradient = measured.has_gradient.numpy()  # (T,)
     trusted, measured = trusted.only(has_gradient), measured[np.flatnonzero(has_gradient)]
     learned, held_out = (measured[np.flatnonzero(rows)] for rows in (~trusted.calibrates, trusted.calibrates))
@@ -207,14 +235,7 @@ def learn(
         scanned.num_classes,
         seed=seed,
     )
-    scores = fusion.scores(held_out.features, held_out.label)  # (n, M)
-    calibration = CalibrationSet(
-        outlier_scores=np.sort(fusion.fuse(scores).numpy()),
-        rows=trusted.rows[trusted.calibrates],
-        labels=held_out.label.numpy(),
-        features=named_features(evidence, held_out.features)[1].numpy(),
-        scores=scores.numpy(),
-    )
+    calibration = calibration_set(extractor, fusion, held_out, trusted.rows[trusted.calibrates])
     return FittedDetector(
         input_shape=scanned.input_shape,
         num_classes=scanned.num_classes,
@@ -225,6 +246,7 @@ def learn(
         misclassified=scanned.misclassified,
         unusable=scanned.unusable,
         model_fingerprint=scanned.model_fingerprint,
+        mistakes=None if mistakes is None else outlier_scores(fusion, others),
     )
 
 
@@ -260,6 +282,12 @@ def _usable_loss(loss: str, num_classes: int) -> str:
 def _available(model: Model, names: str | Sequence[str], x: Tensor) -> tuple[Evidence, ...]:
     """The evidence that this model has, by a pass of one input, or of none, `x`."""
     wanted = resolve(names)
+    inner = unwrapped(model) if isinstance(model, torch.nn.Module) else model
+    unfit: frozenset[str] = getattr(inner, "unfit_evidence", frozenset())
+    if unfit & {e.name for e in wanted} and not isinstance(names, str):
+        one = ", ".join(sorted(unfit & {e.name for e in wanted}))
+        raise expected("evidence", "what means something for texts", one, "Leave these out, or use a preset.")
+    wanted = tuple(e for e in wanted if e.name not in unfit)
     (forward,) = map_chunks(model, [x], Maps(), lambda forward, rows: forward, quiet=True)
     missing = [e.name for e in wanted if not e.available(forward)]
     if missing and not isinstance(names, str):

@@ -6,7 +6,7 @@ from typing import Any
 
 from gradgeo._typing import Array
 from gradgeo.detector.conformal import FalseAlarmRate
-from gradgeo.detector.fitted import FittedDetector
+from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import NotFittedError, choice, expected, one_line
 from gradgeo.geometry.options import Classes
@@ -107,6 +107,18 @@ class Learned(ABC):
     def calibration_scores_(self) -> Array:
         """The outlier scores of the calibration inputs, in rising order: what p-values compare with."""
         return self.fitted_.calibration.outlier_scores.copy()
+
+    @property
+    def mistake_p_values_(self) -> Array | None:
+        """(m,) p-values of misclassified inputs of `fit`, as large a share of them as calibrates of the others: what
+        traffic holds when all is well, besides inputs like those of calibration. For `gradgeo.watch.Watch`. None in a
+        detector from a file of an earlier version."""
+        return self.fitted_.mistake_p_values
+
+    @property
+    def lineage_(self) -> tuple[Ancestor, ...]:
+        """The detectors that this one was recalibrated from, the last one first; empty for one that `fit` made."""
+        return self.fitted_.lineage
 
     @property
     def groups_(self) -> tuple[str, ...]:

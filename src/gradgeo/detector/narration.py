@@ -14,6 +14,9 @@ from gradgeo.detector.progress import Advance, duration, progress
 if TYPE_CHECKING:
     from gradgeo.detector.data_scan import DataScan
 
+TEXTS = "texts"
+"""The unit of data of texts."""
+
 NAMED = 6
 """Classes that are named with their numbers."""
 
@@ -102,6 +105,8 @@ def facts(
     """What was seen of the data, in the words of a person who has to notice what was forgotten."""
     shape = " x ".join(map(str, scan.input_shape))
     seen = [f"{len(scan.usable)} {unit} of {shape}", f"values {_short(scan.low)} to {_short(scan.high)}"]
+    if unit == TEXTS:  # the values of an input are embeddings, and which tokens they are
+        seen = [f"{len(scan.usable)} {unit} of {scan.input_shape[0]} tokens"]
     said = {"inputs": ", ".join([*seen, *([] if preparation is None else [preparation])])}
     said["classes"] = numbering(scan.num_classes, class_names)
     known, right = scan.labelled, scan.right

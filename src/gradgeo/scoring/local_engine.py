@@ -80,7 +80,7 @@ def local(
     summary = Summary()
     names = job.parts.schema.metadata.class_names
     scorer = BatchScorer(job.detector, job.source.preprocess, job.source.keep, job.options, names)
-    tally = Tally(job.source.preprocess)
+    tally = Tally.of(job.source.preprocess)
     with repeated_warnings_once():
         batches = job.source.batches(
             job.batch_size,

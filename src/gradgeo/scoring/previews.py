@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.preprocess import Preparation
 from gradgeo.detector.results import Explanation
 from gradgeo.errors import MissingDependencyError, require
 from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
@@ -16,7 +16,7 @@ from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
 SIDE = 96  # pixels of the longer side of a thumbnail
 
 
-def picture(x: Tensor, preprocess: Preprocess) -> dict[str, Any]:
+def picture(x: Tensor, preprocess: Preparation) -> dict[str, Any]:
     """The `thumbnail` (PNG) of an image (C, H, W), or else the `signal` of a series (C, L) or table (d,).
 
     Of volumes, which are neither, nothing; of an image without Pillow nothing.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.data.kept import group_of
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.preprocess import Preparation
 from gradgeo.data.source import Item, with_expected_shape
 from gradgeo.detector.detector import Detector
 from gradgeo.scoring.manifest import NOTHING_MORE, RunOptions
@@ -39,7 +39,7 @@ class BatchScorer:
     """A detector that fills columns and measures the time of its own work."""
 
     detector: Detector
-    preprocess: Preprocess
+    preprocess: Preparation
     """What was done to the inputs, and is undone in previews."""
 
     kept: tuple[str, ...] = ()
