@@ -18,12 +18,13 @@ from gradgeo.report.html import environment
 from gradgeo.report.kinds import Share, listed
 from gradgeo.report.recount import Recount
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
-from gradgeo.report.trend import windows
+from gradgeo.report.trend import Window
+from gradgeo.report.words import plain
 from gradgeo.scoring.metadata import Metadata
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-MODULES = ("numbers", "theme", "gallery", "slider", "start")
+MODULES = ("numbers", "theme", "gallery", "slider", "large", "decisions", "queue", "start")
 """The parts of the page's script, in js/: what one declares, those behind it use."""
 
 TERMS = {
@@ -54,9 +55,11 @@ def render(
     summary: Summary,
     cards: Sequence[Card],
     failures: Sequence[Failure],
+    found: Sequence[Window],
     *,
     kinds: tuple[list[Share], dict[str, list[Share]]],
     recounted: Recount | None = None,
+    queue: dict[str, Any] | None = None,
     unfinished: bool = False,
 ) -> str:
     """The page.
@@ -66,8 +69,10 @@ def render(
         summary: its counts.
         cards: flagged inputs, the largest outlier score first.
         failures: the first rows without a verdict.
+        found: the windows of its drift.
         kinds: the classes, and the groups by column.
         recounted: its counts at other alphas; None where they cannot be told.
+        queue: what the review queue takes, see `review.payload`; None without one.
         unfinished: whether the file will have more rows.
     """
     metadata = summary.metadata
@@ -75,7 +80,8 @@ def render(
     shown = listed(ranked, groups)
     script = _script()
     markup = require("markupsafe", "report").Markup
-    data = {} if recounted is None else {"steps": slider.payload(recounted, summary, shown)}
+    steps = None if recounted is None else slider.payload(recounted, summary, shown)
+    data = {name: value for name, value in (("steps", steps), ("queue", queue)) if value is not None}
     values = {
         "title": f"gradgeo report: {one_line(metadata.data or name)}",
         "heading": one_line(metadata.data or name),
@@ -83,7 +89,7 @@ def render(
         "metadata": metadata,
         "say": sentences,
         "unfinished": unfinished,
-        "windows": windows(summary),
+        "windows": found,
         "classes": ranked,
         "groups": groups,
         "reach": max((entry.high for each in (ranked, *groups.values()) for entry in each), default=1.0) or 1.0,
@@ -100,6 +106,7 @@ def render(
         "facts": slider.facts(summary),
         "told": slider.told(summary),
         "recounted": recounted,
+        "queue": queue,
         "mark": slider.mark(recounted, summary),
         "data": {name: markup(_json(value)) for name, value in data.items()},
         "script": markup(script),
@@ -173,5 +180,9 @@ def _templates(jinja2: Any) -> Any:
     }
     drawn = {name: getattr(charts, name) for name in ("scores", "p_values", "shares", "quartiles", "risk")}
     return environment(
-        jinja2, TEMPLATES, filters={"small": small, "unbroken": unbroken}, names=names | {"chart": drawn}, toggle=True
+        jinja2,
+        TEMPLATES,
+        filters={"small": small, "unbroken": unbroken, "plain": plain},
+        names=names | {"chart": drawn},
+        toggle=True,
     )
