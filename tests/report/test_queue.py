@@ -12,7 +12,7 @@ from benchmarks import made_scores
 from gradgeo import report
 from gradgeo.report import review
 from gradgeo.scoring import draw
-from helpers.browsing import Opened
+from helpers.browsing import Opened, until
 
 pytestmark = pytest.mark.browser
 
@@ -40,7 +40,7 @@ def read_back(page: Any, document: Any) -> str:
     text = document if isinstance(document, str) else json.dumps(document)
     page.evaluate("document.getElementById('review-told').textContent = ''")
     page.set_input_files("#review-import", {"name": "d.json", "mimeType": "application/json", "buffer": text.encode()})
-    page.wait_for_function("document.getElementById('review-told').textContent !== ''")
+    until(page, "document.getElementById('review-told').textContent !== ''")
     return page.text_content("#review-told")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradgeo.errors import one_line, require
-from gradgeo.report import charts, drift, gallery, sentences, slider
+from gradgeo.report import about, charts, drift, gallery, sentences, slider
 from gradgeo.report import kinds as kinds_module
 from gradgeo.report.gallery import NAME, Card
 from gradgeo.report.html import environment
@@ -24,7 +24,7 @@ from gradgeo.scoring.metadata import Metadata
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-MODULES = ("numbers", "theme", "gallery", "slider", "large", "decisions", "queue", "start")
+MODULES = ("numbers", "theme", "gallery", "slider", "large", "decisions", "queue", "likeness", "compare", "start")
 """The parts of the page's script, in js/: what one declares, those behind it use."""
 
 TERMS = {
@@ -81,10 +81,12 @@ def render(
     script = _script()
     markup = require("markupsafe", "report").Markup
     steps = None if recounted is None else slider.payload(recounted, summary, shown)
-    data = {name: value for name, value in (("steps", steps), ("queue", queue)) if value is not None}
+    heading = one_line(metadata.data or name)
+    described = {"about": about.payload(heading, summary, ranked, groups) if summary.judged else None}
+    data = {key: value for key, value in {**described, "steps": steps, "queue": queue}.items() if value is not None}
     values = {
         "title": f"gradgeo report: {one_line(metadata.data or name)}",
-        "heading": one_line(metadata.data or name),
+        "heading": heading,
         "summary": summary,
         "metadata": metadata,
         "say": sentences,

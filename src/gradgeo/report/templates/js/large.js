@@ -43,7 +43,7 @@ const paint = async (canvas, view, overlaid, side = LARGE) => {
     const map = await loaded(view.sal);
     heat.width = map.width;
     heat.height = map.height;
-    const context = heat.getContext("2d");
+    const context = heat.getContext("2d", { willReadFrequently: true });
     context.drawImage(map, 0, 0);
     const pixels = context.getImageData(0, 0, map.width, map.height);
     for (let i = 0; i < pixels.data.length; i += 4) {
