@@ -23,12 +23,14 @@ BENCHMARKS = (
     "own-rate",
     "paper",
     "per-class",
+    "reading",
     "record",
     "references",
     "report",
     "scoring",
     "serving",
     "site-check",
+    "soak",
     "watch",
 )
 """The names of the measurements; `local-minima` is in `local_minima.py`. The battery of all detectors is apart: it has

@@ -23,6 +23,7 @@ from gradgeo.cli.options import (
     Device,
     Groups,
     Interpolation,
+    Keys,
     Label,
     Limit,
     Mean,
@@ -34,19 +35,20 @@ from gradgeo.cli.options import (
     Start,
     Std,
     Streaming,
+    Transform,
     Weights,
     Workers,
     columns_of,
+    detector_and_preparation,
     fraction,
+    keys_of,
     load_detector,
     names,
-    preprocess_for,
 )
 from gradgeo.cli.record import data_record
 from gradgeo.errors import DataError, listed, warn
 
 if TYPE_CHECKING:
-    from gradgeo import Detector
     from gradgeo.data import Source
     from gradgeo.detector.serialization import Contents
 
@@ -89,6 +91,8 @@ def check(
     label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -118,13 +122,15 @@ def check(
     else:
         assert data is not None
         site = Site(contents, data, names(groups), labels)
+        prepared = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize, "crop": crop}
+        prepared |= {"order": order, "interpolation": interpolation}
+        detector, preprocess = detector_and_preparation(contents, model, weights, device, transform, prepared)
+        detector.batch_size = batch_size
         site.open(
-            {"start": start, "limit": limit, "data_root": data_root, "label": label, "streaming": stream},
-            preprocess_for(site.preprocess, size, channels, mean, std, resize=resize, crop=crop, order=order,
-                           interpolation=interpolation),
-            batch_size, workers,
+            {"start": start, "limit": limit, "data_root": data_root, "label": label, "streaming": stream,
+             "keys": keys_of(contents, data, keys)},
+            preprocess, batch_size, workers,
         )  # fmt: skip
-        detector = site.detector(model, weights, device, batch_size)
         found = site.run("checking", lambda loader, kinds: check_site(detector, loader, groups=kinds, **options))
         made |= {"data": data, "SHA-256 of its inputs and labels": site.items.sha256 or ""}
     made |= {"date": datetime.now(UTC).date().isoformat(), "command": shlex.join(["gradgeo", *sys.argv[1:]])}
@@ -178,6 +184,8 @@ def recalibrate(
     label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -196,13 +204,15 @@ def recalibrate(
     check_writable(out)
     contents = serialization.read(file, sha256=sha256)
     site = Site(contents, data, names(groups), labels)
+    prepared = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize, "crop": crop}
+    prepared |= {"order": order, "interpolation": interpolation}
+    parent, preprocess = detector_and_preparation(contents, model, weights, device, transform, prepared)
+    parent.batch_size = batch_size
     site.open(
-        {"start": start, "limit": limit, "data_root": data_root, "label": label, "streaming": stream},
-        preprocess_for(site.preprocess, size, channels, mean, std, resize=resize, crop=crop, order=order,
-                       interpolation=interpolation),
-        batch_size, workers,
+        {"start": start, "limit": limit, "data_root": data_root, "label": label, "streaming": stream,
+         "keys": keys_of(contents, data, keys)},
+        preprocess, batch_size, workers,
     )  # fmt: skip
-    parent = site.detector(model, weights, device, batch_size)
     if decisions is not None:
         if labels or groups:
             raise typer.BadParameter("--decisions takes the place of --labels, and knows no --groups")
@@ -246,13 +256,6 @@ class Site:
     source: Any = None
     items: Any = None
 
-    @property
-    def preprocess(self) -> Any:
-        """That of `fit`."""
-        from gradgeo.data import Preprocess
-
-        return Preprocess.from_dict(self.contents.notes.get("preprocess"))
-
     def open(self, options: dict[str, Any], preprocess: Any, batch_size: int, workers: int) -> None:
         """Open the data. Raises: DataError where labels are asked for and it has none of the detector's classes."""
         from gradgeo.data import ReadableItems, open_source
@@ -262,6 +265,7 @@ class Site:
             self.data, preprocess=preprocess, class_order=classes, columns=columns_of(self.contents, self.data),
             keep=self.groups, **options,
         )  # fmt: skip
+        source.match(tuple(self.contents.fitted["input_shape"]))
         if self.labels:
             if not source.labelled:
                 raise DataError(f"--labels: {self.data} has none. Leave the option out to count all inputs.")
@@ -274,15 +278,9 @@ class Site:
         items: ReadableItems = ReadableItems(source, batch_size=batch_size, workers=workers, labels=self.labels)
         self.source, self.items = source, items
 
-    def detector(self, model: str | None, weights: str | None, device: str, batch_size: int) -> "Detector":
-        """The detector of the file."""
-        detector = load_detector(self.contents, model, weights, device)
-        detector.batch_size = batch_size
-        return detector
-
     def run(self, what: str, use: Any) -> Any:
         """`use` of a loader of the readable items and their groups, with a bar, and what there is to warn of."""
-        from gradgeo.cli.progress import progress
+        from gradgeo.detector.progress import progress
 
         with progress(what, self.source.size) as advance:
             self.items.progress = advance
@@ -309,7 +307,7 @@ class Site:
         from gradgeo.cli.options import item_at
         from gradgeo.scoring import checked
 
-        read = [checked(item_at(self.source, index - self.source.start), shape) for index in indices]
+        read = [checked(item_at(self.source, str(index - self.source.start)), shape) for index in indices]
         bad = [item for item in read if item.x is None]
         if bad:
             warn(f"{len(bad)} of {len(read)} items cannot be read; the first: {bad[0].name}: {bad[0].error}")

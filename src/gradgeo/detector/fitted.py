@@ -173,10 +173,12 @@ class FittedDetector:
         csms = extractor.measure(model, inputs, batch_size=batch_size, keep=keep, quiet=True)
         return replace(measured, csm=csms.csm, classes=csms.classes)
 
-    def explanations(self, predictions: Predictions, measured: EvidenceFeatures) -> list[Explanation]:
+    def explanations(
+        self, predictions: Predictions, measured: EvidenceFeatures, class_names: tuple[str, ...] = ()
+    ) -> list[Explanation]:
         """What each verdict rests on; `measured` holds the CSM and its classes."""
-        evidence = self.extractor.evidence
-        return explanations(predictions, measured, self.scores(measured), evidence, self.fusion, self.calibration)
+        of = (self.extractor.evidence, self.fusion, self.calibration, class_names)
+        return explanations(predictions, measured, self.scores(measured), *of)
 
     def digest(self, alpha: float, confidence: float | None = None) -> str:
         """The SHA-256 of this record and what is flagged."""

@@ -15,7 +15,7 @@ from gradgeo.classifier.wrapper import Model
 from gradgeo.detector.document import LONGEST_REASON
 from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.held_out import calibration_set, outlier_scores
-from gradgeo.detector.inputs import Data
+from gradgeo.detector.inputs import Data, for_model
 from gradgeo.detector.learned import Learned
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.reading import LabelledReading
@@ -81,7 +81,7 @@ def recalibrated(
     fitted: FittedDetector, model: Model, data: Data, labels: Any, groups: Any, settings: Settings
 ) -> FittedDetector:
     """What was fitted, with the right predictions of `data` as its calibration set; see `Recalibrated.recalibrate`."""
-    reading = LabelledReading(fitted, data, labels, batch_size=settings.batch_size)
+    reading = LabelledReading(fitted, for_model(model, data), labels, batch_size=settings.batch_size)
     measured = fitted.extractor.measure(model, reading, batch_size=settings.batch_size)
     label = measured.label.numpy()  # (N,)
     names = None if groups is None else group_names(groups, len(label))

@@ -35,6 +35,7 @@ from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
 from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
+from gradgeo.detector.learned import named
 from gradgeo.detector.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.mondrian import CalibrationGroups
 from gradgeo.detector.one_class import KINDS, OneClass, checked_arrays, ensure
@@ -181,10 +182,7 @@ class Contents:
 
 def class_names(notes: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """As the notes of a detector have them, where they have one for each class, else the numbers of the classes."""
-    names = notes.get("class_names")
-    if isinstance(names, list) and len(set(map(str, names))) == count == len(names):
-        return tuple(map(str, names))
-    return tuple(map(str, range(count)))
+    return named(notes, count) or tuple(map(str, range(count)))
 
 
 def _counts(names: Sequence[str], of_row: IntArray) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What is flagged of each class and group: its share with an exact interval, and whether chance explains it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from gradgeo.metrics import holm
 from gradgeo.report.drift import LEVEL
 from gradgeo.report.gallery import CLASS_NAME
 from gradgeo.report.summary import MOST_LABELS, OTHER_LABELS, Summary
+
+SHOWN, MOST = 12, 200
+"""Classes, groups and reasons in a table, and classes in its folded rest."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class Share:
     high: float
     p: float | None = None
     """That so few or so many are flagged by chance, corrected for all kinds of the page; None where not known."""
+    column: str = ""
+    """The kept column whose value it is, "" for a predicted class."""
+    value: int | str | None = None
+    """In the file: a label, or the value of that column."""
 
     @property
     def share(self) -> float:
@@ -48,7 +56,7 @@ def classes_and_groups(summary: Summary) -> tuple[list[Share], dict[str, list[Sh
     by_class = metadata.conditional == "class" and not metadata.groups
     sizes: dict[int, int] = dict(enumerate(metadata.class_sizes)) if by_class else {}
     counts = [
-        _Count("", _class_name(summary, label), judged, flagged, _rate(summary, sizes.get(label)))
+        _Count("", label, _class_name(summary, label), judged, flagged, _rate(summary, sizes.get(label)))
         for label, (judged, flagged) in summary.by_class.items()
     ]
     for column, values in summary.by_kept.items():
@@ -56,16 +64,22 @@ def classes_and_groups(summary: Summary) -> tuple[list[Share], dict[str, list[Sh
         named = dict(metadata.group_sizes) if by_group else {}
         for text, (judged, flagged) in values.items():
             name = _value(text)
-            counts.append(_Count(column, name, judged, flagged, _rate(summary, named.get(name))))
+            counts.append(_Count(column, text, name, judged, flagged, _rate(summary, named.get(name))))
     part, whole = (np.array(each, np.float64) for each in zip(*((c.flagged, c.judged) for c in counts), strict=True))
     lows, highs = exact_interval(part, whole)
     chances = [None if c.rate is None else chance(c.flagged, c.judged, c.rate) for c in counts]
     corrected = iter(holm([p for p in chances if p is not None]))
     shares: dict[str, list[Share]] = {column: [] for column in ("", *summary.by_kept)}
     for c, low, high, p in zip(counts, lows.tolist(), highs.tolist(), chances, strict=True):
-        shares[c.column].append(Share(c.name, c.judged, c.flagged, low, high, None if p is None else next(corrected)))
+        known = None if p is None else next(corrected)
+        shares[c.column].append(Share(c.name, c.judged, c.flagged, low, high, known, c.column, c.value))
     ranked = {column: sorted(each, key=lambda e: (-e.low, -e.judged, e.name)) for column, each in shares.items()}
     return ranked.pop(""), ranked
+
+
+def listed(classes: Sequence[Share], groups: Mapping[str, Sequence[Share]]) -> list[Share]:
+    """Those that the page lists."""
+    return [*classes[:MOST], *(entry for entries in groups.values() for entry in entries[:SHOWN])]
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,7 @@ class _Count:
 
     column: str
     """ "" for a predicted class."""
+    value: int | str | None
     name: str
     judged: int
     flagged: int

@@ -92,6 +92,17 @@ def usual_inputs(metadata: Metadata) -> Usual | None:
     return Usual(alpha, size, np.array(mistakes, np.int64))
 
 
+def drift_at(summary: Summary, found: list[Window], at: float | None) -> float:
+    """How far the p-values of the window that holds an index or time are from uniform; 0 where that is chance."""
+    counts = summary.windows
+    filled = np.flatnonzero(counts.judged).tolist()
+    if at is None or not np.isfinite(at):
+        return 0.0
+    window = int(np.searchsorted(counts.borders[1:-1], at, side="right"))
+    one = found[filled.index(window)] if window in filled else None
+    return abs(one.distance) if one is not None and one.shifted and one.distance is not None else 0.0
+
+
 def usual_quartiles(usual: Usual | None) -> tuple[float, ...]:
     """Of the p-values of usual inputs that are trusted."""
     return () if usual is None else tuple(usual.quantile(share) for share in QUARTILES)

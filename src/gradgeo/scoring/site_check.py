@@ -14,6 +14,7 @@ from gradgeo._typing import Array, IntArray
 from gradgeo.detector.conformal import FalseAlarmRate, Level, exact_interval
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.fitted import FittedDetector
+from gradgeo.detector.inputs import for_model
 from gradgeo.detector.mondrian import Kinds, group_names
 from gradgeo.detector.reading import LabelledReading
 from gradgeo.detector.serialization import class_names
@@ -170,7 +171,7 @@ def check(
     if must_see is not None and (isinstance(must_see, bool) or not 0 < must_see <= 1):
         raise expected("must_see", "None or a number between 0 and 1", must_see)
     settings, fitted = detector.settings, detector.fitted_
-    read = LabelledReading(fitted, data, labels, batch_size=settings.batch_size)
+    read = LabelledReading(fitted, for_model(detector.model, data), labels, batch_size=settings.batch_size)
     measured = fitted.extractor.measure(detector.model, read, batch_size=settings.batch_size)
     label, total = measured.label.numpy(), len(measured.label)
     scores = fitted.fusion.fuse(fitted.scores(measured)).numpy()  # (N,)
