@@ -162,7 +162,7 @@ def check(
     it is told to, for only so does the detector state a rate for it: one with too few of them is counted, not tested.
     That nothing is found is no proof: `smallest_seen` says what would have been found.
 
-    Cost: that of `Detector.predict`, and under a second for 10,000 inputs.
+    Cost: that of `Detector.predict`, and a second or two for 10,000 inputs.
 
     Raises: ArgumentError for inputs of another shape, labels that are none of the classes, or another number of groups.
     """
