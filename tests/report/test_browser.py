@@ -1,8 +1,5 @@
 """The report in a real browser: what it loads, what it shows, how it is used. Skipped where there is no Chromium."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +13,6 @@ from gradgeo import report
 pytestmark = pytest.mark.browser
 
 ROWS = 4000
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip("no Chromium: set CHROMIUM to its path, or install it, for instance by apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        # as root, in a container, Chromium has no sandbox of its own
-        unboxed = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-        launched = playwright.chromium.launch(executable_path=found, args=unboxed)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

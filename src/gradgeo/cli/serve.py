@@ -34,6 +34,9 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Inputs that may wait.")] = 1024,
     body: Annotated[int | None, typer.Option(min=1, help="Bytes of a body at most; default by --rows.")] = None,
     json_body: Annotated[int, typer.Option(min=1, help="Bytes of JSON in it; binary tensors go beyond.")] = 1 << 20,
+    image_bytes: Annotated[int, typer.Option(min=1, help="Bytes of an image file at most.")] = 32 << 20,
+    pixels: Annotated[int, typer.Option(min=1, help="Of the image files of one request at most.")] = 25_000_000,
+    page: Annotated[bool, typer.Option(" /--no-page", help="No page for people at /.")] = True,
     connections: Annotated[int, typer.Option(min=1, help="Open at once.")] = 512,
     timeout: Annotated[float, typer.Option(help="Seconds until an answer.")] = 30.0,
     client_timeout: Annotated[float, typer.Option(help="Seconds that a client may take to send or read.")] = 10.0,
@@ -74,6 +77,8 @@ def serve(
                 rows=rows,
                 body=body,
                 json=json_body,
+                file=image_bytes,
+                pixels=pixels,
                 queue=queue,
                 batch=batch,
                 delay=delay / 1000,
@@ -86,6 +91,7 @@ def serve(
             shutdown_timeout=shutdown_timeout,
             watch_rate=rate,
             allowed_hosts=allowed_host or None,
+            page=page,
             outputs=None if outputs is None else [name.strip() for name in outputs.split(",")],
         )
         with logs.to_stderr():

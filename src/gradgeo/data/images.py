@@ -29,6 +29,10 @@ BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 """TIFF tags, and the value of the second for grey that counts from white."""
 
 
+class TooManyPixelsError(DataError):
+    """An image whose header states more pixels than are decoded."""
+
+
 class Names(Sequence[str]):
     """File names in one block of bytes, a fifth of the memory of strings, for folders with millions of files."""
 
@@ -140,11 +144,15 @@ def _below(folder: Path, sub: str) -> Iterator[str]:
         yield from (os.path.join(place, name) for name in sorted(names) if is_image(name) and not name.startswith("."))  # noqa: PTH118
 
 
-def decode(data: bytes | IO[bytes]) -> Tensor:
+def decode(data: bytes | IO[bytes], *, most_pixels: int | None = None) -> Tensor:
     """The image in `data`, (C, H, W) float32 in [0, 1]: C = 1 for grey, else 3; 16-bit grey keeps its depth.
 
     Transparency is dropped, only the first frame of an animation is used, and the camera's orientation tag is ignored,
     as in torchvision's loader.
+
+    Args:
+        data: a file, its kind told by its bytes alone.
+        most_pixels: that its header may state; None for `limits.MOST_PIXELS`, above which none is decoded.
 
     Raises:
         DataError: empty, truncated, in none of `FORMATS`; TIFF of floats or of signed or 32-bit integers, whose range
@@ -157,22 +165,37 @@ def decode(data: bytes | IO[bytes]) -> Tensor:
         raise DataError("empty (0 bytes)")
     limits.check_size("the image", size, limits.LARGEST_ITEM)
     stream.seek(0)
+    most = limits.MOST_PIXELS if most_pixels is None else min(most_pixels, limits.MOST_PIXELS)
     try:
         with pillow.open(stream, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > limits.MOST_PIXELS:
-                raise DataError(f"{width} x {height} pixels are too many; at most {limits.MOST_PIXELS} are read")
+            if width * height > most:
+                raise TooManyPixelsError(f"{width} x {height} pixels are too many; at most {most} are read")
             if image.format in ("JPEG", "MPO"):
                 _check_scans(stream)
             return _pixels(image)
     except DataError:
         raise
-    except pillow.DecompressionBombError as error:
-        raise DataError(f"too many pixels: {error}") from error
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        raise TooManyPixelsError(f"too many pixels: {error}") from error
     except Exception as error:  # for a broken header Pillow raises whatever its int() or struct raised
         if type(error).__name__ == "UnidentifiedImageError":  # whose text is a memory address
             raise DataError(f"not an image ({', '.join(FORMATS)})") from error
         raise DataError(f"unreadable image: {error}") from error
+
+
+def to_pillow(image: Tensor) -> Any:
+    """An image (C, H, W) for Pillow: grey of one or two channels, the first three as RGB.
+
+    Values within [0, 1] are taken as they are, others stretched to that range.
+    """
+    pillow = require("PIL.Image", "images")
+    image = image[:3] if len(image) >= 3 else image[:1]
+    low, high = float(image.min()), float(image.max())
+    if low < -0.01 or high > 1.01:
+        image = (image - low) / max(high - low, 1e-12)
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()  # (H, W, C)
+    return pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
 
 
 def _check_scans(stream: IO[bytes]) -> None:

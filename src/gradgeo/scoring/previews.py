@@ -4,13 +4,14 @@ from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from gradgeo.data.images import to_pillow
 from gradgeo.data.preprocess import Preprocess
+from gradgeo.detector.explanations import likeliest
 from gradgeo.detector.results import Explanation
-from gradgeo.errors import MissingDependencyError, require
+from gradgeo.errors import MissingDependencyError
 from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
 
 SIDE = 96  # pixels of the longer side of a thumbnail
@@ -35,15 +36,9 @@ def thumbnail(image: Tensor) -> bytes | None:
     Values within [0, 1] are taken as they are, others stretched to that range.
     """
     try:
-        pillow = require("PIL.Image", "images")
+        preview = to_pillow(image)
     except MissingDependencyError:
         return None
-    image = image[:3] if len(image) >= 3 else image[:1]
-    low, high = float(image.min()), float(image.max())
-    if low < -0.01 or high > 1.01:
-        image = (image - low) / max(high - low, 1e-12)
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    preview = pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
     preview.thumbnail((SIDE, SIDE))
     stream = BytesIO()
     preview.save(stream, "PNG")
@@ -64,9 +59,7 @@ def signal(values: Tensor) -> list[float]:
 
 def similarities(explanation: Explanation, logits: Tensor) -> dict[str, Any]:
     """The `csm` of the likeliest classes, the predicted one first, row after row, and which `csm_classes` they are."""
-    ranked = sorted(range(len(explanation.classes)), key=lambda i: -float(logits[explanation.classes[i]]))
-    likeliest = ranked[:MOST_CLASSES]
-    matrix = explanation.csm[likeliest][:, likeliest]
+    classes, matrix = likeliest(explanation, logits, MOST_CLASSES)
     if not bool(matrix.isfinite().all()):
         return {}
-    return {"csm": matrix.flatten().tolist(), "csm_classes": [explanation.classes[i] for i in likeliest]}
+    return {"csm": matrix.flatten().tolist(), "csm_classes": classes}

@@ -107,6 +107,7 @@ class Server(uvicorn.Server):
         allowed_hosts: names that clients may call the server by; "*" for any. None for the names of this machine where
             `host` is one, and otherwise any.
         outputs: that clients may ask for; None for all.
+        page: whether people get a page at `/`.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Server(uvicorn.Server):
         watch_rate: float = 1e-3,
         allowed_hosts: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
+        page: bool = True,
     ) -> None:
         self._pool, self._name, self._drain_delay, self._watch_rate = pool, name, drain_delay, watch_rate
         self.limits, self._outputs = limits or Limits(), _outputs(outputs)
@@ -130,7 +132,7 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
         self.failure: GradgeoError | None = None
-        routes = create_app(self.service, self._lifespan)
+        routes = create_app(self.service, self._lifespan, page=page)
         app = RequestMiddleware(routes, self.service, token=token, same_site=SameSite(host, allowed_hosts))
 
         class Protocol(DeadlineProtocol):
