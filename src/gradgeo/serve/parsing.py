@@ -39,6 +39,12 @@ class Reader:
         """What a worker runs."""
         return _Task(self)
 
+    def decoder(self) -> "_Task":
+        """The same, ready for files, so that the first of them does not wait for libraries."""
+        if not isinstance(self.prepare, str):
+            self.prepare.get_ready()
+        return _Task(self)
+
     def read(self, body: bytes, header_length: str | None) -> InferenceRequest:
         """The request in `body`, its files not read yet. Raises: ProtocolError."""
         return protocol.read(
@@ -66,8 +72,7 @@ class _Task:
         try:
             if isinstance(job, _Files):
                 return self.reader.inputs(job.files)
-            request = self.reader.read(job.body, job.header_length)
-            return replace(request, x=self.reader.inputs(request.files), files=()) if request.files else request
+            return self.reader.read(job.body, job.header_length)
         except ProtocolError as error:
             return _Refusal(error.status, error.message, error.headers)
 
@@ -93,17 +98,17 @@ class _Refusal:
 
 
 class Parser:
-    """Reads bodies, those with long JSON or files in processes that are started for the first of them.
+    """Reads bodies: long JSON in a process, files in others, each started for the first of its kind.
 
     Args:
         reader: of the model that is served.
         timeout: seconds for one body.
-        processes: how many.
+        decoders: processes for files.
     """
 
-    def __init__(self, reader: Reader, timeout: float, *, processes: int = 1) -> None:
-        self._reader, self._timeout, self._processes = reader, timeout, processes
-        self._pool: Pool | None = None
+    def __init__(self, reader: Reader, timeout: float, *, decoders: int = 1) -> None:
+        self._reader, self._timeout, self._decoders = reader, timeout, decoders
+        self._pools: dict[type, Pool] = {}
         self._starting = asyncio.Lock()
 
     async def __call__(self, body: bytes, header_length: str | None) -> InferenceRequest:
@@ -115,8 +120,9 @@ class Parser:
         if protocol.json_length(body, header_length) < LONG_JSON:
             read = partial(self._reader.read, body, header_length)
             request = await asyncio.to_thread(read) if binary and len(body) >= LARGE else read()
-            return replace(request, x=await self.inputs(request.files), files=()) if request.files else request
-        return await self._elsewhere(_Body(body, header_length))  # type: ignore[no-any-return]
+        else:
+            request = await self._elsewhere(_Body(body, header_length))
+        return replace(request, x=await self.inputs(request.files), files=()) if request.files else request
 
     async def inputs(self, files: tuple[bytes, ...]) -> NDArray[Any]:
         """The inputs (N, *input) that files become. Raises: ProtocolError, as `__call__`."""
@@ -126,7 +132,7 @@ class Parser:
 
     async def _elsewhere(self, job: _Body | _Files) -> Any:
         try:
-            found = await (await self._running())(job)
+            found = await (await self._running(type(job)))(job)
         except (StartError, WorkerLostError) as error:
             raise ProtocolError(503, f"the body could not be read. {error}", {"Retry-After": "1"}) from None
         except InferenceError as error:
@@ -135,15 +141,16 @@ class Parser:
             raise ProtocolError(found.status, found.message, found.headers)
         return found
 
-    async def _running(self) -> Pool:
+    async def _running(self, kind: type) -> Pool:
         async with self._starting:
-            if self._pool is None:
-                pool = Pool(self._reader, size=self._processes, timeout=self._timeout)
+            if kind not in self._pools:
+                load, size = (self._reader.decoder, self._decoders) if kind is _Files else (self._reader, 1)
+                pool = Pool(load, size=size, timeout=self._timeout)
                 await pool.start()
-                self._pool = pool
-            return self._pool
+                self._pools[kind] = pool
+            return self._pools[kind]
 
     async def close(self) -> None:
         """End the processes."""
-        if self._pool is not None:
-            await self._pool.close()
+        for pool in self._pools.values():
+            await pool.close()

@@ -66,7 +66,7 @@ class Service:
         self.longest_body = self.limits.body_bytes(entries, files=self.takes_files)
         self._bodies = self._bodies_left = self.limits.bodies_bytes(entries, files=self.takes_files)
         reader = Reader(self.facts.shape, self.facts.dtype, self.limits.rows, self.outputs, prepare)
-        self.parse = Parser(reader, self.limits.timeout, processes=self.pool.size)
+        self.parse = Parser(reader, self.limits.timeout, decoders=self.pool.size)
 
     @property
     def version(self) -> str:

@@ -36,6 +36,14 @@ class Preparation:
     settings: Mapping[str, Any]
     most_pixels: int
 
+    def get_ready(self) -> None:
+        """Import what files need, in a process that does nothing else: each has one thread of PyTorch."""
+        import torch
+
+        from gradgeo.data import images, preprocess  # noqa: F401
+
+        torch.set_num_threads(1)
+
     def __call__(self, files: Sequence[bytes]) -> NDArray[Any]:
         """The inputs (N, C, H, W).
 
