@@ -31,7 +31,7 @@ def verdict_writer(
 
     Raises: MissingDependencyError: Lightning, or pyarrow where `out` is given, is not installed.
     """
-    parquet = None if out is None else require("pyarrow.parquet", "parquet")
+    parquet: Any = None if out is None else require("pyarrow.parquet", "parquet")
     folder = None if out is None else Path(out)
 
     class VerdictWriter(_callback_class()):  # type: ignore[misc]

@@ -76,7 +76,7 @@ def python_model() -> Any:
     """The `mlflow.pyfunc.PythonModel` that the script of a logged model sets."""
     base = require("mlflow.pyfunc", "mlflow").PythonModel
 
-    class TrustedModel(base):  # type: ignore[misc]
+    class TrustedModel(base):  # type: ignore[misc, valid-type]
         def load_context(self, context: Any) -> None:
             """Load classifier and detector from the artifacts."""
             from gradgeo.data.models import load_model
