@@ -18,7 +18,10 @@ INPUTS = 32
 
 def export(
     file: DetectorPath,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, .onnx, or .pt2 for pt2 and aoti.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The file to write, .onnx, or .pt2 for pt2, aoti; of --triton a folder."),
+    ],
     model: SameModel = None,
     form: Annotated[str, typer.Option("--format", "-f", help="onnx, pt2 or aoti.")] = "onnx",
     weights: Weights = None,
@@ -27,6 +30,7 @@ def export(
         str | None, typer.Option("--data", "-d", help=f"Inputs to check the file on; default noise. {DATA}")
     ] = None,
     data_root: DataRoot = None,
+    triton: Annotated[bool, typer.Option("--triton", help="Write a model of a Triton repository, ONNX.")] = False,
 ) -> None:
     """Write a detector and its model as one graph for other runtimes. Input -> logits, outlier_score, p_value, trusted.
 
@@ -41,7 +45,14 @@ def export(
     detector = load_detector(contents, model, weights, "cpu")
     shape = detector.input_shape_
     example = _noise(shape) if data is None else _inputs(data, contents.notes, shape, data_root)
-    agreement = exporting.write(detector, example, out, form)
+    if triton:
+        if form != "onnx":
+            raise expected("--format", "onnx, which is what --triton writes", form)
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in file.stem)
+        agreement = exporting.triton(detector, example, out, name)
+        out = out / name / "1" / "model.onnx"
+    else:
+        agreement = exporting.write(detector, example, out, form)
     n = len(agreement.scores)
     print_pairs(
         {
