@@ -25,7 +25,7 @@ from gradgeo.detector.detector import Detector
 from gradgeo.errors import DataError, require
 from gradgeo.serve import byte_tensors
 from gradgeo.serve.inference import DetectorLoader
-from gradgeo.serve.web.preparation import Preparation, preparation
+from gradgeo.serve.web.preparation import FileReader, file_reader
 
 CASES = ("digits", "cifar10")
 ROUNDS = 5
@@ -80,7 +80,7 @@ def _measured(suite: Suite, name: str, preset: str) -> Rates:
     rows = torch.nonzero(classifier.correct[: classifier.half])[:FITTED, 0]
     shape = tuple(classifier.x.shape[1:])
     notes = {"preprocess": Preprocess(size=(shape[1], shape[2]), channels=shape[0]).as_dict()}
-    prepare = preparation(shape, np.dtype(np.float32), notes["preprocess"], 10**7)
+    prepare = file_reader(shape, np.dtype(np.float32), notes["preprocess"], 10**7)
     if isinstance(prepare, str):
         raise DataError(prepare)
     files = _jpegs(classifier.x[classifier.half : classifier.half + 64].numpy())
@@ -150,7 +150,7 @@ def _rate(server: Served, requests: list[Request], count: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-def _decoding(prepare: Preparation, files: list[bytes]) -> float:
+def _decoding(prepare: FileReader, files: list[bytes]) -> float:
     began = time.perf_counter()
     for file in files:
         prepare([file])

@@ -26,6 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LEFT_OUT = ("useradd",)
 PORT = 18123
+JSON = {"Content-Type": "application/json"}
 
 
 class Stage:
@@ -138,7 +139,7 @@ def serve(stage: Stage, command: list[str], health: str) -> None:
         tensor = {"name": "input", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}
         body = json.dumps({"inputs": [tensor]}).encode()
         url = f"http://127.0.0.1:{PORT}/v2/models/detector/infer"
-        with urllib.request.urlopen(urllib.request.Request(url, body)) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, body, JSON)) as answer:
             print(answer.read().decode()[:300])
         process.send_signal(signal.SIGTERM)
         if process.wait(60) != 0:

@@ -1,21 +1,23 @@
 """The data and models beside the project, for tests marked `data`."""
 
+import math
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from gradgeo.detector import progress
 from helpers import ROOT, TESTS
 
-pytest_plugins = ["helpers.cost", "helpers.cpu_time"]
+pytest_plugins = ["helpers.browsing", "helpers.cost", "helpers.cpu_time"]
 
 # Processes that tests start find the laboratory and the helpers as pytest does, whatever their working folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), str(TESTS), os.environ.get("PYTHONPATH")]))
+
+progress.SILENT = math.inf  # on a busy machine anything may take long enough for a line about how far it is
 
 torch.set_num_threads(1)  # the networks are small, and a busy machine makes threads wait for each other
 
@@ -45,23 +47,6 @@ def nets(gradgeo_data: Path) -> Iterator[object]:
 
     yield nets
     sys.path.remove(str(gradgeo_data / "models"))
-
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
-        pytest.skip("no Chromium: set CHROMIUM to its path, or install it, for instance by apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        # as root, in a container, Chromium has no sandbox of its own
-        unboxed = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-        launched = playwright.chromium.launch(executable_path=found, args=unboxed)
-        yield launched
-        launched.close()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The report in a real browser: what it loads, what it shows, how it is used. Skipped where there is no Chromium."""
+"""The report in a real browser: what it loads, what it shows, how it is used."""
 
 from pathlib import Path
 from typing import Any
@@ -9,52 +9,9 @@ import pytest
 
 from benchmarks import made_scores
 from gradgeo import report
+from helpers.browsing import Opened, cells, shown
 
 pytestmark = pytest.mark.browser
-
-ROWS = 4000
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("browser")
-    scores = made_scores.write(folder / "scores.parquet", ROWS, odd=0.05)
-    report.write(scores, folder / "report.html")
-    return scores, folder / "report.html"
-
-
-class Opened:
-    """A page, and whatever it complained of or asked the network for."""
-
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.page, self.complaints = self.context.new_page(), []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._requested)
-        self.page.goto(file.as_uri())
-
-    def _requested(self, request: Any) -> None:
-        if not request.url.startswith(("file:", "data:")):
-            self.complaints.append(request.url)
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, *failure: object) -> None:
-        self.context.close()
-        assert self.complaints == []
-
-
-def cells(page: Any, table: str) -> list[list[str]]:
-    """The text of a table, row by row."""
-    read = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent.trim()))"
-    return page.eval_on_selector_all(f"{table} tbody tr", read)
-
-
-def shown(page: Any) -> list[dict[str, str]]:
-    """The cards that are seen, in order."""
-    return page.eval_on_selector_all("#cards > li:not([hidden])", "cards => cards.map(card => ({...card.dataset}))")
 
 
 def test_numbers_are_those_of_the_parquet_file(browser: Any, files: tuple[Path, Path]) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 from gradgeo._files import atomic_stream, check_writable, refuse_source
 from gradgeo.errors import expected, one_line, public, warn
 from gradgeo.report.gallery import NAME, card, within
+from gradgeo.report.kinds import classes_and_groups, listed
 from gradgeo.report.page import Failure, render
+from gradgeo.report.recount import recount
 from gradgeo.report.summary import NO_REASON, Summary, summarise
 from gradgeo.scoring.reader import Scores
 
@@ -27,7 +29,7 @@ def html(scores: str | Path) -> str:
         scores: what `gradgeo score` wrote: a .parquet or .csv file, or a folder of part-*.parquet. It is not trusted:
             texts are escaped, pictures checked, and nothing in it is executed.
 
-    Cost: three passes over the rows, a few seconds for a million (results/report.md); memory does not grow with them.
+    Cost: four passes over the rows, a few seconds for a million (results/report.md); memory does not grow with them.
     The page is smaller than 3 MB for any number of rows.
 
     Raises:
@@ -69,8 +71,17 @@ def _page(scores: Scores) -> tuple[str, Summary]:
     cards = [card(row, scores.metadata, largest=at in largest) for at, row in zip(shown.tolist(), rows, strict=True)]
     cards.sort(key=lambda entry: (-_or_least(entry.outlier_score), entry.index))
     failures = [_failure(row) for row in scores.take(np.array(summary.first_errors, np.int64))]
-    name = scores.path.resolve().name
-    return render(one_line(name), summary, within(cards), failures, unfinished=scores.unfinished), summary
+    kinds = classes_and_groups(summary)
+    text = render(
+        one_line(scores.path.resolve().name),
+        summary,
+        within(cards),
+        failures,
+        kinds=kinds,
+        recounted=recount(scores, summary, listed(*kinds)),
+        unfinished=scores.unfinished,
+    )
+    return text, summary
 
 
 def _or_least(value: float) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.data.images import to_pillow
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.preprocess import Preparation
 from gradgeo.detector.explanations import likeliest
 from gradgeo.detector.results import Explanation
 from gradgeo.errors import MissingDependencyError
@@ -17,7 +17,7 @@ from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
 SIDE = 96  # pixels of the longer side of a thumbnail
 
 
-def picture(x: Tensor, preprocess: Preprocess) -> dict[str, Any]:
+def picture(x: Tensor, preprocess: Preparation) -> dict[str, Any]:
     """The `thumbnail` (PNG) of an image (C, H, W), or else the `signal` of a series (C, L) or table (d,).
 
     Of volumes, which are neither, nothing; of an image without Pillow nothing.

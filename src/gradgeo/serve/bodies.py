@@ -1,8 +1,10 @@
 """The body of an inference request: read within its limits, on time, and with all others within one budget."""
 
 import asyncio
+from typing import Any
 
 from fastapi import Request
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 
 from gradgeo.serve.client import GONE
@@ -44,8 +46,8 @@ async def read(service: Service, request: Request) -> InferenceRequest:
         service.release(held)
 
 
-async def read_file(service: Service, request: Request) -> bytes:
-    """The file that a body is, or that a form holds.
+async def read_file(service: Service, request: Request) -> NDArray[Any]:
+    """The input (1, *input) that a file becomes, which a body is or a form holds.
 
     Raises: ProtocolError as `read`.
     """
@@ -63,10 +65,11 @@ async def read_file(service: Service, request: Request) -> bytes:
         raise too_long
     service.hold(most)
     try:
-        body = await _body(request, most, service.limits.client_timeout, too_long)
+        body = bytes(await _body(request, most, service.limits.client_timeout, too_long))
+        file = file_of_form(body, request.headers["content-type"]) if kind == MULTIPART else body
+        return await service.parse.inputs((file,))
     finally:
         service.release(most)
-    return file_of_form(body, request.headers["content-type"]) if kind == MULTIPART else body
 
 
 def _media_type(request: Request) -> str:
@@ -112,18 +115,16 @@ def _too_long(most: int, header_length: str | None, service: Service) -> Protoco
     return ProtocolError(413, f"expected a body of at most {most} bytes")
 
 
-async def _body(request: Request, most: int, timeout: float, too_long: ProtocolError) -> bytes:
-    parts: list[bytes] = []
-    size = 0
+async def _body(request: Request, most: int, timeout: float, too_long: ProtocolError) -> bytearray:
+    body = bytearray()  # grows in place: to join parts at the end would hold up all other requests meanwhile
     try:
         async with asyncio.timeout(timeout):
             async for chunk in request.stream():
-                size += len(chunk)
-                if size > most:
+                if len(body) + len(chunk) > most:
                     raise too_long
-                parts.append(chunk)
+                body += chunk
     except ClientDisconnect:
         raise ProtocolError(499, GONE) from None
     except TimeoutError:
         raise ProtocolError(408, f"expected the whole body within {timeout:g} s", {"Connection": "close"}) from None
-    return b"".join(parts)
+    return body

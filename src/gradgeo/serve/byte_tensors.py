@@ -12,7 +12,7 @@ DATATYPE = "BYTES"
 LENGTH = struct.Struct("<I")
 
 
-def read(data: Any, size: Any, binary: bytes, rows: int) -> tuple[bytes, ...]:
+def read(data: Any, size: Any, binary: memoryview, rows: int) -> tuple[bytes, ...]:
     """The elements of a tensor.
 
     Args:
@@ -38,7 +38,7 @@ def read(data: Any, size: Any, binary: bytes, rows: int) -> tuple[bytes, ...]:
             break
         (length,) = LENGTH.unpack_from(binary, at)
         at += LENGTH.size
-        elements.append(binary[at : at + length])
+        elements.append(bytes(binary[at : at + length]))
         at += length
     if at != len(binary) or len(elements) != rows:
         raise ProtocolError(400, f"expected {rows} elements behind the JSON, each after its length in four bytes")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gradgeo.serve import protocol
 from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.protocol import InferenceRequest
-from gradgeo.serve.web.preparation import Preparation
+from gradgeo.serve.web.preparation import FileReader
 from gradgeo.serve.workers import InferenceError, Pool, StartError, WorkerLostError
 
 LONG_JSON = 1 << 14  # bytes; what is shorter takes a few milliseconds
@@ -30,7 +30,7 @@ class Reader:
     dtype: np.dtype[Any]
     most_rows: int
     offered: tuple[str, ...]
-    prepare: Preparation | str = "this model takes none"
+    prepare: FileReader | str = "this model takes none"
     """How files become inputs, or why they cannot."""
 
     facts: None = None
@@ -45,7 +45,7 @@ class Reader:
             self.prepare.get_ready()
         return _Task(self)
 
-    def read(self, body: bytes, header_length: str | None) -> InferenceRequest:
+    def read(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
         """The request in `body`, its files not read yet. Raises: ProtocolError."""
         return protocol.read(
             body,
@@ -79,7 +79,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Body:
-    body: bytes
+    body: bytes | bytearray
     header_length: str | None
 
 
@@ -111,7 +111,7 @@ class Parser:
         self._pools: dict[type, Pool] = {}
         self._starting = asyncio.Lock()
 
-    async def __call__(self, body: bytes, header_length: str | None) -> InferenceRequest:
+    async def __call__(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
         """The request in `body`.
 
         Raises: ProtocolError, as `protocol.read`; 503 where the process that parses cannot be started or was lost.

@@ -108,6 +108,7 @@ class Server(uvicorn.Server):
             `host` is one, and otherwise any.
         outputs: that clients may ask for; None for all.
         page: whether people get a page at `/`.
+        transform: as in `Service`.
     """
 
     def __init__(
@@ -125,9 +126,10 @@ class Server(uvicorn.Server):
         allowed_hosts: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
         page: bool = True,
+        transform: Any = None,
     ) -> None:
         self._pool, self._name, self._drain_delay, self._watch_rate = pool, name, drain_delay, watch_rate
-        self.limits, self._outputs = limits or Limits(), _outputs(outputs)
+        self.limits, self._outputs, self._transform = limits or Limits(), _outputs(outputs), transform
         self._service: Service | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
@@ -182,7 +184,13 @@ class Server(uvicorn.Server):
             self.should_exit = True
             return
         self._service = Service(
-            self._pool, facts, self._name, self.limits, watch_rate=self._watch_rate, outputs=self._outputs
+            self._pool,
+            facts,
+            self._name,
+            self.limits,
+            watch_rate=self._watch_rate,
+            outputs=self._outputs,
+            transform=self._transform,
         )
         self._service.batcher.start()
         event("loaded", model=self._name, version=self._service.version, workers=self._pool.pids)

@@ -1,7 +1,7 @@
 """One served model: its facts, queue, metrics and watch, and how a request is answered."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -13,9 +13,13 @@ from gradgeo.serve.limits import Limits
 from gradgeo.serve.metrics import Metrics
 from gradgeo.serve.parsing import Parser, Reader
 from gradgeo.serve.protocol import OUTPUTS, Column, Columns, Detail, InferenceRequest, metadata
-from gradgeo.serve.web.preparation import preparation
+from gradgeo.serve.web.preparation import file_reader
 from gradgeo.serve.workers import Pool
 from gradgeo.watch import Watch
+
+if TYPE_CHECKING:
+    from gradgeo.data.preprocess import Preprocess
+    from gradgeo.data.transform import Transform
 
 EXTENSIONS = ["binary_tensor_data"]
 
@@ -32,6 +36,7 @@ class Service:
         facts: of the detector that they loaded.
         name: of the model in paths.
         outputs: that clients may ask for.
+        transform: what prepares files, where the user named it; else what the detector file says.
     """
 
     pool: Pool
@@ -40,6 +45,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     watch_rate: float = 1e-3
     outputs: tuple[str, ...] = tuple(OUTPUTS)
+    transform: "Preprocess | Transform | None" = None
     draining: bool = False
 
     def __post_init__(self) -> None:
@@ -58,9 +64,8 @@ class Service:
         entries = 1
         for side in self.facts.shape:
             entries *= side
-        prepare = preparation(
-            self.facts.shape, self.facts.dtype, self.facts.parameters.get("preprocess"), self.limits.pixels
-        )
+        known = self.facts.parameters.get("preprocess")
+        prepare = file_reader(self.facts.shape, self.facts.dtype, known, self.limits.pixels, self.transform)
         self.takes_files = not isinstance(prepare, str)
         self.longest_file = min(self.limits.file, self.limits.body or self.limits.file)
         self.longest_body = self.limits.body_bytes(entries, files=self.takes_files)

@@ -61,7 +61,7 @@ def add_judge(app: FastAPI, service: Callable[[], Service]) -> None:
 
 async def _judge(service: Service, request: Request, detail: Detail) -> Response:
     _check_offered(service, detail)
-    x = await service.parse.inputs((await bodies.read_file(service, request),))
+    x = await bodies.read_file(service, request)
     columns = await unless_gone(request, service.judge(x, detail))
     request.state.rows = 1
     if "trusted" in columns:
