@@ -277,7 +277,25 @@ def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> 
     else:
         rates = {kind: each for kind, each in facts.pop("false_alarms", {}).items() if len(each) <= LISTED}
         words = {"false_alarms": {kind: _in_words(each) for kind, each in rates.items()}} if rates else {}
+        print_pairs(_in_short(facts) if "fitted" in facts else {}, longest=None, width=len("classes") + 1)
         print_pairs(words | facts)
+
+
+def _in_short(facts: dict[str, Any]) -> dict[str, str]:
+    """What a person asks first: what it judges, when and on what it was fitted."""
+    from gradgeo.detector.learned import named
+    from gradgeo.detector.narration import numbering
+
+    settings, fitted, notes = facts["settings"], facts["fitted"], facts["notes"]
+    kept = notes.get("record")
+    date = kept.get("date") if isinstance(kept, dict) else None
+    on = f"on {fitted['fit_size']} inputs, calibrated on {fitted['calibration_size']}, of {notes.get('data', 'data')}"
+    return {
+        "judges": f"{notes.get('model', 'a model')}, inputs of {' x '.join(map(str, fitted['input_shape']))}",
+        "classes": numbering(fitted["num_classes"], named(notes, fitted["num_classes"])),
+        "fitted": f"{'' if date is None else f'{date}, '}{on}",
+        "flags": f"p <= {settings['alpha']:g}; evidence {', '.join(settings['evidence'])}",
+    }
 
 
 def _in_words(rates: dict[str, Any]) -> dict[str, str]:

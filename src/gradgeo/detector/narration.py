@@ -172,4 +172,4 @@ def renumbered(labels: IntArray, predicted: IntArray, num_classes: int) -> str |
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
