@@ -15,6 +15,7 @@ BENCHMARKS = (
     "evasion",
     "evidence",
     "export",
+    "file-serving",
     "guarantee",
     "local-minima",
     "networks",
