@@ -129,7 +129,7 @@ def test_less_accuracy_than_expected_is_a_warning(model: str, tmp_path: Path) ->
     code, _, err = run(*fit, "--expect-accuracy", "99.9%")
     assert code == 0
     assert re.fullmatch(
-        r"gradgeo: warning: \S+% of the labels are right, where 99.9% were expected: .*normalised.*\n", err
+        r"gradgeo: warning: \S+% of the labels are right, where 99.9% were expected: .*not normalised\.\n", err
     )
 
 
