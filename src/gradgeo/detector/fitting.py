@@ -1,5 +1,6 @@
 """Fitting in four steps, each a pure function with a frozen result: scan -> split -> extract -> learn."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -21,6 +22,7 @@ from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.inputs import Data, batches
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
+from gradgeo.detector.noise import Noise
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, UnusableInputWarning, expected, warn
 from gradgeo.geometry.chunking import map_chunks
@@ -30,6 +32,7 @@ from gradgeo.geometry.options import Maps
 MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes, for each feature of the widest evidence
 MODEST = 10  # features that evidence counts as where their number is the model's
 TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes the temperature
+NO_NOISE = Noise()
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
@@ -39,17 +42,19 @@ def fit(
     """All four steps, for one detector; see `Detector.fit`."""
     columns = tables.names_of(data) if tables.is_table(data) else None
     data = data if columns is None else tables.numbers_of(data)
-    scanned = scan(model, data, labels, batch_size=settings.batch_size)
+    # The same draws in every reading, and in every fit with this seed: only those of queries must not be known.
+    noise = Noise(float(settings.noise or 0.0), seed=int(settings.seed))
+    scanned = scan(model, data, labels, batch_size=settings.batch_size, noise=noise)
     scanned.warn_if_unusable()
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
     trusted, extractor = split(model, scanned, settings, together, groups)
-    extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
+    extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size, noise=noise)
     fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed)
     known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
     if known is not None:
         known.warn_of_few(settings.level.least)
-    return replace(fitted, groups=known, columns=columns)
+    return replace(fitted, groups=known, columns=columns, noise=noise.sigma or None)
 
 
 @dataclass(frozen=True)
@@ -122,12 +127,14 @@ class DataScan:
             )
 
 
-def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
-    """Read `data` once, by forward passes alone.
+def scan(model: Model, data: Data, labels: Any, *, batch_size: int, noise: Noise = NO_NOISE) -> DataScan:
+    """Read `data` once, by forward passes alone, with `noise`; copies are those of the inputs without it.
 
-    Raises: ArgumentError for no input, inputs of differing shape, or labels that are none of the classes.
+    Raises: ArgumentError for no input, inputs of differing shape, labels that are none of the classes, or noise that
+        says nothing: wider than the inputs' range, or for a model that draws random numbers itself.
     """
-    classifier = Classifier.of(model)
+    classifier, noisy = Classifier.of(model), noise.reading()
+    low, high = math.inf, -math.inf  # of the usable inputs
     shape: tuple[int, ...] | None = None
     rows, copy, seen_rows = [], [], set[bytes]()
     for x, y in batches(data, labels, batch_size=batch_size):
@@ -135,10 +142,14 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
             shape, first = tuple(x.shape[1:]), x[:0]
         if tuple(x.shape[1:]) != shape:
             raise expected("every input", f"of the same shape {shape}", x)
-        seen = classifier.logits(x)
+        seen = classifier.logits(noisy(x))
+        noise.refuse_draws(classifier.draws)
         logits, usable = seen.logits.cpu(), seen.usable.cpu()  # (n, C), (n,)
         if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
             raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")
+        if noise.sigma and bool(usable.any()):
+            values = x[usable.to(x.device)]
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
         if not len(first) and bool(usable.any()):
             first = x[usable.to(x.device)][:1]
         correct = torch.ones_like(usable) if y is None else logits.argmax(1) == y
@@ -148,6 +159,7 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
         num_classes = logits.shape[1]
     if shape is None:
         raise expected("data", "at least one input", "none")
+    noise.refuse_wider_than(high - low)
     identity = fingerprint.of(model, shape)
     probability, margin, usable_rows, correct_rows = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
     return DataScan(
@@ -249,7 +261,13 @@ def split(
 
 
 def extract(
-    model: Model, data: Data, trusted: TrustedSet, extractor: EvidenceExtractor, *, batch_size: int
+    model: Model,
+    data: Data,
+    trusted: TrustedSet,
+    extractor: EvidenceExtractor,
+    *,
+    batch_size: int,
+    noise: Noise = NO_NOISE,
 ) -> tuple[EvidenceExtractor, EvidenceFeatures]:
     """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs.
 
@@ -257,10 +275,10 @@ def extract(
     """
     if extractor.has_neighbourhood:
         # A third, partial reading: the radius must be known before anything is measured around an input.
-        near = _inputs_at(data, trusted.learn_rows[:NEAREST], batch_size=batch_size)
+        near = _inputs_at(data, trusted.learn_rows[:NEAREST], batch_size=batch_size, noise=noise)
         radius = extractor.typical_radius(model, near, trusted.num_classes, batch_size=batch_size)
         extractor = replace(extractor, radius=radius)
-    inputs = _inputs_at(data, trusted.rows, total=trusted.total, batch_size=batch_size)
+    inputs = _inputs_at(data, trusted.rows, total=trusted.total, batch_size=batch_size, noise=noise)
     measured = extractor.measure(model, inputs, batch_size=batch_size)
     # Another batch may round differently; more than that is another input.
     if (
@@ -360,11 +378,14 @@ def _available(model: Model, names: str | Sequence[str], x: Tensor) -> tuple[Evi
     return tuple(e for e in wanted if e.name not in missing)
 
 
-def _inputs_at(data: Data, rows: IntArray, *, batch_size: int, total: int | None = None) -> Iterator[Tensor]:
-    """The inputs at some positions, ascending, batch by batch; read no further than the last one, or to the end where
-    their `total` is given, which must then be as many."""
-    start = 0
+def _inputs_at(
+    data: Data, rows: IntArray, *, batch_size: int, noise: Noise, total: int | None = None
+) -> Iterator[Tensor]:
+    """The inputs at some positions, ascending, batch by batch, with the `noise` of a whole reading; read no further
+    than the last one, or to the end where their `total` is given, which must then be as many."""
+    start, noisy = 0, noise.reading()
     for x, _ in batches(data, batch_size=batch_size, labelled=False):
+        x = noisy(x)
         here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(x))] - start
         start += len(x)
         if total is not None and start > total:
