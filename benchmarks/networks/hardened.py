@@ -75,8 +75,8 @@ def _network(data: str, net: str, how: str, epochs: int, change: Change, half: i
 
 
 HARDENED = {
-    "fashion-noise": _network("fashion_mnist", "fashion_cnn", "with noise", 5, _noisy, 5000),
-    "mnist-noise": _network("mnist", "mnist_cnn", "with noise", 5, _noisy, 500),
+    "fashion-noise": _network("fashion_mnist", "fashion_cnn", "with noise", 2, _noisy, 5000),
+    "mnist-noise": _network("mnist", "mnist_cnn", "with noise", 2, _noisy, 500),
     "fashion-robust": _network(
         "fashion_mnist", "fashion_cnn", "under attack", 4, partial(_attacked, epsilon=0.1), 5000
     ),
