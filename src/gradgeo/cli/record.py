@@ -137,6 +137,7 @@ def markdown(facts: Mapping[str, Any], name: str, robustness: str | None = None)
                     "classes": fitted["num_classes"],
                     "input shape": fitted["input_shape"],
                     "evidence": settings["evidence"],
+                    "noise added to each input, standard deviation": settings.get("noise"),
                     "preparation": notes.get("preprocess"),
                 }
             ),

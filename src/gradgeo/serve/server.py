@@ -110,6 +110,8 @@ class Server(uvicorn.Server):
         outputs: that clients may ask for; None for all.
         record: a folder for a line about every verdict (`gradgeo.serve.record`) and the state of the watches, which
             then goes on after a restart; None for neither.
+        page: whether people get a page at `/`.
+        transform: as in `Service`.
     """
 
     def __init__(
@@ -127,15 +129,17 @@ class Server(uvicorn.Server):
         allowed_hosts: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
         record: Path | None = None,
+        page: bool = True,
+        transform: Any = None,
     ) -> None:
         self._record = record
         self._pool, self._name, self._drain_delay, self._watch_rate = pool, name, drain_delay, watch_rate
-        self.limits, self._outputs = limits or Limits(), _outputs(outputs)
+        self.limits, self._outputs, self._transform = limits or Limits(), _outputs(outputs), transform
         self._service: Service | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
         self.failure: GradgeoError | None = None
-        routes = create_app(self.service, self._lifespan)
+        routes = create_app(self.service, self._lifespan, page=page)
         app = RequestMiddleware(routes, self.service, token=token, same_site=SameSite(host, allowed_hosts))
 
         class Protocol(DeadlineProtocol):
@@ -194,6 +198,7 @@ class Server(uvicorn.Server):
             watch_rate=self._watch_rate,
             outputs=self._outputs,
             folder=self._record,
+            transform=self._transform,
         )
         self._service.batcher.start()
         event("loaded", model=self._name, version=self._service.version, workers=self._pool.pids)
