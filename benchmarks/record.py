@@ -10,7 +10,7 @@ from benchmarks.serving import CLIENTS, _fitted, _inputs, serving, soaked
 from benchmarks.shipped import Suite
 
 CASES = ("digits", "cifar10")
-ROUNDS = 7
+ROUNDS = 5
 
 
 def run(suite: Suite) -> Page:
