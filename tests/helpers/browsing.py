@@ -50,6 +50,15 @@ class Opened:
         assert self.complaints == []
 
 
+def until(page: Any, expression: str) -> None:
+    """Wait until an expression of the page is true; the page's own policy forbids Playwright's way of waiting for it."""
+    for _ in range(500):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"it never became true that {expression}")
+
+
 def cells(page: Any, table: str) -> list[list[str]]:
     """The text of a table, row by row."""
     read = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent.trim()))"

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from gradgeo.errors import one_line, require
-from gradgeo.report import charts, drift, gallery, sentences, slider
+from gradgeo.report import about, charts, drift, gallery, sentences, slider
 from gradgeo.report import kinds as kinds_module
 from gradgeo.report.gallery import NAME, Card
 from gradgeo.report.html import environment
 from gradgeo.report.kinds import Share, listed
 from gradgeo.report.recount import Recount
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
-from gradgeo.report.trend import windows
+from gradgeo.report.trend import Window
+from gradgeo.report.words import plain
 from gradgeo.scoring.metadata import Metadata
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-MODULES = ("numbers", "theme", "gallery", "slider", "start")
+MODULES = ("numbers", "theme", "gallery", "slider", "large", "decisions", "queue", "likeness", "compare", "start")
 """The parts of the page's script, in js/: what one declares, those behind it use."""
 
 TERMS = {
@@ -54,9 +55,11 @@ def render(
     summary: Summary,
     cards: Sequence[Card],
     failures: Sequence[Failure],
+    found: Sequence[Window],
     *,
     kinds: tuple[list[Share], dict[str, list[Share]]],
     recounted: Recount | None = None,
+    queue: dict[str, Any] | None = None,
     unfinished: bool = False,
 ) -> str:
     """The page.
@@ -66,8 +69,10 @@ def render(
         summary: its counts.
         cards: flagged inputs, the largest outlier score first.
         failures: the first rows without a verdict.
+        found: the windows of its drift.
         kinds: the classes, and the groups by column.
         recounted: its counts at other alphas; None where they cannot be told.
+        queue: what the review queue takes, see `review.payload`; None without one.
         unfinished: whether the file will have more rows.
     """
     metadata = summary.metadata
@@ -75,15 +80,18 @@ def render(
     shown = listed(ranked, groups)
     script = _script()
     markup = require("markupsafe", "report").Markup
-    data = {} if recounted is None else {"steps": slider.payload(recounted, summary, shown)}
+    steps = None if recounted is None else slider.payload(recounted, summary, shown)
+    heading = one_line(metadata.data or name)
+    described = {"about": about.payload(heading, summary, ranked, groups) if summary.judged else None}
+    data = {key: value for key, value in {**described, "steps": steps, "queue": queue}.items() if value is not None}
     values = {
         "title": f"gradgeo report: {one_line(metadata.data or name)}",
-        "heading": one_line(metadata.data or name),
+        "heading": heading,
         "summary": summary,
         "metadata": metadata,
         "say": sentences,
         "unfinished": unfinished,
-        "windows": windows(summary),
+        "windows": found,
         "classes": ranked,
         "groups": groups,
         "reach": max((entry.high for each in (ranked, *groups.values()) for entry in each), default=1.0) or 1.0,
@@ -100,6 +108,7 @@ def render(
         "facts": slider.facts(summary),
         "told": slider.told(summary),
         "recounted": recounted,
+        "queue": queue,
         "mark": slider.mark(recounted, summary),
         "data": {name: markup(_json(value)) for name, value in data.items()},
         "script": markup(script),
@@ -173,5 +182,9 @@ def _templates(jinja2: Any) -> Any:
     }
     drawn = {name: getattr(charts, name) for name in ("scores", "p_values", "shares", "quartiles", "risk")}
     return environment(
-        jinja2, TEMPLATES, filters={"small": small, "unbroken": unbroken}, names=names | {"chart": drawn}, toggle=True
+        jinja2,
+        TEMPLATES,
+        filters={"small": small, "unbroken": unbroken, "plain": plain},
+        names=names | {"chart": drawn},
+        toggle=True,
     )

@@ -26,7 +26,7 @@ def facts(summary: Summary) -> list[Fact]:
     if rate is not None:
         mean, most = rate.expected, rate.at_most
         found.append(("False alarms if all are trustworthy", _of(mean, summary.judged)))
-        found.append((f"of this detector at most ({100 * rate.confidence:g} %)", _of(most, summary.judged)))
+        found.append((f"This detector’s own, at most ({100 * rate.confidence:g} %)", _of(most, summary.judged)))
     if summary.labelled:
         found.append(("Risk (errors among trusted), %", _risk(summary)))
     return found

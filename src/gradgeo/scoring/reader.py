@@ -135,7 +135,7 @@ class Scores:
     def take(self, positions: IntArray) -> list[dict[str, Any]]:
         """Whole rows, by their ascending positions in the file; only the row groups that hold them are read."""
         rows: list[dict[str, Any]] = []
-        start, columns = 0, sorted(self.columns - {"time"})  # which may lie beyond what Python calls a date
+        start, columns = 0, sorted(self.columns)
         with self._reading():
             for file in self._files:
                 inside = positions[(positions >= start) & (positions < start + file.rows)] - start
@@ -170,7 +170,7 @@ class Scores:
     def _cut(self, values: Any, name: str) -> Any:
         """Texts or bytes, before there is one for each row, which would be large where one is long."""
         arrow, compute = self._arrow, self._compute
-        if name == "thumbnail":
+        if name in ("thumbnail", "saliency"):
             return compute.binary_slice(values.cast(arrow.large_binary()), 0, LONGEST_PICTURE)
         values = values.cast(arrow.large_string())
         if self._is_csv:

@@ -69,6 +69,7 @@ SCHEMA: dict[str, Column] = {
     "signal": Column("list:float32", (*LISTS, "null"), entries=MOST_POINTS),
     "csm": Column("list:float32", (*LISTS, "null"), entries=MOST_CLASSES**2),
     "csm_classes": Column("list:int32", (*LISTS, "null"), entries=MOST_CLASSES),
+    "saliency": Column("binary", ("binary", "large_binary", "null")),
 }
 """The columns of verdicts; `true_label` only for data with labels, `time` only where it was asked for."""
 
@@ -93,8 +94,8 @@ def column(name: str) -> Column:
 COLUMNS = tuple(SCHEMA)
 """Their names, in the order of a file."""
 
-PREVIEW_COLUMNS = ("thumbnail", "signal", "csm")
-"""What a person is shown of a flagged input."""
+PREVIEW_COLUMNS = ("thumbnail", "signal", "csm", "saliency")
+"""What a person is shown of an input; of trusted ones the first two, and of few."""
 
 TEXT_COLUMNS = tuple(name for name, column in (SCHEMA | ASKED).items() if column.arrow == "string")
 

@@ -43,7 +43,11 @@ const startGallery = () => {
       && (!label || card.label === label) && (!cause || card.cause === cause);
     found = cards.filter(fits).sort(orders[get("sort").value]);
     const seen = new Set(found.slice(0, limit));
-    for (const card of cards) card.node.hidden = !seen.has(card);
+    const fitting = new Set(found);
+    for (const card of cards) {
+      card.node.hidden = !seen.has(card);
+      card.node.dataset.out = fitting.has(card) ? "" : "1"; // of no page: it does not fit
+    }
     list.append(...found.map((card) => card.node));
     get("shown").textContent = found.length
       ? `${found.length} of ${cards.length}` + (found.length > limit ? `, the first ${limit} are shown` : "")

@@ -6,5 +6,5 @@ const pageData = (name) => {
 const unbroken = (text) => text.replaceAll(" %", "\u00a0%");
 
 document.addEventListener("DOMContentLoaded", () => {
-  for (const start of [startTheme, startSlider, startGallery]) start();
+  for (const start of [startTheme, startSlider, startGallery, startLarge, startQueue, startLikeness, startCompare]) start();
 });
