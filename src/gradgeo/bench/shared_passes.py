@@ -8,6 +8,7 @@ import numpy as np
 
 from gradgeo._typing import Array
 from gradgeo.detector import fitting
+from gradgeo.detector.data_scan import scan
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
@@ -35,17 +36,20 @@ class DetectorGroup:
         from."""
         settings = [detector.settings for detector in self.detectors]
         model, batch_size, seed = self.detectors[0].model, settings[0].batch_size, settings[0].seed
-        scanned = fitting.scan(model, data, labels, batch_size=batch_size)
+        scanned = scan(model, data, labels, batch_size=batch_size)
         scanned.warn_if_unusable()
         trusted, extractors = zip(*(fitting.split(model, scanned, each) for each in settings), strict=True)
         if any(list(other.learn_rows) != list(trusted[0].learn_rows) for other in trusted):
             raise expected("data", "so many that all detectors learn from the same inputs", len(scanned.usable))
         union = replace(extractors[0], evidence=_union([extractor.evidence for extractor in extractors]))
-        union, measured = fitting.extract(model, data, trusted[0], union, batch_size=batch_size)
+        mistakes = fitting.mistakes_of(scanned, trusted[0], seed)
+        union, measured = fitting.extract(model, data, trusted[0], union, batch_size=batch_size, others=mistakes)
         learned = []
         for rows, extractor in zip(trusted, extractors, strict=True):
             own = union.only(extractor.evidence)
-            learned.append(fitting.learn(scanned, rows, own, union.part(measured, own.evidence), seed=seed))
+            learned.append(
+                fitting.learn(scanned, rows, own, union.part(measured, own.evidence), seed=seed, mistakes=len(mistakes))
+            )
         for detector, fitted in zip(self.detectors, learned, strict=True):
             detector.adopt(fitted)
         self._extractor = union

@@ -12,7 +12,8 @@ from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import METHODS, Method
 from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task, attack_kind
 from gradgeo.data import Preprocess, Source, digits, open_source
-from gradgeo.data.models import load_model, load_object
+from gradgeo.data.models import load_model
+from gradgeo.data.user_code import load_object
 from gradgeo.errors import ArgumentError, DataError, expected
 
 DIGITS_BUDGETS = (0.3, 0.1)
