@@ -28,7 +28,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no
 SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-all rounding lint format docs figures screenshots reproduce release lock licences fuzz
+.PHONY: demo test test-all rounding lint format docs figures screenshots notebooks moving reproduce release lock licences fuzz
 
 demo: .venv/demo.stamp  ## train on digits, fit, judge clean, odd and attacked inputs, draw the picture
 	$(BIN)/gradgeo demo --out demo-output
@@ -62,6 +62,12 @@ figures: .venv/dev.stamp  ## the pictures of the theory page, from the code
 
 screenshots: .venv/dev.stamp  ## the report in a browser, as its page in the docs shows it
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python docs/screenshots.py
+
+notebooks: .venv/dev.stamp  ## the tutorial as a notebook, for Colab and Binder
+	$(BIN)/python docs/notebook.py
+
+moving: .venv/demo.stamp  ## the moving picture of the demo, from what it prints
+	OMP_NUM_THREADS=1 $(BIN)/python docs/moving.py
 
 reproduce: .venv/laboratory.stamp  ## every page under results/ by the command it names (hours), and every picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks reproduce

@@ -22,9 +22,11 @@ BENCHMARKS = (
     "own-rate",
     "paper",
     "per-class",
+    "reading",
     "report",
     "scoring",
     "serving",
+    "soak",
     "watch",
 )
 """The names of the measurements; `local-minima` is in `local_minima.py`. The battery of all detectors is apart: it has

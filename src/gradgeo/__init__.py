@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo import scoring as scoring
     from gradgeo import watch as watch
     from gradgeo.classifier.split import tap
+    from gradgeo.classifier.text import text
     from gradgeo.detector import evidence as evidence
     from gradgeo.detector.detector import Detector
     from gradgeo.detector.guard import guard
@@ -64,11 +65,13 @@ __all__ = [
     "local_minimum",
     "saliency_maps",
     "tap",
+    "text",
     "zeta",
 ]
 
 _NAMES = {
     "gradgeo.classifier.split": ("tap",),
+    "gradgeo.classifier.text": ("text",),
     "gradgeo.detector.detector": ("Detector",),
     "gradgeo.detector.guard": ("guard",),
     "gradgeo.detector.selection": ("fdr",),

@@ -10,9 +10,10 @@ from torch import Tensor
 from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.methods import METHODS, Method
-from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
+from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task, attack_kind
 from gradgeo.data import Preprocess, Source, digits, open_source
-from gradgeo.data.models import load_model, load_object
+from gradgeo.data.models import load_model
+from gradgeo.data.user_code import load_object
 from gradgeo.errors import ArgumentError, DataError, expected
 
 DIGITS_BUDGETS = (0.3, 0.1)
@@ -44,9 +45,10 @@ def user_classifier(
     return ClassifierUnderTest(Path(model).name, load_model(model, weights), x, y, len(x) // 2, budgets, bounds)
 
 
-def user_task(model: str, data: str, size: int, **options: Any) -> Task:
-    """The task of a user's own classifier; options as in `user_classifier`."""
-    return Task(user_classifier(model, data, **options), size)
+def user_task(model: str, data: str, size: int, *, attacked: int | None = None, **options: Any) -> Task:
+    """The task of a user's own classifier, whose attacks are tried on so many inputs; options as in
+    `user_classifier`."""
+    return Task(user_classifier(model, data, **options), size, attacked)
 
 
 def digits_classifier() -> ClassifierUnderTest:
@@ -75,7 +77,7 @@ def user_scenarios(
     ood: tuple[str, ...], attacks: tuple[str, ...] | None, preprocess: Preprocess | None = None
 ) -> dict[str, Scenario]:
     """Scenarios of the user's other data, the synthetic ones, attacks of these kinds (None: all), and the mistakes."""
-    kinds = {_kind(name) for name, scenario in SCENARIOS.items() if scenario.cause == "attack"}
+    kinds = {attack_kind(name) for name, scenario in SCENARIOS.items() if scenario.cause == "attack"}
     for kind in attacks or ():
         if kind.lower() not in kinds:
             raise expected("attacks", f"among {', '.join(sorted(kinds))}", kind)
@@ -84,13 +86,10 @@ def user_scenarios(
     labels = short if len({*short, *SCENARIOS}) == len(short) + len(SCENARIOS) else ood
     of_data = {label: Scenario("ood", _reader(spec, preprocess)) for label, spec in zip(labels, ood, strict=True)}
     return of_data | {
-        name: scenario for name, scenario in SCENARIOS.items() if scenario.cause != "attack" or _kind(name) in wanted
+        name: scenario
+        for name, scenario in SCENARIOS.items()
+        if scenario.cause != "attack" or attack_kind(name) in wanted
     }
-
-
-def _kind(name: str) -> str:
-    """Of an attack scenario: "pgd" of "PGD, small"."""
-    return name.split(",")[0].lower()
 
 
 def _reader(spec: str, preprocess: Preprocess | None) -> Callable[[Task], Tensor]:

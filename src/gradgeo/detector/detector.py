@@ -19,8 +19,10 @@ from gradgeo.detector import fitting, html_repr, serialization
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
-from gradgeo.detector.learned import Learned
+from gradgeo.detector.inputs import Texts, for_model
 from gradgeo.detector.model_check import ModelCheck
+from gradgeo.detector.narration import FitObserver, observer_of
+from gradgeo.detector.recalibration import Recalibrated
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import expected, public
@@ -29,7 +31,7 @@ from gradgeo.geometry.options import Classes
 from gradgeo.geometry.surrogates import SmoothReLU
 
 
-class Detector(Learned):
+class Detector(Recalibrated):
     """A reject option for a trained classifier: an outlier score and a p-value for every prediction.
 
     Fitted on trusted inputs alone: no retraining, no outliers, no attacks. Scores follow one sign convention
@@ -117,6 +119,7 @@ class Detector(Learned):
         *,
         groups: Sequence[int | str] | ArrayLike | None = None,
         together: Sequence[int | str] | ArrayLike | None = None,
+        progress: bool | FitObserver | None = None,
     ) -> Self:
         """Learn what trusted inputs look like, and calibrate the p-values on a part set apart.
 
@@ -125,7 +128,8 @@ class Detector(Learned):
 
         Args:
             data: a tensor or array (N, *input), a table of numbers (pandas, polars, Arrow), whose columns are then
-                taken by name, or a Dataset or DataLoader of x, (x, label, ...) or mappings such as {"image": x,
+                taken by name, for a model that `gradgeo.text` made a list or column of texts, or a Dataset or
+                DataLoader of x, (x, label, ...) or mappings such as {"image": x,
                 "label": y} or {"pixel_values": x, "labels": y}. Read twice and in part a third time, so it must give
                 the same inputs in the same order; a shuffling loader is read in order.
             labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
@@ -136,6 +140,7 @@ class Detector(Learned):
             together: (N,) numbers or texts, one per input: its patient, video or original. Inputs of one calibrate
                 as a whole or not at all, for inputs that resemble each other on both sides void the false-alarm rate.
                 Inputs that are equal entry by entry count once, the first of them, with a warning.
+            progress: say what was seen of the data and how far it is; None for where a terminal or notebook shows it.
 
         A fit that fails leaves an earlier one as it was.
 
@@ -147,7 +152,7 @@ class Detector(Learned):
                 of differing shape, data that changed between the two readings, a table with columns that are no
                 numbers.
         """
-        return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups))
+        return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups, observer_of(progress)))
 
     def adopt(self, fitted: FittedDetector) -> Self:
         """Judge by what `gradgeo.detector.fitting` learned of this model, in place of `fit`."""
@@ -208,7 +213,7 @@ class Detector(Learned):
         Cost: that of `predict`, and all maps where the evidence takes fewer.
         """
         predictions, measured = self._predict(x, keep=("csm", "classes"))
-        return self.fitted_.explanations(predictions, measured) if len(predictions) else []
+        return self.fitted_.explanations(predictions, measured, self.class_names_) if len(predictions) else []
 
     @public
     def judge(
@@ -222,13 +227,16 @@ class Detector(Learned):
         """All that one pass over a batch yields: the logits, the verdicts, the p-value of each evidence.
 
         Args:
-            x: inputs (N, *input), a tensor or array.
+            x: inputs (N, *input), a tensor or array, or a list of texts.
             explain: add an explanation of each row that is not trusted, as `explain` gives it.
             conditional, groups: as in `predict`; the p-values of single evidence stay among all calibration inputs.
 
         Cost: that of `predict`; where the evidence makes no CSM, explanations take those of the rows that are not
         trusted as well.
         """
+        texts = for_model(self.model, x)
+        if isinstance(texts, Texts) and isinstance(texts.data, list):
+            x = texts.encode(texts.data)
         if not isinstance(x, Tensor | np.ndarray):
             raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
         fitted = self.fitted_
@@ -240,7 +248,8 @@ class Detector(Learned):
         if explain and len(rows):
             doubted_x = x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]
             doubted = fitted.with_csms(self.model, doubted_x, measured[rows], self.batch_size)
-            explained = dict(zip(rows.tolist(), fitted.explanations(predictions[rows], doubted), strict=True))
+            why = fitted.explanations(predictions[rows], doubted, self.class_names_)
+            explained = dict(zip(rows.tolist(), why, strict=True))
         logits = torch.empty(0, fitted.num_classes) if measured.logits is None else measured.logits
         return Judgement(
             predictions,
@@ -254,7 +263,7 @@ class Detector(Learned):
     ) -> tuple[Predictions, EvidenceFeatures]:
         fitted, settings = self.fitted_, self.settings
         batch_size = settings.batch_size
-        inputs = fitted.inputs(x, batch_size=batch_size)
+        inputs = fitted.inputs(for_model(self.model, x), batch_size=batch_size)
         classifier = self._model_check.classifier(self.model)
         measured = fitted.extractor.measure(classifier, inputs, batch_size=batch_size, keep=keep)
         return fitted.predictions(measured, settings.level, **kinds), measured

@@ -12,16 +12,29 @@ from torch import Tensor
 from gradgeo._typing import Array
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Model
+from gradgeo.detector import conformal
 from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.detector.explanations import explanations, named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.inputs import Data, batches, within_classes
 from gradgeo.detector.mondrian import CalibrationGroups, Kinds
 from gradgeo.detector.one_class import ensure
 from gradgeo.detector.results import ConditionalPredictions, Explanation, Predictions
 from gradgeo.errors import expected, warn
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A detector of the same scorer with an earlier calibration set."""
+
+    digest: str
+    """`Detector.digest()`."""
+    why: str
+    """What the user says of why it was calibrated anew."""
+    date: str
+    """When that was, as 2026-11-29, in UTC."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,11 @@ class FittedDetector:
     """The names of an input's entries, in order, where `fit` was given a table."""
     groups: CalibrationGroups | None = None
     """Of the calibration inputs, where `fit` was given groups."""
+    mistakes: Array | None = None
+    """(m,) outlier scores, ascending, of misclassified inputs: as large a share of all as calibrates of the others.
+    None in files of earlier versions. Verdicts do not depend on them."""
+    lineage: tuple[Ancestor, ...] = ()
+    """The detectors that this one was calibrated anew from, the last one first."""
 
     @property
     def calibration_size(self) -> int:
@@ -59,10 +77,19 @@ class FittedDetector:
     def inputs(self, x: Data, *, batch_size: int) -> Iterator[Tensor]:
         """The batches of `x`; ArgumentError where one is not of the shape that `fit` saw."""
         for batch, _ in batches(x, batch_size=batch_size, labelled=False, columns=self.columns):
-            if tuple(batch.shape[1:]) != self.input_shape:
-                shape = ", ".join(map(str, self.input_shape))
-                raise expected("x", f"of shape (N, {shape}) as in fit", batch)
-            yield batch
+            yield self._of_this_shape(batch)
+
+    def labelled_inputs(self, x: Data, labels: Any, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The batches of `x` with labels, None where there are none; ArgumentError for those that are no class."""
+        for batch, y in batches(x, labels, batch_size=batch_size, columns=self.columns):
+            within_classes(y, self.num_classes)
+            yield self._of_this_shape(batch), y
+
+    def _of_this_shape(self, batch: Tensor) -> Tensor:
+        if tuple(batch.shape[1:]) != self.input_shape:
+            shape = ", ".join(map(str, self.input_shape))
+            raise expected("x", f"of shape (N, {shape}) as in fit", batch)
+        return batch
 
     def scores(self, measured: EvidenceFeatures) -> Tensor:
         """The score (N, M) of each evidence."""
@@ -108,6 +135,11 @@ class FittedDetector:
         scores[np.argsort(joined, kind="stable")] = self.calibration.outlier_scores
         return scores
 
+    @cached_property
+    def mistake_p_values(self) -> Array | None:
+        """(m,) p-values of `mistakes`."""
+        return None if self.mistakes is None else conformal.p_values(self.calibration.outlier_scores, self.mistakes)
+
     def rates(self, level: Level, by: str) -> dict[str, FalseAlarmRate]:
         """The false-alarm rate of each predicted class, or of each group of `fit`, judged among its own."""
         if by == "class":
@@ -139,10 +171,12 @@ class FittedDetector:
         csms = extractor.measure(model, inputs, batch_size=batch_size, keep=keep, quiet=True)
         return replace(measured, csm=csms.csm, classes=csms.classes)
 
-    def explanations(self, predictions: Predictions, measured: EvidenceFeatures) -> list[Explanation]:
+    def explanations(
+        self, predictions: Predictions, measured: EvidenceFeatures, class_names: tuple[str, ...] = ()
+    ) -> list[Explanation]:
         """What each verdict rests on; `measured` holds the CSM and its classes."""
-        evidence = self.extractor.evidence
-        return explanations(predictions, measured, self.scores(measured), evidence, self.fusion, self.calibration)
+        of = (self.extractor.evidence, self.fusion, self.calibration, class_names)
+        return explanations(predictions, measured, self.scores(measured), *of)
 
     def digest(self, alpha: float, confidence: float | None = None) -> str:
         """The SHA-256 of this record and what is flagged."""

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
 
-from gradgeo._typing import Array
 from gradgeo.data.kept import MISSING
-from gradgeo.detector.conformal import FalseAlarmRate
+from gradgeo.detector.conformal import FalseAlarmRate, exact_interval
 from gradgeo.errors import one_line
 from gradgeo.metrics import holm
 from gradgeo.report.drift import LEVEL
@@ -17,9 +15,6 @@ from gradgeo.report.summary import MOST_LABELS, OTHER_LABELS, Summary
 
 SHOWN, MOST = 12, 200
 """Classes, groups and reasons in a table, and classes in its folded rest."""
-
-EXACT = 10_000
-"""Inputs up to which the beta-binomial is summed; of more its beta limit is taken, as `expected_share` does."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +97,7 @@ class _Count:
 
 def chance(flagged: int, judged: int, rate: FalseAlarmRate) -> float:
     """That of `judged` trusted inputs at most, or at least, so many are flagged, whichever is less likely, twice."""
-    k, n = rate.ranks, rate.calibration_size
-    if not k:
-        return 1.0 if not flagged else 0.0
-    if judged > EXACT:
-        mean = k / (n + 1)
-        sure = judged * (n + 2) / (n + 1 + judged) - 1  # of the beta distribution with its mean and variance
-        below = float(special.betainc(mean * sure, (1 - mean) * sure, np.clip(flagged / judged, 0, 1)))
-        return min(1.0, 2 * min(below, 1 - below))
-    law = (judged, k, n + 1 - k)  # not frozen, which takes ten times as long
-    return float(min(1.0, 2 * min(stats.betabinom.cdf(flagged, *law), stats.betabinom.sf(flagged - 1, *law))))
-
-
-def exact_interval(part: Array, whole: Array) -> tuple[Array, Array]:
-    """95 % intervals of shares (Clopper and Pearson 1934, Biometrika 26)."""
-    low = special.betaincinv(np.maximum(part, 0.5), whole - part + 1, 0.025)
-    high = special.betaincinv(part + 1, np.maximum(whole - part, 0.5), 0.975)
-    return np.where(part == 0, 0.0, low), np.where(part == whole, 1.0, high)
+    return min(1.0, 2 * min(rate.chance_of_less(flagged, judged), rate.chance_of_more(flagged, judged)))
 
 
 def _rate(summary: Summary, size: int | None) -> FalseAlarmRate | None:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from gradgeo._typing import IntArray
+from gradgeo.detector.conformal import exact_interval
 from gradgeo.report import charts, sentences
 from gradgeo.report.html.numbers import NONE, interval, number, percent
-from gradgeo.report.kinds import Share, exact_interval
+from gradgeo.report.kinds import Share
 from gradgeo.report.recount import Recount
 from gradgeo.report.summary import Summary
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.classifier.wrapper import Model
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.preprocess import Preparation
 from gradgeo.detector.results import Explanation
 from gradgeo.errors import MissingDependencyError, require
 from gradgeo.geometry.saliency import saliency_maps
@@ -20,7 +20,7 @@ from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
 SIDE, MAP_SIDE = 96, 32  # pixels of the longer side of a thumbnail, and of a saliency map
 
 
-def picture(x: Tensor, preprocess: Preprocess) -> dict[str, Any]:
+def picture(x: Tensor, preprocess: Preparation) -> dict[str, Any]:
     """The `thumbnail` (PNG) of an image (C, H, W), or else the `signal` of a series (C, L) or table (d,).
 
     Of volumes, which are neither, nothing; of an image without Pillow nothing.

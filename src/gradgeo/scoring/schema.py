@@ -76,8 +76,11 @@ SCHEMA: dict[str, Column] = {
 ASKED: dict[str, Column] = {
     "compared": Column("int64", (*INTEGERS, "null")),
     "q_value": Column("float64", (*NUMBERS, "null")),
+    "label_name": Column("string", (*TEXTS, "null")),
+    "true_label_name": Column("string", (*TEXTS, "null")),
 }
-"""Those behind them, where asked for: with how many calibration inputs a p-value compares, and q-values."""
+"""Those behind them: where asked for, with how many calibration inputs a p-value compares, and q-values; where classes
+have names, those of the labels."""
 
 KEPT = Column("string", (*TEXTS, "null"))
 """A column of the data that is carried along."""
@@ -94,9 +97,9 @@ COLUMNS = tuple(SCHEMA)
 PREVIEW_COLUMNS = ("thumbnail", "signal", "csm", "saliency")
 """What a person is shown of an input; of trusted ones the first two, and of few."""
 
-TEXT_COLUMNS = tuple(name for name, column in SCHEMA.items() if column.arrow == "string")
+TEXT_COLUMNS = tuple(name for name, column in (SCHEMA | ASKED).items() if column.arrow == "string")
 
-COUNTED_COLUMNS = ("name", "label", "trusted", "error", "true_label")
+COUNTED_COLUMNS = ("name", "label", "trusted", "error", "true_label", "cause")
 """What a `Summary` counts."""
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.data.kept import group_of
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.preprocess import Preparation
 from gradgeo.data.source import Item, with_expected_shape
 from gradgeo.detector.detector import Detector
 from gradgeo.scoring import draw
@@ -40,7 +40,7 @@ class BatchScorer:
     """A detector that fills columns and measures the time of its own work."""
 
     detector: Detector
-    preprocess: Preprocess
+    preprocess: Preparation
     """What was done to the inputs, and is undone in previews."""
 
     kept: tuple[str, ...] = ()
@@ -48,6 +48,9 @@ class BatchScorer:
 
     options: RunOptions = NOTHING_MORE
     """Among which calibration inputs p-values are."""
+
+    class_names: tuple[str, ...] = ()
+    """Of the labels 0, 1, ...; empty where there are none."""
 
     seconds: float = 0.0
     """Time spent in the detector."""
@@ -72,10 +75,15 @@ class BatchScorer:
         usable = {row: item.x for row, item in enumerate(items) if item.x is not None}
         if usable:
             self._judge(usable, batch, previews)
+        for name in ("label", "true_label") if self.class_names else ():
+            batch[f"{name}_name"] = [self._name(label) for label in batch[name]]
         for name, values in batch.items():
             columns[name] += values
         shown = zip(batch["trusted"], *(batch[name] for name in PREVIEW_COLUMNS), strict=True)
         return sum(not trusted and any(value is not None for value in row) for trusted, *row in shown)
+
+    def _name(self, label: int | None) -> str | None:
+        return self.class_names[label] if label is not None and 0 <= label < len(self.class_names) else None
 
     def _judge(self, usable: dict[int, Tensor], batch: Columns, previews: int) -> None:
         """Fill in the verdicts of the `usable` rows."""

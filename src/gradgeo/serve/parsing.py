@@ -30,7 +30,7 @@ class Reader:
         """What a worker runs."""
         return _Task(self)
 
-    def read(self, body: bytes, header_length: str | None) -> InferenceRequest:
+    def read(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
         """The request in `body`. Raises: ProtocolError."""
         return protocol.read(
             body,
@@ -47,7 +47,7 @@ class _Task:
     reader: Reader
     facts: None = None
 
-    def __call__(self, body: bytes, header_length: str | None) -> "InferenceRequest | _Refusal":
+    def __call__(self, body: bytes | bytearray, header_length: str | None) -> "InferenceRequest | _Refusal":
         try:
             return self.reader.read(body, header_length)
         except ProtocolError as error:
@@ -76,7 +76,7 @@ class Parser:
         self._pool: Pool | None = None
         self._starting = asyncio.Lock()
 
-    async def __call__(self, body: bytes, header_length: str | None) -> InferenceRequest:
+    async def __call__(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
         """The request in `body`.
 
         Raises: ProtocolError, as `protocol.read`; 503 where the process that parses cannot be started or was lost.

@@ -69,7 +69,7 @@ class InferenceRequest:
 
 
 def read(
-    body: bytes,
+    body: bytes | bytearray,
     header_length: str | None,
     *,
     shape: tuple[int, ...],
@@ -82,7 +82,7 @@ def read(
     Raises: ProtocolError with 400, or 413 for more than `most_rows`; its message holds no value of an input.
     """
     length = json_length(body, header_length)
-    text, binary = body[:length], body[length:]
+    text, binary = body[:length], memoryview(body)[length:]
     try:
         request = InferRequest.model_validate_json(text)
     except ValidationError as error:
@@ -95,7 +95,7 @@ def read(
     return InferenceRequest(x, request.id, wanted)
 
 
-def json_length(body: bytes, header_length: str | None) -> int:
+def json_length(body: bytes | bytearray, header_length: str | None) -> int:
     """Bytes of the JSON at the beginning of `body`. Raises: ProtocolError with 400 for a header that states none."""
     if header_length is None:
         return len(body)
@@ -129,7 +129,7 @@ def _rows(tensor: RequestInput, shape: tuple[int, ...], most_rows: int) -> int:
     return tensor.shape[0]
 
 
-def _values(tensor: RequestInput, binary: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+def _values(tensor: RequestInput, binary: memoryview, shape: tuple[int, ...]) -> NDArray[Any]:
     dtype = np.dtype(DTYPES[tensor.datatype]).newbyteorder("<")
     entries = int(np.prod(shape))
     size = (tensor.parameters or {}).get(BINARY)
