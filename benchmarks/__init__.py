@@ -23,7 +23,6 @@ BENCHMARKS = (
     "own-rate",
     "paper",
     "per-class",
-    "price",
     "report",
     "scoring",
     "serving",
