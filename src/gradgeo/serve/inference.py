@@ -80,6 +80,7 @@ class DetectorInference:
                 "false_alarm_rate": detector.false_alarm_rate_.as_dict(),
                 "class_names": notes.get("class_names") or [],
                 "preprocess": notes.get("preprocess"),
+                **({} if detector.noise_ is None else {"noise": detector.noise_}),
             },
             texts=isinstance(detector.model, TextClassifier),
         )
