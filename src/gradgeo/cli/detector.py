@@ -42,6 +42,7 @@ from gradgeo.cli.options import (
     item_at,
     load_detector,
     names,
+    number_or,
     on_device,
     preprocess_for,
 )
@@ -62,6 +63,18 @@ def fit(
     evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
+    temperature: Annotated[
+        str, typer.Option(help="At which the loss is differentiated: a number, or auto, found by the margins.")
+    ] = "auto",
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Bring every input's largest logit to 10, as the paper's code does.")
+    ] = False,
+    channel_max: Annotated[
+        bool, typer.Option("--channel-max", help="Of signed maps the largest channel, as the paper's code takes it.")
+    ] = False,
+    one_class: Annotated[
+        str, typer.Option(help="Model of the saliency maps' statistics: copula, or loda, the paper's.")
+    ] = "copula",
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
     groups: Groups = None,
     together: Together = None,
@@ -119,6 +132,10 @@ def fit(
             confidence=fraction("--confidence", confidence),
             classes=classes,
             loss=loss,
+            temperature=number_or("auto", "--temperature", temperature),
+            rescale=rescale,
+            channel_max=channel_max,
+            one_class=one_class,
             calibration=calibration,
             seed=seed,
             batch_size=batch_size,
