@@ -62,7 +62,7 @@ class Case:
     @property
     def size(self) -> int:
         """Inputs to fit on."""
-        return max(200, min(FIT, 8 * self.suite.inputs))
+        return max(100, min(FIT, 8 * self.suite.inputs))
 
 
 def _shipped(name: str) -> Callable[[Suite], ClassifierUnderTest]:

@@ -17,7 +17,7 @@ from gradgeo.bench.scenarios import Task
 from gradgeo.geometry.neighbourhood import zeta
 from gradgeo.geometry.similarity import STATISTICS
 
-RADIUS, DIRECTIONS, AROUND = 0.01, 8, 100
+RADIUS, DIRECTIONS, AROUND = 0.01, 8, 25
 LINES, POINTS = 30, 41
 
 
