@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from benchmarks.page import Page
-from benchmarks.paper.causes import DRAWS, POOLED, STEPS
+from benchmarks.paper.causes import DRAWS, POOLED, STEPS, ood
 from benchmarks.paper.figures import FITTED_ON, ONE_CLASS, Choice, Row
 from benchmarks.paper.measured import Measured
 from benchmarks.paper.published import POOLED as PAPER_POOLED
@@ -31,7 +31,7 @@ NAMED = {
     "the text: temperature 1, LODA, training inputs": TEXT,
     "the code: rescaled, channel maximum, LODA, training inputs": CODE,
     "own temperature and 1 side by side, copula, held-out": TWICE,
-    "the same with and without channel maximum": FOUR,
+    "both temperatures, with and without channel maximum, copula, held-out": FOUR,
 }
 
 WATERFALL = (
@@ -81,7 +81,7 @@ def first(page: Page, each: Measured) -> None:
     page.say(
         f"Own temperature {each.case.classifier.temperature:.3g}; {len(each.by_cause['trusted'].label)} trusted "
         f"inputs, fitted on {', '.join(f'{len(s.label)} {kind}' for kind, s in each.fitted_on.items())}. "
-        f"Inputs whose label changed: {'; '.join(made)}."
+        f"Inputs whose label changed: {'; '.join(made)}. OOD: {', '.join(name for name, _ in ood(each.case))}."
     )
     published = TABLE_1[setup.row]
     rows = [
