@@ -8,6 +8,7 @@ BENCHMARKS = (
     "adaptive",
     "architectures",
     "attacks",
+    "certificate",
     "copies",
     "coverage",
     "detection",
@@ -15,6 +16,7 @@ BENCHMARKS = (
     "evasion",
     "evidence",
     "export",
+    "file-serving",
     "guarantee",
     "local-minima",
     "networks",
@@ -22,9 +24,12 @@ BENCHMARKS = (
     "own-rate",
     "paper",
     "per-class",
+    "price",
+    "reading",
     "report",
     "scoring",
     "serving",
+    "soak",
     "watch",
 )
 """The names of the measurements; `local-minima` is in `local_minima.py`. The battery of all detectors is apart: it has

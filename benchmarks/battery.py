@@ -4,28 +4,33 @@ Each attack on each classifier is a task of a process; once these are done, so i
 passes. What the processes compute stays in the cache, where `evaluate` finds it.
 """
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks import protocol
 from benchmarks.networks.columns import network_scenarios
+from benchmarks.networks.registry import base
 from benchmarks.scenarios import shipped_scenarios
 from benchmarks.shipped import Suite, default_names, shipped_tasks
 from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.classifier_under_test import logits_of
-from gradgeo.bench.evaluate import Say, evaluate, first_inputs, generate, silent
+from gradgeo.bench.evaluate import Say, evaluate, fits, generate, seeds_of_fits, silent
 from gradgeo.bench.methods import Method
+from gradgeo.bench.page.results import parse
 from gradgeo.bench.page.write import write
 from gradgeo.bench.scenarios import Scenario, Task
-from gradgeo.bench.scores import score_or_errors, shared_groups
+from gradgeo.bench.scores import shared_groups
 from gradgeo.bench.user_model import select_methods
+from gradgeo.errors import expected
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,16 @@ class Choice:
 def run(
     choice: Choice, out: Path, name: str, command: str, *, reason: str | None = None, jobs: int = 1, say: Say = silent
 ) -> list[Path]:
-    """Compare, and write the page NAME into `out`; returns the paths of its files.
+    """Compare, and write the page NAME into `out` after each network; returns the paths of its files.
+
+    Networks that the page holds and this run does not measure stay there as they were, so that the battery may be
+    measured in parts; the page says which networks it lacks.
 
     Args:
         reason: why the sealed part of the protocol is opened, which is written down before any work; None leaves it
             closed.
     """
-    methods = choice.selected()
+    methods, held = choice.selected(), on_page(out / f"{name}.json")
     suite = Suite(choice.folder or Path(), inputs=choice.inputs)
     if reason is None:
         choice.allowed()  # refused before any work
@@ -92,13 +100,43 @@ def run(
     if jobs > 1:
         share(choice, jobs, say)
     tasks, scenarios = choice.tasks()
-    results = [
-        evaluate(task, scenarios=scenarios, methods=methods, splits=choice.seeds, command=command, say=say)
-        for task in tasks
-    ]
-    for result in results:
+    paths: list[Path] = []
+    for task in tasks:
+        result = evaluate(task, scenarios=scenarios, methods=methods, splits=choice.seeds, command=command, say=say)
         result["made"]["protocol"] = told
-    return write(results, out, name)
+        held[task.classifier.name] = result
+        lacking = _lacking(held, opened=choice.opened)
+        for each in held.values():
+            each["made"]["lacking"] = lacking
+        paths = write(list(held.values()), out, name)
+    return paths
+
+
+def on_page(file: Path) -> dict[str, dict[str, Any]]:
+    """The results by network that a page holds; none where there is no page.
+
+    Raises:
+        ArgumentError: the file holds something else, which is not to be written over.
+    """
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+        parse(found)
+        return {result["model"]["name"]: result for result in found}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise expected(
+            "--out", f"a folder whose {file.name} is a page of this command", file, "Move it away."
+        ) from error
+
+
+def _lacking(held: Iterable[str], *, opened: bool) -> str:
+    """Which networks a page lacks, in words; nothing where it lacks none."""
+    sealed, measured = protocol.read(), {base(name) for name in held}
+    missing = [
+        name for name in default_names() if name not in measured and (opened or not sealed.network_is_sealed(name))
+    ]
+    return f"Not measured yet: {', '.join(missing)}." if missing and measured != {"digits"} else ""
 
 
 def share(choice: Choice, jobs: int, say: Say = silent) -> None:
@@ -126,7 +164,7 @@ def share(choice: Choice, jobs: int, say: Say = silent) -> None:
         partial(_score, task.classifier.name, tuple(group), split)
         for group in largest_first
         for task in slowest_first
-        for split in (0, *choice.seeds)
+        for split in seeds_of_fits(choice.seeds)
     ]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for steps in (attacks, scores):
@@ -161,10 +199,9 @@ def _score(classifier: str, methods: tuple[str, ...], split: int, choice: Choice
     _, inputs = generate(task, scenarios)
     (group,) = (group for group in shared_groups(choice.selected()) if tuple(group) == methods)
     say(f"{classifier}: scoring with {', '.join(methods)}" + (f", fit {split}" if split else ""))
-    if split:
-        score_or_errors(group, task.classifier.refitted(split), first_inputs(inputs), timed=False)
-    else:
-        score_or_errors(group, task.classifier, inputs)
+    fit = fits(task.classifier, inputs, choice.seeds).get(split)
+    if fit:
+        fit.scores(group)
 
 
 @cache

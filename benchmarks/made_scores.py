@@ -1,6 +1,7 @@
 """Files of verdicts that no detector made, for the report: its tests and its measurement."""
 
 import json
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gradgeo.scoring.draw import pictured
 from gradgeo.scoring.formats import VerdictSchema
 from gradgeo.scoring.metadata import Metadata
 
@@ -35,12 +37,22 @@ METADATA = Metadata(
 SCHEMA = VerdictSchema(labelled=True, is_datetime=True, metadata=METADATA)
 
 
+@cache
 def png(seed: int = 0, size: int = 32) -> bytes:
     """A small picture."""
     rng = np.random.default_rng(seed)
     smooth = rng.integers(0, 256, (4, 4, 3), np.uint8)
     out = BytesIO()
     Image.fromarray(smooth).resize((size, size), Image.Resampling.BICUBIC).save(out, "PNG")
+    return out.getvalue()
+
+
+@cache
+def map_png(seed: int) -> bytes:
+    """A small saliency map."""
+    values = np.random.default_rng(seed).gamma(0.5, 60, (16, 16)).clip(0, 255).astype(np.uint8)
+    out = BytesIO()
+    Image.fromarray(values).save(out, "PNG")
     return out.getvalue()
 
 
@@ -60,6 +72,7 @@ def columns(
     pictures: int = 200,
     time: bool = True,
     signals: bool = False,
+    trusted_pictures: bool = False,
 ) -> dict[str, Any]:
     """Columns of verdicts: trusted inputs, a share of `odd` ones, and `drift` added to all scores in the last third."""
     rng = np.random.default_rng(seed)
@@ -107,7 +120,9 @@ def columns(
         wave = np.linspace(0, 6 * np.pi, 187)
         made["signal"] = [np.sin(wave * rng.uniform(0.8, 1.2)).tolist() if i in some else None for i in range(rows)]
     else:
-        made["thumbnail"] = [png(i) if i in some else None for i in range(rows)]
+        drawn = {i for i in np.flatnonzero(trusted).tolist() if trusted_pictures and pictured(i)}
+        made["thumbnail"] = [png(i % 50) if i in some or i in drawn else None for i in range(rows)]
+        made["saliency"] = [map_png(i % 5) if i in some else None for i in range(rows)]
     return made
 
 

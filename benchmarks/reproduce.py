@@ -1,4 +1,4 @@
-"""Run again the command that each page of results names.
+"""Run again the command that each page of results names; several where it was made in parts.
 
 Some take an hour and more on two cores; cached work is not repeated, so that a run that was killed resumes.
 """
@@ -16,13 +16,13 @@ DATA = "../shared"
 """Where the pages' commands look for data and models; $GRADGEO_DATA takes its place."""
 
 
-def commands(results: Path = RESULTS) -> dict[str, list[str]]:
-    """The command of each page, from its JSON."""
+def commands(results: Path = RESULTS) -> dict[str, list[list[str]]]:
+    """The commands of each page, from its JSON: several where it was made in parts."""
     commands = {}
     for file in sorted(results.glob("*.json")):
         document = json.loads(file.read_text())
-        provenance = (document[0] if isinstance(document, list) else document)["made"]
-        commands[file.stem] = shlex.split(provenance["command"])
+        parts = document if isinstance(document, list) else [document]
+        commands[file.stem] = [shlex.split(line) for line in dict.fromkeys(part["made"]["command"] for part in parts)]
     return commands
 
 
@@ -41,8 +41,8 @@ def run(pages: list[str], *, listed: bool = False) -> int:
         print(f"no page {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
     data, failed = os.environ.get("GRADGEO_DATA", DATA), []
-    for name in pages or known:
-        command = [data if word == DATA else word for word in known[name]]
+    for name, words in [(page, words) for page in pages or known for words in known[page]]:
+        command = [data if word == DATA else word for word in words]
         print(shlex.join(command), flush=True)
         if listed:
             continue
@@ -51,5 +51,5 @@ def run(pages: list[str], *, listed: bool = False) -> int:
         if subprocess.run([*python, *command[1:]], cwd=ROOT, env=environment, check=False).returncode:
             failed.append(name)
     if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"failed: {', '.join(dict.fromkeys(failed))}", file=sys.stderr)
     return 1 if failed else 0

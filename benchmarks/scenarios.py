@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.networks.registry import base
 from benchmarks.shipped import SHIPPED, Suite
 from gradgeo.bench.scenarios import SCENARIOS, Generated, Scenario, Task
 
@@ -33,12 +34,12 @@ def shipped_scenarios(suite: Suite) -> dict[str, Scenario]:
 
 def _others(task: Task) -> tuple[str, ...]:
     """The data sets that a classifier was not trained on."""
-    shipped = SHIPPED.get(task.classifier.name)
+    shipped = SHIPPED.get(base(task.classifier.name))
     return shipped.others if shipped else ()
 
 
 def _near(task: Task) -> tuple[str, ...]:
-    shipped = SHIPPED.get(task.classifier.name)
+    shipped = SHIPPED.get(base(task.classifier.name))
     return shipped.near if shipped else ()
 
 

@@ -271,7 +271,8 @@ class Soak:
         return {"answered": answered, "refused in words": refused, "without an answer": silent, "slowest": self.slowest}
 
 
-def _body(x: Floats, shape: list[int] | None = None) -> tuple[bytes, dict[str, str]]:
+def body_of(x: Floats, shape: list[int] | None = None) -> tuple[bytes, dict[str, str]]:
+    """A request with a binary tensor, and its headers; `shape` where the request is to lie about it."""
     size = {"binary_data_size": x.nbytes}
     tensor = {"name": "input", "shape": shape or list(x.shape), "datatype": "FP32", "parameters": size}
     text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
@@ -279,12 +280,12 @@ def _body(x: Floats, shape: list[int] | None = None) -> tuple[bytes, dict[str, s
 
 
 _KINDS: dict[str, tuple[int, Callable[[Floats], tuple[bytes, dict[str, str]]]]] = {
-    "single": (200, lambda x: _body(x[:1])),
-    "several": (200, lambda x: _body(x[:ROWS])),
-    "NaN": (200, lambda x: _body(np.full_like(x[:1], np.nan))),
+    "single": (200, lambda x: body_of(x[:1])),
+    "several": (200, lambda x: body_of(x[:ROWS])),
+    "NaN": (200, lambda x: body_of(np.full_like(x[:1], np.nan))),
     "no JSON": (400, lambda x: (b'{"inputs": [', {})),
-    "another shape": (400, lambda x: _body(x[:1], [1, *x.shape[:0:-1], 7])),
-    "too many rows": (413, lambda x: _body(np.concatenate([x] * (2 * ROWS + 1))[: 2 * ROWS + 1])),
+    "another shape": (400, lambda x: body_of(x[:1], [1, *x.shape[:0:-1], 7])),
+    "too many rows": (413, lambda x: body_of(np.concatenate([x] * (2 * ROWS + 1))[: 2 * ROWS + 1])),
 }
 """Status that a request should get, and how it is written."""
 
@@ -320,7 +321,7 @@ def soaked(server: Served, x: Floats, requests: int, *, clients: int = CLIENTS, 
                 _goes(server, body, headers)
                 continue
             began = time.perf_counter()
-            status = _status(connection, body, headers)
+            status = status_of(connection, body, headers)
             took = time.perf_counter() - began
             with lock:
                 soak.statuses[kind, status] += 1
@@ -362,14 +363,14 @@ def crowded(server: Served, x: Floats, size: int) -> dict[str, int]:
             except OSError:
                 statuses[""] += 1
     connection = HTTPConnection(*server.address, timeout=60)
-    after = _status(connection, body, headers)
+    after = status_of(connection, body, headers)
     connection.close()
     refused = statuses["503"] + statuses["429"]
     rest = size - statuses["200"] - refused
     return {"answered": statuses["200"], "refused in words": refused, "neither": rest, "status afterwards": after}
 
 
-def _status(connection: HTTPConnection, body: bytes, headers: dict[str, str]) -> int:
+def status_of(connection: HTTPConnection, body: bytes, headers: dict[str, str]) -> int:
     """The status of the answer if all of it came and an error says why; 0 otherwise."""
     try:
         connection.request("POST", "/v2/models/m/infer", body, headers)

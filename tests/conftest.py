@@ -1,5 +1,6 @@
 """The data and models beside the project, for tests marked `data`."""
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -8,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradgeo.detector import progress
 from helpers import ROOT, TESTS
 
-pytest_plugins = ["helpers.cost", "helpers.cpu_time"]
+pytest_plugins = ["helpers.browsing", "helpers.cost", "helpers.cpu_time"]
 
 # Processes that tests start find the laboratory and the helpers as pytest does, whatever their working folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), str(TESTS), os.environ.get("PYTHONPATH")]))
+
+progress.SILENT = math.inf  # on a busy machine anything may take long enough for a line about how far it is
 
 torch.set_num_threads(1)  # the networks are small, and a busy machine makes threads wait for each other
 
@@ -50,7 +54,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """With GRADGEO_DATA set, a skipped `data` test is a failure of the run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("GRADGEO_DATA") and reporter is not None:
-        skipped = [r.nodeid for r in reporter.stats.get("skipped", []) if "data" in r.keywords]
+        skipped = [r.nodeid for r in reporter.stats.get("skipped", []) if "data" in getattr(r, "keywords", ())]
         if skipped:
             print(f"\nGRADGEO_DATA is set, yet these were skipped: {', '.join(skipped)}")
             session.exitstatus = 1

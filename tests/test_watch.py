@@ -95,8 +95,8 @@ def test_an_alarm_stays() -> None:
     assert later.alarm
     assert later.alarm_at == first.alarm_at
     assert later.evidence < later.peak
-    assert str(first).startswith(f"after {first.alarm_at} of 50 (10^")
-    assert str(Watch(99).state) == "none in 0 inputs (10^0.0 to 1)"
+    assert str(first) == f"after {first.alarm_at} of 50 inputs the odds of a shift reached 1,000 to 1"
+    assert str(Watch(99, rate=0.01).state) == "none in 0 inputs: nothing speaks for a shift, an alarm takes 100 to 1"
 
 
 def test_what_cannot_be_judged_is_counted_apart() -> None:

@@ -51,6 +51,8 @@ class Network:
     """As in `ClassifierUnderTest`."""
     bounds: tuple[float, float] | None = (0.0, 1.0)
     """As in `ClassifierUnderTest`."""
+    channel_axis: int = 1
+    """As in `ClassifierUnderTest`."""
     near: tuple[str, ...] = ()
     """Public data sets of other classes of data like its own."""
     far: tuple[str, ...] = ()
@@ -119,7 +121,8 @@ def under_test(name: str, network: Network, folder: Path) -> ClassifierUnderTest
     """The classifier with its held-out inputs; all trusted ones of the first part are there to be fitted on."""
     model = made(name, network, folder).model
     x, y = network.held_out(model, folder, None)
-    return ClassifierUnderTest(name, model, x, y, network.half, network.budgets, network.bounds)
+    space = network.budgets, network.bounds
+    return ClassifierUnderTest(name, model, x, y, network.half, *space, channel_axis=network.channel_axis)
 
 
 def fitted_on(classifier: ClassifierUnderTest, size: int | None, name: str) -> ClassifierUnderTest:

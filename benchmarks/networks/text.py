@@ -106,6 +106,7 @@ TEXT_NETWORKS = {
         size=300,
         budgets=(0.2, 0.05),
         bounds=None,
+        channel_axis=2,
         without=("reversed", "constant", "textures", "rotation"),
     )
 }

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gradgeo._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same to the interpreter
-    from gradgeo import attacks, export
+    from gradgeo import attacks, certificate, export
     from gradgeo import data as data
     from gradgeo import demo as demo
     from gradgeo import errors as errors
@@ -29,7 +29,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo import report as report
     from gradgeo import scoring as scoring
     from gradgeo import watch as watch
+    from gradgeo.certificate import certify
     from gradgeo.classifier.split import tap
+    from gradgeo.classifier.text import text
     from gradgeo.detector import evidence as evidence
     from gradgeo.detector.detector import Detector
     from gradgeo.detector.guard import guard
@@ -54,6 +56,8 @@ __all__ = [
     "LocalMinimum",
     "Predictions",
     "attacks",
+    "certificate",
+    "certify",
     "cosine_similarity_matrix",
     "csm",
     "csm_statistics",
@@ -64,11 +68,14 @@ __all__ = [
     "local_minimum",
     "saliency_maps",
     "tap",
+    "text",
     "zeta",
 ]
 
 _NAMES = {
+    "gradgeo.certificate": ("certify",),
     "gradgeo.classifier.split": ("tap",),
+    "gradgeo.classifier.text": ("text",),
     "gradgeo.detector.detector": ("Detector",),
     "gradgeo.detector.guard": ("guard",),
     "gradgeo.detector.selection": ("fdr",),
@@ -81,8 +88,8 @@ _NAMES = {
 """The module that each public name is imported from."""
 
 _SUBMODULES = (
-    *("attacks", "data", "demo", "errors", "evidence", "export", "integrations", "metrics", "ood", "plots"),
-    *("report", "scoring", "watch"),
+    *("attacks", "certificate", "data", "demo", "errors", "evidence", "export", "integrations", "metrics"),
+    *("ood", "plots", "report", "scoring", "watch"),
 )
 """The submodules that the documentation describes, for `dir`; any other is an attribute too."""
 

@@ -42,10 +42,17 @@ class WatchState:
     """Whether the peak has reached the alarm."""
     alarm_at: int | None
     """The number of inputs at the alarm; None without one."""
+    rate: float = 1e-3
+    """The probability of a false alarm at any time."""
 
     def __str__(self) -> str:
-        alarm = f"after {self.alarm_at} of {self.inputs}" if self.alarm else f"none in {self.inputs} inputs"
-        return f"{alarm} (10^{self.evidence:.1f} to 1)"
+        """A sentence: the odds are those of a bet against the p-values being as on the calibration inputs."""
+        needed = f"{1 / self.rate:,.0f} to 1"
+        if self.alarm:
+            return f"after {self.alarm_at} of {self.inputs} inputs the odds of a shift reached {needed}"
+        odds = min(10**self.evidence, 1 / self.rate)
+        so_far = f"the odds of a shift are {odds:,.0f} to 1" if odds >= 1.5 else "nothing speaks for a shift"
+        return f"none in {self.inputs} inputs: {so_far}, an alarm takes {needed}"
 
 
 class Watch:
@@ -131,6 +138,7 @@ class Watch:
             self._peak / math.log(10),
             self._alarm_at is not None,
             self._alarm_at,
+            self.rate,
         )
 
     @public

@@ -425,7 +425,7 @@ def test_the_overview_has_every_method_of_every_model() -> None:
 
 def test_the_first_table_is_of_ours_its_presets_and_the_best_peer() -> None:
     runs = [made_up(s, name=n, methods=METHODS | {"gradgeo fast": False}) for s, n in enumerate(("vit", "ecg5000"))]
-    runs[0]["methods"]["gradgeo"]["cost"] = {"predict": 15.21}
+    runs[0]["methods"]["gradgeo"]["cost"] = {"n64": 15.21}
     runs[0]["tallies"]["gradgeo fast"] = {"won": ["a"], "not told apart": [], "lost": ["b", "c"]}
     page, text = Page(report.html(runs)), report.markdown(runs)
     assert page.words.index("ecg5000") < page.words.index("vit")  # sorted by name
@@ -497,6 +497,17 @@ def test_what_the_protocol_says_is_shown() -> None:
         assert (
             shown.count("Sealed sets were opened, for the 2nd time: a <b>reason</b>.") == 3
         )  # above all, and with each
+
+
+def test_a_page_made_in_parts_says_so_and_what_it_lacks() -> None:
+    runs = [made_up(s, name=str(s)) for s in range(2)]
+    runs[1]["made"] = {**runs[0]["made"]}
+    said = ["Not measured yet: mnist, diamonds.", "Measured in 2 parts: the command, date and revision"]
+    assert not any(text in report.markdown(runs) for text in said)
+    runs[0]["made"]["lacking"] = said[0]
+    runs[1]["made"]["command"] += " --inputs 20"
+    for shown in (Page(report.html(runs)).words, report.markdown(runs)):
+        assert all(shown.count(text) == 1 for text in said)
 
 
 def test_former_results_are_read() -> None:

@@ -1,6 +1,9 @@
 """The shipped classifiers: their scenarios and ten statistics, and the battery's work shared among processes."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +17,10 @@ from benchmarks.ten_statistics import number_of_maps, ten_statistics
 from gradgeo import csm, csm_statistics
 from gradgeo.bench import cache
 from gradgeo.bench.evaluate import evaluate, silent
-from gradgeo.bench.scenarios import SCENARIOS
+from gradgeo.bench.scenarios import SCENARIOS, Task
 from gradgeo.cli.console import say
 from gradgeo.errors import ArgumentError, DataError
+from helpers import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +87,39 @@ def test_a_process_says_what_it_is_at_and_leaves_its_work_in_the_cache(
     assert set(result["cells"]) == {"MaxSoftmax"}
     assert len(stored) > 10
     assert set(cache.CACHE.iterdir()) == stored
+
+
+def test_the_page_is_whole_after_each_network_and_keeps_those_of_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is finished is on the page when a later network fails, and a run of others leaves it there."""
+    page, choice = tmp_path / "battery.json", Choice(None, ("digits",), 10, ("MaxSoftmax",))
+    former = json.loads((ROOT / "results" / "battery.json").read_text())[0]
+    page.write_text(json.dumps([former | {"model": former["model"] | {"name": "digits"}}]))
+    classifier = choice.tasks()[0][0].classifier
+    two = [Task(replace(classifier, name=name), 10) for name in ("mnist", "mnist@200")]
+
+    def one_of_two(task: Task, **options: Any) -> dict[str, Any]:
+        if task.classifier.name == "mnist@200":
+            raise KeyboardInterrupt
+        return former | {"model": former["model"] | {"name": task.classifier.name}, "made": {**former["made"]}}
+
+    def write(results: list[dict[str, Any]], out: Path, name: str) -> list[Path]:
+        return [page] if page.write_text(json.dumps(results)) else []
+
+    monkeypatch.setattr(battery, "write", write)
+    monkeypatch.setattr(battery, "evaluate", one_of_two)
+    monkeypatch.setattr(Choice, "tasks", lambda self: (two, {}))
+    with pytest.raises(KeyboardInterrupt):
+        battery.run(choice, tmp_path, "battery", "a command")
+    found = json.loads(page.read_text())
+    assert [result["model"]["name"] for result in found] == ["digits", "mnist"]
+    assert len({result["made"]["lacking"] for result in found}) == 1
+    lacking = found[0]["made"]["lacking"]
+    assert "fashion" in lacking
+    assert "mnist," not in lacking
+    assert "resnet56" not in lacking  # sealed
+    page.write_text('{"something": "else"}')
+    with pytest.raises(ArgumentError, match=r"--out.*battery\.json is a page.*Move it away"):
+        battery.run(choice, tmp_path, "battery", "a command")
+    assert page.read_text() == '{"something": "else"}'

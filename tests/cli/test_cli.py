@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 
 import gradgeo
 from gradgeo import cli
-from gradgeo.cli import progress
-from gradgeo.data import Preprocess
+from gradgeo.data import Preprocess, digits
 from gradgeo.data.models import load_model
+from gradgeo.detector.progress import Lines, duration, progress, rate
 from gradgeo.errors import GradgeoWarning
 from helpers.commands import NET, run
 
@@ -36,7 +36,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fit", "-m", f"{room}/net.py:net", "-d", "digits/fit", "-o", room / "d.gradgeo", "--limit", 300
     )
     assert (code, err) == (0, "")
-    assert "written to" in out
+    (room / "said.txt").write_text(out)
     return room
 
 
@@ -103,6 +103,89 @@ def test_fit_score_explain_info(room: Path, model: str, tmp_path: Path) -> None:
     assert code == 0
     assert f"  model        {model}"[:80] in text
     assert max(map(len, text.splitlines())) < 120
+
+
+def test_fit_says_what_it_saw_and_what_to_expect(room: Path) -> None:
+    said = (room / "said.txt").read_text()
+    for line in (
+        r"inputs    300 images of 1 x 8 x 8, values 0 to 1, not normalised",
+        r"classes   0 = 0, 1 = 1, 2 = 2, 3 = 3, 4 = 4, 5 = 5 and 4 more",
+        r"right     \d\d\.\d% \(\d+ of 300\) of the labels; .*",
+        r"left out  \d+ misclassified",
+        r"time      \S+ m?s an input, about .* in all",
+        r"false alarms +5.0 % expected, at most .*",
+        r"mistakes flagged +\d+% \(\d+ of \d+; \d+% to \d+% of such\)",
+        r"took +.*",
+        r"written to +.*",
+    ):
+        assert re.search(f"^{line}$", said, re.MULTILINE), line
+    record = gradgeo.detector.serialization.inspect(room / "d.gradgeo")["notes"]["record"]
+    assert record["labelled"] == 300
+    assert record["mistakes"]["judged"] == min(64, 300 - record["right"])
+
+
+def test_less_accuracy_than_expected_is_a_warning(model: str, tmp_path: Path) -> None:
+    fit = ("fit", "-m", model, "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 300, "--evidence", "csm")
+    code, _, err = run(*fit, "--expect-accuracy", "99.9%")
+    assert code == 0
+    assert re.fullmatch(
+        r"gradgeo: warning: \S+% of the labels are right, where 99.9% were expected: .*not normalised\.\n", err
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six digits in files of as many modes."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, (x, mode) in enumerate(
+        zip(digits.split()["test"][0], ("L", "RGB", "RGBA", "P", "LA", "RGB"), strict=False)
+    ):
+        Image.fromarray((x[0] * 255).round().byte().numpy()).convert(mode).save(folder / f"{number}-{mode}.png")
+    return folder
+
+
+def test_colours_are_brought_to_the_detectors_channels_and_items_have_names(
+    room: Path, model: str, pictures: Path, tmp_path: Path
+) -> None:
+    names = [f"class {c}" for c in "abcdefghij"]
+    detector = gradgeo.Detector.load(room / "d.gradgeo", load_model(model))
+    detector.save(tmp_path / "d.gradgeo", notes=detector.notes | {"class_names": names})
+    out = tmp_path / "v.parquet"
+    code, text, err = run("score", tmp_path / "d.gradgeo", "-m", model, "-d", pictures, "-o", out)
+    assert code == 0
+    note = (
+        "4 of 6 images are in colours in their files and were made grey, by the usual weights of red, green and blue."
+    )
+    assert err == f"gradgeo: warning: {note}\n"
+    rows = pq.read_table(out).to_pylist()
+    assert [row["label_name"] for row in rows] == [names[row["label"]] for row in rows]
+    expected = detector.predict(digits.split()["test"][0][:6])
+    assert [row["label"] for row in rows] == expected.label.tolist()
+    assert [row["p_value"] for row in rows] == pytest.approx(expected.p_value.tolist(), abs=0.05)  # 8 bits
+    flagged = [row["name"] for row in rows if not row["trusted"]]
+    assert f"next  gradgeo report {out} --out {tmp_path / 'v.html'}\n" in text
+    assert not flagged or text.endswith(f"--data {pictures} --index {flagged[0]}\n")
+
+    code, text, _ = run("explain", tmp_path / "d.gradgeo", "-m", model, "-d", pictures, "-i", "3-P.png")
+    assert code == 0
+    assert text.startswith(f"3-P.png (index 3)\nclass {names[rows[3]['label']]} ({rows[3]['label']}) (probability")
+    for index, message in (("3-p.png", "Did you mean 3-P.png"), ("9", "expected index to be within 0..5, got 9")):
+        code, _, err = run("explain", tmp_path / "d.gradgeo", "-m", model, "-d", pictures, "-i", index)
+        assert code == 1
+        assert message in err
+
+
+def test_names_are_whole_or_their_last_part() -> None:
+    from gradgeo.cli.options import position_of
+
+    names = ["a/1.png", "b/1.png", "b/2.png", "3.png"]
+    assert [position_of(names, each) for each in ("b/1.png", "2.png", "3.png")] == [1, 2, 3]
+    with pytest.raises(gradgeo.GradgeoError, match=r"the name of one item, got '1.png'. Say which: a/1.png, b/1.png"):
+        position_of(names, "1.png")
+    with pytest.raises(gradgeo.GradgeoError, match="a position or a name in the data, got 'zzz'"):
+        position_of(names, "zzz")
 
 
 def test_explain_takes_the_first_few(room: Path, model: str) -> None:
@@ -173,7 +256,7 @@ def test_score_into_a_folder_goes_on_and_says_so(room: Path, model: str, tmp_pat
     score = ("score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "-o", tmp_path / "v", "--part-size", 100)
     code, text, err = run(*score)
     assert (code, err) == (0, "")
-    assert "model at work" in text
+    assert "time in the model" in text
     assert "already done" not in text
     assert len(pq.read_table(tmp_path / "v")) == 397
     code, text, err = run(*score)
@@ -338,7 +421,7 @@ def test_a_failure_is_one_line(model: str, tmp_path: Path, arguments: list[str],
         *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments),
     )
     assert found == code
-    assert text == ""
+    assert text == "" or "--limit" in arguments  # what it saw of the data comes first
     message = message.replace("{tmp}", str(tmp_path))
     if code == 1:
         assert message in err
@@ -364,7 +447,7 @@ def test_score_reads_the_detector_once(room: Path, model: str, tmp_path: Path, m
         "score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "--limit", 8, "-o", tmp_path / "v.csv"
     )
     assert (code, len(opened)) == (0, 1)
-    assert re.search(r"shift alarm +none in 8 inputs", out)
+    assert re.search(r"shift alarm +none in 8 inputs: .*, an alarm takes 1,000 to 1", out)
 
 
 def test_out_is_checked_before_the_model_is_built(room: Path, tmp_path: Path) -> None:
@@ -449,19 +532,30 @@ def test_only_our_warnings_become_lines(monkeypatch: pytest.MonkeyPatch, room: P
     assert run("info", room / "d.gradgeo") == (0, "a  1\n", "gradgeo: warning: two\\nlines\n")
 
 
-def test_the_bar_shows_rate_and_time_left_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_shows_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for terminal in (True, False):
         stream = StringIO()
         monkeypatch.setattr(
-            progress, "Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
+            "rich.console.Console", lambda stderr: Console(file=stream, force_terminal=terminal, width=100)  # noqa: B023
         )  # fmt: skip
-        with progress.progress("scoring", 10) as advance:
+        with progress("scoring", 10) as advance:
             advance(4)
             advance(4)
         assert bool(stream.getvalue()) == terminal
-    bar = progress._Rate()
-    task = type("Task", (), {"speed": 12.3})
-    assert str(bar.render(task)) == "12/s"
+    assert capsys.readouterr().err == ""  # it took no time
+    assert (rate(12.3), rate(0.5)) == ("12/s", "2.0 s each")
+    monkeypatch.setattr("gradgeo.detector.progress.SILENT", 10.0)
+    times = iter([0, 1, 20, 25, 60])
+    lines = Lines("measuring", 100, clock=lambda: next(times))
+    for done in (10, 10, 10, 30):
+        lines(done)
+    assert capsys.readouterr().err == (
+        "gradgeo: measuring: 20 of 100, about 1 min 20 s left\ngradgeo: measuring: 60 of 100, about 40 s left\n"
+    )
+    assert duration(1e-5) == "less than 1 ms"
+    assert duration(3600 * 72) == "3 days"
 
 
 @pytest.mark.process
@@ -545,3 +639,16 @@ def test_a_card_is_no_place_for_markup() -> None:
     assert "| a\\|b | 339 | 5.00 % | 7.00 % |" in text
     assert "| few | 339 | compared with all |" in text
     assert "holds no record" in text
+
+
+def test_a_detector_with_noise_is_fitted_told_and_not_exported(room: Path, model: str, tmp_path: Path) -> None:
+    fitted = tmp_path / "noisy.gradgeo"
+    options = ("-m", model, "-d", "digits/fit", "--evidence", "lite", "--noise", 0.1, "-o", fitted)
+    assert run("fit", *options)[0] == 0
+    assert re.search(r"\n +noise +0\.1\n", run("info", fitted)[1])
+    assert "| noise added to each input, standard deviation | 0.1 |" in run("card", fitted)[1]
+    code, _, err = run("export", fitted, "-m", model, "-o", tmp_path / "d.onnx")
+    assert (code, (tmp_path / "d.onnx").exists()) == (1, False)
+    assert "judges inputs with fresh noise (noise=0.1), which no exported graph draws" in err
+    code, _, err = run("fit", "-m", model, "-d", "digits/fit", "--noise", 0, "-o", fitted)
+    assert (code, "expected noise to be None or a number above 0, in input units, got 0.0" in err) == (1, True)

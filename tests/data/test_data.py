@@ -20,8 +20,8 @@ from PIL import Image
 
 from gradgeo.data import Indexed, Preprocess, ReadableItems, digits, limits, open_source
 from gradgeo.data.images import decode
+from gradgeo.data.labels import encode_labels
 from gradgeo.data.limits import MOST_PIXELS
-from gradgeo.data.source import encode_labels
 from gradgeo.errors import ArgumentError, DataError
 
 

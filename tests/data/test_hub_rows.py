@@ -13,7 +13,7 @@ from torch import nn
 
 from gradgeo import Detector
 from gradgeo.data import Preprocess, open_source
-from gradgeo.scoring import score
+from gradgeo.scoring import draw, score
 from gradgeo.scoring.previews import SIDE, picture, signal, similarities, thumbnail
 from gradgeo.scoring.schema import MOST_POINTS
 
@@ -49,9 +49,11 @@ def test_rows_say_what_the_detector_says(detector: Detector, tmp_path: Path) -> 
         )
         assert row["cause"] == why.cause
         if row["trusted"]:
-            assert [row[name] for name in ("cause", "thumbnail", "signal", "csm", "csm_classes")] == [None] * 5
+            assert [row[name] for name in ("cause", "signal", "csm", "csm_classes", "saliency")] == [None] * 5
+            assert (row["thumbnail"] is not None) == draw.pictured(row["index"])
             continue
         assert row["signal"] is None
+        assert row["saliency"].startswith(b"\x89PNG")
         assert len(row["csm_classes"]) == 10
         assert row["csm_classes"][0] == row["label"]
         classes = list(why.classes)
@@ -71,6 +73,7 @@ def test_the_first_64_flagged_of_each_part_have_pictures(detector: Detector, tmp
         shown = [row["thumbnail"] is not None for row in flagged]
         assert shown == [i < 64 for i in range(len(flagged))]
         assert shown == [row["csm"] is not None for row in flagged]
+        assert shown == [row["saliency"] is not None for row in flagged]
     assert [rows[7][name] for name in ("cause", "evidence", "thumbnail", "csm")] == [None] * 4
 
 

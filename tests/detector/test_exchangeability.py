@@ -6,6 +6,7 @@ import torch
 
 from gradgeo import Detector, GradgeoWarning
 from gradgeo.detector import fitting
+from gradgeo.detector.data_scan import scan
 from gradgeo.detector.exchangeability import set_apart
 from gradgeo.errors import ArgumentError
 from helpers.nets import inputs, network
@@ -16,7 +17,7 @@ SETTINGS = Detector(network(), evidence=["confidence"], alpha=0.1).settings
 
 def sides(groups: np.ndarray | list | None, x: torch.Tensor = X) -> tuple[set[int], set[int]]:
     """The positions that are learned from, and those that calibrate."""
-    scanned = fitting.scan(network(), x, None, batch_size=64)
+    scanned = scan(network(), x, None, batch_size=64)
     trusted, _ = fitting.split(network(), scanned, SETTINGS, groups)
     return set(trusted.learn_rows.tolist()), set(trusted.rows[trusted.calibrates].tolist())
 
@@ -97,7 +98,7 @@ def test_what_is_no_group_for_each_input(argument: str, groups: object) -> None:
 
 def test_a_group_too_small_for_a_rate_of_its_own_stays_on_one_side_and_a_large_one_is_split() -> None:
     groups = [f"patient {i // 4}" if i < 40 else f"site {i % 2}" for i in range(120)]  # ten of 4, two of 40
-    scanned = fitting.scan(network(), X, None, batch_size=64)
+    scanned = scan(network(), X, None, batch_size=64)
     trusted, _ = fitting.split(network(), scanned, SETTINGS, None, groups)
     calibrated: dict[str, set[bool]] = {name: set() for name in groups}
     for row, calibrates in zip(trusted.rows, trusted.calibrates, strict=True):

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from gradgeo import Detector
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.detector import fitting
+from gradgeo.detector.data_scan import scan
 from gradgeo.detector.extraction import RIVALS, EvidenceExtractor
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError
@@ -81,7 +82,7 @@ def test_scan_and_split_by_themselves() -> None:
     labels[::10] = (labels[::10] + 1) % 4
     x = X.clone()
     x[1] = torch.nan
-    scanned = fitting.scan(model, x, labels, batch_size=50)
+    scanned = scan(model, x, labels, batch_size=50)
     assert (scanned.misclassified, scanned.unusable, int(scanned.trusted.sum())) == (12, 1, 107)
     assert scanned.exclusion_reason == "12 are misclassified, 1 unusable"
     trusted, extractor = fitting.split(model, scanned, settings())
@@ -97,7 +98,7 @@ def test_scan_and_split_by_themselves() -> None:
 
 def test_a_second_reading_may_be_neither_longer_nor_shorter_nor_other() -> None:
     model = network(inputs=12)
-    scanned = fitting.scan(model, X, None, batch_size=64)
+    scanned = scan(model, X, None, batch_size=64)
     trusted, extractor = fitting.split(model, scanned, settings(evidence=["confidence"]))
     for data, got in (
         (torch.cat([X, X]), "more inputs at the second"),

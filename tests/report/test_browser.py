@@ -1,8 +1,5 @@
-"""The report in a real browser: what it loads, what it shows, how it is used. Skipped where there is no Chromium."""
+"""The report in a real browser: what it loads, what it shows, how it is used."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,67 +9,9 @@ import pytest
 
 from benchmarks import made_scores
 from gradgeo import report
+from helpers.browsing import Opened, cells, shown
 
 pytestmark = pytest.mark.browser
-
-ROWS = 4000
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip("no Chromium: set CHROMIUM to its path, or install it, for instance by apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        # as root, in a container, Chromium has no sandbox of its own
-        unboxed = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-        launched = playwright.chromium.launch(executable_path=found, args=unboxed)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("browser")
-    scores = made_scores.write(folder / "scores.parquet", ROWS, odd=0.05)
-    report.write(scores, folder / "report.html")
-    return scores, folder / "report.html"
-
-
-class Opened:
-    """A page, and whatever it complained of or asked the network for."""
-
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.page, self.complaints = self.context.new_page(), []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._requested)
-        self.page.goto(file.as_uri())
-
-    def _requested(self, request: Any) -> None:
-        if not request.url.startswith(("file:", "data:")):
-            self.complaints.append(request.url)
-
-    def __enter__(self) -> Any:
-        return self.page
-
-    def __exit__(self, *failure: object) -> None:
-        self.context.close()
-        assert self.complaints == []
-
-
-def cells(page: Any, table: str) -> list[list[str]]:
-    """The text of a table, row by row."""
-    read = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent.trim()))"
-    return page.eval_on_selector_all(f"{table} tbody tr", read)
-
-
-def shown(page: Any) -> list[dict[str, str]]:
-    """The cards that are seen, in order."""
-    return page.eval_on_selector_all("#cards > li:not([hidden])", "cards => cards.map(card => ({...card.dataset}))")
 
 
 def test_numbers_are_those_of_the_parquet_file(browser: Any, files: tuple[Path, Path]) -> None:
@@ -234,7 +173,7 @@ def test_other_files_load_without_complaint(browser: Any, tmp_path: Path, kind: 
     with Opened(browser, tmp_path / "a.html") as page:
         assert page.title() == f"gradgeo report: {HOSTILE if kind == 'hostile' else 'photos/'}"
         assert page.locator("#cards > li").count() == summary.flagged
-        assert page.locator(".signal").count() == (summary.flagged if kind == "signals" else 0)
+        assert page.locator("#cards .signal").count() == (summary.flagged if kind == "signals" else 0)
         if kind == "hostile":
             assert page.locator("#cards h3").first.text_content().startswith(HOSTILE[:60])
             page.select_option("#cause", HOSTILE)

@@ -199,7 +199,9 @@ def test_what_a_file_says_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     told = made_scores.metadata(class_names=[HOSTILE] * 10, evidence=[HOSTILE, *"abcde"], **texts)
     page = report.html(save(tmp_path / "a.parquet", made, told))
     text = Text(page)
-    assert sum(tag == "script" for tag, _ in text.tags) == 1
+    scripts = [attributes.get("type") for tag, attributes in text.tags if tag == "script"]
+    assert scripts.count(None) == 1
+    assert set(scripts) == {None, "application/json"}  # which no browser executes
     assert not any(key.startswith("on") for _, attributes in text.tags for key in attributes)
     assert not any(
         tag in ("img", "iframe", "object", "form") and "action" in attributes for tag, attributes in text.tags
@@ -245,11 +247,12 @@ def test_only_small_pngs_are_pictures() -> None:
 
 
 def test_csms_are_drawn_cell_by_cell() -> None:
-    paths = gallery.csm_paths([1, -1, -1, 1], 2)
-    assert paths == {0: "M1 0h1v1h-1zM0 1h1v1h-1z", 10: "M0 0h1v1h-1zM1 1h1v1h-1z"}
-    assert gallery.csm_paths([0.5] * 9, 3) == {8: "M0 0h3v1h-3zM0 1h3v1h-3zM0 2h3v1h-3z"}
-    for values, size in (([1.0] * 8, 3), ([math.nan] * 4, 2), ([2.0] * 4, 2), ([1.0], 1), ([], 0)):
-        assert gallery.csm_paths(values, size) == {}
+    assert gallery.csm_paths([[10, 0], [0, 10]]) == {0: "M1 0h1v1h-1zM0 1h1v1h-1z", 10: "M0 0h1v1h-1zM1 1h1v1h-1z"}
+    levels = gallery.csm_levels([0.5] * 9, 3)
+    assert gallery.csm_paths(levels) == {8: "M0 0h3v1h-3zM0 1h3v1h-3zM0 2h3v1h-3z"}
+    for values, size in (([1.0] * 8, 3), ([math.nan] * 9, 3), ([2.0] * 9, 3), ([1.0, -1, -1, 1], 2), ([], 0)):
+        assert gallery.csm_levels(values, size) == []
+    assert gallery.csm_paths([]) == {}
 
 
 def test_signals_are_lines_with_gaps() -> None:

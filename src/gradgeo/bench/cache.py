@@ -15,6 +15,7 @@ from torch import Tensor
 from gradgeo._files import atomic_stream
 from gradgeo.classifier.fingerprint import weights_hash
 from gradgeo.classifier.wrapper import Model
+from gradgeo.errors import DataError
 
 CACHE = Path(".cache/bench")
 
@@ -28,6 +29,10 @@ GEOMETRY_CODE = ("classifier/**/*.py", "geometry/**/*.py")
 
 DETECTOR_CODE = (*GEOMETRY_CODE, "detector/**/*.py", "bench/shared_passes.py")
 """The code that a detector's scores depend on."""
+
+
+class CacheError(DataError):
+    """Finished work cannot be kept, as on a full disk: no failure of what was measured, and a reason to stop."""
 
 
 def cached(make: Callable[[], dict[str, Any]], *key: object) -> dict[str, Any]:
@@ -50,8 +55,11 @@ def load(*key: object) -> dict[str, Any] | None:
 def store(arrays: dict[str, Any], *key: object) -> None:
     """Store arrays under a key; the file is replaced whole, so that a killed run leaves no half of one."""
     path = _path(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_stream(path) as stream:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(f"cannot make {path.parent}: {error.strerror}.") from error
+    with atomic_stream(path, CacheError) as stream:
         np.savez(stream, **arrays)
 
 

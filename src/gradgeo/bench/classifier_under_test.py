@@ -33,6 +33,8 @@ class ClassifierUnderTest:
     """Of the input space; None where it has none."""
     split: int = 0
     """0: detectors are fitted on the whole first half; else on a random half of it, by this seed."""
+    channel_axis: int = 1
+    """The axis of a batch that is no position: 2 for embedded text (N, positions, width)."""
 
     @cached_property
     def logits(self) -> Tensor:
@@ -81,13 +83,23 @@ class ClassifierUnderTest:
         return other
 
     @property
+    def held_out(self) -> Tensor:
+        """The correctly classified inputs of the first half that detectors are not fitted on: none but for a split."""
+        return self.x[self._shared_out[1]]
+
+    @property
     def _fitted_on(self) -> Tensor:
         """The indices (n,) of `trusted`."""
+        return self._shared_out[0]
+
+    @property
+    def _shared_out(self) -> tuple[Tensor, Tensor]:
+        """The indices of `trusted` and of `held_out`."""
         rows = self.correct[: self.half].nonzero()[:, 0]
         if not self.split:
-            return rows
+            return rows, rows[:0]
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.split))
-        return rows[order[: len(rows) // 2]]
+        return rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:

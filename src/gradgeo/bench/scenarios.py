@@ -38,6 +38,8 @@ class Task:
     """Its second half of inputs is used."""
     size: int = SIZE
     """Inputs in a scenario."""
+    attacked: int | None = None
+    """Inputs that attacks are tried on, where there are as many; None for as many as in a scenario."""
 
     @property
     def x(self) -> Tensor:
@@ -93,6 +95,7 @@ class Task:
         """
         if budget is not None:
             options |= {"epsilon": self.classifier.budgets[budget]}
+        most = min((number for number in (most, self.attacked) if number is not None), default=None)
         result = attacked(self.classifier, self.x[:most], self.y[:most], attack, **options)
         note = "" if budget is None else f"epsilon {_fraction(options['epsilon'])}"
         return Generated(result.adversarial[result.success], float(result.success.double().mean()), note)
@@ -173,6 +176,11 @@ def _attack(
     )
 
 
+def attack_scenario(attack: Attack, bounded: bool) -> Scenario:
+    """That of an attack which may be costly, at the classifier's largest budget where it takes one."""
+    return _attack(attack, 0 if bounded else None, most=COSTLY)
+
+
 def _spoilt(spoil: Callable[[Tensor], Tensor]) -> Scenario:
     return Scenario("ood", lambda task: spoil(task.x), _image, "spoilt")
 
@@ -246,6 +254,11 @@ SCENARIOS: dict[str, Scenario] = {
     "misclassified": Scenario("mistake", lambda task: task.misclassified),
 }
 """Every scenario by name, in the order of the page."""
+
+
+def attack_kind(name: str) -> str:
+    """Of an attack's scenario: "pgd" of "PGD, small"."""
+    return name.split(",")[0].lower()
 
 
 def _fraction(epsilon: float) -> str:

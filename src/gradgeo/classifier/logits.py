@@ -41,7 +41,7 @@ def logits_of(model: Model, x: Tensor, draws: Draws | None = None) -> Tensor:
         ) from error
     if draws is not None and seeded is not None:
         draws.possible = seeded.drew
-    logits = _unpack(output)
+    logits = unpack(output)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != x.shape[0]:
         raise ModelError(
             f"expected the model to return logits of shape (N, C), got {_shape(logits)}. "
@@ -55,7 +55,7 @@ def logits_of(model: Model, x: Tensor, draws: Draws | None = None) -> Tensor:
     return logits
 
 
-def _unpack(output: Any) -> Any:
+def unpack(output: Any) -> Any:
     """The logits inside what models return."""
     logits = getattr(output, "logits", None)
     if logits is not None:

@@ -20,6 +20,7 @@ from gradgeo.cli.record import card
 from gradgeo.cli.report import report
 from gradgeo.cli.score import score
 from gradgeo.cli.serve import serve
+from gradgeo.cli.site import check, recalibrate
 
 app = typer.Typer(
     cls=Commands,
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"max_content_width": 100},
 )
-for _command in (demo, fit, score, explain, info, card, path, report, serve, export, bench):
+for _command in (demo, fit, score, check, recalibrate, explain, info, card, path, report, serve, export, bench):
     app.command(cls=Command)(_command)
 
 

@@ -27,13 +27,16 @@ def bench(
     weights: Weights = None,
     data: Annotated[str | None, typer.Option("--id", help=f"Data that your classifier should trust. {DATA}")] = None,
     ood: Annotated[list[str] | None, typer.Option(help="Data that it should not; may be repeated.")] = None,
-    attacks: Annotated[str | None, typer.Option(help="Kinds of attack, with commas; none for none.")] = None,
+    attacks: Annotated[
+        str | None, typer.Option(help="Kinds of attack, foolbox:NAME, torchattacks:NAME, with commas; none for none.")
+    ] = None,
     epsilon: Annotated[str | None, typer.Option(help="Budgets of the attacks, with commas, the largest first.")] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="A further detector, file.py:function of the model; may be repeated.")
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Built-in methods, with commas; default all.")] = None,
     inputs: Annotated[int, typer.Option(min=10, help="Inputs in a scenario.")] = 1000,
+    attacked: Annotated[int, typer.Option(min=10, help="Inputs that attacks are tried on.")] = 100,
     size: Size = None,
     channels: Channels = None,
     mean: Mean = None,
@@ -50,7 +53,7 @@ def bench(
     user: Any = import_module("gradgeo.bench.user_model")
     chosen = user.select_methods(_names(methods), tuple(method or ()))
     if quick:
-        task, scenarios = user.digits_task(100), None
+        task, scenarios = user.digits_task(100), import_module("gradgeo.bench.scenarios").SCENARIOS
     else:
         if data is None:
             raise typer.BadParameter("pass --id, the data that your classifier should trust")
@@ -60,10 +63,14 @@ def bench(
         budgets = None if epsilon is None else numbers("--epsilon", epsilon, ",", float)
         kinds = () if attacks == "none" else _names(attacks)
         scenarios = user.user_scenarios(tuple(ood or ()), kinds, preprocess)
-        task = user.user_task(model, data, inputs, weights=weights, preprocess=preprocess, budgets=budgets)
+        options = {"weights": weights, "preprocess": preprocess, "budgets": budgets}
+        task = user.user_task(model, data, inputs, attacked=attacked, **options)
+    estimate = import_module("gradgeo.bench.estimate")
+    duration = estimate.told(estimate.seconds(task, scenarios, chosen, beside=not quick))
+    say(f"{task.classifier.name}: this takes {duration}, less what an earlier run finished; killed, it goes on later")
     evaluate = import_module("gradgeo.bench.evaluate").evaluate
     command = shlex.join(["gradgeo", *sys.argv[1:]])
-    result = evaluate(task, scenarios=scenarios, methods=chosen, command=command, say=say)
+    result = evaluate(task, scenarios=scenarios, methods=chosen, beside=not quick, command=command, say=say)
     for file in import_module("gradgeo.bench.page.write").write([result], out, "quick" if quick else "battery"):
         typer.echo(file)
 

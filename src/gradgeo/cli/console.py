@@ -73,16 +73,24 @@ class Command(TyperCommand):
             raise typer.Exit(FAILED) from error
 
 
-def print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
-    """Names and values in two columns; None is left out, a mapping is indented below its name."""
-    width = max((len(name) for name in pairs), default=0)
+def print_pairs(pairs: dict[str, Any], indent: str = "", *, longest: int | None = LONGEST, width: int = 0) -> None:
+    """Names and values in two columns; None is left out, a mapping is indented below its name.
+
+    Args:
+        pairs: by name.
+        indent: before each line.
+        longest: characters of a value; None for all.
+        width: of the names, at least.
+    """
+    width = max([width, *map(len, pairs)])
     for name, value in pairs.items():
         if isinstance(value, dict) and any(entry is not None for entry in value.values()):
             typer.echo(f"{indent}{one_line(name)}")
             print_pairs(value, f"{indent}  ")
         elif value is not None and not isinstance(value, dict):
             text = one_line(str(value))
-            typer.echo(f"{indent}{one_line(name):<{width}}  {text[:LONGEST]}{'...' if text[LONGEST:] else ''}")
+            cut = longest is not None and len(text) > longest
+            typer.echo(f"{indent}{one_line(name):<{width}}  {text[:longest]}{'...' if cut else ''}")
 
 
 def share(part: int, whole: int) -> str | None:
@@ -92,10 +100,11 @@ def share(part: int, whole: int) -> str | None:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Our warnings become lines; what Pillow says of a bad file stands in the item's error already."""
+    """Our warnings become lines; what Pillow or pydicom says of a bad file stands in the item's error already."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", GradgeoWarning)
-        warnings.filterwarnings("ignore", module="PIL")
+        for library in ("PIL", "pydicom"):
+            warnings.filterwarnings("ignore", module=library)
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -1,7 +1,9 @@
 """A detector from trusted inputs, what it says of single inputs, and what its file holds: fit, explain, info."""
 
 import json
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     AsJson,
     BatchSize,
+    Bits,
     Channels,
     Columns,
     Confidence,
@@ -22,6 +25,7 @@ from gradgeo.cli.options import (
     Device,
     Groups,
     Interpolation,
+    Keys,
     Label,
     Limit,
     Mean,
@@ -35,15 +39,19 @@ from gradgeo.cli.options import (
     Std,
     Streaming,
     Together,
+    Transform,
     Weights,
+    Window,
     Workers,
     columns_of,
+    detector_and_preparation,
     fraction,
     item_at,
-    load_detector,
+    keys_of,
     names,
     number_or,
     on_device,
+    preparation_for_fit,
     preprocess_for,
 )
 from gradgeo.cli.record import record
@@ -75,6 +83,9 @@ def fit(
     one_class: Annotated[
         str, typer.Option(help="Model of the saliency maps' statistics: copula, or loda, the paper's.")
     ] = "copula",
+    noise: Annotated[
+        float | None, typer.Option(help="Judge x plus Gaussian noise of this standard deviation, for a certificate.")
+    ] = None,
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
     groups: Groups = None,
     together: Together = None,
@@ -89,10 +100,17 @@ def fit(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    bits: Bits = None,
+    window: Window = None,
+    expect_accuracy: Annotated[
+        str | None, typer.Option(help="What the model is known to reach, as 97%; far less is a warning.")
+    ] = None,
     columns: Columns = None,
     label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -101,20 +119,30 @@ def fit(
 
     Example: gradgeo fit -m digits -d digits/fit -o digits.gradgeo
     """
-    from gradgeo.cli.progress import progress
+    from gradgeo.cli.narrated import FitWords, input_channels, mistakes_flagged, mistakes_in_words
     from gradgeo.data import Preprocess, ReadableItems, open_source
-    from gradgeo.data.models import load_model, pretrained_preprocessing
+    from gradgeo.data.models import class_names, load_model
     from gradgeo.detector import Detector
     from gradgeo.detector.evidence import PRESETS
+    from gradgeo.detector.progress import duration
 
-    preprocess = preprocess_for(
-        Preprocess(), size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
-    )
-    if preprocess == Preprocess():  # nothing is declared: what the model was trained to see, where its library says so
-        preprocess = Preprocess.from_dict(pretrained_preprocessing(model))
+    began = time.monotonic()
+    named: dict[str, Any] = {
+        "resize": resize,
+        "crop": crop,
+        "order": order,
+        "interpolation": interpolation,
+        "bits": bits,
+        "window": window,
+    }
+    declared = preprocess_for(Preprocess(), size, channels, mean, std, **named)
+    known_accuracy = fraction("--expect-accuracy", expect_accuracy)
     refuse_source(out, data)
     with atomic_path(out) as temporary:
-        source = open_source(
+        loaded = on_device(device, load_model(model, weights))
+        preprocess = preparation_for_fit(loaded, model, transform, declared)
+        read = partial(
+            open_source,
             data,
             preprocess=preprocess,
             start=start,
@@ -123,10 +151,15 @@ def fit(
             streaming=stream,
             columns=names(columns) or None,
             label=label,
+            keys=names(keys),
             keep=tuple(dict.fromkeys(names(groups) + names(together))),
         )
+        source, known = read(), class_names(loaded)
+        if source.classes and set(source.classes) <= set(known):
+            source = read(class_order=known)
+        source.channels = input_channels(loaded)
         detector = Detector(
-            on_device(device, load_model(model, weights)),
+            loaded,
             evidence=evidence if evidence in PRESETS else evidence.split(","),
             alpha=alpha,
             confidence=fraction("--confidence", confidence),
@@ -136,15 +169,20 @@ def fit(
             rescale=rescale,
             channel_max=channel_max,
             one_class=one_class,
+            noise=noise,
             calibration=calibration,
             seed=seed,
             batch_size=batch_size,
         )
-        with progress("fitting", source.size and 2 * source.size) as advance:  # the data is read twice
-            usable = ReadableItems(source, batch_size=batch_size, workers=workers, progress=advance)
-            kinds, units = usable.groups(names(groups)), usable.groups(names(together))
-            detector.fit(usable.loader(), groups=kinds, together=units)
+        usable = ReadableItems(source, batch_size=batch_size, workers=workers)
+        kinds, units = usable.groups(names(groups)), usable.groups(names(together))
+        words = FitWords(usable, source.classes or known, known_accuracy)
+        detector.fit(usable.loader(), groups=kinds, together=units, progress=words)
         detector.adopt(replace(detector.fitted_, columns=source.columns))
+        if usable.tally.channels and isinstance(
+            preprocess, Preprocess
+        ):  # what was brought to the model's channels is stated from now on
+            preprocess = replace(preprocess, channels=source.channels)
         if usable.skipped:
             first = usable.skipped[0]
             left_out = f"{len(usable.skipped)} of {usable.items} items cannot be read and were left out"
@@ -153,10 +191,20 @@ def fit(
             "model": model,
             "weights": None if weights is None else Path(weights).name,
             "data": data,
-            "class_names": list(source.classes),
+            "class_names": list(source.classes or known),
             "preprocess": preprocess.as_dict(),
         }
-        notes["record"] = record(detector, data, usable, source.classes)
+        if keys is not None:
+            notes["keys"] = list(names(keys))
+        if columns is not None and source.columns is None:  # of pictures or texts: what the numbers are is in `fitted`
+            notes["columns"] = list(names(columns))
+        unusable = detector.unusable_ + len(usable.skipped)
+        kept_record = record(detector, data, usable, source.classes)
+        assert words.scan is not None
+        flagged, judged = mistakes_flagged(detector, words.scan, usable.inputs())
+        kept_record |= {"right": words.scan.right, "labelled": words.scan.labelled}
+        kept_record |= {"mistakes": {"judged": judged, "flagged": flagged}} if judged else {}
+        notes["record"] = kept_record
         if groups is not None:
             notes["groups"] = list(names(groups))
         detector.save(temporary, notes=notes)
@@ -166,8 +214,10 @@ def fit(
             "calibrated on": detector.calibration_size_,
             "false alarms": detector.false_alarm_rate_,
             "left out, misclassified": detector.misclassified_,
-            "left out, unusable": detector.unusable_ + len(usable.skipped),
+            "left out, unusable": unusable,
+            "mistakes flagged": mistakes_in_words(flagged, judged),
             "preprocessing": preprocess.declared(),
+            "took": duration(time.monotonic() - began),
             "written to": out,
         }
     )
@@ -177,7 +227,9 @@ def explain(
     file: DetectorPath,
     data: DataSpec,
     model: SameModel = None,
-    index: Annotated[list[int] | None, typer.Option("--index", "-i", help="An item; may be repeated.")] = None,
+    index: Annotated[
+        list[str] | None, typer.Option("--index", "-i", help="An item: its number or name; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
     weights: Weights = None,
     sha256: Sha256 = None,
@@ -191,28 +243,31 @@ def explain(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    bits: Bits = None,
+    window: Window = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     device: Device = "cpu",
 ) -> None:
     """Say why single inputs are trusted or not. Takes those of --index, or else the first few.
 
     Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
     """
-    from gradgeo.data import Preprocess, open_source
+    from gradgeo.data import open_source
     from gradgeo.detector import serialization
     from gradgeo.scoring import checked
 
     contents = serialization.read(file, sha256=sha256)
-    fitted = Preprocess.from_dict(contents.notes.get("preprocess"))
-    preprocess = preprocess_for(
-        fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
-    )
+    options: dict[str, Any] = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize}
+    options |= {"crop": crop, "order": order, "interpolation": interpolation, "bits": bits, "window": window}
+    detector, preprocess = detector_and_preparation(contents, model, weights, device, transform, options)
     part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
-    columns = columns_of(contents, data)
-    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, columns=columns, **part)
+    part |= {"columns": columns_of(contents, data), "keys": keys_of(contents, data, keys)}
+    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
+    source.match(tuple(contents.fitted["input_shape"]))
     items = [item_at(source, i) for i in index] if index else list(source)
-    detector = load_detector(contents, model, weights, device)
     rows: list[dict[str, Any]] = []
     for read in items:
         item = checked(read, detector.input_shape_)
@@ -243,7 +298,25 @@ def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> 
     else:
         rates = {kind: each for kind, each in facts.pop("false_alarms", {}).items() if len(each) <= LISTED}
         words = {"false_alarms": {kind: _in_words(each) for kind, each in rates.items()}} if rates else {}
+        print_pairs(_in_short(facts) if "fitted" in facts else {}, longest=None, width=len("classes") + 1)
         print_pairs(words | facts)
+
+
+def _in_short(facts: dict[str, Any]) -> dict[str, str]:
+    """What a person asks first: what it judges, when and on what it was fitted."""
+    from gradgeo.detector.learned import named
+    from gradgeo.detector.narration import numbering
+
+    settings, fitted, notes = facts["settings"], facts["fitted"], facts["notes"]
+    kept = notes.get("record")
+    date = kept.get("date") if isinstance(kept, dict) else None
+    on = f"on {fitted['fit_size']} inputs, calibrated on {fitted['calibration_size']}, of {notes.get('data', 'data')}"
+    return {
+        "judges": f"{notes.get('model', 'a model')}, inputs of {' x '.join(map(str, fitted['input_shape']))}",
+        "classes": numbering(fitted["num_classes"], named(notes, fitted["num_classes"])),
+        "fitted": f"{'' if date is None else f'{date}, '}{on}",
+        "flags": f"p <= {settings['alpha']:g}; evidence {', '.join(settings['evidence'])}",
+    }
 
 
 def _in_words(rates: dict[str, Any]) -> dict[str, str]:

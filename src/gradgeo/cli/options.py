@@ -1,26 +1,32 @@
 """The options that commands share, and what their texts mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradgeo.errors import DataError, expected, one_line
+from gradgeo.errors import DataError, expected, listed, one_line
 
 if TYPE_CHECKING:
     from torch import nn
 
     from gradgeo import Detector
     from gradgeo.data import Item, Preprocess, Source
+    from gradgeo.data.preprocess import Preparation
     from gradgeo.detector.serialization import Contents
 
-MODELS = "file.py:function, package.module:function, torchvision:NAME, timm:NAME or digits."
+SOUGHT = 10_000
+"""Names among which one that was meant is looked for."""
+
+MODELS = (
+    "file.py:function, package.module:function, a .pt or .pt2 file, hf:ORG/NAME, torchvision:NAME, timm:NAME, digits."
+)
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
 DATA = (
-    "A folder of images, an image, a .csv or .tsv file, .parquet or .tar files (file, folder, pattern), .npz, .npy, "
-    "hf:NAME, ucr:NAME or digits."
+    "A folder of images or DICOM, an image, a .csv or .tsv file, .parquet or .tar files (file, folder, pattern), .npz, "
+    ".npy, hf:NAME, ucr:NAME, digits or code, file.py:function; of texts .csv, .txt, .jsonl or code."
 )
 ModelSpec = Annotated[str, typer.Option("--model", "-m", help=MODELS)]
 SameModel = Annotated[str | None, typer.Option("--model", "-m", help=SAME_MODEL)]
@@ -33,6 +39,15 @@ Start = Annotated[int, typer.Option(help="Items to leave out at the beginning.")
 Limit = Annotated[int | None, typer.Option(help="Items to take at most.")]
 Columns = Annotated[str | None, typer.Option(help="Of a .csv or .tsv file: the model's inputs, in its order: a,b,c.")]
 Label = Annotated[str | None, typer.Option(help="Of a .csv or .tsv file: the column of the labels.")]
+Keys = Annotated[
+    str | None, typer.Option(help="Of code and .jsonl: the keys of input and label in an item, as pixel_values,labels.")
+]
+Transform = Annotated[
+    str | None,
+    typer.Option(
+        help="In place of --size to --interpolation: file.py:function, timm, torchvision:WEIGHTS or hf:ORG/NAME."
+    ),
+]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the UCR archive; default $UCR_DATA_HOME.")]
 Size = Annotated[str | None, typer.Option(help="Resize images to this: 224 or HEIGHTxWIDTH.")]
 Channels = Annotated[int | None, typer.Option(help="Make images 1 (grey) or 3 (RGB) channels.")]
@@ -42,6 +57,10 @@ Resize = Annotated[int | None, typer.Option(help="Resize images to this shorter 
 Crop = Annotated[str | None, typer.Option(help="Cut the centre out after --resize: 224 or HEIGHTxWIDTH.")]
 Order = Annotated[str | None, typer.Option(help="Order of the channels: rgb, or bgr as OpenCV has it.")]
 Interpolation = Annotated[str | None, typer.Option(help="Of resizing: bilinear or bicubic.")]
+Bits = Annotated[
+    int | None, typer.Option(help="Of the camera, as 12, where 16-bit files hold its numbers as they are.")
+]
+Window = Annotated[str | None, typer.Option(help="CENTRE,WIDTH of the values that become 0..1: 40,400 in CT.")]
 Streaming = Annotated[bool, typer.Option("--stream", help="Read hf: data as it comes, keeping nothing on disk.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Inputs in one pass of the model.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read ahead.")]
@@ -84,7 +103,71 @@ def columns_of(contents: "Contents", data: str) -> list[str] | None:
     """The names by which the detector's inputs are taken from `data`; None where either has no names."""
     from gradgeo.data.csv_file import ENDINGS
 
-    return contents.fitted.get("columns") if data.lower().endswith(ENDINGS) else None
+    columns = contents.fitted.get("columns") or contents.notes.get("columns")
+    known = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+    return columns if known and data.lower().endswith(ENDINGS) else None
+
+
+def keys_of(contents: "Contents", data: str, keys: str | None) -> tuple[str, ...]:
+    """The keys of input and label that the user names now, or else named at fit, in data whose items have some."""
+    if keys is not None:
+        return names(keys)
+    known = contents.notes.get("keys")
+    has_keys = data.lower().endswith(".jsonl") or ".py:" in data
+    return tuple(map(str, known)) if has_keys and isinstance(known, list) else ()
+
+
+def preparation_for_fit(model: "nn.Module", spec: str, transform: str | None, declared: "Preprocess") -> "Preparation":
+    """What makes inputs of the data: what the user named, or else what the model's library says it was trained with."""
+    from gradgeo.classifier.text import TextClassifier
+    from gradgeo.data import Preprocess
+    from gradgeo.data.models import pretrained_preprocessing
+    from gradgeo.data.transform import TextPreparation, load_transform
+
+    if isinstance(model, TextClassifier):
+        refuse_options(transform, declared, "a model of texts, whose tokenizer prepares them")
+        return TextPreparation(model)
+    if transform is not None:
+        refuse_options(None, declared, "--transform")
+        return load_transform(transform, spec)
+    if declared != Preprocess():
+        return declared
+    return load_transform(spec) if spec.startswith("hf:") else Preprocess.from_dict(pretrained_preprocessing(spec))
+
+
+def detector_and_preparation(
+    contents: "Contents",
+    model: str | None,
+    weights: str | None,
+    device: str,
+    transform: str | None,
+    options: dict[str, Any],
+) -> "tuple[Detector, Preparation]":
+    """A detector, and what made the inputs of its `fit`, with the `options` of `preprocess_for` that are passed now."""
+    from gradgeo.classifier.text import TextClassifier
+    from gradgeo.data import Preprocess
+    from gradgeo.data.transform import TextPreparation, preparation_of
+
+    known, declared = contents.notes.get("preprocess"), preprocess_for(Preprocess(), **options)
+    prepared: Preparation | None = None
+    if not isinstance(known, dict) or "text" not in known:  # refused before the model is loaded
+        prepared = preparation_of(contents.notes, transform, model)
+        if not isinstance(prepared, Preprocess) or transform is not None:
+            refuse_options(None, declared, "--transform")
+        else:
+            prepared = preprocess_for(prepared, **options)
+    detector = load_detector(contents, model, weights, device)
+    if isinstance(detector.model, TextClassifier):
+        refuse_options(transform, declared, "a model of texts, whose tokenizer prepares them")
+        prepared = TextPreparation(detector.model)
+    return detector, prepared or Preprocess.from_dict(known)
+
+
+def refuse_options(transform: str | None, declared: "Preprocess", beside: str) -> None:
+    """DataError for options of pictures, or a transform, `beside` something that takes their place."""
+    passed = ["--transform"] if transform is not None else [f"--{name}" for name in declared.declared()]
+    if passed:
+        raise DataError(f"leave out {', '.join(passed)}, which cannot stand beside {beside}.")
 
 
 def on_device(device: str, model: "nn.Module") -> "nn.Module":
@@ -99,15 +182,17 @@ def on_device(device: str, model: "nn.Module") -> "nn.Module":
 
 def preprocess_for(
     base: "Preprocess",
-    size: str | None,
-    channels: int | None,
-    mean: str | None,
-    std: str | None,
+    size: str | None = None,
+    channels: int | None = None,
+    mean: str | None = None,
+    std: str | None = None,
     *,
     resize: int | None = None,
     crop: str | None = None,
     order: str | None = None,
     interpolation: str | None = None,
+    bits: int | None = None,
+    window: str | None = None,
 ) -> "Preprocess":
     """`base` with the options that the user passed in place of its own."""
     passed: dict[str, Any] = {
@@ -119,9 +204,11 @@ def preprocess_for(
         "crop": crop and _sides("--crop", crop),
         "order": order,
         "interpolation": interpolation,
+        "bits": bits,
+        "window": window and numbers("--window", window, ",", float),
     }
     if size or resize:  # one takes the other's place, and what was cut out of it goes too
-        base = replace(base, size=None, resize=None, crop=None)
+        base = replace(base, size=None, resize=None, crop=None, stretch=False)
     return replace(base, **{name: value for name, value in passed.items() if value is not None})
 
 
@@ -131,13 +218,35 @@ def _sides(option: str, text: str) -> tuple[int, ...]:
     return sides * 2 if len(sides) == 1 else sides
 
 
-def item_at(source: "Source", index: int) -> "Item":
-    """The item at that position; refuses one that the data does not have."""
+def item_at(source: "Source", which: str) -> "Item":
+    """The item at that position or of that name, whole or its last part; refuses one that the data does not have."""
+    if not which.isascii() or not which.isdigit():
+        return source[position_of(source.names(), which)]
     try:
-        return source[index]
+        return source[int(which)]
     except IndexError:
         rule = "one that the data has" if source.size is None else f"within 0..{source.size - 1}"
-        raise expected("index", rule, index) from None
+        raise expected("index", rule, int(which)) from None
+
+
+def position_of(all_names: Iterable[str], name: str) -> int:
+    """Where an item of this name stands; refuses a name that none has, or only the last part of several."""
+    from difflib import get_close_matches  # its import takes a while
+
+    ends, close = list[tuple[int, str]](), list[str]()
+    for position, each in enumerate(all_names):
+        if each == name:
+            return position
+        if each.endswith(f"/{name}"):
+            ends.append((position, each))
+        if len(close) < SOUGHT:
+            close.append(each)
+    if len(ends) == 1:
+        return ends[0][0]
+    if ends:
+        raise expected("index", "the name of one item", name, f"Say which: {listed([each for _, each in ends])}.")
+    near = get_close_matches(name, [*close, *(each.rpartition("/")[2] for each in close)], n=3)
+    raise expected("index", "a position or a name in the data", name, f"Did you mean {listed(near)}?" if near else "")
 
 
 def names(text: str | None) -> tuple[str, ...]:

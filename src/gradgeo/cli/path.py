@@ -17,19 +17,21 @@ from gradgeo.cli.options import (
     SameModel,
     Size,
     Std,
+    Transform,
     Weights,
     item_at,
     load_detector,
     numbers,
     on_device,
     preprocess_for,
+    refuse_options,
 )
 from gradgeo.errors import DataError, expected
 
 
 def path(
     data: DataSpec,
-    index: Annotated[int, typer.Option("--index", "-i", help="The item to start from.")],
+    index: Annotated[str, typer.Option("--index", "-i", help="The item to start from: its number or name.")],
     epsilon: Annotated[float, typer.Option(help="How far the attack may go, in units of the input.")],
     out: Annotated[list[Path], typer.Option("--out", "-o", help=".png, .svg, .pdf, .json or .csv; may be repeated.")],
     detector: Annotated[Path | None, typer.Option(help="A file that fit wrote, for outlier scores.")] = None,
@@ -44,6 +46,7 @@ def path(
     channels: Channels = None,
     mean: Mean = None,
     std: Std = None,
+    transform: Transform = None,
     data_root: DataRoot = None,
     device: Device = "cpu",
 ) -> None:
@@ -54,6 +57,8 @@ def path(
     from gradgeo.attacks.decision_path import ENDINGS, adversary, decision_path
     from gradgeo.data import Preprocess, open_source
     from gradgeo.data.models import load_model
+    from gradgeo.data.preprocess import Preparation
+    from gradgeo.data.transform import preparation_of
     from gradgeo.detector import serialization
     from gradgeo.report import plots
 
@@ -63,7 +68,12 @@ def path(
             raise expected("out", f"a file ending in {', '.join(endings)}", str(file))
     contents = serialization.read(detector) if detector else None
     notes = contents.notes if contents else {}
-    preprocess = preprocess_for(Preprocess.from_dict(notes.get("preprocess")), size, channels, mean, std)
+    declared = preprocess_for(Preprocess(), size, channels, mean, std)
+    preprocess: Preparation = preparation_of(notes, transform, model)
+    if transform is not None or not isinstance(preprocess, Preprocess):
+        refuse_options(None, declared, "--transform")
+    else:
+        preprocess = preprocess_for(preprocess, size, channels, mean, std)
     source = open_source(data, preprocess=preprocess, data_root=data_root)
     item = item_at(source, index)
     with ExitStack() as stack:
@@ -78,7 +88,7 @@ def path(
         else:
             raise typer.BadParameter("pass --model or --detector")
         if item.x is None:
-            raise DataError(f"{item.name} (index {index}) cannot be read: {item.error}")
+            raise DataError(f"{item.name} (index {item.index}) cannot be read: {item.error}")
         adversarial = adversary(
             classifier,
             item.x[None],
@@ -97,7 +107,7 @@ def path(
                 plots.path(line, file, names=source.classes)
     print_pairs(
         {
-            "item": f"{item.name} (index {index})",
+            "item": f"{item.name} (index {item.index})",
             "class": int(line.label[0]),
             "adversarial class": int(line.label[-1]),
             "label switches at": ", ".join(f"{switch:.3f}" for switch in line.switches),

@@ -34,18 +34,23 @@ SHOWN = 200
 
 def record(detector: "Detector", data: str, items: "ReadableItems", classes: Sequence[str]) -> dict[str, Any]:
     """How a detector was fitted, beside what its file says anyway: seed, versions, settings, preparation."""
-    names = dict(enumerate(classes))
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "command": shlex.join(["gradgeo", *sys.argv[1:]]),
-        "data": {
-            "name": data,
-            "sha256": items.sha256,
-            "items": items.items,
-            "unreadable": len(items.skipped),
-            "labels": {names.get(label, str(label)): count for label, count in sorted(items.labels.items())},
-        },
+        "data": data_record(data, items, classes),
         "left_out": {"misclassified": detector.misclassified_, "unusable": detector.unusable_},
+    }
+
+
+def data_record(data: str, items: "ReadableItems", classes: Sequence[str]) -> dict[str, Any]:
+    """What was read of some data: its name, the SHA-256 of inputs and labels, counts."""
+    names = dict(enumerate(classes))
+    return {
+        "name": data,
+        "sha256": items.sha256,
+        "items": items.items,
+        "unreadable": len(items.skipped),
+        "labels": {names.get(label, str(label)): count for label, count in sorted(items.labels.items())},
     }
 
 
@@ -97,6 +102,7 @@ def markdown(facts: Mapping[str, Any], name: str) -> str:
                     "classes": fitted["num_classes"],
                     "input shape": fitted["input_shape"],
                     "evidence": settings["evidence"],
+                    "noise added to each input, standard deviation": settings.get("noise"),
                     "preparation": notes.get("preprocess"),
                 }
             ),

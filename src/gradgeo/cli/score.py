@@ -1,5 +1,7 @@
 """Verdicts on a whole data source: score."""
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +11,7 @@ import typer
 from gradgeo.cli.console import print_pairs, share
 from gradgeo.cli.options import (
     BatchSize,
+    Bits,
     Channels,
     Crop,
     DataRoot,
@@ -16,6 +19,7 @@ from gradgeo.cli.options import (
     DetectorPath,
     Device,
     Interpolation,
+    Keys,
     Label,
     Limit,
     Mean,
@@ -27,13 +31,15 @@ from gradgeo.cli.options import (
     Start,
     Std,
     Streaming,
+    Transform,
     Weights,
+    Window,
     Workers,
     columns_of,
+    detector_and_preparation,
     fraction,
-    load_detector,
+    keys_of,
     names,
-    preprocess_for,
 )
 from gradgeo.errors import DataError
 
@@ -65,9 +71,13 @@ def score(
     crop: Crop = None,
     order: Order = None,
     interpolation: Interpolation = None,
+    bits: Bits = None,
+    window: Window = None,
     label: Label = None,
     data_root: DataRoot = None,
     stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
     time: Annotated[str | None, typer.Option(help="The column that says when each input was taken.")] = None,
     keep: Annotated[str | None, typer.Option(help="Columns of the data to carry along, with commas.")] = None,
     conditional: Annotated[
@@ -92,9 +102,8 @@ def score(
     Example: gradgeo score digits.gradgeo -m digits -d digits/test -o verdicts.csv
     """
     from gradgeo import scoring
-    from gradgeo.cli.progress import progress
-    from gradgeo.data import Preprocess
     from gradgeo.detector import serialization
+    from gradgeo.detector.progress import duration, progress
     from gradgeo.scoring.ray_engine import RayEngine
     from gradgeo.watch import Watch
 
@@ -107,10 +116,8 @@ def score(
     if groups and not by:
         raise DataError("--groups: the detector was not fitted with any; pass fit --groups the columns of its data.")
     rate = fraction("--fdr", fdr)
-    fitted = Preprocess.from_dict(notes.get("preprocess"))
-    preprocess = preprocess_for(
-        fitted, size, channels, mean, std, resize=resize, crop=crop, order=order, interpolation=interpolation
-    )
+    preparation: dict[str, Any] = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize}
+    preparation |= {"crop": crop, "order": order, "interpolation": interpolation, "bits": bits, "window": window}
     job = Job(
         file=file.absolute(),
         sha256=contents.sha256,
@@ -118,8 +125,9 @@ def score(
         weights=weights,
         device=device,
         data=data,
+        transform=transform,
+        preparation=preparation | {"crop": crop, "order": order, "interpolation": interpolation},
         options={
-            "preprocess": preprocess,
             "start": start,
             "limit": limit,
             "data_root": data_root,
@@ -128,6 +136,7 @@ def score(
             "time": time,
             "columns": columns_of(contents, data),
             "label": label,
+            "keys": keys_of(contents, data, keys),
             "keep": tuple(dict.fromkeys(names(keep) + by)),
         },
     )
@@ -159,15 +168,48 @@ def score(
             "already done": summary.resumed or None,
             "judged": summary.scored,
             "trusted": share(summary.trusted, summary.scored),
+            "flagged": flagged_in_words(summary.scored - summary.trusted, summary.scored, summary.causes),
+            "by chance": chance_in_words(detector, summary.scored) if not (conditional or by) else None,
             "selected": None if rate is None else f"{summary.selected} at a false discovery rate of {rate:.3g}",
             "accuracy": share(summary.correct, summary.labelled),
             "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
-            "shift alarm": None if watch is None else str(watch.state),
+            "shift alarm": None if watch is None else f"{watch.state} (rows in their order)",
             "rate": _rate(summary.rows - summary.resumed, summary.seconds),
-            "model at work": None if busy is None else f"{busy:.1%} of {summary.seconds:.1f} s",
+            "time in the model": None if busy is None else f"{busy:.0%} of {duration(summary.seconds)}",
             "written to": out,
-        }
+        },
+        longest=None,
     )
+    for line in next_steps(out, file, data, model, weights, summary.first_flagged):
+        typer.echo(line)
+
+
+def flagged_in_words(flagged: int, judged: int, causes: Mapping[str, int]) -> str | None:
+    """How many are flagged, and what they look like, the most frequent first."""
+    if not flagged:
+        return f"none of {judged}"
+    ranked = sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))
+    by_cause = ", ".join(f"{count} {cause or 'of no clear cause'}" for cause, count in ranked)
+    return f"{share(flagged, judged)}" + (f": {by_cause}" if by_cause else "")
+
+
+def chance_in_words(detector: "Detector", judged: int) -> str | None:
+    """How many would be flagged if all were trustworthy, by the draw of the calibration inputs and of these."""
+    from gradgeo.report.drift import LEVEL, expected_share
+
+    threshold = detector.settings.level.threshold(detector.calibration_size_)
+    low, high = expected_share(judged, threshold, detector.calibration_size_, LEVEL)
+    return f"of trustworthy inputs {low:.1%} to {high:.1%} would be flagged ({1 - LEVEL:.0%} of such draws)"
+
+
+def next_steps(out: Path, file: Path, data: str, model: str | None, weights: str | None, name: str | None) -> list[str]:
+    """The commands that show what was written, as a page, and why the first of those that are flagged is."""
+    report = ["gradgeo", "report", str(out), "--out", str(out.with_suffix(".html"))]
+    steps = [report]
+    if name is not None:
+        named = [*(["--model", model] if model else []), *(["--weights", weights] if weights else [])]
+        steps.append(["gradgeo", "explain", str(file), *named, "--data", data, "--index", name])
+    return [f"{'next' if place == 0 else '':<4}  {shlex.join(words)}" for place, words in enumerate(steps)]
 
 
 def _rate(inputs: int, seconds: float) -> str | None:
@@ -189,7 +231,11 @@ class Job:
     weights: str | None
     device: str
     data: str
+    transform: str | None
+    preparation: dict[str, Any]
+    """Options of `preprocess_for`."""
     options: dict[str, Any]
+    """Others of `open_source`."""
 
     def __call__(self) -> "tuple[Detector, Source]":
         """The detector and the data."""
@@ -201,5 +247,8 @@ class Job:
         """The detector of a file that has been read, and the data."""
         from gradgeo.data import open_source
 
-        source = open_source(self.data, **self.options)
-        return load_detector(contents, self.model, self.weights, self.device), source
+        detector, preprocess = detector_and_preparation(
+            contents, self.model, self.weights, self.device, self.transform, self.preparation
+        )
+        source = open_source(self.data, preprocess=preprocess, **self.options)
+        return detector, source.match(tuple(contents.fitted["input_shape"]))

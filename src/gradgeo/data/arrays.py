@@ -20,7 +20,7 @@ from gradgeo._files import check_regular
 from gradgeo.data import limits
 from gradgeo.data.files import content_id
 from gradgeo.data.kept import texts
-from gradgeo.data.source import encode_labels
+from gradgeo.data.labels import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, describe
 

@@ -18,7 +18,8 @@ from gradgeo.data import limits
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode, is_image
 from gradgeo.data.kept import texts
-from gradgeo.data.source import encode_labels
+from gradgeo.data.labels import encode_labels
+from gradgeo.data.lines import TEXTS, shortened
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, listed, one_line
 
@@ -49,6 +50,8 @@ class CsvFile:
         label: the column of the labels; None for the first called one of `LABELS`, if there is one.
         time: the column of the times; None for none.
         keep: columns whose values are carried along; inputs only where `columns` names them.
+        of_text: whether an input is a text: the one column of `columns`, else the first called one of `TEXTS`,
+            else the only one that holds text.
 
     Raises: DataError for a file without a row of names, a column that is missing or that holds text.
     """
@@ -60,6 +63,8 @@ class CsvFile:
         label: str | None = None,
         time: str | None = None,
         keep: Sequence[str] = (),
+        *,
+        of_text: bool = False,
     ) -> None:
         check_regular(path)
         self.content_id = content_id([path])  # of what is read, not of what may replace it meanwhile
@@ -83,7 +88,17 @@ class CsvFile:
         kinds = {name: self._kind(name, looked_at) for name in chosen}
         images = [name for name, kind in kinds.items() if kind == "image"]
         texts = [name for name, kind in kinds.items() if kind == "text"]
-        if len(images) == 1 and (columns is None or len(columns) == 1):
+        self._of_text = of_text
+        if of_text:
+            if columns is None:
+                named = [name for name in TEXTS if name in chosen][:1]
+                texts = named or texts
+            if len(texts) != 1:
+                raise DataError(
+                    f"expected one column of texts in {path}, got {listed(texts) or 'none'}. Name it: --columns text."
+                )
+            self.columns, self._places = None, [self._names.index(texts[0])]
+        elif len(images) == 1 and (columns is None or len(columns) == 1):
             self.columns = None
             self._places = [self._names.index(images[0])]
         elif images or texts:
@@ -102,12 +117,19 @@ class CsvFile:
         return len(self._starts)
 
     def name(self, index: int) -> str:
-        """The file that the row names, or else the number of the row, from 0."""
-        return str(index) if self.columns is not None else self._row(index)[self._places[0]]
+        """The file that the row names, how its text begins, or else the number of the row, from 0."""
+        if self.columns is not None:
+            return str(index)
+        field = self._row(index)[self._places[0]]
+        return shortened(field) or str(index) if self._of_text else field
 
-    def load(self, index: int) -> Tensor:
-        """The numbers (F,), NaN where one is missing, or the image (C, H, W)."""
+    def load(self, index: int) -> Tensor | str:
+        """The numbers (F,), NaN where one is missing, the image (C, H, W), or the text."""
         row = self._row(index)
+        if self._of_text:
+            if not row[self._places[0]].strip():
+                raise DataError("no text")
+            return row[self._places[0]]
         if self.columns is None:
             return self._image(row[self._places[0]])
         numbers = np.array([_number(row[place], self._names[place]) for place in self._places], dtype=np.float32)

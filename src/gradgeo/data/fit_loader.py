@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from gradgeo.data.as_read import Tally
 from gradgeo.data.kept import Values, group_of
 from gradgeo.data.source import Item, Source
+from gradgeo.data.transform import TextPreparation
 from gradgeo.errors import DataError, expected
 
 Batch = Tensor | tuple[Tensor, Tensor]
@@ -20,7 +22,7 @@ Batch = Tensor | tuple[Tensor, Tensor]
 class ReadableItems(IterableDataset[Batch]):
     """Batches x, or (x, y) for data with labels, of the items that can be read and have the shape of the first.
 
-    In data with labels, items without one are skipped.
+    In data with labels, items without one are skipped; with `labels` False labels are left aside.
 
     Example:
         >>> from gradgeo.data import open_source
@@ -33,6 +35,8 @@ class ReadableItems(IterableDataset[Batch]):
         items: after a pass, the number of items of the source.
         sha256: after a whole pass, of the inputs that are used, as float32, and their labels.
         labels: after a whole pass, how many of them have each label.
+        tally: after a whole pass, what the items were in their files.
+        size_hint: how many items there are; None where nobody knows.
 
     Raises:
         DataError: no item can be read.
@@ -45,20 +49,33 @@ class ReadableItems(IterableDataset[Batch]):
         batch_size: int = 64,
         workers: int = 1,
         progress: Callable[[int], None] | None = None,
+        labels: bool = True,
     ) -> None:
+        self._labelled = source.labelled and labels
         self.skipped: list[Item] = []
         self.items = 0
         self.sha256: str | None = None
         self.labels: Counter[int] = Counter()
+        self.tally = Tally.of(source.preprocess)
+        self.size_hint = source.size
         self._kept: list[Values] = []
         self._source = source
         self._batch_size = batch_size
         self._workers = workers
-        self._progress = progress
+        self.progress = progress
 
     def loader(self) -> DataLoader[Batch]:
         """A loader for `Detector.fit`, which does not draw from the global random state."""
         return DataLoader(self, batch_size=None, generator=torch.Generator())
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether its items are texts."""
+        return isinstance(self._source.preprocess, TextPreparation)
+
+    def inputs(self) -> Iterator[Tensor]:
+        """The batches without their labels."""
+        return (batch if isinstance(batch, Tensor) else batch[0] for batch in self)
 
     def groups(self, columns: Sequence[str]) -> Sequence[str] | None:
         """The group of each usable item by some columns that the source keeps, as `Detector.fit` takes it: filled by
@@ -76,27 +93,28 @@ class ReadableItems(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         self.skipped, self.items = [], 0
         self._kept.clear()
-        digest, labels = hashlib.sha256(), Counter[int]()
+        digest, labels, tally = hashlib.sha256(), Counter[int](), Tally.of(self._source.preprocess)
         shape = self._source.first_shape()
         for items in self._source.batches(self._batch_size, workers=self._workers, shape=shape):
             self.items += len(items)
-            if self._source.labelled:
+            if self._labelled:
                 items = [i if i.label is not None else replace(i, x=None, error=i.error or "no label") for i in items]
             self.skipped += [item for item in items if item.x is None]
             x = [item.x for item in items if item.x is not None]
             y = [item.label for item in items if item.x is not None]
             if self.sha256 is None:  # the first pass
+                tally.add(items)
                 for item in items:
                     if item.x is not None:
                         digest.update(item.x.contiguous().numpy().tobytes() + str(item.label).encode())
                 labels.update(label for label in y if label is not None)
             self._kept += [item.kept for item in items if item.x is not None]
             if x:
-                yield (torch.stack(x), torch.tensor(y)) if self._source.labelled else torch.stack(x)
-            if self._progress:
-                self._progress(len(items))
+                yield (torch.stack(x), torch.tensor(y)) if self._labelled else torch.stack(x)
+            if self.progress:
+                self.progress(len(items))
         if self.sha256 is None:
-            self.sha256, self.labels = digest.hexdigest(), labels
+            self.sha256, self.labels, self.tally = digest.hexdigest(), labels, tally
         if shape is None:
             raise DataError(
                 f"none of the {self.items} items of {self._source.spec} can be read; the first: {self.skipped[0].error}"

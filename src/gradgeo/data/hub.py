@@ -46,7 +46,12 @@ class Address:
 
 
 def open_hub(
-    spec: str, *, streaming: bool = False, time: str | None = None, keep: Sequence[str] = ()
+    spec: str,
+    *,
+    streaming: bool = False,
+    time: str | None = None,
+    keep: Sequence[str] = (),
+    of_text: bool = False,
 ) -> Rows | StreamedRows:
     """The split that `spec` names.
 
@@ -60,8 +65,8 @@ def open_hub(
     try:
         if streaming:
             dataset, version = _streamed(library, address)
-            return StreamedRows(dataset, spec, roots, time, version, keep)
-        return Rows(_dataset(library, address), spec, roots, time, keep)
+            return StreamedRows(dataset, spec, roots, time, version, keep, of_text=of_text)
+        return Rows(_dataset(library, address), spec, roots, time, keep, of_text=of_text)
     except GradgeoError:
         raise
     except Exception as error:  # a download, a broken file or a wrong name fails in many ways

@@ -15,7 +15,9 @@ from gradgeo.data import limits
 from gradgeo.data.arrays import as_input
 from gradgeo.data.images import decode
 from gradgeo.data.kept import texts
-from gradgeo.data.source import Record, encode_labels
+from gradgeo.data.labels import encode_labels
+from gradgeo.data.lines import TEXTS, shortened
+from gradgeo.data.source import Record
 from gradgeo.data.timestamps import parse_timestamp, parse_timestamps
 from gradgeo.errors import DataError, require
 
@@ -23,6 +25,8 @@ LABELS = ("label", "fine_label", "labels", "target")
 """Names of the label column where no column is a ClassLabel."""
 
 NUMBER = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
+
+STRINGS = ("string", "large_string")
 
 STREAM_BATCH = 64
 """Rows of a stream in one request."""
@@ -36,11 +40,21 @@ class Columns:
     caches; any other path is just a name.
     """
 
-    def __init__(self, features: Any, spec: str, roots: Sequence[Path], time: str | None, keep: Sequence[str]) -> None:
+    def __init__(
+        self,
+        features: Any,
+        spec: str,
+        roots: Sequence[Path],
+        time: str | None,
+        keep: Sequence[str],
+        *,
+        of_text: bool = False,
+    ) -> None:
         self._library = require("datasets", "hub")
-        self.input = self._input_column(features, spec)
+        self._of_text = of_text
+        self.input = self._text_column(features, spec) if of_text else self._input_column(features, spec)
         self._dtype = self._numbers(features[self.input])
-        if self._dtype is None:
+        if self._dtype is None and not of_text:
             require("PIL.Image", "images")
         self._roots = [root.resolve() for root in roots]
         self.label = self._label_column(features)
@@ -57,17 +71,21 @@ class Columns:
         return list(dict.fromkeys(name for name in (self.input, self.label, self.time, *self.keep) if name))
 
     def name(self, cell: Any) -> str | None:
-        """The path stored with the image, relative to the caller's folder; None where there is none."""
+        """The path stored with the image, relative to the caller's folder, or how a text begins; None without any."""
+        if self._of_text:
+            return shortened(cell.as_py()) if cell.is_valid else None
         path = _field(cell, "path")
         if not path:
             return None
         below = [root for root in self._roots if Path(path).is_relative_to(root)]
         return Path(path).relative_to(below[0]).as_posix() if below else str(path)
 
-    def load(self, cell: Any) -> Tensor:
-        """The decoded image (C, H, W), or the numbers of the row."""
+    def load(self, cell: Any) -> Tensor | str:
+        """The decoded image (C, H, W), the numbers of the row, or its text."""
         if not cell.is_valid:
             raise DataError("no data in the row")
+        if self._of_text:
+            return str(cell.as_py())
         if self._dtype is not None:  # an ArrayND is an extension type over a list
             return as_input(np.array(getattr(cell, "value", cell).as_py(), dtype=self._dtype))
         data = _field(cell, "bytes") if hasattr(cell, "keys") else cell.as_py()
@@ -86,6 +104,13 @@ class Columns:
             raise DataError("the row names something that is not a regular file")
         limits.check_size("the file that the row names", file.stat().st_size, limits.LARGEST_ITEM)
         return file.read_bytes()
+
+    def _text_column(self, features: Any, spec: str) -> str:
+        """The first column of text, of those in `TEXTS` if there are any."""
+        usable = [name for name, f in features.items() if isinstance(f, self._library.Value) and f.dtype in STRINGS]
+        if not usable:
+            raise DataError(f"expected a column of texts in {spec}, got {', '.join(features) or 'no columns'}.")
+        return next((name for name in TEXTS if name in usable), str(usable[0]))
 
     def _input_column(self, features: Any, spec: str) -> str:
         images = [name for name, feature in features.items() if isinstance(feature, self._library.Image)]
@@ -131,9 +156,16 @@ class Rows:
     """The rows of one split, with random access."""
 
     def __init__(
-        self, dataset: Any, spec: str, roots: Sequence[Path], time: str | None = None, keep: Sequence[str] = ()
+        self,
+        dataset: Any,
+        spec: str,
+        roots: Sequence[Path],
+        time: str | None = None,
+        keep: Sequence[str] = (),
+        *,
+        of_text: bool = False,
     ) -> None:
-        self._columns = columns = Columns(dataset.features, spec, roots, time, keep)
+        self._columns = columns = Columns(dataset.features, spec, roots, time, keep, of_text=of_text)
         self._rows = dataset.select_columns([columns.input]).with_format("arrow")
         self.labels: list[int | None] | None = None
         self.classes = columns.classes
@@ -156,8 +188,8 @@ class Rows:
         """The path stored with the image, or else the number of the row."""
         return self._columns.name(self._cell(index)) or str(index)
 
-    def load(self, index: int) -> Tensor:
-        """The decoded image (C, H, W), or the numbers of the row."""
+    def load(self, index: int) -> Tensor | str:
+        """The decoded image (C, H, W), the numbers of the row, or its text."""
         return self._columns.load(self._cell(index))
 
     def _cell(self, index: int) -> Any:
@@ -171,11 +203,19 @@ class StreamedRows:
     """The rows of one split in order, without a copy on disk."""
 
     def __init__(
-        self, dataset: Any, spec: str, roots: Sequence[Path], time: str | None, version: str, keep: Sequence[str] = ()
+        self,
+        dataset: Any,
+        spec: str,
+        roots: Sequence[Path],
+        time: str | None,
+        version: str,
+        keep: Sequence[str] = (),
+        *,
+        of_text: bool = False,
     ) -> None:
         if dataset.features is None:  # files without declared types; the library infers them from the first rows
             dataset = dataset._resolve_features()
-        self._columns = columns = Columns(dataset.features, spec, roots, time, keep)
+        self._columns = columns = Columns(dataset.features, spec, roots, time, keep, of_text=of_text)
         self._rows = dataset.select_columns(columns.wanted)
         self.classes = columns.classes
         self.labelled = columns.label is not None

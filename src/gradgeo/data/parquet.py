@@ -16,9 +16,10 @@ from gradgeo.data.arrays import as_input
 from gradgeo.data.files import content_id
 from gradgeo.data.images import decode
 from gradgeo.data.kept import texts
+from gradgeo.data.labels import encode_labels
+from gradgeo.data.lines import TEXTS, shortened
 from gradgeo.data.parquet_cells import Cells, RowGroup, Size
 from gradgeo.data.parquet_pages import Column, columns_of, unpacked
-from gradgeo.data.source import encode_labels
 from gradgeo.data.timestamps import parse_timestamps
 from gradgeo.errors import DataError, require
 
@@ -37,11 +38,20 @@ class Parquet:
 
     The input is the first column called one of `INPUTS`, or else the first of a fitting type: `struct{bytes, path}` or
     binary for encoded images, a list (also fixed-size or nested) or a fixed-shape tensor for numbers. Paths inside a
-    file are names and are not opened. Memory: that of `Cells`, and the labels.
+    file are names and are not opened. With `of_text` it is the first column of text, of those in `TEXTS` if there are
+    any. Memory: that of `Cells`, and the labels.
     """
 
-    def __init__(self, files: Path | Sequence[Path], time: str | None = None, keep: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        files: Path | Sequence[Path],
+        time: str | None = None,
+        keep: Sequence[str] = (),
+        *,
+        of_text: bool = False,
+    ) -> None:
         self._paths = [files] if isinstance(files, Path) else list(files)
+        self._of_text = of_text
         self._arrow = require("pyarrow", "parquet")
         self.content_id = content_id(self._paths)
         first = self._open(self._paths[0])
@@ -90,14 +100,20 @@ class Parquet:
         return len(self._cells)
 
     def name(self, index: int) -> str:
-        """The path stored with the image, or else the number of the row."""
+        """The path stored with the image, how a text begins, or else the number of the row."""
         cell = self._cells[index]
+        if self._of_text:
+            return shortened(cell.as_py() or str(index))
         path = cell["path"].as_py() if cell.is_valid and _has(cell.type, "path") else None
         return path or str(index)
 
-    def load(self, index: int) -> Tensor:
-        """The decoded image (C, H, W), or the numbers of the row."""
+    def load(self, index: int) -> Tensor | str:
+        """The decoded image (C, H, W), the numbers of the row, or its text."""
         cell = self._cells[index]
+        if self._of_text:
+            if not cell.is_valid or not cell.as_py():
+                raise DataError("no text")
+            return str(cell.as_py())
         if cell.is_valid and _has(cell.type, "bytes"):
             cell = cell["bytes"]
         if not cell.is_valid:
@@ -118,7 +134,7 @@ class Parquet:
             self._columns = (group.file, columns_of(path, _leaves(file.metadata, self._column)))
         nbytes, numbers, repeated, _ = unpacked(path, self._columns[1][group.number])
         at_once = group.rows
-        if self._is_binary(self._kind) or _has(self._kind, "bytes"):
+        if self._of_text or self._is_binary(self._kind) or _has(self._kind, "bytes"):
             at_once = limits.ROWS_AT_ONCE // max(1, repeated)
         else:
             each, width = self._fixed(self._kind)
@@ -208,18 +224,22 @@ class Parquet:
 
     def _input_column(self, path: Path, schema: Any) -> str:
         usable = [name for name in schema.names if self._is_input(schema.field(name).type)]
+        if not usable and self._of_text:
+            raise DataError(f"expected a column of texts in {path}, got {', '.join(schema.names)}.")
         if not usable:
             raise DataError(
                 f"expected a column of images (struct with bytes, or binary), number lists or tensors in {path}, "
                 f"got {', '.join(f'{field.name}: {field.type}' for field in schema)}."
             )
-        column = next((name for name in INPUTS if name in usable), usable[0])
+        column = next((name for name in (TEXTS if self._of_text else INPUTS) if name in usable), usable[0])
         kind = schema.field(column).type
-        if not self._is_list(kind) and not self._is_tensor(kind):
+        if not self._of_text and not self._is_list(kind) and not self._is_tensor(kind):
             require("PIL.Image", "images")
         return column
 
     def _is_input(self, kind: Any) -> bool:
+        if self._of_text:
+            return self._is_text(kind)
         if self._is_binary(kind) or _has(kind, "bytes"):
             return True
         if self._is_tensor(kind):

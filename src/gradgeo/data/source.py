@@ -6,18 +6,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, final, runtime_checkable
+from itertools import islice
+from typing import Any, Protocol, Self, final, runtime_checkable
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.data import limits
+from gradgeo.data.as_read import AsRead, is_image
 from gradgeo.data.kept import Values
 from gradgeo.data.prefetch import Group, prefetch
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.preprocess import Preparation, Preprocess, in_channels
 from gradgeo.data.timestamps import Timestamp, parse_timestamp
-from gradgeo.errors import DataError, GradgeoError, describe, expected, one_line
+from gradgeo.errors import GradgeoError, expected, one_line
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Item:
     """When the item was recorded; None where unknown."""
     kept: Values = ()
     """Its values of the columns that are kept."""
+    as_read: AsRead | None = None
+    """What it was before it was prepared; None where it was not read."""
 
 
 class Reader(Protocol):
@@ -69,8 +72,8 @@ class Reader(Protocol):
         """A name of the item for people."""
         ...
 
-    def load(self, index: int) -> Tensor:
-        """The item as float32."""
+    def load(self, index: int) -> Any:
+        """The item as float32, or as the source's preparation takes it."""
         ...
 
 
@@ -79,7 +82,7 @@ class Record:
     """One item of a stream, read but not decoded; `load` may raise any exception."""
 
     name: str
-    load: Callable[[], Tensor]
+    load: Callable[[], Any]
     label: int | None = None
     time: Timestamp | None = None
     nbytes: int = 0
@@ -128,12 +131,14 @@ class Source(ABC):
     Attributes:
         spec: the user's name for the data.
         classes: names of the labels 0, 1, ...; empty where the data has none.
+        own_classes: the names that the data itself has, in its own order.
         columns: names of an input's entries, for rows of numbers; None for other data.
         labelled: whether any item can have a label.
         time: the name of the time column; None where none was requested.
         is_datetime: whether times are dates (True) or numbers (False); None for data without times.
         keep: names of the columns that are carried along with the items.
         preprocess: the preprocessing of every input.
+        channels: 1 or 3, to which images are brought before that where it does not state any; None for as they are.
         start, limit: the first `start` items are skipped, then at most `limit` are read.
         size: the number of items; None where it is unknown before reading.
         content_id: a fingerprint that changes when the data may have changed.
@@ -142,13 +147,14 @@ class Source(ABC):
     labelled: bool
     is_datetime: bool | None
     size: int | None
+    channels: int | None = None
 
     def __init__(
         self,
         reader: Reader | StreamReader,
         spec: str,
         *,
-        preprocess: Preprocess,
+        preprocess: Preparation,
         start: int = 0,
         limit: int | None = None,
         class_order: tuple[str, ...] = (),
@@ -160,7 +166,7 @@ class Source(ABC):
         if limit is not None and limit < 1:
             raise expected("limit", "1 or more", limit)
         self.spec = spec
-        self.classes = reader.classes
+        self.classes = self.own_classes = reader.classes
         self._class_index: dict[int | None, int] | None = None
         if class_order and reader.classes:
             if class_order != reader.classes:
@@ -177,6 +183,10 @@ class Source(ABC):
     @abstractmethod
     def __getitem__(self, position: int) -> Item:
         """The item at `position`; its `index` counts from the beginning of the data, before `start`."""
+
+    @abstractmethod
+    def names(self) -> Iterator[str]:
+        """The names of the items, which are not decoded; "" of one whose name cannot be read."""
 
     @abstractmethod
     def _groups(self, size: int, parts: Iterable[range]) -> Generator[Group[Item]]:
@@ -207,6 +217,11 @@ class Source(ABC):
             groups = _only(groups, tuple(shape))
         yield from prefetch(groups, workers, _nbytes)
 
+    def match(self, shape: tuple[int, ...]) -> Self:
+        """Bring images to the channels of inputs of this `shape`, that of a detector; returns the source."""
+        self.channels = shape[0] if is_image(tuple(shape)) else None
+        return self
+
     def first_shape(self) -> tuple[int, ...] | None:
         """The shape of the first item that can be read; None without one."""
         for item in self:
@@ -222,26 +237,30 @@ class Source(ABC):
         self,
         index: int,
         name: Callable[[], str],
-        load: Callable[[], Tensor],
+        load: Callable[[], Any],
         label: int | None,
         time: object,
         kept: Values = (),
     ) -> Item:
         """The item with the result of `load`, or with its exception as the error."""
-        x, error = None, None
+        x, error, as_read = None, None, None
         try:
-            x = self.preprocess(load())
-        except GradgeoError as reason:
-            error = one_line(str(reason))
+            x = load()
+            if isinstance(self.preprocess, Preprocess):  # code of the user's sees what the file holds
+                as_read = AsRead.of(x)
+                if self.channels and self.preprocess.channels is None and is_image(as_read.shape):
+                    x = in_channels(x, self.channels)
+            x = self.preprocess(x)
         except Exception as reason:  # decoders of broken or hostile files raise anything
-            error = one_line(f"{type(reason).__name__}: {reason}")
+            known = isinstance(reason, GradgeoError)
+            x, error = None, one_line(str(reason) if known else f"{type(reason).__name__}: {reason}")
         try:
             shown = one_line(name())
         except Exception:  # a row whose data cannot be read often has no readable name either
             shown = str(index)
         if self._class_index is not None:
             label = self._class_index.get(label)
-        return Item(index, shown, x, label, error, parse_timestamp(time), kept)
+        return Item(index, shown, x, label, error, parse_timestamp(time), kept, as_read)
 
 
 @final
@@ -274,6 +293,15 @@ class Indexed(Source):
         kept = tuple(column[index] for column in self._kept)
         return self._item(index, partial(reader.name, index), partial(reader.load, index), label, time, kept)
 
+    def names(self) -> Iterator[str]:
+        """As in `Source`."""
+        for position in range(self.size):
+            try:
+                name = one_line(self._reader.name(self.start + position))
+            except Exception:  # as in `_item`
+                name = ""
+            yield name
+
     def _groups(self, size: int, parts: Iterable[range]) -> Generator[Group[Item]]:
         for part in parts:
             if part.start >= self.size:
@@ -304,6 +332,10 @@ class Stream(Source):
         for group in self._groups(1, (range(position, position + 1),) if position >= 0 else ()):
             return group.calls[0]()
         raise IndexError(f"{position} is not in the data")
+
+    def names(self) -> Iterator[str]:
+        """As in `Source`; the data are read."""
+        return (one_line(str(record.name)) for record in islice(self._reader.records(self.start), self.limit))
 
     def _groups(self, size: int, parts: Iterable[range]) -> Generator[Group[Item]]:
         end = sys.maxsize if self.limit is None else self.limit
@@ -361,28 +393,3 @@ def _fitting(call: Callable[[], Item], shape: tuple[int, ...]) -> Item:
 
 def _nbytes(item: Item) -> int:
     return 0 if item.x is None else item.x.nbytes
-
-
-def encode_labels(values: NDArray[Any], place: str) -> tuple[list[int | None], tuple[str, ...]]:
-    """Labels as integers, and the class names where they are text.
-
-    Integers stay as they are, text is numbered in sorted order, missing values are None.
-
-    Args:
-        values: (N,), integers, whole floats, booleans or text.
-        place: the file or column, for the message.
-    """
-    if values.ndim == 1 and values.dtype.kind in "iub":
-        return (values.astype(np.int8) if values.dtype.kind == "b" else values).tolist(), ()
-    if values.ndim == 1 and values.dtype.kind == "f" and _whole(values):
-        return [None if np.isnan(value) else int(value) for value in values], ()
-    if values.ndim == 1 and values.dtype.kind in "UO" and all(isinstance(v, str | None) for v in values):
-        classes = tuple(sorted({str(value) for value in values if value is not None}))
-        rank = {name: number for number, name in enumerate(classes)}
-        return [rank.get(value) for value in values], classes
-    raise DataError(f"expected the labels in {place} to be one integer or text per item, got {describe(values)}.")
-
-
-def _whole(values: NDArray[Any]) -> bool:
-    """Whether every value is a whole number or missing."""
-    return bool((np.isnan(values) | (np.isfinite(values) & (np.floor(values) == values))).all())

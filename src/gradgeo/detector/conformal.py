@@ -3,12 +3,25 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from gradgeo._typing import Array
 
 CONFIDENCE = 0.95
 """With which the largest false-alarm rate of a detector is stated where `Detector` was given no other."""
+
+
+EXACT = 100_000
+"""Inputs up to which the beta-binomial is summed; of more its beta limit is taken."""
+
+
+def exact_interval(part: ArrayLike, whole: ArrayLike, level: float = 0.05) -> tuple[Array, Array]:
+    """Intervals of shares that miss them with probability `level` (Clopper and Pearson 1934, Biometrika 26)."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    low = special.betaincinv(np.maximum(part, 0.5), whole - part + 1, level / 2)
+    high = special.betaincinv(part + 1, np.maximum(whole - part, 0.5), 1 - level / 2)
+    return np.where(part == 0, 0.0, low), np.where(part == whole, 1.0, high)
 
 
 def p_values(calibration: Array, scores: Array) -> Array:
@@ -90,6 +103,46 @@ class FalseAlarmRate:
         if not self.ranks:
             return 0.0
         return float(special.betaincinv(self.ranks, self.calibration_size + 1 - self.ranks, self.confidence))
+
+    def tail(self, judged: int) -> Array:
+        """(judged + 1,) P(at least x of `judged` trusted inputs are flagged) for x = 0 ... judged.
+
+        Inputs that are exchangeable with those of calibration: the count is beta-binomial with parameters k and
+        n + 1 - k, in which both the draw of the inputs and that of the calibration set count (Vovk 2012). With ties
+        it is stochastically smaller.
+        """
+        k, n = self.ranks, self.calibration_size
+        if not k:
+            return np.concatenate([np.ones(1), np.zeros(judged)])
+        x = np.arange(judged + 1.0)
+        ways = -np.log(judged + 1) - special.betaln(judged - x + 1, x + 1)
+        mass = np.exp(ways + special.betaln(x + k, judged - x + n + 1 - k) - special.betaln(k, n + 1 - k))
+        more: Array = np.clip(np.cumsum(mass[::-1])[::-1], 0, 1)
+        return more
+
+    def chance_of_more(self, flagged: int, judged: int) -> float:
+        """P(at least so many of `judged` trusted inputs are flagged)."""
+        if judged > EXACT and self.ranks:
+            return 1.0 if not flagged else float(special.betaincc(*self._limit(judged), min(1.0, flagged / judged)))
+        return float(self.tail(judged)[flagged])
+
+    def chance_of_less(self, flagged: int, judged: int) -> float:
+        """P(at most so many of `judged` trusted inputs are flagged)."""
+        if judged > EXACT and self.ranks:
+            return float(special.betainc(*self._limit(judged), min(1.0, flagged / judged)))
+        return 1.0 if flagged == judged else 1 - float(self.tail(judged)[flagged + 1])
+
+    def least_excess(self, judged: int, level: float) -> int:
+        """The fewest flagged of `judged` that `chance_of_more` gives at most `level`; judged + 1 where none is."""
+        if judged > EXACT and self.ranks:
+            return int(judged * special.betaincinv(*self._limit(judged), 1 - level)) + 1
+        return int((self.tail(judged) > level).sum())
+
+    def _limit(self, judged: int) -> tuple[float, float]:
+        """Parameters of the beta distribution with the mean and variance of the share of `judged` that is flagged."""
+        mean = self.expected
+        sure = judged * (self.calibration_size + 2) / (self.calibration_size + 1 + judged) - 1
+        return mean * sure, (1 - mean) * sure
 
     def as_dict(self) -> dict[str, float]:
         """Plain numbers, ready for JSON."""

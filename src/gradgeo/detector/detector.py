@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import fitting, html_repr, serialization
+from gradgeo.detector import fitting, html_repr, inputs, serialization
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
-from gradgeo.detector.learned import Learned
+from gradgeo.detector.inputs import Texts, for_model
 from gradgeo.detector.model_check import ModelCheck
+from gradgeo.detector.narration import FitObserver, observer_of
+from gradgeo.detector.recalibration import Recalibrated
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import expected, public
@@ -29,7 +31,7 @@ from gradgeo.geometry.options import Classes
 from gradgeo.geometry.surrogates import SmoothReLU
 
 
-class Detector(Learned):
+class Detector(Recalibrated):
     """A reject option for a trained classifier: an outlier score and a p-value for every prediction.
 
     Fitted on trusted inputs alone: no retraining, no outliers, no attacks. Scores follow one sign convention
@@ -64,6 +66,8 @@ class Detector(Learned):
         rescale, channel_max: of the maps, as in `csm`: what the public code of the paper's authors does.
         one_class: the model of features that are suspicious wherever few trusted inputs lie, those of the CSM for
             instance: "copula", or "loda", which is the paper's.
+        noise: None, or the standard deviation of Gaussian noise Z in input units: x + Z is then classified and judged,
+            another Z in each query, and fitted and calibrated likewise. `gradgeo.certificate` says what that proves.
         calibration: share of the trusted inputs set apart for the p-values.
         seed: decides which inputs those are.
         batch_size: inputs judged at a time.
@@ -90,6 +94,7 @@ class Detector(Learned):
         rescale: bool = False,
         channel_max: bool = False,
         one_class: str = "copula",
+        noise: float | None = None,
         calibration: float = 0.5,
         seed: int = 0,
         batch_size: int = 64,
@@ -100,6 +105,7 @@ class Detector(Learned):
         self.alpha, self.confidence = alpha, confidence
         self.classes, self.loss, self.temperature = classes, loss, temperature
         self.rescale, self.channel_max = rescale, channel_max
+        self.noise = noise
         self.calibration, self.seed, self.batch_size = calibration, seed, batch_size
         self.notes: dict[str, Any] = {}
         self._model_check = ModelCheck({})
@@ -118,6 +124,7 @@ class Detector(Learned):
         *,
         groups: Sequence[int | str] | ArrayLike | None = None,
         together: Sequence[int | str] | ArrayLike | None = None,
+        progress: bool | FitObserver | None = None,
     ) -> Self:
         """Learn what trusted inputs look like, and calibrate the p-values on a part set apart.
 
@@ -126,7 +133,8 @@ class Detector(Learned):
 
         Args:
             data: a tensor or array (N, *input), a table of numbers (pandas, polars, Arrow), whose columns are then
-                taken by name, or a Dataset or DataLoader of x, (x, label, ...) or mappings such as {"image": x,
+                taken by name, for a model that `gradgeo.text` made a list or column of texts, or a Dataset or
+                DataLoader of x, (x, label, ...) or mappings such as {"image": x,
                 "label": y} or {"pixel_values": x, "labels": y}. Read twice and in part a third time, so it must give
                 the same inputs in the same order; a shuffling loader is read in order.
             labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
@@ -137,18 +145,17 @@ class Detector(Learned):
             together: (N,) numbers or texts, one per input: its patient, video or original. Inputs of one calibrate
                 as a whole or not at all, for inputs that resemble each other on both sides void the false-alarm rate.
                 Inputs that are equal entry by entry count once, the first of them, with a warning.
+            progress: say what was seen of the data and how far it is; None for where a terminal or notebook shows it.
 
-        A fit that fails leaves an earlier one as it was.
-
-        Cost: two forward passes per input, and what its evidence costs; with evidence of the neighbourhood up to 12
-        backward passes more for each of at most 256 inputs.
+        A fit that fails leaves an earlier one as it was. Cost: two forward passes per input, and what its evidence
+        costs; with evidence of the neighbourhood up to 12 backward passes more for each of at most 256 inputs.
 
         Raises:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs
                 of differing shape, data that changed between the two readings, a table with columns that are no
                 numbers.
         """
-        return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups))
+        return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups, observer_of(progress)))
 
     def adopt(self, fitted: FittedDetector) -> Self:
         """Judge by what `gradgeo.detector.fitting` learned of this model, in place of `fit`."""
@@ -169,8 +176,8 @@ class Detector(Learned):
         are taken by name, whatever their order, and others left aside. Rows that cannot be judged are not
         trusted, have NaN scores, and raise one warning with their count; see `Predictions`.
 
-        Deterministic. Across batch sizes float32 rounding differs in the last bit: a gradient entry within rounding of
-        zero may then flip its sign and move a score (see results/).
+        Deterministic without `noise`. Across batch sizes float32 rounding differs in the last bit: a gradient entry
+        within rounding of zero may then flip its sign and move a score (see results/).
 
         Args:
             x: the inputs.
@@ -209,7 +216,7 @@ class Detector(Learned):
         Cost: that of `predict`, and all maps where the evidence takes fewer.
         """
         predictions, measured = self._predict(x, keep=("csm", "classes"))
-        return self.fitted_.explanations(predictions, measured) if len(predictions) else []
+        return self.fitted_.explanations(predictions, measured, self.class_names_) if len(predictions) else []
 
     @public
     def judge(
@@ -223,25 +230,30 @@ class Detector(Learned):
         """All that one pass over a batch yields: the logits, the verdicts, the p-value of each evidence.
 
         Args:
-            x: inputs (N, *input), a tensor or array.
+            x: inputs (N, *input), a tensor or array, or a list of texts.
             explain: add an explanation of each row that is not trusted, as `explain` gives it.
             conditional, groups: as in `predict`; the p-values of single evidence stay among all calibration inputs.
 
         Cost: that of `predict`; where the evidence makes no CSM, explanations take those of the rows that are not
         trusted as well.
         """
+        texts = for_model(self.model, x)
+        if isinstance(texts, Texts) and isinstance(texts.data, list):
+            x = texts.encode(texts.data)
         if not isinstance(x, Tensor | np.ndarray):
             raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
         fitted = self.fitted_
         keep = ("logits", "csm", "classes") if explain and "csm" in self.evidence_ else ("logits",)
-        predictions, measured = self._predict(x, keep=keep, conditional=conditional, groups=groups)
+        x = fitted.noisy(x, batch_size=self.settings.batch_size)  # once, for explanations too
+        predictions, measured = self._predict(x, drawn=True, keep=keep, conditional=conditional, groups=groups)
         p_values = fitted.calibration.evidence_p_values(fitted.scores(measured))  # (N, M)
         explained: dict[int, Explanation] = {}
         rows = torch.nonzero(~predictions.trusted)[:, 0]
         if explain and len(rows):
             doubted_x = x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]
             doubted = fitted.with_csms(self.model, doubted_x, measured[rows], self.batch_size)
-            explained = dict(zip(rows.tolist(), fitted.explanations(predictions[rows], doubted), strict=True))
+            why = fitted.explanations(predictions[rows], doubted, self.class_names_)
+            explained = dict(zip(rows.tolist(), why, strict=True))
         logits = torch.empty(0, fitted.num_classes) if measured.logits is None else measured.logits
         return Judgement(
             predictions,
@@ -251,17 +263,16 @@ class Detector(Learned):
         )
 
     def _predict(
-        self, x: ArrayLike | Dataset[Any] | DataLoader[Any], *, keep: tuple[str, ...] = (), **kinds: Any
+        self, x: inputs.Data, *, keep: tuple[str, ...] = (), drawn: bool = False, **kinds: Any
     ) -> tuple[Predictions, EvidenceFeatures]:
-        fitted, settings = self.fitted_, self.settings
-        batch_size = settings.batch_size
-        inputs = fitted.inputs(x, batch_size=batch_size)
+        fitted, size = self.fitted_, self.settings.batch_size
+        batches = fitted.inputs(for_model(self.model, x), batch_size=size, drawn=drawn)
         classifier = self._model_check.classifier(self.model)
-        measured = fitted.extractor.measure(classifier, inputs, batch_size=batch_size, keep=keep)
-        return fitted.predictions(measured, settings.level, **kinds), measured
+        measured = fitted.extractor.measure(classifier, batches, batch_size=size, keep=keep)
+        return fitted.predictions(measured, self.settings.level, **kinds), measured
 
     def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
-        """The outlier score (N,) as a function of `x` (N, *input) that can be differentiated, for attacks.
+        """The outlier score (N,) of `x` (N, *input) without noise, as a function to differentiate, for attacks.
 
         Signs get the slope of a tanh, and ReLUs the derivatives of a softplus that bends over a width of (root mean
         square of their input) / sharpness, so the maps are those of a smoother network and the value is near that of
@@ -279,19 +290,16 @@ class Detector(Learned):
 
     @public
     def digest(self) -> str:
-        """The SHA-256 of all that verdicts depend on besides the model: settings and what `fit` learned.
-
-        A saved and loaded detector has the digest it had; notes and `batch_size` have no part in it.
-        """
+        """The SHA-256 of all that verdicts depend on besides the model, settings and what `fit` learned; a saved and
+        loaded detector has the digest it had."""
         return self.fitted_.digest(self.alpha, self.confidence)
 
     @public
     def save(self, path: str | PathLike[str], *, notes: dict[str, Any] | None = None) -> None:
         """Write the fitted detector, without the model, to one file: safetensors with JSON metadata.
 
-        `notes` (anything JSON can hold) is stored with it and comes back as `detector.notes`. The file is written
-        under another name and moved into place, so an interrupted save leaves the old file as it was. It is bound to
-        the weights that `fit` saw; a model that has others by now brings a warning.
+        `notes` (anything JSON can hold) is stored with it and comes back as `detector.notes`. An interrupted save
+        leaves the old file as it was. It is bound to the weights that `fit` saw; others by now bring a warning.
         """
         fitted = self.fitted_
         if notes is not None:
@@ -337,8 +345,9 @@ class Detector(Learned):
 
     def __repr__(self) -> str:
         state = "not fitted" if self._fitted is None else f"fitted on {self.fit_size_} + {self.calibration_size_}"
-        sure = "" if self.confidence is None else f", confidence={self.confidence}"
-        return f"Detector(evidence=[{', '.join(self._evidence_names)}], alpha={self.alpha}{sure}, {state})"
+        options = {"alpha": self.alpha, "confidence": self.confidence, "noise": self.noise}
+        given = ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+        return f"Detector(evidence=[{', '.join(self._evidence_names)}], {given}, {state})"
 
     def _repr_html_(self) -> str:
         return html_repr.detector(self, self._evidence_names)

@@ -1,6 +1,7 @@
 """The JSON of a detector file: which fields it has, and what each may hold."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from gradgeo.detector.one_class import ensure
 from gradgeo.geometry.losses import LOSSES
 
 SCHEMA = 2
+LONGEST_REASON = 1000  # characters of why a detector was calibrated anew
 LARGEST_INPUT = 1 << 24  # entries; comparing models takes two inputs
 
 
@@ -28,7 +30,8 @@ def check(document: Any) -> None:
         "classes": lambda v: v is None or _count(v) or _counts(v),
         "temperature": lambda v: _text(v) or _number(v),
     }, {
-        "confidence": _share, "rescale": _flag, "channel_max": _flag, "one_class": DENSITIES.__contains__,
+        "confidence": _share, "noise": _positive,
+        "rescale": _flag, "channel_max": _flag, "one_class": DENSITIES.__contains__,
     })  # fmt: skip
     _fields(fitted, {
         "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST_INPUT,
@@ -37,7 +40,7 @@ def check(document: Any) -> None:
         "one_class": lambda v: isinstance(v, list) and all(_text(name) and name in KINDS for name in v),
         "questions": lambda v: isinstance(v, list) and all(map(_text, v)),
         "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
-    }, {"groups": lambda v: _is_names(v) and bool(v), "columns": _is_names})  # fmt: skip
+    }, {"groups": lambda v: _is_names(v) and bool(v), "columns": _is_names, "lineage": _is_lineage})  # fmt: skip
     _fields(document["fingerprint"], {
         "weights": lambda v: v is None or _text(v),
         "logits": lambda v: v is None or (_is_rows(v) and len(v) == 2),
@@ -80,6 +83,18 @@ def _is_names(value: Any) -> bool:
 def is_texts(value: Any) -> bool:
     """Whether it is a mapping of texts."""
     return isinstance(value, dict) and all(map(_text, value.values()))
+
+
+def _is_lineage(value: Any) -> bool:
+    """What `FittedDetector.lineage` is in a file."""
+    return isinstance(value, list) and all(
+        is_texts(each)
+        and set(each) == {"digest", "why", "date"}
+        and re.fullmatch("[0-9a-f]{64}", each["digest"]) is not None
+        and len(each["why"]) <= LONGEST_REASON
+        and re.fullmatch(r"\d{4}-\d\d-\d\d", each["date"]) is not None
+        for each in value
+    )
 
 
 def _number(value: Any) -> bool:

@@ -63,3 +63,14 @@ def set_apart(units: IntArray, size: int, least: int, settings: Settings) -> Boo
             f"{settings.alpha}. Give more groups."
         )
     return np.isin(units, order[:taken])
+
+
+def mistakes_apart(mistakes: BoolArray, share: float, seed: int) -> IntArray:
+    """Positions of some of the `mistakes` (N,), each drawn with the probability with which trusted inputs calibrate.
+
+    Together with these they are what the classifier meets when all is well, mistakes included, which is what traffic
+    is compared with to see a drift.
+    """
+    rows = np.flatnonzero(mistakes)
+    drawn: BoolArray = np.random.default_rng([seed, 1]).random(len(rows)) < share
+    return np.asarray(rows[drawn], np.int64)

@@ -28,6 +28,7 @@ def explanations(
     evidence: Sequence[Evidence],
     fusion: EvidenceFusion,
     calibration: CalibrationSet,
+    class_names: tuple[str, ...] = (),
 ) -> list[Explanation]:
     """An explanation of each row of `predictions`.
 
@@ -38,6 +39,7 @@ def explanations(
         evidence: the M kinds.
         fusion: how they become one score.
         calibration: what they are compared with.
+        class_names: for people.
     """
     assert measured.csm is not None
     assert measured.classes is not None
@@ -67,6 +69,13 @@ def explanations(
                 classes=tuple(measured.classes[i].tolist()),
                 csm=measured.csm[i],
                 nearest=nearest[i],
+                class_names=class_names if predictions.label[i] >= 0 else (),
             )
         )
     return explained
+
+
+def likeliest(explanation: Explanation, logits: Tensor, most: int) -> tuple[list[int], Tensor]:
+    """At most so many classes of an explanation's CSM, the likeliest by `logits` (C,) first, and their part of it."""
+    ranked = sorted(range(len(explanation.classes)), key=lambda i: -float(logits[explanation.classes[i]]))[:most]
+    return [explanation.classes[i] for i in ranked], explanation.csm[ranked][:, ranked]

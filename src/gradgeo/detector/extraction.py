@@ -1,6 +1,7 @@
 """Extracting evidence from whole sources of inputs: what `fit`, `predict` and `explain` have in common."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -17,6 +18,7 @@ from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import Maps
 
 UNBOUNDED = 1e6  # root mean square per input entry beyond which there is no boundary to speak of
+LONG_ENOUGH = 0.5  # seconds of a trial that tells how long all will take
 RIVALS = 12  # most likely other classes whose boundaries are looked at for the nearest
 
 
@@ -51,6 +53,30 @@ class EvidenceFeatures:
         for table in self.features:
             finite &= table.isfinite().all(1)
         return finite
+
+
+class _Done:
+    """Tells how many inputs have been measured, each once, also where memory made a pass start again."""
+
+    def __init__(self, advance: Callable[[int], None] | None) -> None:
+        self._advance, self._upto = advance, 0
+
+    def __call__(self, rows: slice) -> None:
+        if self._advance is not None and rows.stop > self._upto:
+            self._advance(rows.stop - self._upto)
+            self._upto = rows.stop
+
+
+def _seconds(x: Tensor, work: Callable[[Tensor], object]) -> float:
+    """What `work` takes for one input: by 1, or by 4 or all of `x` where that is quick, for few at once take longer."""
+    each = 0.0
+    for count in (1, 4, len(x)):
+        began = time.perf_counter()
+        work(x[:count])
+        each = (time.perf_counter() - began) / min(count, len(x))
+        if each * count > LONG_ENOUGH:
+            break
+    return each
 
 
 @dataclass(frozen=True)
@@ -96,7 +122,26 @@ class EvidenceExtractor:
         features = {e.name: torch.where(usable, e.measure(ctx).double(), torch.nan).cpu() for e in order}
         return [features[e.name] for e in self.evidence]
 
-    def typical_radius(self, model: Model, inputs: Iterable[Tensor], num_classes: int, *, batch_size: int) -> float:
+    def seconds(self, model: Model, x: Tensor, num_classes: int) -> tuple[float, float]:
+        """What the radius and what all evidence take for one input, by some of them (n, *input), as few as take long
+        enough to tell."""
+        each = []
+        if not self.has_neighbourhood:
+            each.append(0.0)
+        else:
+            each.append(_seconds(x, lambda some: self.typical_radius(model, [some], num_classes, batch_size=len(some))))
+        each.append(_seconds(x, lambda some: self.measure(model, [some], batch_size=len(some), quiet=True)))
+        return each[0], each[1]
+
+    def typical_radius(
+        self,
+        model: Model,
+        inputs: Iterable[Tensor],
+        num_classes: int,
+        *,
+        batch_size: int,
+        advance: Callable[[int], None] | None = None,
+    ) -> float:
         """The median first-order distance of trusted `inputs` to their nearest boundary, per root of input entries.
 
         A radius in units of the classifier's own: the same noise level would be nothing to one model and all to
@@ -109,10 +154,14 @@ class EvidenceExtractor:
         if sized_for.count(num_classes) > RIVALS + 1:
             sized_for = replace(sized_for, classes=RIVALS + 1)
 
+        done = _Done(advance)
+
         def distances(forward: InputJacobian, rows: slice) -> Tensor:
             entries = max(1, forward.x[:1].numel())
             nearest: Tensor = EvidenceContext(forward, self.maps).nearest_boundary(RIVALS).exp() / entries**0.5
-            return nearest.cpu()  # (n,)
+            nearest = nearest.cpu()  # (n,)
+            done(rows)
+            return nearest
 
         near = map_chunks(model, inputs, sized_for, distances, at_most=batch_size, quiet=True)
         if not near:
@@ -129,11 +178,16 @@ class EvidenceExtractor:
         batch_size: int,
         keep: tuple[str, ...] = (),
         quiet: bool = False,
+        advance: Callable[[int], None] | None = None,
     ) -> EvidenceFeatures:
         """Features, labels and probabilities of `inputs`, and those of "logits", "csm" and "classes" that `keep` names.
 
+        `advance` is called with the number of inputs measured since its last call.
+
         Warns of inputs that cannot be judged, with their count, unless `quiet`.
         """
+
+        done = _Done(advance)
 
         def measured(forward: InputJacobian, rows: slice) -> tuple[Tensor, ...]:
             ctx = self.context(forward)
@@ -144,7 +198,9 @@ class EvidenceExtractor:
                 torch.where(forward.usable, probability, torch.nan),
                 *(forward.logits if name == "logits" else getattr(ctx, name) for name in keep),
             )
-            return (*(column.cpu() for column in columns), *features)
+            columns = tuple(column.cpu() for column in columns)
+            done(rows)
+            return (*columns, *features)
 
         chunks = map_chunks(model, inputs, self.maps, measured, at_most=batch_size, quiet=quiet)
         if not chunks:

@@ -12,16 +12,30 @@ from torch import Tensor
 from gradgeo._typing import Array
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Model
+from gradgeo.detector import conformal
 from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.detector.explanations import explanations, named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.inputs import Data, batches, within_classes
 from gradgeo.detector.mondrian import CalibrationGroups, Kinds
+from gradgeo.detector.noise import Noise
 from gradgeo.detector.one_class import ensure
 from gradgeo.detector.results import ConditionalPredictions, Explanation, Predictions
 from gradgeo.errors import expected, warn
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A detector of the same scorer with an earlier calibration set."""
+
+    digest: str
+    """`Detector.digest()`."""
+    why: str
+    """What the user says of why it was calibrated anew."""
+    date: str
+    """When that was, as 2026-11-29, in UTC."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +64,47 @@ class FittedDetector:
     """The names of an input's entries, in order, where `fit` was given a table."""
     groups: CalibrationGroups | None = None
     """Of the calibration inputs, where `fit` was given groups."""
+    mistakes: Array | None = None
+    """(m,) outlier scores, ascending, of misclassified inputs: as large a share of all as calibrates of the others.
+    None in files of earlier versions. Verdicts do not depend on them."""
+    lineage: tuple[Ancestor, ...] = ()
+    """The detectors that this one was calibrated anew from, the last one first."""
+    noise: float | None = None
+    """Standard deviation of what is added to inputs, in input units; None for nothing."""
 
     @property
     def calibration_size(self) -> int:
         """How many inputs p-values compare with."""
         return len(self.calibration.outlier_scores)
 
-    def inputs(self, x: Data, *, batch_size: int) -> Iterator[Tensor]:
-        """The batches of `x`; ArgumentError where one is not of the shape that `fit` saw."""
+    def inputs(self, x: Data, *, batch_size: int, drawn: bool = False) -> Iterator[Tensor]:
+        """The batches of `x`, with noise of their own unless that is `drawn` already.
+
+        Raises: ArgumentError where one is not of the shape that `fit` saw.
+        """
+        noisy = Noise(0.0 if drawn or self.noise is None else self.noise).reading()
         for batch, _ in batches(x, batch_size=batch_size, labelled=False, columns=self.columns):
-            if tuple(batch.shape[1:]) != self.input_shape:
-                shape = ", ".join(map(str, self.input_shape))
-                raise expected("x", f"of shape (N, {shape}) as in fit", batch)
-            yield batch
+            yield noisy(self._of_this_shape(batch))
+
+    def labelled_inputs(self, x: Data, labels: Any, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The batches of `x`, without noise, and labels, None where there are none.
+
+        Raises: ArgumentError for inputs of another shape than `fit` saw, and for labels that are no class.
+        """
+        for batch, y in batches(x, labels, batch_size=batch_size, columns=self.columns):
+            within_classes(y, self.num_classes)
+            yield self._of_this_shape(batch), y
+
+    def _of_this_shape(self, batch: Tensor) -> Tensor:
+        if tuple(batch.shape[1:]) != self.input_shape:
+            shape = ", ".join(map(str, self.input_shape))
+            raise expected("x", f"of shape (N, {shape}) as in fit", batch)
+        return batch
+
+    def noisy(self, x: Tensor | Array, *, batch_size: int) -> Tensor | Array:
+        """`x` (N, *input) with its noise, for more passes than one over the same inputs."""
+        batches = [] if self.noise is None else list(self.inputs(x, batch_size=batch_size))
+        return torch.cat(batches) if batches else x
 
     def scores(self, measured: EvidenceFeatures) -> Tensor:
         """The score (N, M) of each evidence."""
@@ -108,6 +150,11 @@ class FittedDetector:
         scores[np.argsort(joined, kind="stable")] = self.calibration.outlier_scores
         return scores
 
+    @cached_property
+    def mistake_p_values(self) -> Array | None:
+        """(m,) p-values of `mistakes`."""
+        return None if self.mistakes is None else conformal.p_values(self.calibration.outlier_scores, self.mistakes)
+
     def rates(self, level: Level, by: str) -> dict[str, FalseAlarmRate]:
         """The false-alarm rate of each predicted class, or of each group of `fit`, judged among its own."""
         if by == "class":
@@ -131,18 +178,20 @@ class FittedDetector:
     def with_csms(
         self, model: Model, x: Tensor | Array, measured: EvidenceFeatures, batch_size: int
     ) -> EvidenceFeatures:
-        """What was `measured` of inputs `x` (M, *input), with their CSMs where the evidence made none."""
+        """What was `measured` of inputs `x` (M, *input), noise added, with their CSMs where the evidence made none."""
         if measured.csm is not None:
             return measured
         extractor = EvidenceExtractor((), self.extractor.maps)
-        inputs, keep = self.inputs(x, batch_size=batch_size), ("csm", "classes")
+        inputs, keep = self.inputs(x, batch_size=batch_size, drawn=True), ("csm", "classes")
         csms = extractor.measure(model, inputs, batch_size=batch_size, keep=keep, quiet=True)
         return replace(measured, csm=csms.csm, classes=csms.classes)
 
-    def explanations(self, predictions: Predictions, measured: EvidenceFeatures) -> list[Explanation]:
+    def explanations(
+        self, predictions: Predictions, measured: EvidenceFeatures, class_names: tuple[str, ...] = ()
+    ) -> list[Explanation]:
         """What each verdict rests on; `measured` holds the CSM and its classes."""
-        evidence = self.extractor.evidence
-        return explanations(predictions, measured, self.scores(measured), evidence, self.fusion, self.calibration)
+        of = (self.extractor.evidence, self.fusion, self.calibration, class_names)
+        return explanations(predictions, measured, self.scores(measured), *of)
 
     def digest(self, alpha: float, confidence: float | None = None) -> str:
         """The SHA-256 of this record and what is flagged."""
@@ -162,6 +211,8 @@ class FittedDetector:
             content["authors"] = [maps.loss.rescale, maps.channel_max]
         if confidence is not None:
             content["confidence"] = float(confidence)
+        if self.noise is not None:
+            content["noise"] = float(self.noise)
         if self.groups is not None:
             content["groups"] = self.groups
         if self.columns is not None:

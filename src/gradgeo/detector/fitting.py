@@ -9,20 +9,22 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import Array, BoolArray, IntArray
-from gradgeo.classifier import fingerprint
-from gradgeo.classifier.wrapper import Classifier, Model
+from gradgeo.classifier.isolated_copy import unwrapped
+from gradgeo.classifier.wrapper import Model
 from gradgeo.detector import conformal, exchangeability, tables
-from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.conformal import Level
+from gradgeo.detector.data_scan import DataScan, scan
 from gradgeo.detector.evidence import Evidence, resolve
-from gradgeo.detector.explanations import named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.inputs import Data, batches
+from gradgeo.detector.held_out import calibration_set, outlier_scores
+from gradgeo.detector.inputs import Data, batches, for_model
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
+from gradgeo.detector.narration import SILENT, FitObserver
+from gradgeo.detector.noise import NO_NOISE, Noise
 from gradgeo.detector.settings import Settings
-from gradgeo.errors import ArgumentError, UnusableInputWarning, expected, warn
+from gradgeo.errors import ArgumentError, expected, warn
 from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
@@ -30,137 +32,46 @@ from gradgeo.geometry.options import Maps
 MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes, for each feature of the widest evidence
 MODEST = 10  # features that evidence counts as where their number is the model's
 TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes the temperature
+PROBED = 32  # trusted inputs at most that tell how long all will take
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
 def fit(
-    model: Model, data: Data, labels: Any, settings: Settings, together: Any = None, groups: Any = None
+    model: Model,
+    data: Data,
+    labels: Any,
+    settings: Settings,
+    together: Any = None,
+    groups: Any = None,
+    observer: FitObserver = SILENT,
 ) -> FittedDetector:
     """All four steps, for one detector; see `Detector.fit`."""
+    data = for_model(model, data)
     columns = tables.names_of(data) if tables.is_table(data) else None
     data = data if columns is None else tables.numbers_of(data)
-    scanned = scan(model, data, labels, batch_size=settings.batch_size)
+    # The same draws in every reading, and in every fit with this seed: only those of queries must not be known.
+    noise = Noise(float(settings.noise or 0.0), seed=int(settings.seed))
+    scanned = scan(model, data, labels, batch_size=settings.batch_size, noise=noise, observer=observer)
+    observer.scanned(scanned)
     scanned.warn_if_unusable()
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
     trusted, extractor = split(model, scanned, settings, together, groups)
-    extractor, measured = extract(model, data, trusted, extractor, batch_size=settings.batch_size)
-    fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed)
+    mistakes = mistakes_of(scanned, trusted, settings.seed)
+    extractor, measured = extract(
+        model, data, trusted, extractor, batch_size=settings.batch_size, noise=noise, observer=observer, others=mistakes
+    )
+    fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed, mistakes=len(mistakes))
     known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
     if known is not None:
         known.warn_of_few(settings.level.least)
-    return replace(fitted, groups=known, columns=columns)
+    return replace(fitted, groups=known, columns=columns, noise=noise.sigma or None)
 
 
-@dataclass(frozen=True)
-class DataScan:
-    """What one forward pass over the data shows of each input (N,), and of all."""
-
-    input_shape: tuple[int, ...]
-    """Of one input."""
-    num_classes: int
-    """C, of the model."""
-    first_usable: Tensor
-    """(1, *input), or (0, *input) where no input is usable."""
-    probability: Array
-    """(N,), of the predicted class."""
-    margin: Array
-    """(N,), the largest less the second logit."""
-    usable: BoolArray
-    """(N,), whether input and logits are finite."""
-    correct: BoolArray
-    """(N,), whether the predicted class is the label; all True without labels."""
-    copy: BoolArray
-    """(N,), whether an earlier input that is usable and correct is the same, entry by entry."""
-    model_fingerprint: dict[str, Any]
-    """Of the model, by which a later change of it is noticed."""
-
-    @property
-    def trusted(self) -> BoolArray:
-        """Which inputs a detector may be fitted on (N,)."""
-        return self.usable & self.correct & ~self.copy
-
-    @property
-    def unusable(self) -> int:
-        """How many inputs have NaN or infinite values or logits."""
-        return int((~self.usable).sum())
-
-    @property
-    def misclassified(self) -> int:
-        """How many of the others have another label than is predicted."""
-        return int((self.usable & ~self.correct).sum())
-
-    @property
-    def copies(self) -> int:
-        """How many trusted inputs are left out because they repeat another."""
-        return int(self.copy.sum())
-
-    @property
-    def exclusion_reason(self) -> str:
-        """Why inputs are not trusted, with the counts."""
-        copies = f", {self.copies} copies of others" if self.copies else ""
-        return f"{self.misclassified} are misclassified, {self.unusable} unusable{copies}"
-
-    def warn_if_unusable(self) -> None:
-        """Warn of inputs that are left out, of copies, and of labels that look as if numbered otherwise."""
-        if self.unusable:
-            warn(
-                f"{self.unusable} of {len(self.usable)} inputs have NaN or infinite values or logits and are left out.",
-                UnusableInputWarning,
-            )
-        if self.copies:
-            warn(
-                f"{self.copies} of {len(self.usable)} inputs are copies of others and count once. Copies on both sides "
-                "of the split would void the false-alarm rate, and near-copies, which cannot be seen, still do: give "
-                "each input once, before augmentation, and pass together= for frames of one video or images of one "
-                "patient."
-            )
-        if self.misclassified > self.trusted.sum() + self.copies:
-            warn(
-                f"{self.misclassified} of {len(self.usable)} inputs count as misclassified: are the labels numbered as "
-                "the model's classes are?"
-            )
-
-
-def scan(model: Model, data: Data, labels: Any, *, batch_size: int) -> DataScan:
-    """Read `data` once, by forward passes alone.
-
-    Raises: ArgumentError for no input, inputs of differing shape, or labels that are none of the classes.
-    """
-    classifier = Classifier.of(model)
-    shape: tuple[int, ...] | None = None
-    rows, copy, seen_rows = [], [], set[bytes]()
-    for x, y in batches(data, labels, batch_size=batch_size):
-        if shape is None:
-            shape, first = tuple(x.shape[1:]), x[:0]
-        if tuple(x.shape[1:]) != shape:
-            raise expected("every input", f"of the same shape {shape}", x)
-        seen = classifier.logits(x)
-        logits, usable = seen.logits.cpu(), seen.usable.cpu()  # (n, C), (n,)
-        if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < logits.shape[1]):
-            raise expected("labels", f"within 0..{logits.shape[1] - 1}", f"{int(y.min())}..{int(y.max())}")
-        if not len(first) and bool(usable.any()):
-            first = x[usable.to(x.device)][:1]
-        correct = torch.ones_like(usable) if y is None else logits.argmax(1) == y
-        top = logits.double().topk(2, dim=1).values  # (n, 2)
-        rows.append((logits.double().softmax(1).amax(1), top[:, 0] - top[:, 1], usable, correct))
-        copy.append(exchangeability.is_copy(x, usable & correct, seen_rows))
-        num_classes = logits.shape[1]
-    if shape is None:
-        raise expected("data", "at least one input", "none")
-    identity = fingerprint.of(model, shape)
-    probability, margin, usable_rows, correct_rows = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
-    return DataScan(
-        input_shape=shape,
-        num_classes=num_classes,
-        first_usable=first,
-        probability=probability,
-        margin=margin,
-        usable=usable_rows,
-        correct=correct_rows,
-        copy=np.concatenate(copy),
-        model_fingerprint=identity,
-    )
+def mistakes_of(scanned: "DataScan", trusted: "TrustedSet", seed: int) -> IntArray:
+    """Positions of the misclassified inputs that are set apart, in the proportion of those that calibrate."""
+    share = float(trusted.calibrates.mean())
+    return exchangeability.mistakes_apart(scanned.usable & ~scanned.correct, share, seed)
 
 
 @dataclass(frozen=True)
@@ -250,23 +161,44 @@ def split(
 
 
 def extract(
-    model: Model, data: Data, trusted: TrustedSet, extractor: EvidenceExtractor, *, batch_size: int
+    model: Model,
+    data: Data,
+    trusted: TrustedSet,
+    extractor: EvidenceExtractor,
+    *,
+    batch_size: int,
+    noise: Noise = NO_NOISE,
+    observer: FitObserver = SILENT,
+    others: IntArray | None = None,
 ) -> tuple[EvidenceExtractor, EvidenceFeatures]:
-    """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs.
+    """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs and,
+    behind these, of the `others`, by their positions.
 
     Raises: ArgumentError for data that is not the same as at the first.
     """
+    near_rows = trusted.learn_rows[:NEAREST]
+    if observer.estimates:
+        few = torch.cat([*_inputs_at(data, trusted.learn_rows[:PROBED], batch_size=batch_size, noise=noise)])
+        radius_of_one, one = extractor.seconds(model, few, trusted.num_classes)
+        observer.estimated(one, one * len(trusted.rows) + radius_of_one * len(near_rows))
     if extractor.has_neighbourhood:
         # A third, partial reading: the radius must be known before anything is measured around an input.
-        near = _inputs_at(data, trusted.learn_rows[:NEAREST], batch_size=batch_size)
-        radius = extractor.typical_radius(model, near, trusted.num_classes, batch_size=batch_size)
+        near = _inputs_at(data, near_rows, batch_size=batch_size, noise=noise)
+        with observer.stage("distances to boundaries", len(near_rows)) as advance:
+            classes = trusted.num_classes
+            radius = extractor.typical_radius(model, near, classes, batch_size=batch_size, advance=advance)
         extractor = replace(extractor, radius=radius)
-    inputs = _inputs_at(data, trusted.rows, total=trusted.total, batch_size=batch_size)
-    measured = extractor.measure(model, inputs, batch_size=batch_size)
+    rows = trusted.rows if others is None else np.union1d(trusted.rows, others)
+    inputs = _inputs_at(data, rows, total=trusted.total, batch_size=batch_size, noise=noise)
+    with observer.stage("measuring", len(rows)) as advance:
+        measured = extractor.measure(model, inputs, batch_size=batch_size, advance=advance)
+    complete = len(measured.label) == len(rows)
+    if complete and others is not None:
+        measured = measured[np.searchsorted(rows, np.concatenate([trusted.rows, others])).astype(np.int64)]
     # Another batch may round differently; more than that is another input.
     if (
-        len(measured.label) != len(trusted.rows)
-        or np.mean(np.abs(measured.probability.numpy() - trusted.probability) > 1e-3) > 0.01
+        not complete
+        or np.mean(np.abs(measured.probability.numpy()[: len(trusted.rows)] - trusted.probability) > 1e-3) > 0.01
     ):
         raise expected(
             "data",
@@ -278,12 +210,24 @@ def extract(
 
 
 def learn(
-    scanned: DataScan, trusted: TrustedSet, extractor: EvidenceExtractor, measured: EvidenceFeatures, *, seed: int
+    scanned: DataScan,
+    trusted: TrustedSet,
+    extractor: EvidenceExtractor,
+    measured: EvidenceFeatures,
+    *,
+    seed: int,
+    mistakes: int | None = None,
 ) -> FittedDetector:
-    """Fit the one-class models and their fusion on one part of what was `measured` (T,), calibrate on the other.
+    """Fit the one-class models and their fusion on one part of what was `measured` of trusted inputs (T,), calibrate on
+    the other.
+
+    Args:
+        mistakes: how many that `exchangeability.mistakes_apart` chose stand behind the T; None where it was not asked.
 
     Raises: ArgumentError where too few of the inputs have gradients.
     """
+    others = measured[np.arange(len(trusted.rows), len(measured.label))]
+    measured = measured[np.arange(len(trusted.rows))]
     has_gradient = measured.has_gradient.numpy()  # (T,)
     trusted, measured = trusted.only(has_gradient), measured[np.flatnonzero(has_gradient)]
     learned, held_out = (measured[np.flatnonzero(rows)] for rows in (~trusted.calibrates, trusted.calibrates))
@@ -296,14 +240,7 @@ def learn(
         scanned.num_classes,
         seed=seed,
     )
-    scores = fusion.scores(held_out.features, held_out.label)  # (n, M)
-    calibration = CalibrationSet(
-        outlier_scores=np.sort(fusion.fuse(scores).numpy()),
-        rows=trusted.rows[trusted.calibrates],
-        labels=held_out.label.numpy(),
-        features=named_features(evidence, held_out.features)[1].numpy(),
-        scores=scores.numpy(),
-    )
+    calibration = calibration_set(extractor, fusion, held_out, trusted.rows[trusted.calibrates])
     return FittedDetector(
         input_shape=scanned.input_shape,
         num_classes=scanned.num_classes,
@@ -314,6 +251,7 @@ def learn(
         misclassified=scanned.misclassified,
         unusable=scanned.unusable,
         model_fingerprint=scanned.model_fingerprint,
+        mistakes=None if mistakes is None else outlier_scores(fusion, others),
     )
 
 
@@ -349,6 +287,12 @@ def _usable_loss(loss: str, num_classes: int) -> str:
 def _available(model: Model, names: str | Sequence[str], one_class: str, x: Tensor) -> tuple[Evidence, ...]:
     """The evidence that this model has, by a pass of one input, or of none, `x`."""
     wanted = resolve(names, one_class)
+    inner = unwrapped(model) if isinstance(model, torch.nn.Module) else model
+    unfit: frozenset[str] = getattr(inner, "unfit_evidence", frozenset())
+    if unfit & {e.name for e in wanted} and not isinstance(names, str):
+        one = ", ".join(sorted(unfit & {e.name for e in wanted}))
+        raise expected("evidence", "what means something for texts", one, "Leave these out, or use a preset.")
+    wanted = tuple(e for e in wanted if e.name not in unfit)
     (forward,) = map_chunks(model, [x], Maps(), lambda forward, rows: forward, quiet=True)
     missing = [e.name for e in wanted if not e.available(forward)]
     if missing and not isinstance(names, str):
@@ -361,11 +305,14 @@ def _available(model: Model, names: str | Sequence[str], one_class: str, x: Tens
     return tuple(e for e in wanted if e.name not in missing)
 
 
-def _inputs_at(data: Data, rows: IntArray, *, batch_size: int, total: int | None = None) -> Iterator[Tensor]:
-    """The inputs at some positions, ascending, batch by batch; read no further than the last one, or to the end where
-    their `total` is given, which must then be as many."""
-    start = 0
+def _inputs_at(
+    data: Data, rows: IntArray, *, batch_size: int, noise: Noise, total: int | None = None
+) -> Iterator[Tensor]:
+    """The inputs at some positions, ascending, batch by batch, with the `noise` of a whole reading; read no further
+    than the last one, or to the end where their `total` is given, which must then be as many."""
+    start, noisy = 0, noise.reading()
     for x, _ in batches(data, batch_size=batch_size, labelled=False):
+        x = noisy(x)
         here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(x))] - start
         start += len(x)
         if total is not None and start > total:

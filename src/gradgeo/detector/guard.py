@@ -1,6 +1,6 @@
 """A classifier that gives its verdict along with its logits, as one module to put where the model was."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -112,11 +112,12 @@ class Guarded(nn.Module):
         self.training = model.training
         self.register_load_state_dict_post_hook(_notice_other_weights)
 
-    def forward(self, x: Tensor) -> Answer:
-        """Logits and verdicts of inputs (N, *input)."""
+    def forward(self, x: Tensor | Sequence[str]) -> Answer:
+        """Logits and verdicts of inputs (N, *input), or of texts."""
         judged = self.detector.judge(x)
         verdict = judged.predictions
-        answer = Answer(judged.logits.to(x.device), **vars(verdict))
+        logits = judged.logits.to(x.device) if isinstance(x, Tensor) else judged.logits
+        answer = Answer(logits, **vars(verdict))
         rows = torch.nonzero(~verdict.trusted)[:, 0]
         if self.on_untrusted == "flag" or not len(rows):
             return answer

@@ -1,7 +1,8 @@
 """One way to walk over what a detector accepts: tensors, arrays, data sets and loaders, with or without labels."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,25 +11,50 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
+from gradgeo.classifier.isolated_copy import Model, unwrapped
+from gradgeo.classifier.items import input_and_label
 from gradgeo.classifier.prepared import refuse_sparse
+from gradgeo.classifier.text import TextClassifier
 from gradgeo.detector import tables
 from gradgeo.errors import expected
 
 Data = ArrayLike | Dataset[Any] | DataLoader[Any]
 """A tensor or array (N, *input), a table (N rows, F columns), or a Dataset or DataLoader whose items are x,
-(x, y, ...) or mappings with keys of `INPUTS` and `LABELS`."""
+(x, y, ...) or mappings (`gradgeo.classifier.items`)."""
 
-INPUTS = ("image", "pixel_values", "inputs_embeds", "input_values", "x", "input", "inputs", "data", "features")
-"""Keys of the input in items that are mappings, as MONAI, Hugging Face and others name it."""
 
-LABELS = ("label", "labels", "y", "target", "targets")
-"""Keys of the class."""
+@dataclass(frozen=True)
+class Texts:
+    """Data whose items are texts, or may be, and what makes inputs of them."""
+
+    data: Any
+    encode: Callable[[Sequence[Any]], Tensor]
+
 
 RULE = "a tensor, an array, a table, a Dataset or a DataLoader"
 
 
+def for_model(model: Model, data: Any) -> Any:
+    """`data`, or for a model of texts `Texts`: lists, arrays and columns of texts among them.
+
+    Raises: ArgumentError for a table, of which the column of texts must be named.
+    """
+    inner = unwrapped(model) if isinstance(model, torch.nn.Module) else model
+    if not isinstance(inner, TextClassifier) or isinstance(data, Tensor | Texts):
+        return data
+    if tables.is_table(data) and not isinstance(data, Tensor):
+        if getattr(data, "ndim", 1) != 1 or hasattr(data, "columns"):
+            raise expected("data", "a list or a column of texts", data, "Name the column: df['text'].")
+        data = data.to_pylist() if hasattr(data, "to_pylist") else list(data)
+    elif isinstance(data, np.ndarray) and data.ndim == 1:
+        data = data.tolist()
+    elif isinstance(data, str):
+        raise expected("data", "a list of texts", data, "For a single text pass [text].")
+    return Texts(list(data) if isinstance(data, tuple) else data, inner.encode)
+
+
 def batches(
-    data: Data,
+    data: Data | Texts,
     labels: ArrayLike | None = None,
     *,
     batch_size: int,
@@ -44,6 +70,16 @@ def batches(
         labelled: whether labels are wanted at all.
         columns: of a table, in order; None for all of them.
     """
+    encode: Callable[[Sequence[Any]], Tensor] | None = None
+    if isinstance(data, Texts):
+        encode, data = data.encode, data.data
+        if isinstance(data, list):
+            y = None if labels is None else _labels(labels)
+            if y is not None and len(y) != len(data):
+                raise expected("labels", f"of shape ({len(data)},), one per text", y)
+            for start in range(0, len(data), batch_size):
+                yield encode(data[start : start + batch_size]), None if y is None else y[start : start + batch_size]
+            return
     if tables.is_table(data):
         data = tables.numbers_of(data, columns)
     if isinstance(data, Tensor | np.ndarray):
@@ -55,31 +91,33 @@ def batches(
         loader = _in_order(data, batch_size)
     elif isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         if isinstance(data, str | bytes | dict | list):
-            raise expected("data", RULE, data)
+            texts = isinstance(data, list) and data and isinstance(data[0], str)
+            advice = "Texts take a model made by gradgeo.text(model, tokenizer)." if texts else ""
+            raise expected("data", RULE, data, advice)
         loader = _loader(data, batch_size)
     else:
         raise expected("data", RULE, data)
     for batch in _iterate(loader):
-        x, y = _input_and_label(batch)
+        x, y = input_and_label(batch)
+        if encode is not None and isinstance(x, list | tuple):
+            x = encode(x)
         if not isinstance(x, Tensor):
             raise expected("each item of data", "x or (x, y, ...) with x a tensor", x, "Wrap the data set so.")
         yield x, _labels(y) if labelled and y is not None else None
 
 
-def _input_and_label(batch: Any) -> tuple[Any, Any]:
-    """What a batch of a loader holds: x, (x, y, ...) or a mapping with one of `INPUTS` and perhaps one of `LABELS`."""
-    if isinstance(batch, Mapping):
-        found = [name for name in INPUTS if name in batch]
-        if len(found) != 1:
-            raise expected(
-                "each item of data",
-                f"a mapping with one of the keys {', '.join(INPUTS)}",
-                f"one with {', '.join(map(str, batch))}",
-                "Wrap the data set to give (x, y).",
-            )
-        return batch[found[0]], next((batch[name] for name in LABELS if name in batch), None)
-    x, y = (batch[0], batch[1]) if isinstance(batch, tuple | list) and len(batch) > 1 else (batch, None)
-    return (x[0] if isinstance(x, tuple | list) and len(x) == 1 else x), y
+def size_of(data: Data | Texts) -> int | None:
+    """How many inputs `data` has; None where it does not know before it is read."""
+    if isinstance(data, Texts):
+        return size_of(data.data)
+    of = data.dataset if isinstance(data, DataLoader) else data
+    known = getattr(of, "size_hint", None)
+    if isinstance(known, int):
+        return known
+    try:
+        return len(of)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _loader(dataset: Any, batch_size: int | None, **options: Any) -> DataLoader[Any]:
@@ -132,6 +170,12 @@ def _tensor(part: Tensor | NDArray[Any]) -> Tensor:
     if isinstance(part, np.ma.MaskedArray) and part.dtype.kind == "f":
         part = part.filled(np.nan)  # an input with a missing value cannot be judged
     return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=")))
+
+
+def within_classes(y: Tensor | None, num_classes: int) -> None:
+    """ArgumentError for a label (N,) that is none of the model's classes."""
+    if y is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < num_classes):
+        raise expected("labels", f"within 0..{num_classes - 1}", f"{int(y.min())}..{int(y.max())}")
 
 
 def _labels(labels: ArrayLike) -> Tensor:

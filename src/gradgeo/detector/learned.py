@@ -1,19 +1,30 @@
 """What a fitted detector shows of itself: values that `fit` learned, whose names end in _."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from gradgeo._typing import Array
 from gradgeo.detector.conformal import FalseAlarmRate
-from gradgeo.detector.fitted import FittedDetector
+from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.settings import Settings
-from gradgeo.errors import NotFittedError, choice, expected
+from gradgeo.errors import NotFittedError, choice, expected, one_line
 from gradgeo.geometry.options import Classes
+
+
+def named(notes: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
+    """The names of classes in notes, which a file brought; empty unless there is one for each, and no two the same."""
+    names = notes.get("class_names")
+    if not isinstance(names, list | tuple) or not len(set(map(str, names))) == num_classes == len(names):
+        return ()
+    return tuple(one_line(str(name)) for name in names)
 
 
 class Learned(ABC):
     """The attributes that a `Detector` has after `fit`; NotFittedError before."""
 
     _fitted: FittedDetector | None = None
+    notes: dict[str, Any]
 
     @property
     @abstractmethod
@@ -43,6 +54,11 @@ class Learned(ABC):
         return self.fitted_.num_classes
 
     @property
+    def class_names_(self) -> tuple[str, ...]:
+        """Of the classes 0, 1, ..., as `notes["class_names"]` has them; empty unless there is one for each."""
+        return named(self.notes, self.num_classes_)
+
+    @property
     def classes_(self) -> Classes:
         """Whose saliency maps are made, as `classes` was at `fit`."""
         return self.fitted_.extractor.maps.classes
@@ -61,6 +77,11 @@ class Learned(ABC):
     def radius_(self) -> float:
         """Of the neighbourhood, root mean square per input entry, in input units."""
         return self.fitted_.extractor.radius
+
+    @property
+    def noise_(self) -> float | None:
+        """Standard deviation of the noise that inputs are judged with, in input units; None for none."""
+        return self.fitted_.noise
 
     @property
     def fit_size_(self) -> int:
@@ -91,6 +112,18 @@ class Learned(ABC):
     def calibration_scores_(self) -> Array:
         """The outlier scores of the calibration inputs, in rising order: what p-values compare with."""
         return self.fitted_.calibration.outlier_scores.copy()
+
+    @property
+    def mistake_p_values_(self) -> Array | None:
+        """(m,) p-values of misclassified inputs of `fit`, as large a share of them as calibrates of the others: what
+        traffic holds when all is well, besides inputs like those of calibration. For `gradgeo.watch.Watch`. None in a
+        detector from a file of an earlier version."""
+        return self.fitted_.mistake_p_values
+
+    @property
+    def lineage_(self) -> tuple[Ancestor, ...]:
+        """The detectors that this one was recalibrated from, the last one first; empty for one that `fit` made."""
+        return self.fitted_.lineage
 
     @property
     def groups_(self) -> tuple[str, ...]:

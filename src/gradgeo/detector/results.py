@@ -204,11 +204,18 @@ class Explanation:
     """(K, K)"""
     nearest: Reference | None
     """None for an input that cannot be judged."""
+    class_names: tuple[str, ...] = ()
+    """Of the classes 0, 1, ...; empty where the detector's notes name none."""
+
+    def name_of(self, label: int) -> str:
+        """A class for people: its name and number."""
+        return f"class {label}" if not self.class_names else f"class {self.class_names[label]} ({label})"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts, ready for JSON (NaN becomes None)."""
         return {
             "label": self.label,
+            "label_name": self.class_names[self.label] if self.class_names and self.label >= 0 else None,
             "probability": _number(self.probability),
             "outlier_score": _number(self.outlier_score),
             "p_value": _number(self.p_value),
@@ -234,7 +241,7 @@ class Explanation:
 
     def __str__(self) -> str:
         verdict = "trusted" if self.trusted else "not trusted"
-        head = f"class {self.label} (probability {self.probability:.3f}): {verdict}, p = {self.p_value:.4f}"
+        head = f"{self.name_of(self.label)} (probability {self.probability:.3f}): {verdict}, p = {self.p_value:.4f}"
         lines = [f"{head}, outlier score {self.outlier_score:.2f}" + (f", {self.cause}" if self.cause else "")]
         lines += [f"  {name:<16} p = {e.p_value:.4f}   surprise {e.surprise:.1f}" for name, e in self.evidence.items()]
         lines += [
@@ -244,7 +251,7 @@ class Explanation:
         ]
         if self.nearest is not None:
             n = self.nearest
-            lines.append(f"  nearest trusted input: number {n.index} of the fit data, class {n.label}")
+            lines.append(f"  nearest trusted input: number {n.index} of the fit data, {self.name_of(n.label)}")
         return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -27,18 +27,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from gradgeo._files import atomic_stream
-from gradgeo._typing import IntArray
+from gradgeo._typing import Array, IntArray
 from gradgeo.detector.calibration import CalibrationSet
 from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.detector.document import LARGEST_INPUT, SCHEMA, check, is_texts
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
-from gradgeo.detector.fitted import FittedDetector
+from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
 from gradgeo.detector.kinds import KINDS
+from gradgeo.detector.learned import named
 from gradgeo.detector.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.mondrian import CalibrationGroups
-from gradgeo.detector.one_class import OneClass, ensure
+from gradgeo.detector.one_class import OneClass, checked_arrays, ensure
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
 from gradgeo.geometry.losses import Loss
@@ -48,6 +49,8 @@ LARGEST = 1 << 28  # bytes; a detector of 1,000 classes takes a few megabytes
 LONGEST_HEADER = 1 << 24  # bytes, with the notes
 
 Arrays = dict[str, NDArray[Any]]
+
+_MISTAKES = "mistake_scores"
 
 _BY_QUESTION = "question_"  # before the names of the arrays of `EvidenceFusion.by_question`
 
@@ -68,6 +71,8 @@ class Contents:
     """Of its arrays."""
     groups: CalibrationGroups | None = None
     """Of its arrays, where `fit` was given groups."""
+    mistakes: Array | None = None
+    """Of its arrays, where `fit` wrote them."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,7 +123,10 @@ class Contents:
             unusable=fitted["unusable"],
             model_fingerprint=self.fingerprint,
             groups=self.groups,
+            noise=self.settings.get("noise"),
             columns=None if "columns" not in fitted else tuple(fitted["columns"]),
+            mistakes=self.mistakes,
+            lineage=tuple(Ancestor(**each) for each in fitted.get("lineage", ())),
         )
 
     def require(self, sha256: str | None) -> None:
@@ -160,11 +168,8 @@ class Contents:
         return {kind: {name: level.rate(n) for name, n in sizes.items()} for kind, sizes in counts.items()}
 
     def class_names(self) -> tuple[str, ...]:
-        """As the notes have them, where they have one for each class, else the numbers of the classes."""
-        names, count = self.notes.get("class_names"), self.fitted["num_classes"]
-        if isinstance(names, list) and len(set(map(str, names))) == count == len(names):
-            return tuple(map(str, names))
-        return tuple(map(str, range(count)))
+        """See `class_names`."""
+        return class_names(self.notes, self.fitted["num_classes"])
 
     def digest(self) -> str | None:
         """`Detector.digest`; None where the file holds evidence that is not known here."""
@@ -172,6 +177,11 @@ class Contents:
             return self.restored().digest(self.settings["alpha"], self.settings.get("confidence"))
         except GradgeoError:
             return None
+
+
+def class_names(notes: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """As the notes of a detector have them, where they have one for each class, else the numbers of the classes."""
+    return named(notes, count) or tuple(map(str, range(count)))
 
 
 def _counts(names: Sequence[str], of_row: IntArray) -> dict[str, int]:
@@ -196,7 +206,7 @@ def write(
     extractor, fusion = fitted.extractor, fitted.fusion
     if math.prod(fitted.input_shape) > LARGEST_INPUT:
         raise DetectorFileError(f"a detector file is of inputs of at most {LARGEST_INPUT} entries.")
-    settings = replace(settings, evidence=extractor.names, classes=extractor.maps.classes)
+    settings = replace(settings, evidence=extractor.names, classes=extractor.maps.classes, noise=fitted.noise)
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "versions": {name: version(name) for name in ("gradgeo", "torch", "numpy", "scikit-learn")},
@@ -214,6 +224,7 @@ def write(
             "one_class": [_kind_name(member) for member in fusion.members],
             "questions": list(fusion.questions),
             **({} if fitted.columns is None else {"columns": list(fitted.columns)}),
+            **({"lineage": [asdict(each) for each in fitted.lineage]} if fitted.lineage else {}),
         },
         "fingerprint": fitted.model_fingerprint,
         "notes": notes,
@@ -222,6 +233,7 @@ def write(
     if fitted.groups is not None:
         document["fitted"] |= {"groups": list(fitted.groups.names)}
         groups = dict.fromkeys(GROUP_LAYOUT, np.ascontiguousarray(fitted.groups.of_row, np.int64))
+    mistakes = {} if fitted.mistakes is None else {_MISTAKES: np.ascontiguousarray(fitted.mistakes, np.float64)}
     try:
         text = json.dumps(document, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -231,6 +243,7 @@ def write(
         **_as_laid_out(fusion.by_evidence, vars(fusion.by_evidence)),
         **_prefixed(_BY_QUESTION, _as_laid_out(fusion.by_question, vars(fusion.by_question))),
         **groups,
+        **mistakes,
     }
     for name, member in zip(extractor.names, fusion.members, strict=True):
         arrays |= _prefixed(f"{name}/", _as_laid_out(member, vars(member)))
@@ -335,7 +348,7 @@ def _no_constant(name: str) -> None:
 
 def _models(
     settings: dict[str, Any], fitted: dict[str, Any], arrays: Arrays
-) -> tuple[EvidenceFusion, CalibrationSet, CalibrationGroups | None]:
+) -> tuple[EvidenceFusion, CalibrationSet, CalibrationGroups | None, Array | None]:
     """What the arrays are of, each checked by its own class; ValueError where one does not fit or is left over."""
     rest, classes, questions = dict(arrays), fitted["num_classes"], tuple(fitted["questions"])
     count = len(questions)
@@ -354,12 +367,16 @@ def _models(
     groups = None
     if "groups" in fitted:
         groups = CalibrationGroups.from_arrays(fitted["groups"], taken(GROUP_LAYOUT), fitted["calibration_size"])
+    mistakes = rest.pop(_MISTAKES, None)
+    if mistakes is not None:
+        (mistakes,) = checked_arrays({_MISTAKES: ("f8", ("mistakes",))}, {_MISTAKES: mistakes}, {}).values()
+        ensure(bool((np.diff(mistakes) >= 0).all()), "the scores of mistakes are not sorted")
     ensure(not rest, "it holds other arrays than its settings ask for")
     fusion = EvidenceFusion(tuple(members), questions, by_evidence, by_question)
     low, high = (np.sort(bound.numpy()) for bound in fusion.fuse_bounds(torch.from_numpy(calibration.scores)))
     between = (low <= calibration.outlier_scores) & (calibration.outlier_scores <= high)
     ensure(bool(between.all()), "calibration is not what its reference_scores join to")
-    return fusion, calibration, groups
+    return fusion, calibration, groups, mistakes
 
 
 @contextmanager

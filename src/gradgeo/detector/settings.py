@@ -1,5 +1,6 @@
 """How a detector is to be fitted: the arguments of `Detector`, checked."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from numbers import Integral, Real
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from gradgeo.detector.conformal import Level
 from gradgeo.detector.evidence import resolve
-from gradgeo.errors import choice, expected
+from gradgeo.errors import choice, expected, number
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.options import Classes
 
@@ -31,6 +32,7 @@ class Settings:
     rescale: bool = False
     channel_max: bool = False
     one_class: str = "copula"
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         resolve(self.evidence, self.one_class)
@@ -43,6 +45,8 @@ class Settings:
             not isinstance(self.confidence, Real) or isinstance(self.confidence, bool) or not 0 < self.confidence < 1
         ):
             raise expected("confidence", "None or a number between 0 and 1", self.confidence)
+        if self.noise is not None and (isinstance(self.noise, bool) or not 0 < number(self.noise) < math.inf):
+            raise expected("noise", "None or a number above 0, in input units", self.noise)
         for name, least in (("seed", 0), ("batch_size", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:

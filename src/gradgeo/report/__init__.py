@@ -6,10 +6,15 @@ from typing import Any
 import numpy as np
 
 from gradgeo._files import atomic_stream, check_writable, refuse_source
+from gradgeo._typing import IntArray
 from gradgeo.errors import expected, one_line, public, warn
-from gradgeo.report.gallery import NAME, card, within
+from gradgeo.report import review
+from gradgeo.report.gallery import NAME, Card, card, within
+from gradgeo.report.kinds import classes_and_groups, listed
 from gradgeo.report.page import Failure, render
+from gradgeo.report.recount import recount
 from gradgeo.report.summary import NO_REASON, Summary, summarise
+from gradgeo.report.trend import Window, drift_at, time_text, windows
 from gradgeo.scoring.reader import Scores
 
 __all__ = ["Summary", "html", "write"]
@@ -27,7 +32,7 @@ def html(scores: str | Path) -> str:
         scores: what `gradgeo score` wrote: a .parquet or .csv file, or a folder of part-*.parquet. It is not trusted:
             texts are escaped, pictures checked, and nothing in it is executed.
 
-    Cost: three passes over the rows, a few seconds for a million (results/report.md); memory does not grow with them.
+    Cost: four passes over the rows, a few seconds for a million (results/report.md); memory does not grow with them.
     The page is smaller than 3 MB for any number of rows.
 
     Raises:
@@ -63,14 +68,39 @@ def _page(scores: Scores) -> tuple[str, Summary]:
     if scores.unfinished:
         warn(f"the run that writes {scores.path} has not ended: the page shows the rows so far.")
     summary = summarise(scores)
+    drawn, found = review.drawn(summary), windows(summary)
     shown = np.unique(np.concatenate([summary.outlying, summary.drawn]))
-    largest = set(summary.outlying.tolist())
-    rows = scores.take(shown)
-    cards = [card(row, scores.metadata, largest=at in largest) for at, row in zip(shown.tolist(), rows, strict=True)]
-    cards.sort(key=lambda entry: (-_or_least(entry.outlier_score), entry.index))
+    by_position = _cards(
+        scores, summary, found, np.unique([*shown.tolist(), *(at for some in drawn.values() for at in some)])
+    )
+    cards = sorted((by_position[at] for at in shown.tolist()), key=lambda e: (-_or_least(e.outlier_score), e.index))
+    cards = within(cards)
     failures = [_failure(row) for row in scores.take(np.array(summary.first_errors, np.int64))]
-    name = scores.path.resolve().name
-    return render(one_line(name), summary, within(cards), failures, unfinished=scores.unfinished), summary
+    kinds = classes_and_groups(summary)
+    text = render(
+        one_line(scores.path.resolve().name),
+        summary,
+        cards,
+        failures,
+        found,
+        kinds=kinds,
+        recounted=recount(scores, summary, listed(*kinds)),
+        queue=review.payload(summary, {kind: [by_position[at] for at in some] for kind, some in drawn.items()}, cards),
+        unfinished=scores.unfinished,
+    )
+    return text, summary
+
+
+def _cards(scores: Scores, summary: Summary, found: list[Window], positions: IntArray) -> dict[int, Card]:
+    """By ascending position, the rows that are shown."""
+    largest, by = set(summary.outlying.tolist()), scores.ordered_by
+    cards = {}
+    for at, row in zip(positions.tolist(), scores.take(positions.astype(np.int64)), strict=True):
+        when = row["index"] if by == "index" else row.get("time")
+        told = "" if by == "index" or when is None or when != when else time_text(when, by)
+        drift = drift_at(summary, found, when)
+        cards[at] = card(row, scores.metadata, largest=at in largest, time=told, drift=drift)
+    return cards
 
 
 def _or_least(value: float) -> float:

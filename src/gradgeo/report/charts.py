@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from gradgeo._typing import Array
 from gradgeo.report.html.charts import ROLES, chart, tidy
+from gradgeo.report.recount import Recount
 from gradgeo.report.summary import Summary, calibration_shares
 from gradgeo.report.trend import Window, usual_quartiles
 
 SIZE = (320, 180)
+FRAME = (0.085, 0.13, 0.9, 0.83)
+"""Left, bottom, width and height of the axes, as shares of `SIZE`."""
 
 
 def scores(summary: Summary) -> str:
@@ -53,6 +57,44 @@ def p_values(summary: Summary) -> str:
             _flag(axes, summary.metadata.threshold)
 
     return _chart(draw)
+
+
+def risk_places(recounted: Recount, summary: Summary) -> list[tuple[float, float]]:
+    """Where the chart of `risk` has each alpha, in the units of its SVG; none without labels."""
+    coverage, wrong = _risk(recounted, summary)
+    if not len(coverage):
+        return []
+    low, high = _risk_range(wrong)
+    x = SIZE[0] * (FRAME[0] + FRAME[2] * coverage)
+    y = SIZE[1] * (1 - FRAME[1] - FRAME[3] * (wrong - low) / (high - low))
+    return list(zip(x.round(1).tolist(), y.round(1).tolist(), strict=True))
+
+
+def risk(recounted: Recount, summary: Summary) -> str:
+    """The share of errors among trusted predictions against the share of predictions trusted, from alpha to alpha."""
+    coverage, wrong = _risk(recounted, summary)
+
+    def draw(axes: Any) -> None:
+        axes.set(xlim=(0, 1), ylim=_risk_range(wrong))
+        axes.axhline(1 - summary.correct / summary.labelled, color=ROLES["ink"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot(coverage, wrong, color=ROLES["ours"], linewidth=1.6)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
+
+    return _chart(draw)
+
+
+def _risk(recounted: Recount, summary: Summary) -> tuple[Array, Array]:
+    """(S,) coverage and risk at each alpha, over the rows whose true label is known."""
+    trusted = summary.labelled - recounted.labelled
+    if not summary.labelled:
+        return np.empty(0), np.empty(0)
+    wrong = trusted - (summary.correct - recounted.correct)
+    risks = np.divide(wrong, trusted, out=np.zeros(len(trusted)), where=trusted > 0)
+    return trusted / summary.labelled, risks
+
+
+def _risk_range(wrong: Array) -> tuple[float, float]:
+    return 0.0, 1.08 * (float(wrong.max()) or 1)
 
 
 def shares(windows: Sequence[Window]) -> str:
@@ -110,7 +152,7 @@ def _chart(draw: Callable[[Any], None], *, percent: bool = True) -> str:
         axes.grid(axis="y", color=ROLES["line"], linewidth=0.5, alpha=0.7)
         axes.set_axisbelow(True)
 
-    return tidy(chart(whole, size=SIZE, frame=(0.085, 0.13, 0.9, 0.83), extra="report"))
+    return tidy(chart(whole, size=SIZE, frame=FRAME, extra="report"))
 
 
 def _flag(axes: Any, at: float) -> None:

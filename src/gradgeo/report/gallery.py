@@ -4,7 +4,7 @@ import base64
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,23 @@ class Card:
     csm_own: int | None
     """The row and column of the predicted class."""
 
+    csm_levels: str
+    """The levels of the CSM, row after row, each a letter from "a" on; "" without a CSM."""
+
+    saliency: str | None
+    """Base64 of a PNG: where the picture moves the predicted class."""
+
+    time: str
+    """When, "" where the file does not say."""
+
+    drift: float
+    """How far the p-values of its time have moved."""
+
     largest: bool
     """Whether it was chosen for its outlier score, not drawn."""
 
 
-def card(row: dict[str, Any], metadata: Metadata, *, largest: bool) -> Card:
+def card(row: dict[str, Any], metadata: Metadata, *, largest: bool = False, time: str = "", drift: float = 0.0) -> Card:
     """From a row of a file of verdicts."""
     label, truth = row["label"], row.get("true_label")
     values = _numbers(row.get("evidence"), most=len(metadata.evidence))
@@ -75,7 +87,8 @@ def card(row: dict[str, Any], metadata: Metadata, *, largest: bool) -> Card:
     alpha = metadata.alpha or 0.0
     named = _numbers(row.get("csm_classes"), most=MOST_CLASSES)
     classes = [int(c) for c in named] if all(map(math.isfinite, named)) else []
-    cells = csm_paths(_numbers(row.get("csm"), most=MOST_CLASSES**2), len(classes))
+    levels = csm_levels(_numbers(row.get("csm"), most=MOST_CLASSES**2), len(classes))
+    cells = csm_paths(levels)
     cause = row.get("cause")
     return Card(
         index=int(row["index"] if row["index"] is not None else -1),
@@ -94,6 +107,10 @@ def card(row: dict[str, Any], metadata: Metadata, *, largest: bool) -> Card:
         csm=cells,
         csm_classes=[_class_name(metadata, c) for c in classes] if cells else [],
         csm_own=classes.index(label) if cells and label in classes else None,
+        csm_levels="".join(chr(ord("a") + level) for line in levels for level in line),
+        saliency=thumbnail(row.get("saliency")),
+        time=time,
+        drift=drift,
         largest=largest,
     )
 
@@ -127,16 +144,23 @@ def signal_path(values: Sequence[float]) -> str | None:
     return "".join(parts)
 
 
-def csm_paths(values: Sequence[float], size: int) -> dict[int, str]:
-    """The cells of a matrix (size, size) by level, side by side as one path; none for what is no CSM."""
-    if size < 2 or len(values) != size * size:
-        return {}
+def csm_levels(values: Sequence[float], size: int) -> list[list[int]]:
+    """The level of each cell of a matrix (size, size); none for what is no CSM, and of two classes, whose one
+    similarity is -1 for every input."""
+    if size < 3 or len(values) != size * size:
+        return []
     matrix = np.asarray(values, np.float64).reshape(size, size)
     if not np.isfinite(matrix).all() or np.abs(matrix).max() > 1.001:
-        return {}
-    levels = np.clip(np.rint((matrix + 1) / 2 * (LEVELS - 1)), 0, LEVELS - 1).astype(int)
+        return []
+    levels: list[list[int]] = np.clip(np.rint((matrix + 1) / 2 * (LEVELS - 1)), 0, LEVELS - 1).astype(int).tolist()
+    return levels
+
+
+def csm_paths(levels: Sequence[Sequence[int]]) -> dict[int, str]:
+    """The cells of a matrix by level, side by side as one path."""
     paths: dict[int, str] = {}
-    for y, row in enumerate(levels.tolist()):
+    size = len(levels)
+    for y, row in enumerate(levels):
         x = 0
         while x < size:
             run = 1
@@ -151,12 +175,18 @@ def within(cards: Sequence[Card], budget: int = BUDGET) -> list[Card]:
     """The cards, those at the end without pictures where all together would take more than `budget` characters."""
     shown = []
     for entry in cards:
-        size = len(entry.thumbnail or "") + len(entry.signal or "") + sum(map(len, entry.csm.values()))
+        pictures = (entry.thumbnail or "", entry.signal or "", entry.saliency or "", *entry.csm.values())
+        size = sum(map(len, pictures))
         budget -= size
         if budget < 0:
-            entry = Card(**{**vars(entry), "thumbnail": None, "signal": None, "csm": {}, "csm_classes": []})
+            entry = bare(entry)
         shown.append(entry)
     return shown
+
+
+def bare(entry: Card) -> Card:
+    """A card without its pictures."""
+    return replace(entry, thumbnail=None, signal=None, saliency=None, csm={}, csm_levels="", csm_classes=[])
 
 
 def _class_name(metadata: Metadata, label: int) -> str:

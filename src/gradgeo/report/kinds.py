@@ -1,21 +1,20 @@
 """What is flagged of each class and group: its share with an exact interval, and whether chance explains it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
 
-from gradgeo._typing import Array
 from gradgeo.data.kept import MISSING
-from gradgeo.detector.conformal import FalseAlarmRate
+from gradgeo.detector.conformal import FalseAlarmRate, exact_interval
 from gradgeo.errors import one_line
 from gradgeo.metrics import holm
 from gradgeo.report.drift import LEVEL
 from gradgeo.report.gallery import CLASS_NAME
 from gradgeo.report.summary import MOST_LABELS, OTHER_LABELS, Summary
 
-EXACT = 10_000
-"""Inputs up to which the beta-binomial is summed; of more its beta limit is taken, as `expected_share` does."""
+SHOWN, MOST = 12, 200
+"""Classes, groups and reasons in a table, and classes in its folded rest."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,10 @@ class Share:
     high: float
     p: float | None = None
     """That so few or so many are flagged by chance, corrected for all kinds of the page; None where not known."""
+    column: str = ""
+    """The kept column whose value it is, "" for a predicted class."""
+    value: int | str | None = None
+    """In the file: a label, or the value of that column."""
 
     @property
     def share(self) -> float:
@@ -53,7 +56,7 @@ def classes_and_groups(summary: Summary) -> tuple[list[Share], dict[str, list[Sh
     by_class = metadata.conditional == "class" and not metadata.groups
     sizes: dict[int, int] = dict(enumerate(metadata.class_sizes)) if by_class else {}
     counts = [
-        _Count("", _class_name(summary, label), judged, flagged, _rate(summary, sizes.get(label)))
+        _Count("", label, _class_name(summary, label), judged, flagged, _rate(summary, sizes.get(label)))
         for label, (judged, flagged) in summary.by_class.items()
     ]
     for column, values in summary.by_kept.items():
@@ -61,16 +64,22 @@ def classes_and_groups(summary: Summary) -> tuple[list[Share], dict[str, list[Sh
         named = dict(metadata.group_sizes) if by_group else {}
         for text, (judged, flagged) in values.items():
             name = _value(text)
-            counts.append(_Count(column, name, judged, flagged, _rate(summary, named.get(name))))
+            counts.append(_Count(column, text, name, judged, flagged, _rate(summary, named.get(name))))
     part, whole = (np.array(each, np.float64) for each in zip(*((c.flagged, c.judged) for c in counts), strict=True))
     lows, highs = exact_interval(part, whole)
     chances = [None if c.rate is None else chance(c.flagged, c.judged, c.rate) for c in counts]
     corrected = iter(holm([p for p in chances if p is not None]))
     shares: dict[str, list[Share]] = {column: [] for column in ("", *summary.by_kept)}
     for c, low, high, p in zip(counts, lows.tolist(), highs.tolist(), chances, strict=True):
-        shares[c.column].append(Share(c.name, c.judged, c.flagged, low, high, None if p is None else next(corrected)))
+        known = None if p is None else next(corrected)
+        shares[c.column].append(Share(c.name, c.judged, c.flagged, low, high, known, c.column, c.value))
     ranked = {column: sorted(each, key=lambda e: (-e.low, -e.judged, e.name)) for column, each in shares.items()}
     return ranked.pop(""), ranked
+
+
+def listed(classes: Sequence[Share], groups: Mapping[str, Sequence[Share]]) -> list[Share]:
+    """Those that the page lists."""
+    return [*classes[:MOST], *(entry for entries in groups.values() for entry in entries[:SHOWN])]
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class _Count:
 
     column: str
     """ "" for a predicted class."""
+    value: int | str | None
     name: str
     judged: int
     flagged: int
@@ -87,23 +97,7 @@ class _Count:
 
 def chance(flagged: int, judged: int, rate: FalseAlarmRate) -> float:
     """That of `judged` trusted inputs at most, or at least, so many are flagged, whichever is less likely, twice."""
-    k, n = rate.ranks, rate.calibration_size
-    if not k:
-        return 1.0 if not flagged else 0.0
-    if judged > EXACT:
-        mean = k / (n + 1)
-        sure = judged * (n + 2) / (n + 1 + judged) - 1  # of the beta distribution with its mean and variance
-        below = float(special.betainc(mean * sure, (1 - mean) * sure, np.clip(flagged / judged, 0, 1)))
-        return min(1.0, 2 * min(below, 1 - below))
-    law = stats.betabinom(judged, k, n + 1 - k)
-    return float(min(1.0, 2 * min(law.cdf(flagged), law.sf(flagged - 1))))
-
-
-def exact_interval(part: Array, whole: Array) -> tuple[Array, Array]:
-    """95 % intervals of shares (Clopper and Pearson 1934, Biometrika 26)."""
-    low = special.betaincinv(np.maximum(part, 0.5), whole - part + 1, 0.025)
-    high = special.betaincinv(part + 1, np.maximum(whole - part, 0.5), 0.975)
-    return np.where(part == 0, 0.0, low), np.where(part == whole, 1.0, high)
+    return min(1.0, 2 * min(rate.chance_of_less(flagged, judged), rate.chance_of_more(flagged, judged)))
 
 
 def _rate(summary: Summary, size: int | None) -> FalseAlarmRate | None:

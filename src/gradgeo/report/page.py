@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from gradgeo.errors import one_line, require
-from gradgeo.report import charts, drift, gallery, sentences
+from gradgeo.report import about, charts, drift, gallery, sentences, slider
+from gradgeo.report import kinds as kinds_module
 from gradgeo.report.gallery import NAME, Card
 from gradgeo.report.html import environment
-from gradgeo.report.kinds import classes_and_groups
+from gradgeo.report.kinds import Share, listed
+from gradgeo.report.recount import Recount
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
-from gradgeo.report.trend import windows
+from gradgeo.report.trend import Window
+from gradgeo.report.words import plain
 from gradgeo.scoring.metadata import Metadata
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-SHOWN, MOST = 12, 200
-"""Classes and reasons in a table, and in its folded rest."""
+MODULES = ("numbers", "theme", "gallery", "slider", "large", "decisions", "queue", "likeness", "compare", "start")
+"""The parts of the page's script, in js/: what one declares, those behind it use."""
 
 TERMS = {
     "Trusted": "the p-value is larger than alpha. All other judged inputs are flagged.",
@@ -47,7 +51,16 @@ class Failure:
 
 
 def render(
-    name: str, summary: Summary, cards: Sequence[Card], failures: Sequence[Failure], *, unfinished: bool = False
+    name: str,
+    summary: Summary,
+    cards: Sequence[Card],
+    failures: Sequence[Failure],
+    found: Sequence[Window],
+    *,
+    kinds: tuple[list[Share], dict[str, list[Share]]],
+    recounted: Recount | None = None,
+    queue: dict[str, Any] | None = None,
+    unfinished: bool = False,
 ) -> str:
     """The page.
 
@@ -56,19 +69,29 @@ def render(
         summary: its counts.
         cards: flagged inputs, the largest outlier score first.
         failures: the first rows without a verdict.
+        found: the windows of its drift.
+        kinds: the classes, and the groups by column.
+        recounted: its counts at other alphas; None where they cannot be told.
+        queue: what the review queue takes, see `review.payload`; None without one.
         unfinished: whether the file will have more rows.
     """
     metadata = summary.metadata
-    ranked, groups = classes_and_groups(summary)
-    script = _compact((TEMPLATES / "report.js").read_text(encoding="utf-8").strip())
+    ranked, groups = kinds
+    shown = listed(ranked, groups)
+    script = _script()
+    markup = require("markupsafe", "report").Markup
+    steps = None if recounted is None else slider.payload(recounted, summary, shown)
+    heading = one_line(metadata.data or name)
+    described = {"about": about.payload(heading, summary, ranked, groups) if summary.judged else None}
+    data = {key: value for key, value in {**described, "steps": steps, "queue": queue}.items() if value is not None}
     values = {
         "title": f"gradgeo report: {one_line(metadata.data or name)}",
-        "heading": one_line(metadata.data or name),
+        "heading": heading,
         "summary": summary,
         "metadata": metadata,
         "say": sentences,
         "unfinished": unfinished,
-        "windows": windows(summary),
+        "windows": found,
         "classes": ranked,
         "groups": groups,
         "reach": max((entry.high for each in (ranked, *groups.values()) for entry in each), default=1.0) or 1.0,
@@ -81,11 +104,30 @@ def render(
         "failures": failures,
         "calibration": _calibration(summary),
         "provenance": _provenance(name, metadata, summary),
-        "script": require("markupsafe", "report").Markup(script),
+        "places": {(entry.column, entry.value): place for place, entry in enumerate(shown)},
+        "facts": slider.facts(summary),
+        "told": slider.told(summary),
+        "recounted": recounted,
+        "queue": queue,
+        "mark": slider.mark(recounted, summary),
+        "data": {name: markup(_json(value)) for name, value in data.items()},
+        "script": markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     text = _templates(require("jinja2", "report")).get_template("report.html.j2").render(values)
     return _compact(text)
+
+
+def _script() -> str:
+    """The page's script: its modules, one after another, as one that the policy of the page names by its hash."""
+    parts = [(TEMPLATES / "js" / f"{name}.js").read_text(encoding="utf-8").strip() for name in MODULES]
+    return _compact("\n".join(['"use strict";', "(() => {", *parts, "})();"]))
+
+
+def _json(value: Any) -> str:
+    """As text inside of a script element that is not executed: no tag can end it."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _compact(text: str) -> str:
@@ -132,13 +174,17 @@ def _templates(jinja2: Any) -> Any:
         "FIRST_ERRORS": FIRST_ERRORS,
         "LEVEL": drift.LEVEL,
         "LEVELS": gallery.LEVELS,
-        "MOST": MOST,
-        "SHOWN": SHOWN,
+        "MOST": kinds_module.MOST,
+        "SHOWN": kinds_module.SHOWN,
         "SIGNAL": gallery.SIGNAL,
         "SIZE": charts.SIZE,
         "TERMS": TERMS,
     }
-    drawn = {name: getattr(charts, name) for name in ("scores", "p_values", "shares", "quartiles")}
+    drawn = {name: getattr(charts, name) for name in ("scores", "p_values", "shares", "quartiles", "risk")}
     return environment(
-        jinja2, TEMPLATES, filters={"small": small, "unbroken": unbroken}, names=names | {"chart": drawn}, toggle=True
+        jinja2,
+        TEMPLATES,
+        filters={"small": small, "unbroken": unbroken, "plain": plain},
+        names=names | {"chart": drawn},
+        toggle=True,
     )

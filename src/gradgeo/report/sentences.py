@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gradgeo.detector.conformal import FalseAlarmRate
 from gradgeo.report.drift import LEVEL, expected_share
 from gradgeo.report.html.numbers import number, percent
 from gradgeo.report.summary import Summary
@@ -48,9 +49,14 @@ def alarms(summary: Summary) -> str:
     return f"{usual} {percent(share)} % are: no more than false alarms explain."
 
 
+def stated_rate(summary: Summary) -> FalseAlarmRate | None:
+    """The detector's; None where it is not stated, or each class or group has one of its own."""
+    return None if summary.metadata.compared else summary.metadata.false_alarm_rate
+
+
 def own_rate(summary: Summary) -> str:
     """What the one detector of the file does, whose calibration set does not change."""
-    rate = summary.metadata.false_alarm_rate
+    rate = stated_rate(summary)
     if rate is None:
         return ""
     return (

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.report.drift import BINS, steps
+from gradgeo.scoring import draw
 from gradgeo.scoring.metadata import QUANTILES, Metadata
 from gradgeo.scoring.reader import Batch, Scores
 
@@ -25,6 +26,9 @@ DISTINCT = 1000
 
 OUTLYING, DRAWN = 120, 120
 """Flagged inputs to look at: those with the largest scores, and others drawn at random."""
+
+REVIEWED = 1000
+"""Flagged inputs, and trusted ones, that are drawn for review at most."""
 
 MOST_LABELS = 100_000
 """Different predicted classes that are counted apart; the others are counted together as `OTHER_LABELS`."""
@@ -128,6 +132,10 @@ class Summary:
     drawn: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Positions of other flagged rows, drawn at random, to look at."""
 
+    reviewed: dict[bool, IntArray] = field(default_factory=dict)
+    """Positions of the flagged (False) and of the trusted (True) rows that are drawn for review, in the order of the
+    draw; none where a row has no index."""
+
     @property
     def flagged(self) -> int:
         """Judged rows that are not trusted."""
@@ -146,24 +154,33 @@ def summarise(scores: Scores) -> Summary:
     summary = Summary(scores.metadata, windows, _edges(seen, scores.metadata.calibration_scores))
     summary.by_kept = {name: {} for name in scores.kept}
     outlying, drawn = _Pool(OUTLYING), _Pool(OUTLYING + DRAWN)
+    review = {kind: _Pool(REVIEWED) for kind in (False, True)}
+    indexed = True
     rng = np.random.default_rng(0)
     wanted = ["label", "outlier_score", "p_value", "trusted", "error", "true_label", "cause", "evidence"]
-    wanted.append("index" if scores.ordered_by == "index" else "time")
+    wanted += ["index"] if scores.ordered_by == "index" else ["index", "time"]
     for batch in scores.batches([*wanted, *scores.kept], pictured=True):
-        flagged, score = _count(summary, batch, scores)
+        flagged, trusted, score = _count(summary, batch, scores)
         where = summary.rows + np.flatnonzero(flagged)
         plain = ~batch.numbers("pictured", False)[flagged]
         outlying.add(where, plain, -score[flagged])
         drawn.add(where, plain, rng.random(len(where)))
+        index = batch.numbers("index", -1)
+        key = draw.keys(index)
+        for kind, some in ((False, flagged), (True, trusted)):
+            indexed = indexed and bool((index[some] >= 0).all())
+            review[kind].add(summary.rows + np.flatnonzero(some), key[some], index[some])
         summary.rows += len(batch)
+    if indexed:
+        summary.reviewed = {kind: pool.positions for kind, pool in review.items()}
     summary.outlying = outlying.positions
     others = drawn.positions[~np.isin(drawn.positions, summary.outlying)]
     summary.drawn = others[:DRAWN]
     return summary
 
 
-def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, Array]:
-    """Add a batch; returns which rows are flagged, and all scores."""
+def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, BoolArray, Array]:
+    """Add a batch; returns which rows are flagged, which are trusted, and all scores."""
     p, score = batch.numbers("p_value", np.nan), batch.numbers("outlier_score", np.nan)
     failed = batch.present("error")
     judged = ~failed & (p >= 0) & (p <= 1)
@@ -205,7 +222,7 @@ def _count(summary: Summary, batch: Batch, scores: Scores) -> tuple[BoolArray, A
         _add(summary.errors, [(NO_REASON, int((~judged & ~failed).sum()))])
         room = FIRST_ERRORS - len(summary.first_errors)
         summary.first_errors += (summary.rows + np.flatnonzero(~judged)[:room]).tolist()
-    return flagged, np.where(np.isnan(score), -np.inf, score)
+    return flagged, trusted, np.where(np.isnan(score), -np.inf, score)
 
 
 def _count_reasons(summary: Summary, batch: Batch, scores: Scores, flagged: BoolArray) -> None:
@@ -297,6 +314,6 @@ class _Pool:
     def add(self, positions: IntArray, first: NDArray[Any], second: Array) -> None:
         """Offer some, with two keys each, the first of which counts more."""
         keys = [np.concatenate(pair) for pair in zip(self._keys, (first, second), strict=True)]
-        best = np.lexsort((keys[1], keys[0]))[: self.size]
+        best = np.lexsort((keys[1], keys[0]))[: self.size]  # in order
         self.positions = np.concatenate([self.positions, positions])[best]
         self._keys = (keys[0][best], keys[1][best])

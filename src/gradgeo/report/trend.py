@@ -84,6 +84,17 @@ def time_text(at: float, by: str) -> str:
     return f"{round(at):,}" if by == "index" else f"{at:.6g}"
 
 
+def drift_at(summary: Summary, found: list[Window], at: float | None) -> float:
+    """How far the p-values of the window that holds an index or time are from uniform; 0 where that is chance."""
+    counts = summary.windows
+    filled = np.flatnonzero(counts.judged).tolist()
+    if at is None or not np.isfinite(at):
+        return 0.0
+    window = int(np.searchsorted(counts.borders[1:-1], at, side="right"))
+    one = found[filled.index(window)] if window in filled else None
+    return abs(one.distance) if one is not None and one.shifted and one.distance is not None else 0.0
+
+
 def usual_quartiles(alpha: float) -> tuple[float, ...]:
     """Of p-values above alpha that are uniform."""
     return tuple(alpha + (1 - alpha) * share for share in QUARTILES)

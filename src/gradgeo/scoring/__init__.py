@@ -56,7 +56,8 @@ def score(
 
     Args:
         detector: fitted.
-        source: any data; items of another shape than the detector's inputs become rows with an error.
+        source: any data; items of another shape than the detector's inputs become rows with an error, but for grey and
+            RGB images, which are brought to its channels, with a note.
         out: a file ending in .parquet or .csv, which appears, or is replaced, when the last row is written; any other
             name is a folder, a Parquet data set of files `part-00000.parquet` and so on, each there as a whole or not
             at all. That it can be written is checked before any work.
@@ -81,7 +82,8 @@ def score(
     probability, outlier_score (larger = less trustworthy), p_value, trusted, error, true_label (for data with labels),
     cause (what a flagged input looks like), evidence (the p-value of each evidence alone), time (where the data was
     opened with one), and of the first 64 flagged inputs of each part thumbnail or signal, csm and csm_classes (the
-    similarities of its likeliest classes, row after row), and the columns that the source keeps, as texts. A row with
+    similarities of its likeliest classes, row after row), label_name and true_label_name where classes have names, and
+    the columns that the source keeps, as texts. A row with
     an error has trusted false and no verdict: null in Parquet, empty in CSV. CSV has the scalar columns alone. The
     Arrow schema's metadata hold, as JSON under `gradgeo`, what the rows were made with.
 
@@ -109,6 +111,7 @@ def score(
         raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
     if out.suffix != ".csv":
         require("pyarrow", "parquet")
+    source.match(detector.input_shape_)
     manifest = Manifest.of(detector, source, part_size, options)
     schema = VerdictSchema(source.labelled, source.is_datetime, manifest.metadata)
     target = OutputTarget(out, manifest, schema, restart=restart)

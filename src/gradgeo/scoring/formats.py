@@ -45,6 +45,7 @@ class VerdictSchema:
         said = self.metadata
         present = {"true_label": self.labelled, "time": self.is_datetime is not None}
         asked = {"compared": said.compared, "q_value": said.fdr is not None}
+        asked |= {"label_name": said.named, "true_label_name": said.named and self.labelled}
         names = [name for name in COLUMNS if present.get(name, True)]
         return [*names, *(name for name in ASKED if asked[name]), *said.kept]
 
@@ -117,7 +118,11 @@ def _count_parquet(path: Path, schema: VerdictSchema) -> tuple[Summary, list[int
     if failed.any():
         at = int(failed.argmax())
         first = f"{table['name'][at].as_py()}: {table['error'][at].as_py()}"
-    return Summary.of(failed, mask(table["trusted"]), labelled, correct, first), table["index"].to_pylist()
+    trusted = mask(table["trusted"])
+    doubted = np.flatnonzero(~failed & ~trusted)
+    flagged = table["name"][int(doubted[0])].as_py() if len(doubted) else None
+    causes = table["cause"].to_pylist()
+    return Summary.of(failed, trusted, labelled, correct, first, causes, flagged), table["index"].to_pylist()
 
 
 def _p_values_parquet(path: Path) -> Array:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
+from gradgeo.data.as_read import Tally
 from gradgeo.data.source import Item, Source
 from gradgeo.detector.detector import Detector
-from gradgeo.errors import GradgeoWarning, UnusableInputWarning
+from gradgeo.errors import GradgeoWarning, UnusableInputWarning, warn
 from gradgeo.scoring.manifest import NOTHING_MORE, RunOptions
 from gradgeo.scoring.parts import Parts
 from gradgeo.scoring.summary import Summary
@@ -77,7 +78,9 @@ def local(
     """Score parts one after the other, while threads read ahead across them."""
     began = time.perf_counter()
     summary = Summary()
-    scorer = BatchScorer(job.detector, job.source.preprocess, job.source.keep, job.options)
+    names = job.parts.schema.metadata.class_names
+    scorer = BatchScorer(job.detector, job.source.preprocess, job.source.keep, job.options, names)
+    tally = Tally.of(job.source.preprocess)
     with repeated_warnings_once():
         batches = job.source.batches(
             job.batch_size,
@@ -88,10 +91,13 @@ def local(
         for number, part in groupby(batches, job.number):
             columns, previews = no_rows(job.source.keep), PREVIEWS
             for batch in part:
+                tally.add(batch)
                 previews -= scorer.add(batch, columns, previews)
                 progress(len(batch))
             summary.merge(job.parts.write(number, columns))
             finished(number)
+    for text in tally.notes():
+        warn(text)
     summary.seconds, summary.model_seconds = time.perf_counter() - began, scorer.seconds
     return summary
 

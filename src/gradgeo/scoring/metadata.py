@@ -82,6 +82,11 @@ class Metadata:
         return self.conditional is not None or bool(self.groups)
 
     @property
+    def named(self) -> bool:
+        """Whether classes have names that are more than their numbers."""
+        return self.class_names != tuple(map(str, range(len(self.class_names))))
+
+    @property
     def threshold(self) -> float | None:
         """The p-value up to which an input is flagged."""
         return None if self.level is None else self.level.threshold(self.calibration_size or 0)

@@ -1,22 +1,28 @@
 """What a person is shown of a flagged input: a small picture of an image, the course of a signal, the likeliest CSM."""
 
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.classifier.wrapper import Model
+from gradgeo.data.images import to_pillow
+from gradgeo.data.preprocess import Preparation
+from gradgeo.detector.explanations import likeliest
 from gradgeo.detector.results import Explanation
 from gradgeo.errors import MissingDependencyError, require
+from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
 
-SIDE = 96  # pixels of the longer side of a thumbnail
+SIDE, MAP_SIDE = 96, 32  # pixels of the longer side of a thumbnail, and of a saliency map
 
 
-def picture(x: Tensor, preprocess: Preprocess) -> dict[str, Any]:
+def picture(x: Tensor, preprocess: Preparation) -> dict[str, Any]:
     """The `thumbnail` (PNG) of an image (C, H, W), or else the `signal` of a series (C, L) or table (d,).
 
     Of volumes, which are neither, nothing; of an image without Pillow nothing.
@@ -35,19 +41,38 @@ def thumbnail(image: Tensor) -> bytes | None:
     Values within [0, 1] are taken as they are, others stretched to that range.
     """
     try:
-        pillow = require("PIL.Image", "images")
+        preview = to_pillow(image)
     except MissingDependencyError:
         return None
-    image = image[:3] if len(image) >= 3 else image[:1]
-    low, high = float(image.min()), float(image.max())
-    if low < -0.01 or high > 1.01:
-        image = (image - low) / max(high - low, 1e-12)
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    preview = pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
     preview.thumbnail((SIDE, SIDE))
-    stream = BytesIO()
-    preview.save(stream, "PNG")
-    return stream.getvalue()
+    return _png(preview)
+
+
+def saliency(model: Model, inputs: Mapping[int, Tensor], labels: Sequence[int]) -> dict[int, bytes]:
+    """By row, where an image (C, H, W) moves the predicted class most: a grey PNG of at most `MAP_SIDE` pixels a side.
+
+    The magnitude of the gradient of that class's cross-entropy, summed over channels, as a share of its largest value.
+    Costs a backward pass for all of them together. Of what is no image, and without Pillow, nothing.
+
+    Args:
+        model: the classifier.
+        inputs: by row, all of one shape.
+        labels: (N,) the predicted class of each row.
+    """
+    shapes = {x.shape for x in inputs.values() if x.ndim == 3 and min(x.shape[1:]) > 1}
+    if len(shapes) != 1:
+        return {}
+    try:
+        pillow = require("PIL.Image", "images")
+    except MissingDependencyError:
+        return {}
+    classes = torch.tensor([[labels[row]] for row in inputs])  # (N, 1)
+    maps = saliency_maps(model, torch.stack([*inputs.values()]), classes=classes, sign=False)  # (N, 1, C, H, W)
+    where = maps[:, 0].float().abs().sum(1).cpu()  # (N, H, W)
+    height, width = (max(1, round(side * min(1, MAP_SIDE / max(where.shape[1:])))) for side in where.shape[1:])
+    where = torch.nn.functional.adaptive_avg_pool2d(where, (height, width))
+    where = where / where.amax((1, 2), keepdim=True).clamp(min=1e-30)
+    return {row: _png(pillow.fromarray(one)) for row, one in zip(inputs, _bytes(where), strict=True)}
 
 
 def signal(values: Tensor) -> list[float]:
@@ -64,9 +89,18 @@ def signal(values: Tensor) -> list[float]:
 
 def similarities(explanation: Explanation, logits: Tensor) -> dict[str, Any]:
     """The `csm` of the likeliest classes, the predicted one first, row after row, and which `csm_classes` they are."""
-    ranked = sorted(range(len(explanation.classes)), key=lambda i: -float(logits[explanation.classes[i]]))
-    likeliest = ranked[:MOST_CLASSES]
-    matrix = explanation.csm[likeliest][:, likeliest]
+    classes, matrix = likeliest(explanation, logits, MOST_CLASSES)
     if not bool(matrix.isfinite().all()):
         return {}
-    return {"csm": matrix.flatten().tolist(), "csm_classes": [explanation.classes[i] for i in likeliest]}
+    return {"csm": matrix.flatten().tolist(), "csm_classes": classes}
+
+
+def _bytes(values: Tensor) -> NDArray[np.uint8]:
+    """Values in [0, 1] as 0..255."""
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def _png(image: Any) -> bytes:
+    stream = BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()

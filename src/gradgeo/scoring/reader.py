@@ -15,7 +15,7 @@ from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.errors import LONGEST_TEXT, DataError, expected, one_line, require
 from gradgeo.scoring.formats import FORMULA
 from gradgeo.scoring.metadata import Metadata
-from gradgeo.scoring.schema import INTEGERS, KEPT, LISTS, NUMBERS, PREVIEW_COLUMNS, SCHEMA, STRINGS, RunState
+from gradgeo.scoring.schema import ASKED, INTEGERS, KEPT, LISTS, NUMBERS, PREVIEW_COLUMNS, SCHEMA, STRINGS, RunState
 from gradgeo.scoring.schema import column as column_of
 from gradgeo.scoring.verdict_file import CsvFile, ParquetFile
 
@@ -33,7 +33,7 @@ class Scores:
     path: Path
     metadata: Metadata
     columns: frozenset[str]
-    """The columns of `SCHEMA` that the file has; of a folder, its first file."""
+    """The columns of `SCHEMA` and `ASKED` that the file has; of a folder, its first file."""
 
     kept: tuple[str, ...]
     """Columns of the data that were carried along."""
@@ -49,7 +49,7 @@ class Scores:
             self._files = [self._opened(path) for path in self._paths()]
         first = self._files[0]
         self.metadata = first.metadata
-        self.columns = frozenset(name for name in SCHEMA if name in first.schema.names)
+        self.columns = frozenset(name for name in SCHEMA | ASKED if name in first.schema.names)
         self.kept = tuple(name for name in self.metadata.kept if name in first.schema.names)
         kind = str(first.schema.field("time").type) if "time" in self.columns else "null"
         self.ordered_by = "index" if kind == "null" else "date" if kind.startswith(("timestamp", "date")) else "time"
@@ -78,7 +78,7 @@ class Scores:
         types = {field.name: self._kind(field.type) for field in file.schema}
         if missing := [name for name, column in SCHEMA.items() if column.required and name not in types]:
             raise DataError(f"{path} lacks the columns {', '.join(missing)}. Is it a file that score wrote?")
-        for name, column in (SCHEMA | dict.fromkeys(file.metadata.kept, KEPT)).items():
+        for name, column in (SCHEMA | ASKED | dict.fromkeys(file.metadata.kept, KEPT)).items():
             if name in types and not types[name].startswith(column.reads):
                 raise DataError(f"the column {name} of {path} is of type {types[name][:60]}, not {column.reads[0]}")
         return file
@@ -116,7 +116,7 @@ class Scores:
         """The rows in order, in batches, with those of `columns` that the file has.
 
         Args:
-            columns: names of `SCHEMA`, none of `PREVIEW_COLUMNS`, or of kept columns.
+            columns: names of `SCHEMA` or `ASKED`, none of `PREVIEW_COLUMNS`, or of kept columns.
             pictured: add a column of that name, whether a row has a preview.
         """
         wanted = [name for name in columns if name in self.columns or name in self.kept]
@@ -135,7 +135,7 @@ class Scores:
     def take(self, positions: IntArray) -> list[dict[str, Any]]:
         """Whole rows, by their ascending positions in the file; only the row groups that hold them are read."""
         rows: list[dict[str, Any]] = []
-        start, columns = 0, sorted(self.columns - {"time"})  # which may lie beyond what Python calls a date
+        start, columns = 0, sorted(self.columns)
         with self._reading():
             for file in self._files:
                 inside = positions[(positions >= start) & (positions < start + file.rows)] - start
@@ -170,7 +170,7 @@ class Scores:
     def _cut(self, values: Any, name: str) -> Any:
         """Texts or bytes, before there is one for each row, which would be large where one is long."""
         arrow, compute = self._arrow, self._compute
-        if name == "thumbnail":
+        if name in ("thumbnail", "saliency"):
             return compute.binary_slice(values.cast(arrow.large_binary()), 0, LONGEST_PICTURE)
         values = values.cast(arrow.large_string())
         if self._is_csv:
@@ -204,6 +204,18 @@ class Batch:
     def counts(self, name: str, rows: BoolArray) -> list[tuple[str | None, int]]:
         """Each text of a column at some rows with its count."""
         return [(entry["values"], entry["counts"]) for entry in self.texts(name, rows).value_counts().to_pylist()]
+
+    def positions(self, name: str, values: Sequence[int | str | None], rows: BoolArray) -> IntArray:
+        """Which of `values`, all different, a column has at some rows (n,): its position, -1 for another one."""
+        column = self._batch.column(name).filter(self._arrow.array(rows))
+        wanted = self._arrow.array(values)
+        missing = values.index(None) if None in values else -1
+        if not self._arrow.types.is_dictionary(column.type):
+            found = self._compute.index_in(column, value_set=wanted.cast(column.type))
+            return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+        looked_up = self._compute.index_in(column.dictionary, value_set=wanted.cast(column.dictionary.type))
+        known = np.append(looked_up.fill_null(-1).to_numpy(zero_copy_only=False), missing).astype(np.int64)
+        return np.asarray(known[column.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
 
     def table(self, name: str, width: int, rows: BoolArray) -> Array:
         """A column of lists of `width` numbers at some rows (n, width); NaN where a list has another length."""

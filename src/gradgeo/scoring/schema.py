@@ -69,14 +69,18 @@ SCHEMA: dict[str, Column] = {
     "signal": Column("list:float32", (*LISTS, "null"), entries=MOST_POINTS),
     "csm": Column("list:float32", (*LISTS, "null"), entries=MOST_CLASSES**2),
     "csm_classes": Column("list:int32", (*LISTS, "null"), entries=MOST_CLASSES),
+    "saliency": Column("binary", ("binary", "large_binary", "null")),
 }
 """The columns of verdicts; `true_label` only for data with labels, `time` only where it was asked for."""
 
 ASKED: dict[str, Column] = {
     "compared": Column("int64", (*INTEGERS, "null")),
     "q_value": Column("float64", (*NUMBERS, "null")),
+    "label_name": Column("string", (*TEXTS, "null")),
+    "true_label_name": Column("string", (*TEXTS, "null")),
 }
-"""Those behind them, where asked for: with how many calibration inputs a p-value compares, and q-values."""
+"""Those behind them: where asked for, with how many calibration inputs a p-value compares, and q-values; where classes
+have names, those of the labels."""
 
 KEPT = Column("string", (*TEXTS, "null"))
 """A column of the data that is carried along."""
@@ -90,12 +94,12 @@ def column(name: str) -> Column:
 COLUMNS = tuple(SCHEMA)
 """Their names, in the order of a file."""
 
-PREVIEW_COLUMNS = ("thumbnail", "signal", "csm")
-"""What a person is shown of a flagged input."""
+PREVIEW_COLUMNS = ("thumbnail", "signal", "csm", "saliency")
+"""What a person is shown of an input; of trusted ones the first two, and of few."""
 
-TEXT_COLUMNS = tuple(name for name, column in SCHEMA.items() if column.arrow == "string")
+TEXT_COLUMNS = tuple(name for name, column in (SCHEMA | ASKED).items() if column.arrow == "string")
 
-COUNTED_COLUMNS = ("name", "label", "trusted", "error", "true_label")
+COUNTED_COLUMNS = ("name", "label", "trusted", "error", "true_label", "cause")
 """What a `Summary` counts."""
 
 

@@ -1,7 +1,8 @@
 """What a run of `score` came to, counted part by part."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,12 @@ class Summary:
     trusted_correct: int = 0
     """As `labelled` and `correct`, among the trusted."""
 
+    causes: dict[str, int] = field(default_factory=dict)
+    """What the others look like, as the column `cause` says; "" where it does not."""
+
+    first_flagged: str | None = None
+    """Name of the first of them."""
+
     selected: int | None = None
     """Scored inputs with a q-value of at most the false discovery rate that was asked for; None without one."""
 
@@ -57,9 +64,17 @@ class Summary:
 
     @classmethod
     def of(
-        cls, failed: BoolArray, trusted: BoolArray, labelled: BoolArray, correct: BoolArray, first_error: str | None
+        cls,
+        failed: BoolArray,
+        trusted: BoolArray,
+        labelled: BoolArray,
+        correct: BoolArray,
+        first_error: str | None,
+        causes: Sequence[str | None] = (),
+        first_flagged: str | None = None,
     ) -> "Summary":
-        """Count rows by masks (N,): without a verdict, trusted, with a true label, predicted correctly."""
+        """Count rows by masks (N,): without a verdict, trusted, with a true label, predicted correctly; and by the
+        causes (N,) of those that are neither trusted nor without a verdict."""
         scored = ~failed
         trusted, labelled = trusted & scored, labelled & scored
         correct = correct & labelled
@@ -72,6 +87,10 @@ class Summary:
             correct=int(correct.sum()),
             trusted_labelled=int((labelled & trusted).sum()),
             trusted_correct=int((correct & trusted).sum()),
+            causes=dict(Counter(causes[row] or "" for row in np.flatnonzero(scored & ~trusted).tolist()))
+            if causes
+            else {},
+            first_flagged=first_flagged,
         )
 
     @classmethod
@@ -81,17 +100,23 @@ class Summary:
         truth = columns.get("true_label") or [None] * len(errors)
         failed = [error is not None for error in errors]
         first = failed.index(True) if any(failed) else None
+        good = zip(columns["trusted"], failed, strict=True)
+        doubted = next((row for row, (trusted, error) in enumerate(good) if not (trusted or error)), None)
         return cls.of(
             np.array(failed, bool),
             np.array(columns["trusted"], bool),
             np.array([label is not None for label in truth], bool),
             np.array([label == true for label, true in zip(labels, truth, strict=True)], bool),
             None if first is None else f"{columns['name'][first]}: {errors[first]}",
+            columns.get("cause") or [None] * len(errors),
+            None if doubted is None else str(columns["name"][doubted]),
         )
 
     def merge(self, other: "Summary") -> None:
         """Add what `other` has counted; its rows come after these."""
         for name in ("rows", "scored", "trusted", "labelled", "correct", "trusted_labelled", "trusted_correct"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.causes = dict(Counter(self.causes) + Counter(other.causes))
         self.first_error = self.first_error or other.first_error
+        self.first_flagged = self.first_flagged or other.first_flagged
         self.model_seconds += other.model_seconds

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from gradgeo.data.kept import group_of
-from gradgeo.data.preprocess import Preprocess
+from gradgeo.data.preprocess import Preparation
 from gradgeo.data.source import Item, with_expected_shape
 from gradgeo.detector.detector import Detector
+from gradgeo.scoring import draw
 from gradgeo.scoring.manifest import NOTHING_MORE, RunOptions
-from gradgeo.scoring.previews import picture, similarities
+from gradgeo.scoring.previews import picture, saliency, similarities
 from gradgeo.scoring.schema import ASKED, COLUMNS, PREVIEW_COLUMNS, Columns
 
 VERDICT_COLUMNS = ("label", "probability", "outlier_score", "p_value", "trusted")
@@ -39,7 +40,7 @@ class BatchScorer:
     """A detector that fills columns and measures the time of its own work."""
 
     detector: Detector
-    preprocess: Preprocess
+    preprocess: Preparation
     """What was done to the inputs, and is undone in previews."""
 
     kept: tuple[str, ...] = ()
@@ -47,6 +48,9 @@ class BatchScorer:
 
     options: RunOptions = NOTHING_MORE
     """Among which calibration inputs p-values are."""
+
+    class_names: tuple[str, ...] = ()
+    """Of the labels 0, 1, ...; empty where there are none."""
 
     seconds: float = 0.0
     """Time spent in the detector."""
@@ -71,10 +75,15 @@ class BatchScorer:
         usable = {row: item.x for row, item in enumerate(items) if item.x is not None}
         if usable:
             self._judge(usable, batch, previews)
+        for name in ("label", "true_label") if self.class_names else ():
+            batch[f"{name}_name"] = [self._name(label) for label in batch[name]]
         for name, values in batch.items():
             columns[name] += values
-        shown = zip(*(batch[name] for name in PREVIEW_COLUMNS), strict=True)
-        return sum(any(value is not None for value in row) for row in shown)
+        shown = zip(batch["trusted"], *(batch[name] for name in PREVIEW_COLUMNS), strict=True)
+        return sum(not trusted and any(value is not None for value in row) for trusted, *row in shown)
+
+    def _name(self, label: int | None) -> str | None:
+        return self.class_names[label] if label is not None and 0 <= label < len(self.class_names) else None
 
     def _judge(self, usable: dict[int, Tensor], batch: Columns, previews: int) -> None:
         """Fill in the verdicts of the `usable` rows."""
@@ -88,6 +97,7 @@ class BatchScorer:
         verdicts = {name: getattr(judgement.predictions, name).tolist() for name in VERDICT_COLUMNS}  # (U,) each
         evidence = zip(*(p_values.tolist() for p_values in judgement.evidence.values()), strict=True)
         evidence_rows: list[Any] = [list(row) for row in evidence] or [[]] * len(usable)  # (U, E)
+        looked_at: dict[int, Tensor] = {}
         for i, (row, x) in enumerate(usable.items()):
             if verdicts["p_value"][i] != verdicts["p_value"][i]:
                 batch["error"][row] = NO_VERDICT
@@ -97,11 +107,21 @@ class BatchScorer:
             batch["evidence"][row] = evidence_rows[i]
             batch["compared"][row] = None if compared is None else int(compared[i])
             explanation = judgement.explanations.get(i)
-            if explanation is None or verdicts["trusted"][i]:
+            if verdicts["trusted"][i]:
+                if draw.pictured(batch["index"][row]):
+                    _fill(batch, row, picture(x, self.preprocess))
+                continue
+            if explanation is None:
                 continue
             batch["cause"][row] = explanation.cause
             if previews > 0:
                 previews -= 1
-                preview = picture(x, self.preprocess) | similarities(explanation, judgement.logits[i])
-                for name, value in preview.items():
-                    batch[name][row] = value
+                _fill(batch, row, picture(x, self.preprocess) | similarities(explanation, judgement.logits[i]))
+                looked_at[row] = x
+        for row, found in saliency(self.detector.model, looked_at, batch["label"]).items():
+            batch["saliency"][row] = found
+
+
+def _fill(batch: Columns, row: int, preview: dict[str, Any]) -> None:
+    for name, value in preview.items():
+        batch[name][row] = value

@@ -5,10 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from gradgeo.bench.cost import front
+from gradgeo.bench.page.beside import quality_at_cost
 from gradgeo.bench.page.results import ModelResults
 from gradgeo.report.html.charts import ROLES, chart, panels, tidy
 
 WIDTH, HEIGHT = 144, 120  # of a chart, in points
+QUALITY = (520, 240)  # of the chart of quality against cost
+TIMES = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+"""Where its axis of cost may be marked."""
 
 
 def roc(run: ModelResults) -> dict[str, str]:
@@ -50,6 +55,31 @@ def scores(run: ModelResults) -> dict[str, str]:
             axes.stairs(np.divide(shares[scenario], top), color=ROLES["odd"], linewidth=1.5, gid=name)
 
     return _charts(scenarios, draw)
+
+
+def quality(run: ModelResults) -> str:
+    """Mean AUROC against the cost of a verdict, of every method, as the inside of an SVG; nothing without costs."""
+    points = quality_at_cost(run)
+    if not points:
+        return ""
+    best = front(points)
+    at = {name: (float(np.log10(max(cost, TIMES[0]))), 100 * area) for name, (cost, area) in points.items()}
+    left, right = (bound(x for x, _ in at.values()) for bound in (min, max))
+
+    def draw(axes: Any) -> None:
+        axes.set(xlim=(left - 0.05, max(right, left + 0.5) + 0.05))
+        marks = [times for times in TIMES if axes.get_xlim()[0] <= np.log10(times) <= axes.get_xlim()[1]]
+        axes.set_xticks(np.log10(marks), [f"{times:g} ×" for times in marks])
+        axes.plot(*zip(*(at[name] for name in best), strict=True), color=ROLES["line"], linewidth=1)
+        for name, (x, y) in at.items():
+            role = "peer" if run.methods[name]["peer"] else "ours"
+            axes.plot([x], [y], "o", markersize=5 if name in best else 3.5, color=ROLES[role], markeredgewidth=0)
+        for name in best:
+            label = {"textcoords": "offset points", "color": ROLES["ink"], "parse_math": False}
+            shown = "".join(filter(str.isprintable, name))[:40]
+            axes.annotate(shown, at[name], (0, 6), fontsize=8, ha="center", **label)
+
+    return tidy(chart(draw, size=QUALITY, frame=(0.07, 0.1, 0.9, 0.84), extra="bench"))
 
 
 def _charts(scenarios: Sequence[str], draw: Callable[[Any], None]) -> dict[str, str]:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from gradgeo.bench.comparison import COVERAGES
-from gradgeo.bench.page.results import ModelResults, kinds_of, thousandths, title
+from gradgeo.bench.page.beside import sections
+from gradgeo.bench.page.results import ModelResults, kinds_of, remarks, thousandths, title
 from gradgeo.bench.page.words import BESIDE, CAUSES, FIGURES, GLANCE, MISTAKES, TERMS
 from gradgeo.report.html.numbers import NONE, number, p_value, percent, points
 
@@ -45,10 +46,9 @@ def _glance(runs: Sequence[ModelResults]) -> list[str]:
             by_kind = [row["kinds"][kind] for kind in kinds]
             told = [row[key] for key in ("worst", "tnr95", "lost", "shortfall", "cost")]
             rows.append([run.model["name"], row["name"], row["auroc"], *by_kind, *told])
-    protocols = dict.fromkeys(run.made["protocol"] for run in runs if run.made.get("protocol"))
     return [
         "## In a minute",
-        *map(_plain, protocols),
+        *map(_plain, remarks(runs)),
         GLANCE.format(runs[0].over),
         _table(heading, rows),
     ]
@@ -98,6 +98,8 @@ def _markdown_of(run: ModelResults, *, alone: bool) -> list[str]:
             MISTAKES,
             _table(["method", "scenario", "AUGRC", "AURC", *(f"{100 * share:g} %" for share in COVERAGES)], rows),
         ]
+    for section in sections(run):
+        blocks += [f"### {section.title}", _plain(section.note), _table(section.heading, section.rows)]
     keys = {
         "method": "name",
         "AUROC": "auroc",

@@ -36,6 +36,8 @@ class ModelResults:
     # Former results lack these.
     tallies: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     mistakes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    causes: dict[str, dict[str, dict[str, dict[str, int]]]] = field(default_factory=dict)
+    made_outliers: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -286,6 +288,15 @@ def title(runs: Sequence[ModelResults]) -> str:
     return f"gradgeo bench: {len(runs)} models" if runs else "gradgeo bench"
 
 
+def remarks(runs: Sequence[ModelResults]) -> list[str]:
+    """What stands above all figures: what the protocol says, what the page lacks, and whether it was made in parts."""
+    found = dict.fromkeys(run.made[key] for key in ("protocol", "lacking") for run in runs if run.made.get(key))
+    parts = len({(run.made["command"], run.made["revision"]) for run in runs})
+    if parts > 1:
+        found[f"Measured in {parts} parts: the command, date and revision of each model stand beneath it."] = None
+    return list(found)
+
+
 def milliseconds(value: float | None) -> str:
     """Milliseconds to three digits."""
     if value is None:
@@ -316,7 +327,7 @@ def kinds_of(runs: Sequence[ModelResults]) -> dict[str, str]:
 def cost(facts: Mapping[str, Any]) -> str:
     """Of a method, over plain inference where that was measured, else in ms per input."""
     found = facts.get("cost") or {}
-    if (times := found.get("predict")) is not None:
+    if (times := found.get("n64")) is not None:
         return f"{times:.3g} ×"
     return NONE if facts["ms_per_input"] is None else f"{milliseconds(facts['ms_per_input'])} ms"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from gradgeo._files import atomic_stream
 from gradgeo.bench.comparison import COVERAGES
-from gradgeo.bench.page import charts, words
+from gradgeo.bench.page import beside, charts, words
 from gradgeo.bench.page import markdown as markdown_page
 from gradgeo.bench.page import results as model_results
 from gradgeo.bench.page.results import Runs, finite, milliseconds, parse, thousandths, title
@@ -82,7 +82,19 @@ def write(results: Runs, folder: Path, name: str) -> list[Path]:
 @cache
 def _templates(jinja2: Any) -> Any:
     shown = {name: value for name, value in vars(words).items() if name.isupper()}
-    shown |= {"COVERAGES": COVERAGES, "HEIGHT": charts.HEIGHT, "PAPER": PAPER, "WIDTH": charts.WIDTH}
-    drawn = {"kinds_of": model_results.kinds_of, "roc_curves": charts.roc, "score_charts": charts.scores}
+    shown |= {
+        "COVERAGES": COVERAGES,
+        "HEIGHT": charts.HEIGHT,
+        "PAPER": PAPER,
+        "WIDTH": charts.WIDTH,
+        "QUALITY": charts.QUALITY,
+    }
+    drawn = {
+        "kinds_of": model_results.kinds_of,
+        "remarks": model_results.remarks,
+        "roc_curves": charts.roc,
+        "score_charts": charts.scores,
+    }
+    drawn |= {"beside_sections": beside.sections, "quality_chart": charts.quality}
     folder = Path(__file__).parent / "templates"
     return environment(jinja2, folder, filters={"cost": milliseconds, "thousandths": thousandths}, names=shown | drawn)

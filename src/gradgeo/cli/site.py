@@ -1,0 +1,335 @@
+"""A detector on a site of its own: whether its rates hold there, and a new calibration set: check, recalibrate."""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradgeo._files import atomic_stream, check_writable, refuse_source
+from gradgeo.cli.console import print_pairs
+from gradgeo.cli.options import (
+    AsJson,
+    BatchSize,
+    Channels,
+    Crop,
+    DataRoot,
+    DataSpec,
+    DetectorPath,
+    Device,
+    Groups,
+    Interpolation,
+    Keys,
+    Label,
+    Limit,
+    Mean,
+    Order,
+    Resize,
+    SameModel,
+    Sha256,
+    Size,
+    Start,
+    Std,
+    Streaming,
+    Transform,
+    Weights,
+    Workers,
+    columns_of,
+    detector_and_preparation,
+    fraction,
+    keys_of,
+    load_detector,
+    names,
+)
+from gradgeo.cli.record import data_record
+from gradgeo.errors import DataError, listed, warn
+
+if TYPE_CHECKING:
+    from gradgeo.data import Source
+    from gradgeo.detector.serialization import Contents
+
+EXCEEDED, TOO_FEW = 3, 4
+"""Exit codes of `check`: a stated rate does not hold; too few inputs to tell."""
+
+Labels = Annotated[
+    bool, typer.Option("--labels", help="Count right predictions only, by the labels of the data. Else all inputs.")
+]
+DecisionsPath = Annotated[
+    Path | None, typer.Option("--decisions", help="What a person decided in the review queue of a report, .json.")
+]
+
+
+def check(
+    file: DetectorPath,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="Data of the site; or pass --decisions.")] = None,
+    model: SameModel = None,
+    weights: Weights = None,
+    sha256: Sha256 = None,
+    labels: Labels = False,
+    groups: Groups = None,
+    decisions: DecisionsPath = None,
+    level: Annotated[str, typer.Option(help="Chance of saying that a rate is exceeded where all hold.")] = "5%",
+    must_see: Annotated[
+        str | None, typer.Option(help="A rate that must be seen, as 10%; default thrice the stated one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A page to write, .html, or .json.")] = None,
+    as_json: AsJson = False,
+    start: Start = 0,
+    limit: Limit = None,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    order: Order = None,
+    interpolation: Interpolation = None,
+    label: Label = None,
+    data_root: DataRoot = None,
+    stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 64,
+    workers: Workers = 1,
+) -> None:
+    """Test whether the stated false-alarm rates hold on the data of a site: of all, each class, each group.
+
+    Exit code 0: nothing speaks against it; 3: one is exceeded; 4: too few inputs to tell.
+
+    Example: gradgeo check digits.gradgeo -m digits -d digits/test --labels -o check.html
+    """
+    from gradgeo.detector import serialization
+    from gradgeo.scoring.decisions import Decisions
+    from gradgeo.scoring.site_check import SiteCheck, check_decisions, in_words
+    from gradgeo.scoring.site_check import check as check_site
+
+    if (data is None) == (decisions is None):
+        raise typer.BadParameter("pass either --data or --decisions")
+    if out is not None:
+        _check_out(out, data)
+    options: dict[str, Any] = {"level": fraction("--level", level), "must_see": fraction("--must-see", must_see)}
+    contents = serialization.read(file, sha256=sha256)
+    made = {"file": file.name, "SHA-256 of the file": contents.sha256}
+    if decisions is not None:
+        detector = load_detector(contents, model, weights, device)
+        found: SiteCheck = check_decisions(detector, Decisions.read(decisions), **options)
+        made["decisions"] = decisions.name
+    else:
+        assert data is not None
+        site = Site(contents, data, names(groups), labels)
+        prepared = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize, "crop": crop}
+        prepared |= {"order": order, "interpolation": interpolation}
+        detector, preprocess = detector_and_preparation(contents, model, weights, device, transform, prepared)
+        detector.batch_size = batch_size
+        site.open(
+            {"start": start, "limit": limit, "data_root": data_root, "label": label, "streaming": stream,
+             "keys": keys_of(contents, data, keys)},
+            preprocess, batch_size, workers,
+        )  # fmt: skip
+        found = site.run("checking", lambda loader, kinds: check_site(detector, loader, groups=kinds, **options))
+        made |= {"data": data, "SHA-256 of its inputs and labels": site.items.sha256 or ""}
+    made |= {"date": datetime.now(UTC).date().isoformat(), "command": shlex.join(["gradgeo", *sys.argv[1:]])}
+    document = json.dumps({"made": made, **found.as_dict()}, indent=1)
+    if out is not None:
+        _write(out, document, found, data or str(decisions), made)
+    if as_json:
+        typer.echo(document)
+    else:
+        exceeded = {f"{rate.by} {rate.name}": in_words(rate) for rate in found.exceeded if rate.by != "all"}
+        print_pairs(
+            {
+                "verdict": found.verdict,
+                "inputs": found.inputs,
+                "left out, misclassified": found.misclassified,
+                "left out, unusable": found.unusable,
+                "left out, copies": found.copies or None,
+                "flagged": f"{found.rates[0].flagged} of {found.rates[0].judged}",
+                "stated": str(found.rates[0].stated),
+                "p": f"{found.rates[0].p:.3g}",
+                "would have seen": _seen(found.rates[0].smallest_seen),
+                "exceeded": exceeded or None,
+                "written to": out,
+            }
+        )
+    if found.verdict != "not exceeded":
+        raise typer.Exit(EXCEEDED if found.verdict == "exceeded" else TOO_FEW)
+
+
+def recalibrate(
+    file: DetectorPath,
+    data: DataSpec,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new detector file to write.")],
+    why: Annotated[str, typer.Option(help="Why, which the new file keeps: another scanner, a new season.")],
+    model: SameModel = None,
+    weights: Weights = None,
+    sha256: Sha256 = None,
+    labels: Labels = False,
+    groups: Groups = None,
+    decisions: DecisionsPath = None,
+    start: Start = 0,
+    limit: Limit = None,
+    size: Size = None,
+    channels: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    order: Order = None,
+    interpolation: Interpolation = None,
+    label: Label = None,
+    data_root: DataRoot = None,
+    stream: Streaming = False,
+    keys: Keys = None,
+    transform: Transform = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 64,
+    workers: Workers = 1,
+) -> None:
+    """Calibrate a detector anew on the data of a site: same scorer, other p-values. The new file names its parent.
+
+    With --decisions only inputs that a person agreed with calibrate, drawn so that all had the same chance.
+
+    Example: gradgeo recalibrate digits.gradgeo -m digits -d digits/test --labels --why "ward 3" -o ward-3.gradgeo
+    """
+    from gradgeo.detector import serialization
+    from gradgeo.scoring.decisions import Decisions
+
+    refuse_source(out, data)
+    refuse_source(out, file)
+    check_writable(out)
+    contents = serialization.read(file, sha256=sha256)
+    site = Site(contents, data, names(groups), labels)
+    prepared = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize, "crop": crop}
+    prepared |= {"order": order, "interpolation": interpolation}
+    parent, preprocess = detector_and_preparation(contents, model, weights, device, transform, prepared)
+    parent.batch_size = batch_size
+    site.open(
+        {"start": start, "limit": limit, "data_root": data_root, "label": label, "streaming": stream,
+         "keys": keys_of(contents, data, keys)},
+        preprocess, batch_size, workers,
+    )  # fmt: skip
+    if decisions is not None:
+        if labels or groups:
+            raise typer.BadParameter("--decisions takes the place of --labels, and knows no --groups")
+        agreed = Decisions.read(decisions)
+        agreed.require(parent.digest())
+        x = site.inputs(agreed.agreed().tolist(), parent.input_shape_)
+        new = parent.recalibrate(x, why=why)
+    else:
+        new = site.run("recalibrating", lambda loader, kinds: parent.recalibrate(loader, groups=kinds, why=why))
+    notes = {name: value for name, value in new.notes.items() if name != "groups"}
+    if site.groups:
+        notes["groups"] = list(site.groups)
+    notes["recalibration"] = {
+        "command": shlex.join(["gradgeo", *sys.argv[1:]]),
+        "parent": {"file": file.name, "sha256": contents.sha256, "digest": parent.digest()},
+        "data": {"name": data} if decisions is not None else data_record(data, site.items, site.source.classes),
+        "decisions": None if decisions is None else decisions.name,
+    }
+    new.save(out, notes=notes)
+    print_pairs(
+        {
+            "parent": parent.digest()[:16],
+            "calibrated on": new.calibration_size_,
+            "false alarms": new.false_alarm_rate_,
+            "left out, misclassified": new.misclassified_,
+            "left out, unusable": new.unusable_ + len(site.items.skipped),
+            "written to": out,
+        }
+    )
+
+
+@dataclass
+class Site:
+    """The data of a site, opened as a detector file asks for it."""
+
+    contents: "Contents"
+    data: str
+    groups: tuple[str, ...]
+    """Columns that make the groups."""
+    labels: bool
+    source: Any = None
+    items: Any = None
+
+    def open(self, options: dict[str, Any], preprocess: Any, batch_size: int, workers: int) -> None:
+        """Open the data. Raises: DataError where labels are asked for and it has none of the detector's classes."""
+        from gradgeo.data import ReadableItems, open_source
+
+        classes = tuple(map(str, self.contents.notes.get("class_names") or ()))
+        source: Source = open_source(
+            self.data, preprocess=preprocess, class_order=classes, columns=columns_of(self.contents, self.data),
+            keep=self.groups, **options,
+        )  # fmt: skip
+        source.match(tuple(self.contents.fitted["input_shape"]))
+        if self.labels:
+            if not source.labelled:
+                raise DataError(f"--labels: {self.data} has none. Leave the option out to count all inputs.")
+            own = source.own_classes
+            if classes and own and not set(own) & set(classes):
+                raise DataError(
+                    f"--labels: the labels of {self.data} are of another set: {listed(own)}. The detector's are "
+                    f"{listed(classes)}."
+                )
+        items: ReadableItems = ReadableItems(source, batch_size=batch_size, workers=workers, labels=self.labels)
+        self.source, self.items = source, items
+
+    def run(self, what: str, use: Any) -> Any:
+        """`use` of a loader of the readable items and their groups, with a bar, and what there is to warn of."""
+        from gradgeo.detector.progress import progress
+
+        with progress(what, self.source.size) as advance:
+            self.items.progress = advance
+            answer = use(self.items.loader(), self.items.groups(self.groups))
+        if self.items.skipped:
+            first = self.items.skipped[0]
+            warn(
+                f"{len(self.items.skipped)} of {self.items.items} items cannot be read and were left out; the first: "
+                f"{first.name}: {first.error}"
+            )
+        record = self.contents.notes.get("record")
+        fitted = record.get("data") if isinstance(record, dict) else None
+        if self.items.sha256 and isinstance(fitted, dict) and fitted.get("sha256") == self.items.sha256:
+            raise DataError(
+                f"{self.data} holds the very inputs that the detector was fitted on: on them no rate can be checked, "
+                "and none may calibrate it. Pass data of the site that fit was not given."
+            )
+        return answer
+
+    def inputs(self, indices: list[int], shape: tuple[int, ...]) -> Any:
+        """The inputs at some positions of the data (N, *input); those that cannot be read are left out, and said."""
+        import torch
+
+        from gradgeo.cli.options import item_at
+        from gradgeo.scoring import checked
+
+        read = [checked(item_at(self.source, str(index - self.source.start)), shape) for index in indices]
+        bad = [item for item in read if item.x is None]
+        if bad:
+            warn(f"{len(bad)} of {len(read)} items cannot be read; the first: {bad[0].name}: {bad[0].error}")
+        found = [item.x for item in read if item.x is not None]
+        return torch.stack(found) if found else torch.empty(0, *shape)
+
+
+def _seen(rate: float | None) -> str:
+    return "no rate at all" if rate is None else f"{rate:.1%} or more"
+
+
+def _check_out(out: Path, data: str | None) -> None:
+    if out.suffix not in (".html", ".json"):
+        raise typer.BadParameter(f"--out ends in .html or .json, got {out}")
+    if data is not None:
+        refuse_source(out, data)
+    check_writable(out)
+
+
+def _write(out: Path, document: str, found: Any, name: str, made: dict[str, str]) -> None:
+    from gradgeo.report import check_page
+
+    text = document if out.suffix == ".json" else check_page.html(found, name=name, made=made)
+    with atomic_stream(out) as stream:
+        stream.write(text.encode())
