@@ -68,10 +68,8 @@ class GraphJacobian(InputJacobian):
 class GraphContext(EvidenceContext):
     """What is known of a batch, with the matrices of all inputs computed together instead of one after another."""
 
-    def _cosines(self, *, sign: bool) -> Tensor:
-        jacobian, maps = cast(GraphJacobian, self.forward), replace(self._maps, sign=sign)
-        if isinstance(maps.classes, Tensor):
-            maps = replace(maps, classes=self.classes)
+    def _cosines(self, *, sign: bool, temperature: float | None = None) -> Tensor:
+        jacobian, maps = cast(GraphJacobian, self.forward), self._maps_of(sign, temperature)
         # The ways of `similarity.csm_of`, chosen as there, so that the matrices are rounded as the detector's are.
         classes = maps.select(jacobian.logits)  # (N, K)
         many = classes.shape[1] >= MANY
@@ -79,7 +77,7 @@ class GraphContext(EvidenceContext):
             signs = jacobian.maps(maps).flatten(2)  # (N, K, d)
             products = (signs @ signs.mT).double()  # (N, K, K), exact
             matrix = cosines(products, products.diagonal(dim1=1, dim2=2))
-        elif many and classes.shape[1] >= jacobian.rank:
+        elif many and not maps.channel_max and classes.shape[1] >= jacobian.rank:
             coefficients = jacobian.coefficients(maps.loss.cotangents(jacobian.logits, classes)[0])  # (N, K, R)
             products = coefficients @ jacobian.gram @ coefficients.mT  # (N, K, K)
             matrix = cosines(products, products.diagonal(dim1=1, dim2=2))
