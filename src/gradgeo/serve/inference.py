@@ -38,6 +38,9 @@ class Facts:
     texts: bool = False
     """Whether inputs are texts."""
 
+    mistakes: tuple[float, ...] = ()
+    """P-values of mistakes that the traffic is compared with: `Detector.mistake_p_values_`."""
+
     @property
     def digest(self) -> str:
         """`Detector.digest()`, which the rows of `score` state too."""
@@ -82,6 +85,7 @@ class DetectorInference:
                 "preprocess": notes.get("preprocess"),
                 **({} if detector.noise_ is None else {"noise": detector.noise_}),
             },
+            mistakes=() if detector.mistake_p_values_ is None else tuple(detector.mistake_p_values_.tolist()),
             texts=isinstance(detector.model, TextClassifier),
         )
 

@@ -65,6 +65,7 @@ async def _judge(service: Service, request: Request, detail: Detail) -> Response
         raise ProtocolError(400, "this model judges texts: send a BYTES tensor to its infer path")
     x = await bodies.read_file(service, request)
     columns = await unless_gone(request, service.judge(x, detail))
+    service.note(request.state.request, x, columns)
     request.state.rows = 1
     if "trusted" in columns:
         request.state.untrusted = int(not columns["trusted"][0])
