@@ -147,3 +147,20 @@ def test_a_table_of_file_names_with_labels_and_columns_to_keep(tmp_path: Path) -
         ("a.png", 1, ("north",)), ("b.png", 0, ("south",)), ("../c.png", 1, (None,)),
     ]  # fmt: skip
     assert [item.error for item in items] == [None, "no such file", "the file is not below the folder of a.tsv"]
+
+
+def test_texts_in_parquet_and_hugging_face_data(
+    tmp_path: Path, of_text: TextPreparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"id": ["x", "y", "z"], "text": ["good", None, "bad day"], "label": [1, 0, 2]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for spec in (str(tmp_path / "a.parquet"), f"hf:{tmp_path / 'a.parquet'}"):
+        items = list(open_source(spec, preprocess=of_text, keep=("id",)))
+        assert [(item.label, item.kept, item.x is None) for item in items] == [
+            (1, ("x",), False), (0, ("y",), True), (2, ("z",), False),
+        ]  # fmt: skip
+        assert items[2].name == "bad day"
+        assert torch.equal(items[0].x, of_text("good"))
