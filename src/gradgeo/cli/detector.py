@@ -49,6 +49,7 @@ from gradgeo.cli.options import (
     item_at,
     keys_of,
     names,
+    number_or,
     on_device,
     preparation_for_fit,
     preprocess_for,
@@ -70,12 +71,27 @@ def fit(
     evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
+    temperature: Annotated[
+        str, typer.Option(help="At which the loss is differentiated: a number, or auto, found by the margins.")
+    ] = "auto",
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Bring every input's largest logit to 10, as the paper's code does.")
+    ] = False,
+    channel_max: Annotated[
+        bool, typer.Option("--channel-max", help="Of signed maps the largest channel, as the paper's code takes it.")
+    ] = False,
+    one_class: Annotated[
+        str, typer.Option(help="Model of the saliency maps' statistics: copula, or loda, the paper's.")
+    ] = "copula",
     noise: Annotated[
         float | None, typer.Option(help="Judge x plus Gaussian noise of this standard deviation, for a certificate.")
     ] = None,
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
     groups: Groups = None,
     together: Together = None,
+    references: Annotated[
+        int | None, typer.Option(min=0, max=0, help="0: keep no rows of features of inputs in the file.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split into fitting and calibration.")] = 0,
     start: Start = 0,
     limit: Limit = None,
@@ -110,10 +126,11 @@ def fit(
     from gradgeo.data import Preprocess, ReadableItems, open_source
     from gradgeo.data.models import class_names, load_model
     from gradgeo.detector import Detector
-    from gradgeo.detector.evidence import PRESETS
+    from gradgeo.detector.evidence import PRESETS, without_rows
     from gradgeo.detector.progress import duration
 
     began = time.monotonic()
+    wanted = evidence if evidence in PRESETS else evidence.split(",")
     named: dict[str, Any] = {
         "resize": resize,
         "crop": crop,
@@ -147,11 +164,15 @@ def fit(
         source.channels = input_channels(loaded)
         detector = Detector(
             loaded,
-            evidence=evidence if evidence in PRESETS else evidence.split(","),
+            evidence=without_rows(wanted) if references == 0 else wanted,
             alpha=alpha,
             confidence=fraction("--confidence", confidence),
             classes=classes,
             loss=loss,
+            temperature=number_or("auto", "--temperature", temperature),
+            rescale=rescale,
+            channel_max=channel_max,
+            one_class=one_class,
             noise=noise,
             calibration=calibration,
             seed=seed,

@@ -35,10 +35,12 @@ from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
 from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
+from gradgeo.detector.kinds import KINDS
 from gradgeo.detector.learned import named
 from gradgeo.detector.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.mondrian import CalibrationGroups
-from gradgeo.detector.one_class import KINDS, OneClass, checked_arrays, ensure
+from gradgeo.detector.one_class import OneClass, checked_arrays, ensure
+from gradgeo.detector.privacy import held
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
 from gradgeo.geometry.losses import Loss
@@ -104,11 +106,13 @@ class Contents:
         Raises: ArgumentError for evidence that is not known here; DetectorFileError for evidence that has another
         one-class model here.
         """
-        evidence = resolve(self.settings["evidence"])
+        settings = self.settings
+        evidence = resolve(settings["evidence"], settings.get("one_class", "copula"))
         if [e.one_class for e in evidence] != [type(member) for member in self.fusion.members]:
             raise DetectorFileError(f"{self.path} holds evidence of another kind than this version's. Fit again.")
         fitted = self.fitted
-        maps = Maps(Loss(fitted["loss"], fitted["temperature"]), self.arguments()["classes"])
+        loss = Loss(fitted["loss"], fitted["temperature"], settings.get("rescale", False))
+        maps = Maps(loss, self.arguments()["classes"], channel_max=settings.get("channel_max", False))
         return FittedDetector(
             input_shape=tuple(fitted["input_shape"]),
             num_classes=fitted["num_classes"],
@@ -123,6 +127,7 @@ class Contents:
             noise=self.settings.get("noise"),
             columns=None if "columns" not in fitted else tuple(fitted["columns"]),
             mistakes=self.mistakes,
+            record=fitted.get("record"),
             lineage=tuple(Ancestor(**each) for each in fitted.get("lineage", ())),
         )
 
@@ -152,6 +157,9 @@ class Contents:
                 kind: {name: rate.as_dict() for name, rate in rates.items()}
                 for kind, rates in self.false_alarms().items()
             },
+            "holds": held(
+                self.settings["evidence"], self.fusion.members, self.calibration, self.groups, self.mistakes, self.notes
+            ),
             **self.document,
         }
 
@@ -221,6 +229,7 @@ def write(
             "one_class": [_kind_name(member) for member in fusion.members],
             "questions": list(fusion.questions),
             **({} if fitted.columns is None else {"columns": list(fitted.columns)}),
+            **({} if fitted.record is None else {"record": fitted.record}),
             **({"lineage": [asdict(each) for each in fitted.lineage]} if fitted.lineage else {}),
         },
         "fingerprint": fitted.model_fingerprint,
@@ -264,7 +273,7 @@ def _kind_name(member: OneClass) -> str:
             return name
     raise DetectorFileError(
         f"a one-class model of type {type(member).__name__} cannot be saved: it is not among "
-        "gradgeo.detector.one_class.KINDS."
+        "gradgeo.detector.kinds.KINDS."
     )
 
 
