@@ -27,8 +27,6 @@ BENCHMARKS = (
     "per-class",
     "price",
     "reading",
-    "record",
-    "references",
     "report",
     "scoring",
     "serving",
