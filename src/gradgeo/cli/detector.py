@@ -49,6 +49,7 @@ from gradgeo.cli.options import (
     item_at,
     keys_of,
     names,
+    number_or,
     on_device,
     preparation_for_fit,
     preprocess_for,
@@ -70,6 +71,18 @@ def fit(
     evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
+    temperature: Annotated[
+        str, typer.Option(help="At which the loss is differentiated: a number, or auto, found by the margins.")
+    ] = "auto",
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Bring every input's largest logit to 10, as the paper's code does.")
+    ] = False,
+    channel_max: Annotated[
+        bool, typer.Option("--channel-max", help="Of signed maps the largest channel, as the paper's code takes it.")
+    ] = False,
+    one_class: Annotated[
+        str, typer.Option(help="Model of the saliency maps' statistics: copula, or loda, the paper's.")
+    ] = "copula",
     noise: Annotated[
         float | None, typer.Option(help="Judge x plus Gaussian noise of this standard deviation, for a certificate.")
     ] = None,
@@ -156,6 +169,10 @@ def fit(
             confidence=fraction("--confidence", confidence),
             classes=classes,
             loss=loss,
+            temperature=number_or("auto", "--temperature", temperature),
+            rescale=rescale,
+            channel_max=channel_max,
+            one_class=one_class,
             noise=noise,
             calibration=calibration,
             seed=seed,

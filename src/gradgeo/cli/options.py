@@ -265,6 +265,11 @@ def fraction(option: str, text: str | None) -> float | None:
     return share / 100 if text.endswith("%") else share
 
 
+def number_or(word: str, option: str, text: str) -> float | str:
+    """The word itself, or the number in the text of an option."""
+    return word if text == word else float(numbers(option, text, " ", float)[0])
+
+
 def numbers(option: str, text: str, separator: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
     """The numbers in the text of an option."""
     try:

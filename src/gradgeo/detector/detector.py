@@ -62,7 +62,10 @@ class Detector(Recalibrated):
         loss: "cross_entropy", "mse" or "logit", as in `saliency_maps`. With two classes the first two put a cosine of
             -1 on every input; `fit` then uses "logit" and warns.
         temperature: at which the loss is differentiated; "auto" is the upper quartile of the trusted inputs' margins
-            (largest minus second logit), at which hardly any trusted input saturates the softmax; 1 is the paper's.
+            (largest minus second logit), at which hardly any trusted input saturates the softmax.
+        rescale, channel_max: of the maps, as in `csm`: what the public code of the paper's authors does.
+        one_class: the model of features that are suspicious wherever few trusted inputs lie, those of the CSM for
+            instance: "copula", or "loda", which is the paper's.
         noise: None, or the standard deviation of Gaussian noise Z in input units: x + Z is then classified and judged,
             another Z in each query, and fitted and calibrated likewise. `gradgeo.certificate` says what that proves.
         calibration: share of the trusted inputs set apart for the p-values.
@@ -74,8 +77,7 @@ class Detector(Recalibrated):
     left out), `groups_`, `false_alarm_rate_`.
 
     Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.conformal`. Deviations: evidence
-    other than the ten statistics (`gradgeo.detector.evidence`) and how it is fused (`gradgeo.detector.fusion`); the
-    temperature, which the paper leaves at 1; the one-class models (`gradgeo.detector.one_class`).
+    beyond the ten statistics, and how it is fused; the temperature, of which the paper says nothing; the copula.
     """
 
     @public
@@ -89,6 +91,9 @@ class Detector(Recalibrated):
         classes: Classes = None,
         loss: str = "cross_entropy",
         temperature: float | str = "auto",
+        rescale: bool = False,
+        channel_max: bool = False,
+        one_class: str = "copula",
         noise: float | None = None,
         calibration: float = 0.5,
         seed: int = 0,
@@ -96,16 +101,12 @@ class Detector(Recalibrated):
     ) -> None:
         Classifier(model)  # refuses what is not a model
         self.model = model
-        self.evidence = evidence
-        self.alpha = alpha
-        self.confidence = confidence
-        self.classes = classes
-        self.loss = loss
-        self.temperature = temperature
+        self.evidence, self.one_class = evidence, one_class
+        self.alpha, self.confidence = alpha, confidence
+        self.classes, self.loss, self.temperature = classes, loss, temperature
+        self.rescale, self.channel_max = rescale, channel_max
         self.noise = noise
-        self.calibration = calibration
-        self.seed = seed
-        self.batch_size = batch_size
+        self.calibration, self.seed, self.batch_size = calibration, seed, batch_size
         self.notes: dict[str, Any] = {}
         self._model_check = ModelCheck({})
         self.settings  # noqa: B018  # checks the arguments

@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from gradgeo.detector.one_class import KINDS, ensure
+from gradgeo.detector.kinds import DENSITIES, KINDS
+from gradgeo.detector.one_class import ensure
 from gradgeo.geometry.losses import LOSSES
 
 SCHEMA = 2
@@ -28,7 +29,10 @@ def check(document: Any) -> None:
         "alpha": _share, "calibration": _share, "seed": _count, "batch_size": _count, "loss": _text,
         "classes": lambda v: v is None or _count(v) or _counts(v),
         "temperature": lambda v: _text(v) or _number(v),
-    }, {"confidence": _share, "noise": _positive})  # fmt: skip
+    }, {
+        "confidence": _share, "noise": _positive,
+        "rescale": _flag, "channel_max": _flag, "one_class": DENSITIES.__contains__,
+    })  # fmt: skip
     _fields(fitted, {
         "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST_INPUT,
         "num_classes": _count, "loss": LOSSES.__contains__,
@@ -69,6 +73,10 @@ def _is_object(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_names(value: Any) -> bool:

@@ -5,12 +5,13 @@ line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda ctx: ...)`, and `D
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gradgeo.detector.kinds import DENSITIES, KINDS
 from gradgeo.detector.measurements import RADII, EvidenceContext, log_root, margin, shiftable
 from gradgeo.detector.one_class import (
     ClassConditionalCopula,
@@ -57,6 +58,16 @@ def _csm(ctx: EvidenceContext) -> Tensor:
     its own.
     """
     return statistics_of(ctx.csm, ctx.position)
+
+
+def _csm_twice(ctx: EvidenceContext) -> Tensor:
+    """The ten statistics at the detector's temperature, and again at temperature 1, jointly, from the same gradients.
+
+    At its own temperature a confident network shows large attacks, at 1 those that end just beyond a boundary
+    (results/paper.md). Blind to what `csm` is blind to at both.
+    """
+    matrices = (ctx.csm, ctx.csm_at_one)
+    return torch.cat([statistics_of(matrix, ctx.position) for matrix in matrices], dim=1)  # (N, 20)
 
 
 def _confidence(ctx: EvidenceContext) -> Tensor:
@@ -234,6 +245,7 @@ EVIDENCE: dict[str, Evidence] = {
         Evidence("mahalanobis", (), _features, NearestMean, "features", _has_head),
         Evidence("symmetry", ("mirror_drop", "step_drop"), _symmetry, UpperTail, "stability", _has_axes),
         Evidence("csm", STATISTICS, _csm),
+        Evidence("csm_twice", (*STATISTICS, *(f"{name}_at_1" for name in STATISTICS)), _csm_twice),
         Evidence("residual", (), _features, Residual, available=_has_head),
         Evidence("boundary", _BOUNDARY, _boundary),
         Evidence("neighbourhood", _at_radii("drop", "turn", "zeta"), _neighbourhood, neighbourhood="gradients"),
@@ -257,8 +269,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
 no backward pass; the ten statistics alone."""
 
 
-def resolve(evidence: str | Sequence[str]) -> tuple[Evidence, ...]:
-    """The evidence a detector uses: a preset's name, or a list of evidence names."""
+def resolve(evidence: str | Sequence[str], one_class: str = "copula") -> tuple[Evidence, ...]:
+    """The evidence a detector uses: a preset's name, or a list of evidence names.
+
+    Args:
+        one_class: of `DENSITIES`, the model of evidence whose features have no direction of their own.
+    """
+    choice("one_class", one_class, DENSITIES)
     if isinstance(evidence, str):
         choice("evidence", evidence, tuple(PRESETS))
         names = PRESETS[evidence]
@@ -270,7 +287,10 @@ def resolve(evidence: str | Sequence[str]) -> tuple[Evidence, ...]:
         raise expected("evidence", "names without repetition", ", ".join(map(str, names)))
     for name in names:
         choice("evidence", name, tuple(EVIDENCE))
-    return tuple(EVIDENCE[name] for name in names)
+    chosen = tuple(EVIDENCE[name] for name in names)
+    if one_class == "copula":
+        return chosen
+    return tuple(replace(e, one_class=KINDS[one_class]) if e.one_class is KINDS["copula"] else e for e in chosen)
 
 
 def without_rows(evidence: str | Sequence[str]) -> tuple[str, ...]:

@@ -209,6 +209,8 @@ class FittedDetector:
             "fusion": self.fusion,
             "calibration": self.calibration,
         }
+        if maps.loss.rescale or maps.channel_max:
+            content["authors"] = [maps.loss.rescale, maps.channel_max]
         if confidence is not None:
             content["confidence"] = float(confidence)
         if self.noise is not None:

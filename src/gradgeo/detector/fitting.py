@@ -135,7 +135,7 @@ def split(
     Raises: ArgumentError for too few trusted inputs, or evidence that this model does not have.
     """
     loss = _usable_loss(settings.loss, scanned.num_classes)
-    evidence = _available(model, settings.evidence, scanned.first_usable)
+    evidence = _available(model, settings.evidence, settings.one_class, scanned.first_usable)
     least = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
     rows = np.flatnonzero(scanned.trusted)  # (T,)
     exchangeability.require_enough(len(rows), len(scanned.trusted), least, settings.level, scanned.exclusion_reason)
@@ -156,7 +156,8 @@ def split(
     temperature = settings.temperature
     if isinstance(temperature, str):
         temperature = typical_temperature(margins[~calibrates])
-    return trusted, EvidenceExtractor(evidence, Maps(Loss(loss, float(temperature)), settings.classes))
+    maps = Maps(Loss(loss, float(temperature), settings.rescale), settings.classes, channel_max=settings.channel_max)
+    return trusted, EvidenceExtractor(evidence, maps)
 
 
 def extract(
@@ -273,9 +274,9 @@ def _usable_loss(loss: str, num_classes: int) -> str:
     return "logit"
 
 
-def _available(model: Model, names: str | Sequence[str], x: Tensor) -> tuple[Evidence, ...]:
+def _available(model: Model, names: str | Sequence[str], one_class: str, x: Tensor) -> tuple[Evidence, ...]:
     """The evidence that this model has, by a pass of one input, or of none, `x`."""
-    wanted = resolve(names)
+    wanted = resolve(names, one_class)
     inner = unwrapped(model) if isinstance(model, torch.nn.Module) else model
     unfit: frozenset[str] = getattr(inner, "unfit_evidence", frozenset())
     if unfit & {e.name for e in wanted} and not isinstance(names, str):

@@ -73,13 +73,23 @@ class EvidenceContext:
         return self._cosines(sign=True)
 
     @cached_property
+    def csm_at_one(self) -> Tensor:
+        """`csm` at temperature 1, of the same gradients: no further backward pass."""
+        return self._cosines(sign=True, temperature=1.0)
+
+    @cached_property
     def raw_csm(self) -> Tensor:
         """`csm` of the gradients themselves instead of their signs."""
         return self._cosines(sign=False)
 
-    def _cosines(self, *, sign: bool) -> Tensor:
+    def _maps_of(self, sign: bool, temperature: float | None) -> Maps:
+        """The maps of `classes`, at another temperature where one is given."""
+        loss = self._maps.loss if temperature is None else replace(self._maps.loss, temperature=temperature)
         chosen = self._maps.classes
-        maps = replace(self._maps, classes=self.classes if isinstance(chosen, Tensor) else chosen, sign=sign)
+        return replace(self._maps, loss=loss, classes=self.classes if isinstance(chosen, Tensor) else chosen, sign=sign)
+
+    def _cosines(self, *, sign: bool, temperature: float | None = None) -> Tensor:
+        maps = self._maps_of(sign, temperature)
         matrix = csm_of(self.forward, maps, memory_for(None, self.forward.x.device))
         return torch.where(self.forward.has_gradient[:, None, None], matrix, torch.nan)
 

@@ -287,16 +287,6 @@ class Residual(OneClass):
         return minor.square().sum(1).clamp_min(1e-24).log() / 2
 
 
-KINDS: dict[str, type[OneClass]] = {
-    "copula": ClassConditionalCopula,
-    "upper": UpperTail,
-    "neighbours": NearestNeighbours,
-    "residual": Residual,
-    "nearest_mean": NearestMean,
-}
-"""Every one-class model by the name that detector files know it by."""
-
-
 def checked_arrays(
     layout: Layout, arrays: Mapping[str, NDArray[Any]], sizes: Mapping[str, int]
 ) -> dict[str, NDArray[Any]]:

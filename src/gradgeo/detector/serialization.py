@@ -35,10 +35,11 @@ from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
 from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
+from gradgeo.detector.kinds import KINDS
 from gradgeo.detector.learned import named
 from gradgeo.detector.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.mondrian import CalibrationGroups
-from gradgeo.detector.one_class import KINDS, OneClass, checked_arrays, ensure
+from gradgeo.detector.one_class import OneClass, checked_arrays, ensure
 from gradgeo.detector.privacy import held
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
@@ -105,11 +106,13 @@ class Contents:
         Raises: ArgumentError for evidence that is not known here; DetectorFileError for evidence that has another
         one-class model here.
         """
-        evidence = resolve(self.settings["evidence"])
+        settings = self.settings
+        evidence = resolve(settings["evidence"], settings.get("one_class", "copula"))
         if [e.one_class for e in evidence] != [type(member) for member in self.fusion.members]:
             raise DetectorFileError(f"{self.path} holds evidence of another kind than this version's. Fit again.")
         fitted = self.fitted
-        maps = Maps(Loss(fitted["loss"], fitted["temperature"]), self.arguments()["classes"])
+        loss = Loss(fitted["loss"], fitted["temperature"], settings.get("rescale", False))
+        maps = Maps(loss, self.arguments()["classes"], channel_max=settings.get("channel_max", False))
         return FittedDetector(
             input_shape=tuple(fitted["input_shape"]),
             num_classes=fitted["num_classes"],
@@ -270,7 +273,7 @@ def _kind_name(member: OneClass) -> str:
             return name
     raise DetectorFileError(
         f"a one-class model of type {type(member).__name__} cannot be saved: it is not among "
-        "gradgeo.detector.one_class.KINDS."
+        "gradgeo.detector.kinds.KINDS."
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -29,10 +29,13 @@ class Settings:
     seed: int
     batch_size: int
     confidence: float | None = None
+    rescale: bool = False
+    channel_max: bool = False
+    one_class: str = "copula"
     noise: float | None = None
 
     def __post_init__(self) -> None:
-        resolve(self.evidence)
+        resolve(self.evidence, self.one_class)
         choice("loss", self.loss, LOSSES)
         for name in ("alpha", "calibration"):
             value = getattr(self, name)
@@ -48,6 +51,9 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise expected(name, "a positive integer" if least else "an integer, 0 or more", value)
+        for name in ("rescale", "channel_max"):
+            if not isinstance(getattr(self, name), bool):
+                raise expected(name, "True or False", getattr(self, name))
         if isinstance(self.temperature, str):
             choice("temperature", self.temperature, ("auto",))
         else:
@@ -61,12 +67,14 @@ class Settings:
         return Level(float(self.alpha), None if self.confidence is None else float(self.confidence))
 
     def plain(self) -> dict[str, Any]:
-        """Numbers, strings and lists, ready for JSON; without `confidence` and `noise` where there is none."""
+        """Numbers, strings and lists, ready for JSON.
+
+        Later arguments are left out where they say nothing: files are then as they were before these, which earlier
+        versions read.
+        """
+        later = {field.name: field.default for field in fields(self) if field.default is not MISSING}
         plain = {name: _plain(value) for name, value in asdict(self).items()}
-        # As files were before these, which earlier versions read; one with noise they refuse.
-        return {
-            name: value for name, value in plain.items() if value is not None or name not in ("confidence", "noise")
-        }
+        return {name: value for name, value in plain.items() if name not in later or value != later[name]}
 
 
 def _plain(value: Any) -> Any:

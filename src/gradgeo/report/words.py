@@ -14,6 +14,7 @@ PLAIN = {
     "neighbourhood": "small changes move decision and gradient",
     "curvature": "the loss bends unusually around it",
     "csm": "classes lie around it as around no trusted input",
+    "csm_twice": "classes lie around it as around no trusted input, at either temperature",
     "raw_csm": "classes lie around it as around no trusted input, by size",
     "boundary": "boundaries are unusually near or far",
     "nearest_boundary": "the nearest boundary is unusually near or far",

@@ -40,8 +40,9 @@ class VerdictRecord:
 
     A line has "time" (UTC by the clock of the machine), "n" (which rises by one with each line that was to be written
     since the start, whatever the clock does, so that lost ones are missed), "request" (as in the log and the header
-    `x-request-id`), "row", "sha256" (of the input's bytes as the model's type, little-endian), "label", "p" (null where
-    there is no verdict), "trusted", "cause" (null where it was not asked for), "detector" (its digest) and "versions".
+    `x-request-id`), "row", "sha256" (of the input's bytes as the model's type, little-endian; of a text in UTF-8),
+    "label", "p" (null where there is no verdict), "trusted", "cause" (null where it was not asked for), "detector" (its
+    digest) and "versions".
     """
 
     folder: Path
@@ -122,7 +123,7 @@ class VerdictRecord:
                 "n": self._lines,
                 "request": request,
                 "row": row,
-                "sha256": hashlib.sha256(stored[row].tobytes()).hexdigest(),
+                "sha256": _digest(stored[row]),
                 "label": labels[row],
                 "p": None if p[row] != p[row] else p[row],
                 "trusted": trusted[row],
@@ -160,3 +161,7 @@ class VerdictRecord:
         if time.monotonic() - self._said > AGAIN:
             self._said = time.monotonic()
             event("verdicts are not recorded", reason=why, folder=str(self.folder), lost=lines)
+
+
+def _digest(x: NDArray[Any] | str) -> str:
+    return hashlib.sha256(x.encode() if isinstance(x, str) else x.tobytes()).hexdigest()

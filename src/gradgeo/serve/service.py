@@ -21,7 +21,8 @@ from gradgeo.serve.metrics import Metrics
 from gradgeo.serve.parsing import Parser, Reader
 from gradgeo.serve.protocol import OUTPUTS, Column, Columns, Detail, InferenceRequest, metadata
 from gradgeo.serve.record import VerdictRecord
-from gradgeo.serve.web.preparation import file_reader
+from gradgeo.serve.texts import TextReader
+from gradgeo.serve.web.preparation import FileReader, file_reader
 from gradgeo.serve.workers import Pool
 from gradgeo.watch import Watch
 
@@ -75,8 +76,10 @@ class Service:
         for side in self.facts.shape:
             entries *= side
         known = self.facts.parameters.get("preprocess")
-        prepare = file_reader(self.facts.shape, self.facts.dtype, known, self.limits.pixels, self.transform)
-        self.takes_files = not isinstance(prepare, str)
+        prepare: FileReader | TextReader | str = TextReader()
+        if not self.facts.texts:
+            prepare = file_reader(self.facts.shape, self.facts.dtype, known, self.limits.pixels, self.transform)
+        self.takes_files = isinstance(prepare, FileReader)
         self.longest_file = min(self.limits.file, self.limits.body or self.limits.file)
         self.longest_body = self.limits.body_bytes(entries, files=self.takes_files)
         self._bodies = self._bodies_left = self.limits.bodies_bytes(entries, files=self.takes_files)
@@ -141,7 +144,12 @@ class Service:
             "versions": [self.version],
             "platform": "pytorch_gradgeo",
             "parameters": {**self.facts.parameters, "files": self.takes_files},
-            **metadata(self.facts.shape, self.facts.classes, self.facts.datatype, self.outputs),
+            **metadata(
+                () if self.facts.texts else self.facts.shape,
+                self.facts.classes,
+                "BYTES" if self.facts.texts else self.facts.datatype,
+                self.outputs,
+            ),
         }
 
     def find(self, name: str, version: str | None) -> None:

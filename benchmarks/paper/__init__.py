@@ -1,0 +1,61 @@
+"""The paper's tables on the paper's terms, its cells beside ours, and a waterfall from our set-up to the authors'."""
+
+from benchmarks.page import Page
+from benchmarks.paper import adaptive, maps, tables, why
+from benchmarks.paper.causes import CAUSES
+from benchmarks.paper.measured import Measured
+from benchmarks.paper.setups import SETUPS, Case
+from benchmarks.shipped import Suite
+
+PARTS = {
+    "grid": tables.grid,
+    "waterfall": tables.waterfall,
+    "adaptive": adaptive.table,
+    "maps": maps.table,
+    "line": why.line,
+    "why": why.means,
+}
+"""What is measured of each set-up besides Table 1, by name."""
+
+
+def run(suite: Suite) -> Page:
+    """The whole page. `--cases` takes set-ups, causes and parts by name; of each kind all where none is named."""
+    page = Page("The paper's tables, on the paper's terms")
+    setups, causes, parts = (_chosen(suite, names) for names in (SETUPS, CAUSES, PARTS))
+    page.say(tables.terms(suite))
+    measured = [Measured(Case(SETUPS[name], suite), tuple(causes)) for name in setups]
+    tables.headline(page, measured)
+    for each in measured:
+        page.say(f"## {each.case.setup.words}")
+        tables.first(page, each)
+        for name in parts:
+            PARTS[name](page, each)
+    page.say("## What is missing")
+    page.say(_missing(setups, causes, parts, measured))
+    return page
+
+
+def _chosen(suite: Suite, names: object) -> list[str]:
+    every = list(names)  # type: ignore[call-overload]
+    return suite.wanted(every) or every
+
+
+def _missing(setups: list[str], causes: list[str], parts: list[str], measured: list[Measured]) -> str:
+    """What of the paper this run did not measure."""
+    left = {
+        "set-ups": [SETUPS[name].words for name in SETUPS if name not in setups],
+        "causes": [cause for cause in CAUSES if cause not in causes],
+        "parts": [part for part in PARTS if part not in parts],
+        "cells of fewer than 250 inputs": [
+            f"{each.case.setup.name}: {cause} ({len(each.by_cause[cause].label)})"
+            for each in measured
+            for cause in each.by_cause
+            if cause != "trusted" and len(each.by_cause[cause].label) < 250
+        ],
+    }
+    said = [f"{kind}: {'; '.join(names)}" for kind, names in left.items() if names]
+    always = (
+        "the ECG set NonInvasiveFetalECGThorax1, PreResNet-164 and Madry's CNN on 60,000 digits, for want of data and "
+        "weights"
+    )
+    return f"Of the paper: {always}. " + (f"Of this run: {'. '.join(said)}." if said else "")

@@ -1,0 +1,24 @@
+"""The one-class models by the name that detector files know them by."""
+
+from gradgeo.detector.loda import Loda
+from gradgeo.detector.one_class import (
+    ClassConditionalCopula,
+    NearestMean,
+    NearestNeighbours,
+    OneClass,
+    Residual,
+    UpperTail,
+)
+
+KINDS: dict[str, type[OneClass]] = {
+    "copula": ClassConditionalCopula,
+    "upper": UpperTail,
+    "neighbours": NearestNeighbours,
+    "residual": Residual,
+    "nearest_mean": NearestMean,
+    "loda": Loda,
+}
+"""Every one-class model."""
+
+DENSITIES = ("copula", "loda")
+"""Those of features that are suspicious wherever few trusted inputs lie, between which a detector may choose."""
