@@ -26,8 +26,6 @@ BENCHMARKS = (
     "paper",
     "per-class",
     "reading",
-    "record",
-    "references",
     "report",
     "scoring",
     "serving",

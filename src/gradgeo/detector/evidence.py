@@ -295,7 +295,7 @@ def resolve(evidence: str | Sequence[str], one_class: str = "copula") -> tuple[E
 
 def without_rows(evidence: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the same evidence but for such as keeps rows of features of trusted inputs: in their place comes
-    the Mahalanobis distance to class means, which keeps moments alone (results/references.md says what that costs).
+    the Mahalanobis distance to class means, which keeps moments alone.
 
     Example:
         >>> without_rows(["confidence", "neighbours"])
