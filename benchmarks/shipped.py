@@ -1,7 +1,7 @@
 """The classifiers and test sets that the laboratory measures: those in a folder beside the project, and the digits."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.named import find
-from benchmarks.networks.making import fitted_on
+from benchmarks.networks.hardened import HARDENED
+from benchmarks.networks.making import fitted_on, made
 from benchmarks.networks.registry import NETWORKS, base, default_fit, fit_size, loaded
 from gradgeo import attacks
 from gradgeo.bench.attacked import attacked
@@ -59,6 +60,11 @@ SHIPPED = {
 }
 
 
+def base_of(name: str) -> str:
+    """The shipped classifier that NAME-noise or NAME-robust was trained from."""
+    return name.partition("-")[0]
+
+
 class Suite:
     """Classifiers under test by name, and the data of a run; `digits` needs no folder.
 
@@ -102,6 +108,9 @@ class Suite:
     def _load(self, name: str) -> ClassifierUnderTest:
         if name == "digits":
             return digits_classifier()
+        if name in HARDENED:
+            few = self.inputs if self.inputs < 100 else None  # a check that it runs
+            return replace(self[base_of(name)], name=name, model=made(name, HARDENED[name], self.folder, few).model)
         if name in NETWORKS:
             return loaded(name, self.folder)
         shipped = SHIPPED[name]

@@ -54,7 +54,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """With GRADGEO_DATA set, a skipped `data` test is a failure of the run."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("GRADGEO_DATA") and reporter is not None:
-        skipped = [r.nodeid for r in reporter.stats.get("skipped", []) if "data" in r.keywords]
+        skipped = [r.nodeid for r in reporter.stats.get("skipped", []) if "data" in getattr(r, "keywords", ())]
         if skipped:
             print(f"\nGRADGEO_DATA is set, yet these were skipped: {', '.join(skipped)}")
             session.exitstatus = 1

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gradgeo._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same to the interpreter
-    from gradgeo import attacks, export
+    from gradgeo import attacks, certificate, export
     from gradgeo import data as data
     from gradgeo import demo as demo
     from gradgeo import errors as errors
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo import report as report
     from gradgeo import scoring as scoring
     from gradgeo import watch as watch
+    from gradgeo.certificate import certify
     from gradgeo.classifier.split import tap
     from gradgeo.classifier.text import text
     from gradgeo.detector import evidence as evidence
@@ -55,6 +56,8 @@ __all__ = [
     "LocalMinimum",
     "Predictions",
     "attacks",
+    "certificate",
+    "certify",
     "cosine_similarity_matrix",
     "csm",
     "csm_statistics",
@@ -70,6 +73,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "gradgeo.certificate": ("certify",),
     "gradgeo.classifier.split": ("tap",),
     "gradgeo.classifier.text": ("text",),
     "gradgeo.detector.detector": ("Detector",),
@@ -84,8 +88,8 @@ _NAMES = {
 """The module that each public name is imported from."""
 
 _SUBMODULES = (
-    *("attacks", "data", "demo", "errors", "evidence", "export", "integrations", "metrics", "ood", "plots"),
-    *("report", "scoring", "watch"),
+    *("attacks", "certificate", "data", "demo", "errors", "evidence", "export", "integrations", "metrics"),
+    *("ood", "plots", "report", "scoring", "watch"),
 )
 """The submodules that the documentation describes, for `dir`; any other is an attribute too."""
 

@@ -99,7 +99,7 @@ def test_what_fails_within_foolbox_is_an_error_of_ours(linear: nn.Linear, monkey
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("no luck")
 
-    monkeypatch.setattr(other_attacks._foolbox().attacks.L2CarliniWagnerAttack, "run", fail)
+    monkeypatch.setattr(other_attacks.foolbox().attacks.L2CarliniWagnerAttack, "run", fail)
     x = points(4, 12)
     with pytest.raises(ModelError, match="foolbox's L2CarliniWagnerAttack failed: ZeroDivisionError: no luck"):
         carlini_wagner(linear, x, linear(x).argmax(1))
@@ -123,7 +123,7 @@ def test_brendel_bethge_needs_numba_and_two_classes(linear: nn.Linear, monkeypat
             return starting_points
 
     if find_spec("foolbox") is not None:
-        monkeypatch.setattr(other_attacks._foolbox().attacks, "L2BrendelBethgeAttack", Attack)
+        monkeypatch.setattr(other_attacks.foolbox().attacks, "L2BrendelBethgeAttack", Attack)
         labels = linear(points(40, 12)).argmax(1)
         found = brendel_bethge(linear, points(40, 12), labels)
         assert bool(found.success.all())

@@ -56,6 +56,12 @@ def test_a_stem_of_any_kernel_padding_and_size(kernel: int) -> None:
         assert torch.allclose(found, expected, atol=1e-12), (padding, height, width, channels)
 
 
+def test_a_stem_takes_no_image_at_all() -> None:
+    """As when a detector is loaded, whose evidence is measured of an empty batch."""
+    empty = convolved(torch.empty(0, 1, 12, 12), torch.rand(8, 1, 5, 5), None, (2, 2), (0, 0), (1, 1), 1)
+    assert empty.shape == (0, 8, 4, 4)
+
+
 def test_a_single_small_image_is_rounded_as_in_a_batch() -> None:
     net = nn.Conv2d(32, 32, 3, padding=1).requires_grad_(False).to(memory_format=torch.channels_last)
     x = torch.rand(8, 32, 16, 16, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)

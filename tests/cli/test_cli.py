@@ -129,7 +129,7 @@ def test_less_accuracy_than_expected_is_a_warning(model: str, tmp_path: Path) ->
     code, _, err = run(*fit, "--expect-accuracy", "99.9%")
     assert code == 0
     assert re.fullmatch(
-        r"gradgeo: warning: \S+% of the labels are right, where 99.9% were expected: .*normalised.*\n", err
+        r"gradgeo: warning: \S+% of the labels are right, where 99.9% were expected: .*not normalised\.\n", err
     )
 
 
@@ -635,3 +635,16 @@ def test_a_card_is_no_place_for_markup() -> None:
     assert "| a\\|b | 339 | 5.00 % | 7.00 % |" in text
     assert "| few | 339 | compared with all |" in text
     assert "holds no record" in text
+
+
+def test_a_detector_with_noise_is_fitted_told_and_not_exported(room: Path, model: str, tmp_path: Path) -> None:
+    fitted = tmp_path / "noisy.gradgeo"
+    options = ("-m", model, "-d", "digits/fit", "--evidence", "lite", "--noise", 0.1, "-o", fitted)
+    assert run("fit", *options)[0] == 0
+    assert re.search(r"\n +noise +0\.1\n", run("info", fitted)[1])
+    assert "| noise added to each input, standard deviation | 0.1 |" in run("card", fitted)[1]
+    code, _, err = run("export", fitted, "-m", model, "-o", tmp_path / "d.onnx")
+    assert (code, (tmp_path / "d.onnx").exists()) == (1, False)
+    assert "judges inputs with fresh noise (noise=0.1), which no exported graph draws" in err
+    code, _, err = run("fit", "-m", model, "-d", "digits/fit", "--noise", 0, "-o", fitted)
+    assert (code, "expected noise to be None or a number above 0, in input units, got 0.0" in err) == (1, True)

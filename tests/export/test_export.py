@@ -1,12 +1,15 @@
 """Exported detectors say what the detector says; what cannot be exported is named before the work begins."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ from gradgeo.data import digits
 from gradgeo.data.models import load_model
 from gradgeo.detector.evidence import EVIDENCE, Evidence
 from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDependencyError, NotFittedError
-from gradgeo.export import agreement, formats
+from gradgeo.export import agreement, formats, triton_repository
 from gradgeo.export.module import EXPLAINED, OUTPUTS, DetectorModule
 from gradgeo.export.traced import TracedClassifier
 from helpers.nets import inputs, network, pooled
@@ -150,6 +153,45 @@ def of_two_classes(evidence: str) -> tuple[Detector, Tensor]:
     with pytest.warns(GradgeoWarning, match="two classes"):
         detector = Detector(pooled(size=16), evidence=evidence).fit(noise[:134])
     return detector, torch.cat([noise[134:], frames])
+
+
+@pytest.mark.export
+def test_a_triton_repository_says_what_its_file_is(
+    detector: Detector, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read by Triton's own message; names, types and shapes are those that ONNX Runtime finds in the file."""
+    import onnxruntime
+    from google.protobuf import text_format  # ONNX brings it
+
+    message = triton_message()
+    monkeypatch.setattr(triton_repository, "write", lambda d, x, path, form: shutil.copy(onnx_file, path))
+    export.triton(detector, inputs(4), tmp_path / "models", "d-1")
+    session = onnxruntime.InferenceSession(tmp_path / "models" / "d-1" / "1" / "model.onnx")
+    text = (tmp_path / "models" / "d-1" / "config.pbtxt").read_text()
+    config = text_format.Parse(text, message.ModelConfig())
+    assert (config.name, config.backend) == ("d-1", "onnxruntime")
+    assert config.parameters["detector_sha256"].string_value == detector.digest()
+    kinds = {"tensor(float)": "TYPE_FP32", "tensor(double)": "TYPE_FP64", "tensor(bool)": "TYPE_BOOL"}
+    for stated, found in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+        assert [each.name for each in stated] == [each.name for each in found]
+        for one, other in zip(stated, found, strict=True):
+            assert message.DataType.Name(one.data_type) == kinds[other.type]
+            dims = list(one.reshape.shape) if one.HasField("reshape") else list(one.dims)
+            assert dims == other.shape[1:]
+    with pytest.raises(ArgumentError, match="expected name to be letters"):
+        export.triton(detector, inputs(4), tmp_path, "../d")
+
+
+def triton_message() -> Any:
+    """Triton's description of a model's text, out of its client, without the gRPC that the rest of that needs."""
+    package = find_spec("tritonclient")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("tritonclient is not installed")
+    place = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    spec = spec_from_file_location("model_config_pb2", place)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.export

@@ -46,6 +46,20 @@ class LocalPool:
         self.closed = True
 
 
+class ReadsHere:
+    """As the pool of `parsing`, whose place it takes: on threads of this process."""
+
+    def __init__(self, reader: Callable[[], Callable[[Any], Any]], **_: Any) -> None:
+        self._task = reader()
+
+    async def start(self) -> None: ...
+
+    async def __call__(self, job: Any) -> Any:
+        return await asyncio.to_thread(self._task, job)
+
+    async def close(self) -> None: ...
+
+
 @contextmanager
 def served(pool: Any = None, limits: Limits | None = None, **options: Any) -> Iterator[Server]:
     """A server that listens, on a thread of its own."""

@@ -22,7 +22,7 @@ LAYERS = (
     ("cli",),
     ("bench", "demo"),
     ("report", "integrations"),
-    ("scoring", "serve", "export", "attacks"),
+    ("scoring", "serve", "export", "attacks", "certificate"),
     ("detector", "data", "metrics", "watch"),
     ("geometry",),
     ("classifier",),

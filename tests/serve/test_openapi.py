@@ -29,6 +29,7 @@ def test_it_describes_every_route_and_what_it_refuses(document: dict[str, Any]) 
         "/v2/health/ready",
         "/v2",
         "/metrics",
+        "/v1/judge",
         *(
             f"/v2/models/{{name}}{version}{end}"
             for version in ("", "/versions/{version}")
@@ -46,6 +47,7 @@ POINTS = [
     ("get", "/v2/health/ready"),
     ("get", "/v2"),
     ("get", "/metrics"),
+    ("post", "/v1/judge"),
     ("get", "/v2/models/{name}"),
     ("get", "/v2/models/{name}/ready"),
     ("post", "/v2/models/{name}/infer"),

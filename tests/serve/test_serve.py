@@ -139,7 +139,7 @@ BAD = {
     "no inputs": ({"inputs": []}, "inputs: List should have at least 1 item"),
     "two inputs": ({"inputs": of()["inputs"] * 2}, "inputs: List should have at most 1 item"),
     "another input": (of(name="image"), "the name of the input to be 'input'"),
-    "integers": (of(datatype="UINT8"), "datatype: Input should be 'FP16', 'FP32' or 'FP64'"),
+    "integers": (of(datatype="UINT8"), "datatype: Input should be 'FP16', 'FP32', 'FP64' or 'BYTES'"),
     "another shape": (of(shape=[1, 3, 2]), r"shape of the input to be [rows, 2, 3]"),
     "no rows": (of(shape=[0, 2, 3], data=[]), "with rows from 1 to 8"),
     "a negative shape": (of(shape=[-1, 2, 3]), "greater than or equal to 0"),
@@ -148,7 +148,7 @@ BAD = {
     "too few numbers": (of(data=[1.0]), "flat with 6 numbers"),
     "too deep": (of(data=[[[[1.0]]] * 6]), "flat with 6 numbers"),
     "ragged": (of(data=[[1.0, 2.0], [3.0]]), "numbers, flat or nested evenly"),
-    "texts": (of(data=["1"] * 6), "inputs.data: Input should be a valid number"),
+    "texts": (of(data=["1"] * 6), "expected data to be numbers, or the datatype BYTES"),
     "truths": (of(data=[True] * 6), "inputs.data: Input should be a valid number"),
     "no data": ({"inputs": [{"name": "input", "shape": [1, 2, 3], "datatype": "FP32"}]}, "Shared memory is not"),
     "sizes without bytes": (of(parameters={"binary_data_size": 24}), "expected data or binary_data_size, got both"),
@@ -224,7 +224,7 @@ def raw(server: Server, data: bytes, *, half_close: bool = False) -> bytes:
 
 
 def test_wrong_routes_are_told_in_json(server: Server) -> None:
-    for method, path, status in (("GET", "/", 404), ("GET", "/v2/models/x", 404), ("GET", "/v2/models/m/infer", 405)):
+    for method, path, status in (("GET", "/v1", 404), ("GET", "/v2/models/x", 404), ("GET", "/v2/models/m/infer", 405)):
         got, told, _ = request(server, method, path)
         assert (got, list(told)) == (status, ["error"])
 

@@ -11,7 +11,9 @@ from gradgeo.attacks.norms import Bounds, ball, per_input
 from gradgeo.attacks.pgd import checked_step_size
 from gradgeo.attacks.runner import AttackResult, AttackRunner, seeded
 from gradgeo.detector.detector import Detector
+from gradgeo.detector.noise import Noise
 from gradgeo.errors import choice, positive_integer, public
+from gradgeo.geometry.jacobian import with_gradient
 
 BATCH = 32
 """Inputs in one pass unless `batch_size` says otherwise: the graphs of all their maps are in memory at once."""
@@ -60,8 +62,9 @@ def evasion(
         gradient: how the gradient of the outlier score is computed. "exact": by autograd, with the surrogates of
             `Detector.differentiable_score` for signs and ReLUs. "estimated": by finite differences along `draws` random
             directions, which works for evidence that cannot be differentiated.
-        draws: number of gradients that are averaged: more than 1 where the evidence is random ("exact"), many for an
-            accurate estimate ("estimated").
+        draws: number of gradients that are averaged: more than 1 for a detector with `noise`, each then at another
+            draw of it (expectation over transformation, Athalye et al. 2018), many for an accurate estimate
+            ("estimated").
 
     Returns: AttackResult as in `pgd`; `success` says that the prediction changed, and
     `detector.predict(result.adversarial).trusted` whether the detector is evaded as well.
@@ -91,13 +94,23 @@ def evasion(
     )
     loss_fn = class_loss(loss)
     probes = generator or seeded()
+    noisy = Noise(detector.noise_ or 0.0, seed=probes.initial_seed() % (1 << 63)).reading()
     score_gradient = _exact(detector) if gradient == "exact" else _estimated(detector, PROBE * region.epsilon, probes)
 
     def score(point: Tensor) -> Tensor:
-        """The outlier score (n,); for random evidence the mean over as many draws as its gradient has."""
-        repeats = draws if gradient == "exact" else 1
+        """The outlier score (n,); with noise the mean over as many draws as its gradient has."""
+        repeats = draws if gradient == "exact" and detector.noise_ is not None else 1
         scores = torch.stack([detector.outlier_score(point.detach()) for _ in range(repeats)])  # (repeats, n)
         return scores.mean(0).nan_to_num(torch.inf)
+
+    def loss_over_noise(point: Tensor, batch: AttackBatch) -> tuple[Tensor, Tensor]:
+        """The mean logits over draws of noise (n, C), and the gradient of the mean loss (n, *input)."""
+        logits, gradients = [], []
+        for _ in range(draws):
+            leaf = noisy(point.detach()).requires_grad_()
+            logits.append(with_gradient(runner.classifier(leaf.clone())))  # (n, C)
+            gradients.append(gradient_of(loss_fn(leaf, logits[-1], batch), leaf))
+        return torch.stack(logits).mean(0).detach(), torch.stack(gradients).mean(0)
 
     def attack(batch: AttackBatch, start: Tensor) -> tuple[Tensor, Tensor]:
         best, lowest = start.clone(), torch.full((len(start),), torch.inf, dtype=torch.float64)
@@ -112,10 +125,13 @@ def evasion(
                 lowest[rows.cpu()[better]] = scores[better]
 
         def step_fn(point: Tensor, logits: Tensor, batch: AttackBatch) -> Tensor:
+            if detector.noise_ is None:
+                of_loss = gradient_of(loss_fn(point, logits, batch), point)  # (n, *input)
+            else:
+                logits, of_loss = loss_over_noise(point, batch)
             misclassified = batch.succeeded(logits)  # (n,)
-            of_loss = gradient_of(loss_fn(point, logits, batch), point)  # (n, *input)
             has_gradient.logical_or_(of_loss.flatten(1).any(1))
-            of_score = torch.stack([score_gradient(point) for _ in range(draws)]).mean(0)  # (n, *input)
+            of_score = torch.stack([score_gradient(noisy(point.detach())) for _ in range(draws)]).mean(0)  # (n, *input)
             update_best(point, misclassified)
             # To first order neither step undoes what the other has gained: each is orthogonal to the other's gradient.
             follows_score = per_input(misclassified, point)

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -103,13 +104,13 @@ def carlini_wagner(
     found = minimum_norm(model, x, labels, bounds=bounds)
     first, second = Classifier(model).logits(x).logits.topk(2, dim=1).values.unbind(1)
     length, lead = max(TINY, float(found.distance.median())), max(TINY, float((first - second).median()))
-    attack = _foolbox().attacks.L2CarliniWagnerAttack(
+    attack = foolbox().attacks.L2CarliniWagnerAttack(
         binary_search_steps=searches,
         steps=steps,
         stepsize=length / math.sqrt(x[:1].numel()),
         initial_const=2 * length**2 / lead,
     )
-    return _by_foolbox(attack, model, x, labels, bounds, generator)
+    return by_foolbox(attack, model, x, labels, bounds, generator)
 
 
 def brendel_bethge(
@@ -128,22 +129,23 @@ def brendel_bethge(
     Source: Brendel et al., "Accurate, reliable and fast robustness evaluation", NeurIPS 2019.
     """
     require("numba", "numba")
-    attack = _foolbox().attacks.L2BrendelBethgeAttack(steps=steps, lr_num_decay=max(1, steps // 10))
+    attack = foolbox().attacks.L2BrendelBethgeAttack(steps=steps, lr_num_decay=max(1, steps // 10))
     predicted = Classifier(model).logits(x).logits.argmax(1)
     others = [(predicted != label).nonzero()[:, 0] for label in labels]
     if not all(map(len, others)):
         raise expected("x", "of at least two predicted classes, to start from each other", x)
     start = torch.stack([x[rows[i % len(rows)]] for i, rows in enumerate(others)])
-    return _by_foolbox(attack, model, x, labels, bounds, generator, starting_points=start)
+    return by_foolbox(attack, model, x, labels, bounds, generator, starting_points=start)
 
 
-def _foolbox() -> Any:
+def foolbox() -> Any:
+    """The library."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of modules of SciPy that it imports by former names
         return require("foolbox", "bench")
 
 
-def _by_foolbox(
+def by_foolbox(
     attack: Any,
     model: Model,
     x: Tensor,
@@ -152,23 +154,48 @@ def _by_foolbox(
     generator: torch.Generator | None,
     **options: Any,
 ) -> AttackResult:
-    """foolbox needs bounds: an unbounded space gets three times the range of the inputs."""
+    """What an attack of foolbox finds within finite bounds; `options` are for its `run`."""
     classifier = Classifier(model)
-    if bounds is None:
-        low, high = float(x.min()), float(x.max())
-        bounds = (2 * low - high, 2 * high - low)
-    wrapped = _foolbox().PyTorchModel(_module(classifier), bounds=bounds, device=x.device)
+    bounds = finite_bounds(x, bounds)
+    wrapped = foolbox().PyTorchModel(as_module(classifier), bounds=bounds, device=x.device)
+    with seeded(generator), told(f"foolbox's {type(attack).__name__}"):
+        adversarial = attack.run(wrapped, x, labels, **options).detach().clamp(*bounds)
+    return judged(classifier, x, adversarial, labels)
+
+
+def finite_bounds(x: Tensor, bounds: Bounds) -> tuple[float, float]:
+    """The bounds, which other libraries need: an unbounded space gets three times the range of the inputs."""
+    if bounds is not None:
+        return bounds
+    low, high = float(x.min()), float(x.max())
+    return 2 * low - high, 2 * high - low
+
+
+@contextmanager
+def seeded(generator: torch.Generator | None) -> Iterator[None]:
+    """Within it the global generator, which other libraries draw from, begins where `generator` did."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0 if generator is None else generator.initial_seed())
-        try:
-            adversarial = attack.run(wrapped, x, labels, **options).detach().clamp(*bounds)
-        except Exception as error:  # in whatever way it may fail on a model
-            raise ModelError(f"foolbox's {type(attack).__name__} failed: {type(error).__name__}: {error}") from error
-    after = classifier.logits(adversarial).logits.argmax(1)
-    return _result(x, adversarial, after != labels)
+        yield
 
 
-def _module(classifier: Classifier) -> torch.nn.Module:
+@contextmanager
+def told(attack: str) -> Iterator[None]:
+    """Raises: ModelError, which names the attack, in whatever way it may fail on a model."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(f"{attack} failed: {type(error).__name__}: {error}") from error
+
+
+def judged(classifier: Classifier, x: Tensor, adversarial: Tensor, labels: Tensor) -> AttackResult:
+    """The result of an attack that succeeds where the prediction is another than `labels`."""
+    return _result(x, adversarial, classifier.logits(adversarial).logits.argmax(1) != labels)
+
+
+def as_module(classifier: Classifier) -> torch.nn.Module:
+    """A classifier as other libraries take one."""
+
     class Plain(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             logits: Tensor = classifier(x.clone())

@@ -176,6 +176,11 @@ def _attack(
     )
 
 
+def attack_scenario(attack: Attack, bounded: bool) -> Scenario:
+    """That of an attack which may be costly, at the classifier's largest budget where it takes one."""
+    return _attack(attack, 0 if bounded else None, most=COSTLY)
+
+
 def _spoilt(spoil: Callable[[Tensor], Tensor]) -> Scenario:
     return Scenario("ood", lambda task: spoil(task.x), _image, "spoilt")
 

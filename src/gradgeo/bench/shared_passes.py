@@ -35,6 +35,8 @@ class DetectorGroup:
         """As `Detector.fit`; ArgumentError where so few inputs are trusted that evidence decides which are learned
         from."""
         settings = [detector.settings for detector in self.detectors]
+        if any(each.noise is not None for each in settings):
+            raise expected("detectors", "without noise, of which each has its own", "one with noise")
         model, batch_size, seed = self.detectors[0].model, settings[0].batch_size, settings[0].seed
         scanned = scan(model, data, labels, batch_size=batch_size)
         scanned.warn_if_unusable()

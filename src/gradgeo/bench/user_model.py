@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
+from gradgeo.bench.library_attacks import is_library_attack, library_attack
 from gradgeo.bench.methods import METHODS, Method
-from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task, attack_kind
+from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task, attack_kind, attack_scenario
 from gradgeo.data import Preprocess, Source, digits, open_source
 from gradgeo.data.models import load_model
 from gradgeo.data.user_code import load_object
@@ -76,20 +77,27 @@ def read_inputs(source: Source) -> tuple[Tensor, Tensor]:
 def user_scenarios(
     ood: tuple[str, ...], attacks: tuple[str, ...] | None, preprocess: Preprocess | None = None
 ) -> dict[str, Scenario]:
-    """Scenarios of the user's other data, the synthetic ones, attacks of these kinds (None: all), and the mistakes."""
+    """Scenarios of the user's other data, the synthetic ones, attacks of these kinds, and the mistakes.
+
+    Attacks: None for all of the benchmark's own; `foolbox:NAME` and `torchattacks:NAME` beside them.
+    """
     kinds = {attack_kind(name) for name, scenario in SCENARIOS.items() if scenario.cause == "attack"}
+    others = [kind for kind in attacks or () if is_library_attack(kind)]
     for kind in attacks or ():
-        if kind.lower() not in kinds:
-            raise expected("attacks", f"among {', '.join(sorted(kinds))}", kind)
+        if kind.lower() not in kinds and kind not in others:
+            known = f"among {', '.join(sorted(kinds))}, foolbox:NAME or torchattacks:NAME"
+            raise expected("attacks", known, kind)
     wanted = kinds if attacks is None else {kind.lower() for kind in attacks}
     short = [Path(spec).name for spec in ood]
     labels = short if len({*short, *SCENARIOS}) == len(short) + len(SCENARIOS) else ood
     of_data = {label: Scenario("ood", _reader(spec, preprocess)) for label, spec in zip(labels, ood, strict=True)}
-    return of_data | {
+    of_libraries = {kind: attack_scenario(*library_attack(kind)) for kind in others}
+    own = {
         name: scenario
         for name, scenario in SCENARIOS.items()
         if scenario.cause != "attack" or attack_kind(name) in wanted
     }
+    return of_data | of_libraries | own
 
 
 def _reader(spec: str, preprocess: Preprocess | None) -> Callable[[Task], Tensor]:

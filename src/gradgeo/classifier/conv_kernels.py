@@ -56,7 +56,7 @@ class _Convolved(torch.autograd.Function):
     ) -> Tensor:
         out = torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
         ctx.save_for_backward(weight)
-        ctx.entered, ctx.size = x[0].numel(), x.shape[2:]
+        ctx.size = x.shape[2:]
         ctx.options, ctx.groups = (stride, padding, dilation), groups
         ctx.columns = _is_narrow(weight, stride, groups)
         ctx.ends = [  # entries that the stride left over at the end of each axis: the transpose must restore them

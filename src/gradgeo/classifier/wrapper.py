@@ -71,6 +71,11 @@ class Classifier:
                 return _cached(unwrapped(model), state)
         return cls(model)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the model draws random numbers, which its first pass shows; True before."""
+        return self._draws.possible
+
     def optimized(self, batch: PreparedBatch, precision: str = "float32") -> OptimizedModel:
         """The copy to differentiate many times, made at the first `batch`; its weights are its own.
 

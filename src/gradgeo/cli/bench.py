@@ -27,7 +27,9 @@ def bench(
     weights: Weights = None,
     data: Annotated[str | None, typer.Option("--id", help=f"Data that your classifier should trust. {DATA}")] = None,
     ood: Annotated[list[str] | None, typer.Option(help="Data that it should not; may be repeated.")] = None,
-    attacks: Annotated[str | None, typer.Option(help="Kinds of attack, with commas; none for none.")] = None,
+    attacks: Annotated[
+        str | None, typer.Option(help="Kinds of attack, foolbox:NAME, torchattacks:NAME, with commas; none for none.")
+    ] = None,
     epsilon: Annotated[str | None, typer.Option(help="Budgets of the attacks, with commas, the largest first.")] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="A further detector, file.py:function of the model; may be repeated.")

@@ -70,6 +70,9 @@ def fit(
     evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
     classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
+    noise: Annotated[
+        float | None, typer.Option(help="Judge x plus Gaussian noise of this standard deviation, for a certificate.")
+    ] = None,
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
     groups: Groups = None,
     together: Together = None,
@@ -149,6 +152,7 @@ def fit(
             confidence=fraction("--confidence", confidence),
             classes=classes,
             loss=loss,
+            noise=noise,
             calibration=calibration,
             seed=seed,
             batch_size=batch_size,

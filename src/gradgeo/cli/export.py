@@ -18,7 +18,9 @@ INPUTS = 32
 
 def export(
     file: DetectorPath,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, .onnx, or .pt2 for pt2 and aoti.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file to write, .onnx, or .pt2 for pt2, aoti; of --triton a folder.")
+    ],
     model: SameModel = None,
     form: Annotated[str, typer.Option("--format", "-f", help="onnx, pt2 or aoti.")] = "onnx",
     weights: Weights = None,
@@ -28,6 +30,7 @@ def export(
     ] = None,
     transform: Transform = None,
     data_root: DataRoot = None,
+    triton: Annotated[bool, typer.Option("--triton", help="Write a model of a Triton repository, ONNX.")] = False,
 ) -> None:
     """Write a detector and its model as one graph for other runtimes. Input -> logits, outlier_score, p_value, trusted.
 
@@ -45,7 +48,14 @@ def export(
         raise DataError("a model of texts is not exported: other runtimes have no tokens. Export one of embeddings.")
     shape = detector.input_shape_
     example = _noise(shape) if data is None else _inputs(data, contents.notes, shape, data_root, transform, model)
-    agreement = exporting.write(detector, example, out, form)
+    if triton:
+        if form != "onnx":
+            raise expected("--format", "onnx, which is what --triton writes", form)
+        name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in file.stem)
+        agreement = exporting.triton(detector, example, out, name)
+        out = out / name / "1" / "model.onnx"
+    else:
+        agreement = exporting.write(detector, example, out, form)
     n = len(agreement.scores)
     print_pairs(
         {

@@ -52,10 +52,10 @@ class FitWords(Narrator):
             return "--expect-accuracy: the data have no labels, so accuracy is not known."
         if binomtest(scan.right, scan.labelled).proportion_ci(SURE, "exact").high >= self._expected:
             return None
-        forgotten = ", and the images are not normalised" if self.preparation == "not normalised" else ""
+        forgotten = " The images are not normalised." if self.preparation == "not normalised" else ""
         return (
             f"{scan.right / scan.labelled:.1%} of the labels are right, where {self._expected:.1%} were expected: is "
-            f"the preparation that of the model's training (--size, --mean, --std, --channels){forgotten}?"
+            f"the preparation that of the model's training (--size, --mean, --std, --channels)?{forgotten}"
         )
 
 

@@ -102,6 +102,7 @@ def markdown(facts: Mapping[str, Any], name: str) -> str:
                     "classes": fitted["num_classes"],
                     "input shape": fitted["input_shape"],
                     "evidence": settings["evidence"],
+                    "noise added to each input, standard deviation": settings.get("noise"),
                     "preparation": notes.get("preprocess"),
                 }
             ),

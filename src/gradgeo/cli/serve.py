@@ -4,11 +4,11 @@ import os
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradgeo.cli.options import DetectorPath, Device, SameModel, Sha256, Weights, model_named, on_device
+from gradgeo.cli.options import DetectorPath, Device, SameModel, Sha256, Transform, Weights, model_named, on_device
 from gradgeo.errors import DataError, expected
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Inputs that may wait.")] = 1024,
     body: Annotated[int | None, typer.Option(min=1, help="Bytes of a body at most; default by --rows.")] = None,
     json_body: Annotated[int, typer.Option(min=1, help="Bytes of JSON in it; binary tensors go beyond.")] = 1 << 20,
+    image_bytes: Annotated[int, typer.Option(min=1, help="Bytes of an image file at most.")] = 32 << 20,
+    pixels: Annotated[int, typer.Option(min=1, help="Of the image files of one request at most.")] = 25_000_000,
+    transform: Transform = None,
+    page: Annotated[bool, typer.Option(" /--no-page", help="No page for people at /.")] = True,
     connections: Annotated[int, typer.Option(min=1, help="Open at once.")] = 512,
     timeout: Annotated[float, typer.Option(help="Seconds until an answer.")] = 30.0,
     client_timeout: Annotated[float, typer.Option(help="Seconds that a client may take to send or read.")] = 10.0,
@@ -74,6 +78,8 @@ def serve(
                 rows=rows,
                 body=body,
                 json=json_body,
+                file=image_bytes,
+                pixels=pixels,
                 queue=queue,
                 batch=batch,
                 delay=delay / 1000,
@@ -86,6 +92,8 @@ def serve(
             shutdown_timeout=shutdown_timeout,
             watch_rate=rate,
             allowed_hosts=allowed_host or None,
+            page=page,
+            transform=_transform(notes, transform, spec),
             outputs=None if outputs is None else [name.strip() for name in outputs.split(",")],
         )
         with logs.to_stderr():
@@ -96,6 +104,15 @@ def _load(spec: str, weights: str | None, device: str) -> "nn.Module":
     from gradgeo.data.models import load_model
 
     return on_device(device, load_model(spec, weights))
+
+
+def _transform(notes: dict[str, Any], transform: str | None, model: str) -> Any:
+    """What prepares files, where the user named it. Raises: DataError for another than that of `fit`."""
+    if transform is None:
+        return None
+    from gradgeo.data.transform import preparation_of
+
+    return preparation_of(notes, transform, model)
 
 
 def _name(name: str) -> str:

@@ -30,14 +30,14 @@ def is_dicom(stream: IO[bytes]) -> bool:
     return found
 
 
-def pixels(stream: IO[bytes]) -> Tensor:
+def pixels(stream: IO[bytes], most_pixels: int) -> Tensor:
     """The middle frame, (1, H, W) float32 in the units of the modality, or (3, H, W) in [0, 1] where it is in colours.
 
     Grey values are the stored ones times RescaleSlope plus RescaleIntercept (of CT: Hounsfield units), and of
     MONOCHROME1, where large is dark, what is left to the largest; `Preprocess(window=)` brings them to [0, 1].
 
     Raises:
-        DataError: deflated, without pixels, more than `limits.MOST_PIXELS`, or in a compression that pydicom cannot
+        DataError: deflated, without pixels, more than `most_pixels` of them, or in a compression that pydicom cannot
             read here; MissingDependencyError: pydicom is not installed.
     """
     library, decoder = require("pydicom", "dicom"), require("pydicom.pixels", "dicom")
@@ -48,8 +48,8 @@ def pixels(stream: IO[bytes]) -> Tensor:
     try:
         header = library.dcmread(stream)
         rows, columns, frames = (int(header.get(name) or 0) for name in ("Rows", "Columns", "NumberOfFrames"))
-        if rows * columns > limits.MOST_PIXELS:
-            raise DataError(f"{columns} x {rows} pixels are too many; at most {limits.MOST_PIXELS} are read")
+        if rows * columns > most_pixels:
+            raise limits.TooManyPixelsError(f"{columns} x {rows} pixels are too many; at most {most_pixels} are read")
         stored = decoder.pixel_array(header, index=frames // 2 if frames > 1 else None)
         return torch.from_numpy(np.ascontiguousarray(_prepared(decoder, header, stored), np.float32))
     except DataError:

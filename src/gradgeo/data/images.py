@@ -163,11 +163,15 @@ def _below(folder: Path, sub: str, wanted: Callable[[str, str], bool]) -> Iterat
         yield from (os.path.join(place, name) for name in here)  # noqa: PTH118
 
 
-def decode(data: bytes | IO[bytes]) -> Tensor:
+def decode(data: bytes | IO[bytes], *, most_pixels: int | None = None) -> Tensor:
     """The image in `data`, (C, H, W) float32 in [0, 1]: C = 1 for grey, else 3; 16-bit grey keeps its depth.
 
     Transparency is dropped, only the first frame of an animation is used, and the camera's orientation tag is ignored,
     as in torchvision's loader. DICOM is known by its beginning, see `gradgeo.data.dicom`.
+
+    Args:
+        data: a file, its kind told by its bytes alone.
+        most_pixels: that its header may state; None for `limits.MOST_PIXELS`, above which none is decoded.
 
     Raises:
         DataError: empty, truncated, in none of `FORMATS`; TIFF of floats or of signed or 32-bit integers, whose range
@@ -178,25 +182,40 @@ def decode(data: bytes | IO[bytes]) -> Tensor:
     if not size:
         raise DataError("empty (0 bytes)")
     limits.check_size("the image", size, limits.LARGEST_ITEM)
+    most = limits.MOST_PIXELS if most_pixels is None else min(most_pixels, limits.MOST_PIXELS)
     if dicom.is_dicom(stream):
-        return dicom.pixels(stream)
+        return dicom.pixels(stream, most)
     pillow = require("PIL.Image", "images")
     try:
         with pillow.open(stream, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > limits.MOST_PIXELS:
-                raise DataError(f"{width} x {height} pixels are too many; at most {limits.MOST_PIXELS} are read")
+            if width * height > most:
+                raise limits.TooManyPixelsError(f"{width} x {height} pixels are too many; at most {most} are read")
             if image.format in ("JPEG", "MPO"):
                 _check_scans(stream)
             return from_picture(image)
     except DataError:
         raise
-    except pillow.DecompressionBombError as error:
-        raise DataError(f"too many pixels: {error}") from error
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        raise limits.TooManyPixelsError(f"too many pixels: {error}") from error
     except Exception as error:  # for a broken header Pillow raises whatever its int() or struct raised
         if type(error).__name__ == "UnidentifiedImageError":  # whose text is a memory address
             raise DataError(f"not an image ({', '.join(FORMATS)})") from error
         raise DataError(f"unreadable image: {error}") from error
+
+
+def to_pillow(image: Tensor) -> Any:
+    """An image (C, H, W) for Pillow: grey of one or two channels, the first three as RGB.
+
+    Values within [0, 1] are taken as they are, others stretched to that range.
+    """
+    pillow = require("PIL.Image", "images")
+    image = image[:3] if len(image) >= 3 else image[:1]
+    low, high = float(image.min()), float(image.max())
+    if low < -0.01 or high > 1.01:
+        image = (image - low) / max(high - low, 1e-12)
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()  # (H, W, C)
+    return pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
 
 
 def _check_scans(stream: IO[bytes]) -> None:

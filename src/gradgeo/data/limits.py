@@ -55,6 +55,10 @@ READ_AHEAD = 1 << 29
 """Bytes of items that wait for the model, beyond the batch that it asks for."""
 
 
+class TooManyPixelsError(DataError):
+    """An image whose header states more pixels than are decoded."""
+
+
 def check_size(what: str, size: int, limit: int, advice: str = "") -> None:
     """Raises: DataError where `what` takes more bytes than `limit`."""
     if size > limit:

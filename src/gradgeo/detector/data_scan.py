@@ -13,6 +13,7 @@ from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import exchangeability
 from gradgeo.detector.inputs import Data, batches, size_of, within_classes
 from gradgeo.detector.narration import SILENT, FitObserver, doubts
+from gradgeo.detector.noise import NO_NOISE, Noise
 from gradgeo.errors import UnusableInputWarning, expected, warn
 
 
@@ -106,12 +107,21 @@ class DataScan:
             warn(doubt)
 
 
-def scan(model: Model, data: Data, labels: Any, *, batch_size: int, observer: FitObserver = SILENT) -> DataScan:
-    """Read `data` once, by forward passes alone.
+def scan(
+    model: Model,
+    data: Data,
+    labels: Any,
+    *,
+    batch_size: int,
+    noise: Noise = NO_NOISE,
+    observer: FitObserver = SILENT,
+) -> DataScan:
+    """Read `data` once, by forward passes alone, with `noise`; copies and ranges are those of the inputs without it.
 
-    Raises: ArgumentError for no input, inputs of differing shape, or labels that are none of the classes.
+    Raises: ArgumentError for no input, inputs of differing shape, labels that are none of the classes, or noise that
+        says nothing: wider than the inputs' range, or for a model that draws random numbers itself.
     """
-    classifier = Classifier.of(model)
+    classifier, noisy = Classifier.of(model), noise.reading()
     shape: tuple[int, ...] | None = None
     rows, copy, true, seen_rows, ranges = [], [], [], set[bytes](), []
     with observer.stage("reading", size_of(data)) as advance:
@@ -120,7 +130,8 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int, observer: Fi
                 shape, first = tuple(x.shape[1:]), x[:0]
             if tuple(x.shape[1:]) != shape:
                 raise expected("every input", f"of the same shape {shape}", x)
-            seen = classifier.logits(x)
+            seen = classifier.logits(noisy(x))
+            noise.refuse_draws(classifier.draws)
             logits, usable = seen.logits.cpu(), seen.usable.cpu()  # (n, C), (n,)
             within_classes(y, logits.shape[1])
             if not len(first) and bool(usable.any()):
@@ -137,6 +148,8 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int, observer: Fi
             advance(len(x))
     if shape is None:
         raise expected("data", "at least one input", "none")
+    low, high = min((low for low, _ in ranges), default=np.nan), max((high for _, high in ranges), default=np.nan)
+    noise.refuse_wider_than(high - low)
     identity = fingerprint.of(model, shape)
     probability, margin, usable_rows, correct_rows, predicted_rows = (
         torch.cat(column).numpy() for column in zip(*rows, strict=True)
@@ -153,6 +166,6 @@ def scan(model: Model, data: Data, labels: Any, *, batch_size: int, observer: Fi
         model_fingerprint=identity,
         predicted=predicted_rows,
         labels=torch.cat([y for y in true if y is not None]).numpy() if true[0] is not None else None,
-        low=min((low for low, _ in ranges), default=np.nan),
-        high=max((high for _, high in ranges), default=np.nan),
+        low=low,
+        high=high,
     )

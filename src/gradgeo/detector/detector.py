@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import fitting, html_repr, serialization
+from gradgeo.detector import fitting, html_repr, inputs, serialization
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
@@ -63,6 +63,8 @@ class Detector(Recalibrated):
             -1 on every input; `fit` then uses "logit" and warns.
         temperature: at which the loss is differentiated; "auto" is the upper quartile of the trusted inputs' margins
             (largest minus second logit), at which hardly any trusted input saturates the softmax; 1 is the paper's.
+        noise: None, or the standard deviation of Gaussian noise Z in input units: x + Z is then classified and judged,
+            another Z in each query, and fitted and calibrated likewise. `gradgeo.certificate` says what that proves.
         calibration: share of the trusted inputs set apart for the p-values.
         seed: decides which inputs those are.
         batch_size: inputs judged at a time.
@@ -87,6 +89,7 @@ class Detector(Recalibrated):
         classes: Classes = None,
         loss: str = "cross_entropy",
         temperature: float | str = "auto",
+        noise: float | None = None,
         calibration: float = 0.5,
         seed: int = 0,
         batch_size: int = 64,
@@ -99,6 +102,7 @@ class Detector(Recalibrated):
         self.classes = classes
         self.loss = loss
         self.temperature = temperature
+        self.noise = noise
         self.calibration = calibration
         self.seed = seed
         self.batch_size = batch_size
@@ -142,10 +146,8 @@ class Detector(Recalibrated):
                 Inputs that are equal entry by entry count once, the first of them, with a warning.
             progress: say what was seen of the data and how far it is; None for where a terminal or notebook shows it.
 
-        A fit that fails leaves an earlier one as it was.
-
-        Cost: two forward passes per input, and what its evidence costs; with evidence of the neighbourhood up to 12
-        backward passes more for each of at most 256 inputs.
+        A fit that fails leaves an earlier one as it was. Cost: two forward passes per input, and what its evidence
+        costs; with evidence of the neighbourhood up to 12 backward passes more for each of at most 256 inputs.
 
         Raises:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs
@@ -173,8 +175,8 @@ class Detector(Recalibrated):
         are taken by name, whatever their order, and others left aside. Rows that cannot be judged are not
         trusted, have NaN scores, and raise one warning with their count; see `Predictions`.
 
-        Deterministic. Across batch sizes float32 rounding differs in the last bit: a gradient entry within rounding of
-        zero may then flip its sign and move a score (see results/).
+        Deterministic without `noise`. Across batch sizes float32 rounding differs in the last bit: a gradient entry
+        within rounding of zero may then flip its sign and move a score (see results/).
 
         Args:
             x: the inputs.
@@ -241,7 +243,8 @@ class Detector(Recalibrated):
             raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
         fitted = self.fitted_
         keep = ("logits", "csm", "classes") if explain and "csm" in self.evidence_ else ("logits",)
-        predictions, measured = self._predict(x, keep=keep, conditional=conditional, groups=groups)
+        x = fitted.noisy(x, batch_size=self.settings.batch_size)  # once, for explanations too
+        predictions, measured = self._predict(x, drawn=True, keep=keep, conditional=conditional, groups=groups)
         p_values = fitted.calibration.evidence_p_values(fitted.scores(measured))  # (N, M)
         explained: dict[int, Explanation] = {}
         rows = torch.nonzero(~predictions.trusted)[:, 0]
@@ -259,17 +262,16 @@ class Detector(Recalibrated):
         )
 
     def _predict(
-        self, x: ArrayLike | Dataset[Any] | DataLoader[Any], *, keep: tuple[str, ...] = (), **kinds: Any
+        self, x: inputs.Data, *, keep: tuple[str, ...] = (), drawn: bool = False, **kinds: Any
     ) -> tuple[Predictions, EvidenceFeatures]:
-        fitted, settings = self.fitted_, self.settings
-        batch_size = settings.batch_size
-        inputs = fitted.inputs(for_model(self.model, x), batch_size=batch_size)
+        fitted, size = self.fitted_, self.settings.batch_size
+        batches = fitted.inputs(for_model(self.model, x), batch_size=size, drawn=drawn)
         classifier = self._model_check.classifier(self.model)
-        measured = fitted.extractor.measure(classifier, inputs, batch_size=batch_size, keep=keep)
-        return fitted.predictions(measured, settings.level, **kinds), measured
+        measured = fitted.extractor.measure(classifier, batches, batch_size=size, keep=keep)
+        return fitted.predictions(measured, self.settings.level, **kinds), measured
 
     def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
-        """The outlier score (N,) as a function of `x` (N, *input) that can be differentiated, for attacks.
+        """The outlier score (N,) of `x` (N, *input) without noise, as a function to differentiate, for attacks.
 
         Signs get the slope of a tanh, and ReLUs the derivatives of a softplus that bends over a width of (root mean
         square of their input) / sharpness, so the maps are those of a smoother network and the value is near that of
@@ -287,19 +289,16 @@ class Detector(Recalibrated):
 
     @public
     def digest(self) -> str:
-        """The SHA-256 of all that verdicts depend on besides the model: settings and what `fit` learned.
-
-        A saved and loaded detector has the digest it had; notes and `batch_size` have no part in it.
-        """
+        """The SHA-256 of all that verdicts depend on besides the model, settings and what `fit` learned; a saved and
+        loaded detector has the digest it had."""
         return self.fitted_.digest(self.alpha, self.confidence)
 
     @public
     def save(self, path: str | PathLike[str], *, notes: dict[str, Any] | None = None) -> None:
         """Write the fitted detector, without the model, to one file: safetensors with JSON metadata.
 
-        `notes` (anything JSON can hold) is stored with it and comes back as `detector.notes`. The file is written
-        under another name and moved into place, so an interrupted save leaves the old file as it was. It is bound to
-        the weights that `fit` saw; a model that has others by now brings a warning.
+        `notes` (anything JSON can hold) is stored with it and comes back as `detector.notes`. An interrupted save
+        leaves the old file as it was. It is bound to the weights that `fit` saw; others by now bring a warning.
         """
         fitted = self.fitted_
         if notes is not None:
@@ -345,8 +344,9 @@ class Detector(Recalibrated):
 
     def __repr__(self) -> str:
         state = "not fitted" if self._fitted is None else f"fitted on {self.fit_size_} + {self.calibration_size_}"
-        sure = "" if self.confidence is None else f", confidence={self.confidence}"
-        return f"Detector(evidence=[{', '.join(self._evidence_names)}], alpha={self.alpha}{sure}, {state})"
+        options = {"alpha": self.alpha, "confidence": self.confidence, "noise": self.noise}
+        given = ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+        return f"Detector(evidence=[{', '.join(self._evidence_names)}], {given}, {state})"
 
     def _repr_html_(self) -> str:
         return html_repr.detector(self, self._evidence_names)

@@ -28,7 +28,7 @@ def check(document: Any) -> None:
         "alpha": _share, "calibration": _share, "seed": _count, "batch_size": _count, "loss": _text,
         "classes": lambda v: v is None or _count(v) or _counts(v),
         "temperature": lambda v: _text(v) or _number(v),
-    }, {"confidence": _share})  # fmt: skip
+    }, {"confidence": _share, "noise": _positive})  # fmt: skip
     _fields(fitted, {
         "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST_INPUT,
         "num_classes": _count, "loss": LOSSES.__contains__,

@@ -73,3 +73,9 @@ def explanations(
             )
         )
     return explained
+
+
+def likeliest(explanation: Explanation, logits: Tensor, most: int) -> tuple[list[int], Tensor]:
+    """At most so many classes of an explanation's CSM, the likeliest by `logits` (C,) first, and their part of it."""
+    ranked = sorted(range(len(explanation.classes)), key=lambda i: -float(logits[explanation.classes[i]]))[:most]
+    return [explanation.classes[i] for i in ranked], explanation.csm[ranked][:, ranked]

@@ -20,6 +20,7 @@ from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.inputs import Data, batches, within_classes
 from gradgeo.detector.mondrian import CalibrationGroups, Kinds
+from gradgeo.detector.noise import Noise
 from gradgeo.detector.one_class import ensure
 from gradgeo.detector.results import ConditionalPredictions, Explanation, Predictions
 from gradgeo.errors import expected, warn
@@ -68,19 +69,28 @@ class FittedDetector:
     None in files of earlier versions. Verdicts do not depend on them."""
     lineage: tuple[Ancestor, ...] = ()
     """The detectors that this one was calibrated anew from, the last one first."""
+    noise: float | None = None
+    """Standard deviation of what is added to inputs, in input units; None for nothing."""
 
     @property
     def calibration_size(self) -> int:
         """How many inputs p-values compare with."""
         return len(self.calibration.outlier_scores)
 
-    def inputs(self, x: Data, *, batch_size: int) -> Iterator[Tensor]:
-        """The batches of `x`; ArgumentError where one is not of the shape that `fit` saw."""
+    def inputs(self, x: Data, *, batch_size: int, drawn: bool = False) -> Iterator[Tensor]:
+        """The batches of `x`, with noise of their own unless that is `drawn` already.
+
+        Raises: ArgumentError where one is not of the shape that `fit` saw.
+        """
+        noisy = Noise(0.0 if drawn or self.noise is None else self.noise).reading()
         for batch, _ in batches(x, batch_size=batch_size, labelled=False, columns=self.columns):
-            yield self._of_this_shape(batch)
+            yield noisy(self._of_this_shape(batch))
 
     def labelled_inputs(self, x: Data, labels: Any, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The batches of `x` with labels, None where there are none; ArgumentError for those that are no class."""
+        """The batches of `x`, without noise, and labels, None where there are none.
+
+        Raises: ArgumentError for inputs of another shape than `fit` saw, and for labels that are no class.
+        """
         for batch, y in batches(x, labels, batch_size=batch_size, columns=self.columns):
             within_classes(y, self.num_classes)
             yield self._of_this_shape(batch), y
@@ -90,6 +100,11 @@ class FittedDetector:
             shape = ", ".join(map(str, self.input_shape))
             raise expected("x", f"of shape (N, {shape}) as in fit", batch)
         return batch
+
+    def noisy(self, x: Tensor | Array, *, batch_size: int) -> Tensor | Array:
+        """`x` (N, *input) with its noise, for more passes than one over the same inputs."""
+        batches = [] if self.noise is None else list(self.inputs(x, batch_size=batch_size))
+        return torch.cat(batches) if batches else x
 
     def scores(self, measured: EvidenceFeatures) -> Tensor:
         """The score (N, M) of each evidence."""
@@ -163,11 +178,11 @@ class FittedDetector:
     def with_csms(
         self, model: Model, x: Tensor | Array, measured: EvidenceFeatures, batch_size: int
     ) -> EvidenceFeatures:
-        """What was `measured` of inputs `x` (M, *input), with their CSMs where the evidence made none."""
+        """What was `measured` of inputs `x` (M, *input), noise added, with their CSMs where the evidence made none."""
         if measured.csm is not None:
             return measured
         extractor = EvidenceExtractor((), self.extractor.maps)
-        inputs, keep = self.inputs(x, batch_size=batch_size), ("csm", "classes")
+        inputs, keep = self.inputs(x, batch_size=batch_size, drawn=True), ("csm", "classes")
         csms = extractor.measure(model, inputs, batch_size=batch_size, keep=keep, quiet=True)
         return replace(measured, csm=csms.csm, classes=csms.classes)
 
@@ -194,6 +209,8 @@ class FittedDetector:
         }
         if confidence is not None:
             content["confidence"] = float(confidence)
+        if self.noise is not None:
+            content["noise"] = float(self.noise)
         if self.groups is not None:
             content["groups"] = self.groups
         if self.columns is not None:

@@ -22,6 +22,7 @@ from gradgeo.detector.held_out import calibration_set, outlier_scores
 from gradgeo.detector.inputs import Data, batches, for_model
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.narration import SILENT, FitObserver
+from gradgeo.detector.noise import NO_NOISE, Noise
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, expected, warn
 from gradgeo.geometry.chunking import map_chunks
@@ -48,7 +49,9 @@ def fit(
     data = for_model(model, data)
     columns = tables.names_of(data) if tables.is_table(data) else None
     data = data if columns is None else tables.numbers_of(data)
-    scanned = scan(model, data, labels, batch_size=settings.batch_size, observer=observer)
+    # The same draws in every reading, and in every fit with this seed: only those of queries must not be known.
+    noise = Noise(float(settings.noise or 0.0), seed=int(settings.seed))
+    scanned = scan(model, data, labels, batch_size=settings.batch_size, noise=noise, observer=observer)
     observer.scanned(scanned)
     scanned.warn_if_unusable()
     if groups is not None:
@@ -56,13 +59,13 @@ def fit(
     trusted, extractor = split(model, scanned, settings, together, groups)
     mistakes = mistakes_of(scanned, trusted, settings.seed)
     extractor, measured = extract(
-        model, data, trusted, extractor, batch_size=settings.batch_size, observer=observer, others=mistakes
+        model, data, trusted, extractor, batch_size=settings.batch_size, noise=noise, observer=observer, others=mistakes
     )
     fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed, mistakes=len(mistakes))
     known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
     if known is not None:
         known.warn_of_few(settings.level.least)
-    return replace(fitted, groups=known, columns=columns)
+    return replace(fitted, groups=known, columns=columns, noise=noise.sigma or None)
 
 
 def mistakes_of(scanned: "DataScan", trusted: "TrustedSet", seed: int) -> IntArray:
@@ -163,6 +166,7 @@ def extract(
     extractor: EvidenceExtractor,
     *,
     batch_size: int,
+    noise: Noise = NO_NOISE,
     observer: FitObserver = SILENT,
     others: IntArray | None = None,
 ) -> tuple[EvidenceExtractor, EvidenceFeatures]:
@@ -173,18 +177,18 @@ def extract(
     """
     near_rows = trusted.learn_rows[:NEAREST]
     if observer.estimates:
-        few = torch.cat([*_inputs_at(data, trusted.learn_rows[:PROBED], batch_size=batch_size)])
+        few = torch.cat([*_inputs_at(data, trusted.learn_rows[:PROBED], batch_size=batch_size, noise=noise)])
         radius_of_one, one = extractor.seconds(model, few, trusted.num_classes)
         observer.estimated(one, one * len(trusted.rows) + radius_of_one * len(near_rows))
     if extractor.has_neighbourhood:
         # A third, partial reading: the radius must be known before anything is measured around an input.
-        near = _inputs_at(data, near_rows, batch_size=batch_size)
+        near = _inputs_at(data, near_rows, batch_size=batch_size, noise=noise)
         with observer.stage("distances to boundaries", len(near_rows)) as advance:
             classes = trusted.num_classes
             radius = extractor.typical_radius(model, near, classes, batch_size=batch_size, advance=advance)
         extractor = replace(extractor, radius=radius)
     rows = trusted.rows if others is None else np.union1d(trusted.rows, others)
-    inputs = _inputs_at(data, rows, total=trusted.total, batch_size=batch_size)
+    inputs = _inputs_at(data, rows, total=trusted.total, batch_size=batch_size, noise=noise)
     with observer.stage("measuring", len(rows)) as advance:
         measured = extractor.measure(model, inputs, batch_size=batch_size, advance=advance)
     complete = len(measured.label) == len(rows)
@@ -300,11 +304,14 @@ def _available(model: Model, names: str | Sequence[str], x: Tensor) -> tuple[Evi
     return tuple(e for e in wanted if e.name not in missing)
 
 
-def _inputs_at(data: Data, rows: IntArray, *, batch_size: int, total: int | None = None) -> Iterator[Tensor]:
-    """The inputs at some positions, ascending, batch by batch; read no further than the last one, or to the end where
-    their `total` is given, which must then be as many."""
-    start = 0
+def _inputs_at(
+    data: Data, rows: IntArray, *, batch_size: int, noise: Noise, total: int | None = None
+) -> Iterator[Tensor]:
+    """The inputs at some positions, ascending, batch by batch, with the `noise` of a whole reading; read no further
+    than the last one, or to the end where their `total` is given, which must then be as many."""
+    start, noisy = 0, noise.reading()
     for x, _ in batches(data, batch_size=batch_size, labelled=False):
+        x = noisy(x)
         here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(x))] - start
         start += len(x)
         if total is not None and start > total:

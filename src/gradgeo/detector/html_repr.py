@@ -26,6 +26,8 @@ def detector(fitted: Any, evidence: Iterable[str]) -> str:
         True
     """
     pairs = {"evidence": ", ".join(evidence), "alpha": f"{fitted.alpha:g}"}
+    if fitted.noise is not None:
+        pairs["noise"] = f"{fitted.noise:g}"
     if hasattr(fitted, "fit_size_"):
         shape = " x ".join(map(str, fitted.input_shape_))
         pairs |= {

@@ -79,6 +79,11 @@ class Learned(ABC):
         return self.fitted_.extractor.radius
 
     @property
+    def noise_(self) -> float | None:
+        """Standard deviation of the noise that inputs are judged with, in input units; None for none."""
+        return self.fitted_.noise
+
+    @property
     def fit_size_(self) -> int:
         """Trusted inputs that were learned from."""
         return self.fitted_.fit_size

@@ -11,27 +11,31 @@ from gradgeo._typing import BoolArray, IntArray
 from gradgeo.detector import exchangeability
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.inputs import Data
+from gradgeo.detector.noise import Noise
 from gradgeo.errors import warn
 
 
 class LabelledReading:
-    """The batches of `data`, iterated over once; it keeps their labels, and which inputs are copies of others.
+    """The batches of `data`, iterated over once, with the noise of `fitted`; it keeps their labels, and which inputs
+    are copies of others.
 
     Raises: ArgumentError for inputs of another shape than `fit` saw, or labels that are none of the classes.
     """
 
     def __init__(self, fitted: FittedDetector, data: Data, labels: Any, *, batch_size: int) -> None:
         self._batches = fitted.labelled_inputs(data, labels, batch_size=batch_size)
+        self._noise = Noise(fitted.noise or 0.0)
         self._labels: list[Tensor] = []
         self._copies: list[BoolArray] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         seen: set[bytes] = set()
+        noisy = self._noise.reading()
         for x, y in self._batches:
             if y is not None:
                 self._labels.append(y)
             self._copies.append(exchangeability.is_copy(x, torch.ones(len(x), dtype=torch.bool), seen))
-            yield x
+            yield noisy(x)
 
     @property
     def labelled(self) -> bool:

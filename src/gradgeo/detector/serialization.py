@@ -120,6 +120,7 @@ class Contents:
             unusable=fitted["unusable"],
             model_fingerprint=self.fingerprint,
             groups=self.groups,
+            noise=self.settings.get("noise"),
             columns=None if "columns" not in fitted else tuple(fitted["columns"]),
             mistakes=self.mistakes,
             lineage=tuple(Ancestor(**each) for each in fitted.get("lineage", ())),
@@ -202,7 +203,7 @@ def write(
     extractor, fusion = fitted.extractor, fitted.fusion
     if math.prod(fitted.input_shape) > LARGEST_INPUT:
         raise DetectorFileError(f"a detector file is of inputs of at most {LARGEST_INPUT} entries.")
-    settings = replace(settings, evidence=extractor.names, classes=extractor.maps.classes)
+    settings = replace(settings, evidence=extractor.names, classes=extractor.maps.classes, noise=fitted.noise)
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "versions": {name: version(name) for name in ("gradgeo", "torch", "numpy", "scikit-learn")},

@@ -1,5 +1,6 @@
 """How a detector is to be fitted: the arguments of `Detector`, checked."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from gradgeo.detector.conformal import Level
 from gradgeo.detector.evidence import resolve
-from gradgeo.errors import choice, expected
+from gradgeo.errors import choice, expected, number
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.options import Classes
 
@@ -28,6 +29,7 @@ class Settings:
     seed: int
     batch_size: int
     confidence: float | None = None
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         resolve(self.evidence)
@@ -40,6 +42,8 @@ class Settings:
             not isinstance(self.confidence, Real) or isinstance(self.confidence, bool) or not 0 < self.confidence < 1
         ):
             raise expected("confidence", "None or a number between 0 and 1", self.confidence)
+        if self.noise is not None and (isinstance(self.noise, bool) or not 0 < number(self.noise) < math.inf):
+            raise expected("noise", "None or a number above 0, in input units", self.noise)
         for name, least in (("seed", 0), ("batch_size", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
@@ -57,11 +61,12 @@ class Settings:
         return Level(float(self.alpha), None if self.confidence is None else float(self.confidence))
 
     def plain(self) -> dict[str, Any]:
-        """Numbers, strings and lists, ready for JSON; without `confidence` where there is none."""
+        """Numbers, strings and lists, ready for JSON; without `confidence` and `noise` where there is none."""
         plain = {name: _plain(value) for name, value in asdict(self).items()}
-        if self.confidence is None:
-            del plain["confidence"]  # as files were before it, which earlier versions read
-        return plain
+        # As files were before these, which earlier versions read; one with noise they refuse.
+        return {
+            name: value for name, value in plain.items() if value is not None or name not in ("confidence", "noise")
+        }
 
 
 def _plain(value: Any) -> Any:

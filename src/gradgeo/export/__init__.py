@@ -13,8 +13,9 @@ from gradgeo.detector.detector import Detector
 from gradgeo.errors import public
 from gradgeo.export.agreement import Agreement
 from gradgeo.export.formats import FORMATS, digest_of, write
+from gradgeo.export.triton_repository import triton
 
-__all__ = ["FORMATS", "Agreement", "aoti", "digest_of", "onnx", "pt2", "write"]
+__all__ = ["FORMATS", "Agreement", "aoti", "digest_of", "onnx", "pt2", "triton", "write"]
 
 
 @public

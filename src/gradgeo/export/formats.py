@@ -43,6 +43,11 @@ def write(
         raise expected("path", f"a file ending in {SUFFIXES[form]}", str(path))
     if not hasattr(detector, "input_shape_"):
         raise NotFittedError("the detector is not fitted. Call fit(data) with trusted inputs first.")
+    if detector.noise_ is not None:
+        raise ExportError(
+            f"the detector judges inputs with fresh noise (noise={detector.noise_:g}), which no exported graph draws; "
+            "without it the stated rates do not hold. Serve it with gradgeo serve, or fit without noise."
+        )
     classifier = Classifier.of(detector.model)
     x = _rows(detector, classifier, example)
     _require_tools(form, detector)

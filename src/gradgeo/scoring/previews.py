@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo.classifier.wrapper import Model
+from gradgeo.data.images import to_pillow
 from gradgeo.data.preprocess import Preparation
+from gradgeo.detector.explanations import likeliest
 from gradgeo.detector.results import Explanation
 from gradgeo.errors import MissingDependencyError, require
 from gradgeo.geometry.saliency import saliency_maps
@@ -39,15 +41,9 @@ def thumbnail(image: Tensor) -> bytes | None:
     Values within [0, 1] are taken as they are, others stretched to that range.
     """
     try:
-        pillow = require("PIL.Image", "images")
+        preview = to_pillow(image)
     except MissingDependencyError:
         return None
-    image = image[:3] if len(image) >= 3 else image[:1]
-    low, high = float(image.min()), float(image.max())
-    if low < -0.01 or high > 1.01:
-        image = (image - low) / max(high - low, 1e-12)
-    pixels = _bytes(image.permute(1, 2, 0))
-    preview = pillow.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
     preview.thumbnail((SIDE, SIDE))
     return _png(preview)
 
@@ -93,12 +89,10 @@ def signal(values: Tensor) -> list[float]:
 
 def similarities(explanation: Explanation, logits: Tensor) -> dict[str, Any]:
     """The `csm` of the likeliest classes, the predicted one first, row after row, and which `csm_classes` they are."""
-    ranked = sorted(range(len(explanation.classes)), key=lambda i: -float(logits[explanation.classes[i]]))
-    likeliest = ranked[:MOST_CLASSES]
-    matrix = explanation.csm[likeliest][:, likeliest]
+    classes, matrix = likeliest(explanation, logits, MOST_CLASSES)
     if not bool(matrix.isfinite().all()):
         return {}
-    return {"csm": matrix.flatten().tolist(), "csm_classes": [explanation.classes[i] for i in likeliest]}
+    return {"csm": matrix.flatten().tolist(), "csm_classes": classes}
 
 
 def _bytes(values: Tensor) -> NDArray[np.uint8]:

@@ -1,6 +1,5 @@
 """The routes: the Open Inference Protocol version 2 over REST, metrics, and the OpenAPI document."""
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
@@ -15,8 +14,9 @@ from starlette.exceptions import HTTPException
 
 from gradgeo._version import __version__
 from gradgeo.serve import bodies, protocol
-from gradgeo.serve.bodies import GONE, HEADER_LENGTH
-from gradgeo.serve.protocol import ProtocolError
+from gradgeo.serve.bodies import HEADER_LENGTH
+from gradgeo.serve.client import unless_gone
+from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.schemas import (
     Error,
     InferRequest,
@@ -28,12 +28,17 @@ from gradgeo.serve.schemas import (
     ServerMetadata,
 )
 from gradgeo.serve.service import EXTENSIONS, Service
+from gradgeo.serve.web.judge import add_judge
+from gradgeo.serve.web.page import add_page
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(service: Callable[[], Service], lifespan: Lifespan | None = None) -> FastAPI:
-    """The application. `service` is called at each request, because there is none before the lifespan has begun."""
+def create_app(service: Callable[[], Service], lifespan: Lifespan | None = None, *, page: bool = True) -> FastAPI:
+    """The application, with or without its page for people.
+
+    `service` is called at each request, because there is none before the lifespan has begun.
+    """
     app = FastAPI(
         title="gradgeo", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False
     )
@@ -43,6 +48,9 @@ def create_app(service: Callable[[], Service], lifespan: Lifespan | None = None)
     app.add_exception_handler(Exception, _failed)
     _health(app, service)
     _models(app, service)
+    add_judge(app, service)
+    if page:
+        add_page(app)
     _describe(app)
     return app
 
@@ -146,7 +154,7 @@ INFER: dict[str, Any] = {
 
 async def _infer(service: Service, request: Request) -> Response:
     inference = await bodies.read(service, request)
-    columns = await _unless_gone(request, service.answer(inference))
+    columns = await unless_gone(request, service.answer(inference))
     request.state.rows, request.state.untrusted = len(inference.x), _untrusted(columns)
     text, length = protocol.write(inference, columns, name=service.name, version=service.version)
     if length is None:
@@ -156,25 +164,6 @@ async def _infer(service: Service, request: Request) -> Response:
 
 def _untrusted(columns: protocol.Columns) -> int | None:
     return int((~columns["trusted"]).sum()) if "trusted" in columns else None  # type: ignore[operator]
-
-
-async def _unless_gone(request: Request, answer: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """The answer; the work on it is cancelled when the client disconnects."""
-    working, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ProtocolError(499, GONE)
-        return working.result()
-    finally:
-        for task in (working, gone):
-            task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _error(status: int, message: str, headers: Any = None) -> JSONResponse:

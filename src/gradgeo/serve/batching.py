@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
-from gradgeo.serve.protocol import Column, ProtocolError, part
+from gradgeo.serve.protocol import Column, Detail, part
 from gradgeo.serve.workers import InferenceError, WorkerLostError
 
 GOING_DOWN = ProtocolError(503, "the server is going down")
 
-Run = Callable[[NDArray[Any], bool], Awaitable[dict[str, Column]]]
+Run = Callable[[NDArray[Any], Detail], Awaitable[dict[str, Column]]]
 
 
 @dataclass(eq=False)
 class _Waiting:
     x: NDArray[Any]
-    explain: bool
+    explain: Detail
     since: float
     answer: "asyncio.Future[dict[str, Column]]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -34,7 +35,7 @@ class Batcher:
     """A queue of requests in front of the workers.
 
     Args:
-        run: the verdicts of a batch (N, *input); the flag asks for explanations.
+        run: the verdicts of a batch (N, *input), in as much detail as is asked for.
         limits: of rows in a batch and in the queue, and of time.
         workers: batches that may run at the same time.
         on_batch: called with the columns of every batch that succeeded.
@@ -69,7 +70,7 @@ class Batcher:
         for waiting in [*self._waiting]:
             _fail(waiting, GOING_DOWN)
 
-    async def submit(self, x: NDArray[Any], explain: bool) -> dict[str, Column]:
+    async def submit(self, x: NDArray[Any], explain: Detail) -> dict[str, Column]:
         """The columns for the rows of `x`.
 
         Raises: ProtocolError, with 429 for a full queue, 504 for an answer that did not come in time, 503 where workers

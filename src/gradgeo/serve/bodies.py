@@ -1,19 +1,31 @@
 """The body of an inference request: read within its limits, on time, and with all others within one budget."""
 
 import asyncio
+from typing import Any
 
 from fastapi import Request
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 
+from gradgeo.serve.client import GONE
+from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.limits import memory_for
-from gradgeo.serve.protocol import InferenceRequest, ProtocolError
+from gradgeo.serve.protocol import InferenceRequest
 from gradgeo.serve.service import Service
+from gradgeo.serve.web.forms import file_of_form
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-GONE = "the client has gone"
 
 MEDIA_TYPES = ("", "application/json", "application/octet-stream")
 """What a body may call itself. Types that a web page can send without asking (text/plain, forms) are not among them."""
+
+MULTIPART = "multipart/form-data"
+FILE_TYPES = ("", "application/octet-stream", "application/dicom", MULTIPART)
+"""What a file may call itself, beside image/...: its bytes tell what it is. Pages of other sites, which can send forms,
+are refused by their `Origin`."""
+
+FORM = 1 << 13
+"""Bytes of a form around its file."""
 
 
 async def read(service: Service, request: Request) -> InferenceRequest:
@@ -21,9 +33,7 @@ async def read(service: Service, request: Request) -> InferenceRequest:
 
     Raises: ProtocolError with 408, 413, 415, 429, 499, and what `protocol.read` and `Parser` raise.
     """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise ProtocolError(415, "expected a body that is not compressed")
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in MEDIA_TYPES:
+    if _media_type(request) not in MEDIA_TYPES:
         raise ProtocolError(415, "expected a body of type application/json or application/octet-stream")
     header_length = request.headers.get(HEADER_LENGTH)
     most, json = _at_most(request, header_length, service)
@@ -34,6 +44,38 @@ async def read(service: Service, request: Request) -> InferenceRequest:
         return await service.parse(body, header_length)
     finally:
         service.release(held)
+
+
+async def read_file(service: Service, request: Request) -> NDArray[Any]:
+    """The input (1, *input) that a file becomes, which a body is or a form holds.
+
+    Raises: ProtocolError as `read`.
+    """
+    kind = _media_type(request)
+    if kind not in FILE_TYPES and not kind.startswith("image/"):
+        raise ProtocolError(415, "expected a body of type image/..., application/octet-stream or multipart/form-data")
+    longest = service.longest_file + (FORM if kind == MULTIPART else 0)
+    most = (
+        longest
+        if "transfer-encoding" in request.headers
+        else _number(request.headers.get("content-length", "0"), longest)
+    )
+    too_long = ProtocolError(413, f"expected a file of at most {service.longest_file} bytes")
+    if most > longest:
+        raise too_long
+    service.hold(most)
+    try:
+        body = bytes(await _body(request, most, service.limits.client_timeout, too_long))
+        file = file_of_form(body, request.headers["content-type"]) if kind == MULTIPART else body
+        return await service.parse.inputs((file,))
+    finally:
+        service.release(most)
+
+
+def _media_type(request: Request) -> str:
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ProtocolError(415, "expected a body that is not compressed")
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _at_most(request: Request, header_length: str | None, service: Service) -> tuple[int, int]:

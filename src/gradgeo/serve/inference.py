@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from gradgeo._files import regular_file
 from gradgeo.classifier.fingerprint import synthetic_inputs
 from gradgeo.classifier.wrapper import Classifier
+from gradgeo.data.preprocess import Preprocess
 from gradgeo.detector.detector import Detector
 from gradgeo.errors import DetectorFileError
-from gradgeo.serve.protocol import Column
+from gradgeo.serve.protocol import Column, Detail
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Inference(Protocol):
     @property
     def facts(self) -> Facts: ...  # noqa: D102
 
-    def __call__(self, x: NDArray[Any], explain: bool) -> dict[str, Column]: ...  # noqa: D102
+    def __call__(self, x: NDArray[Any], explain: Detail) -> dict[str, Column]: ...  # noqa: D102
 
 
 class DetectorInference:
@@ -76,18 +77,27 @@ class DetectorInference:
                 "false_alarm_rate": detector.false_alarm_rate_.as_dict(),
                 "class_names": notes.get("class_names") or [],
                 "preprocess": notes.get("preprocess"),
+                **({} if detector.noise_ is None else {"noise": detector.noise_}),
             },
         )
 
-    def __call__(self, x: NDArray[Any], explain: bool = False) -> dict[str, Column]:
-        """Every output of the protocol; `cause` only with explanations."""
-        judgement = self._detector.judge(torch.from_numpy(x), explain=explain)
+    def __call__(self, x: NDArray[Any], explain: Detail = Detail.VERDICTS) -> dict[str, Column]:
+        """Every output of the protocol; `cause` only with explanations, `detail` only with pictures."""
+        judgement = self._detector.judge(torch.from_numpy(x), explain=bool(explain))
         columns: dict[str, Column] = {name: column.numpy() for name, column in vars(judgement.predictions).items()}
         columns["logits"] = judgement.logits.float().numpy()
         if explain:
             explanations = judgement.explanations
             columns["cause"] = [(explanations[row].cause or "") if row in explanations else "" for row in range(len(x))]
+        if explain == Detail.PICTURES:
+            columns["detail"] = self._details(torch.from_numpy(x), judgement.logits)
         return columns
+
+    def _details(self, x: torch.Tensor, logits: torch.Tensor) -> list[str]:
+        from gradgeo.serve.web.details import details
+
+        preprocess = Preprocess.from_dict(self._detector.notes.get("preprocess"))
+        return details(self._detector, x, logits, self._detector.explain(x), preprocess)
 
 
 @dataclass(frozen=True)

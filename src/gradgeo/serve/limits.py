@@ -18,10 +18,17 @@ class Limits:
     """Inputs in one request (413)."""
 
     body: int | None = None
-    """Bytes of a request's body (413); None for what `rows` inputs take in binary float64, and `json`."""
+    """Bytes of a request's body (413); None for what `rows` inputs take in binary float64, at least `file`, and
+    `json`."""
 
     json: int = MEBI
     """Bytes of JSON in it (413): parsing takes forty times as much memory, and a third of a second for a MiB."""
+
+    file: int = 32 * MEBI
+    """Bytes of one image file (413)."""
+
+    pixels: int = 25_000_000
+    """Of all files of one request, as their headers state them (413); decoding takes 16 bytes or so for each."""
 
     bodies: int | None = None
     """Bytes that all bodies being read or parsed take at once (429), JSON counted forty-fold; None for four times the
@@ -61,13 +68,13 @@ class Limits:
             if not math.isfinite(value) or value < 0 or (value == 0 and field.name != "delay"):
                 raise expected(field.name, "above 0", value)
 
-    def body_bytes(self, entries: int) -> int:
-        """The longest body, for inputs of so many entries."""
-        return self.body or self.rows * entries * 8 + self.json
+    def body_bytes(self, entries: int, *, files: bool = False) -> int:
+        """The longest body, for inputs of so many entries, or files that become them."""
+        return self.body or max(self.rows * entries * 8, self.file if files else 0) + self.json
 
-    def bodies_bytes(self, entries: int) -> int:
+    def bodies_bytes(self, entries: int, *, files: bool = False) -> int:
         """What all bodies together may take."""
-        longest = self.body_bytes(entries)
+        longest = self.body_bytes(entries, files=files)
         return self.bodies or max(4 * memory_for(longest, min(longest, self.json)), 256 * MEBI)
 
 

@@ -51,7 +51,7 @@ class Metrics:
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
         self._requests.labels(route, str(status)).inc()
-        if route == "infer":
+        if route in ("infer", "judge"):
             self._seconds.observe(seconds)
 
     def batch(self, columns: Columns) -> None:

@@ -8,13 +8,14 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradgeo.serve.logs import event
 from gradgeo.serve.same_site import SameSite
 from gradgeo.serve.service import Service
+from gradgeo.serve.tracing import Span
+from gradgeo.serve.web import judge, page
 
 OPEN = ("/v2/health/live", "/v2/health/ready")
 """Paths for orchestrators, which hold no token."""
@@ -23,6 +24,9 @@ EXCESS = "excess"
 """Key of a request's state: whether its connection is one too many."""
 
 TOO_MANY = "too many connections. Try again later."
+
+LONGEST = 200
+"""Characters of a path in logs and traces."""
 
 QUIET = (*OPEN, "/metrics")
 """Paths that are requested every few seconds, and logged only where they fail."""
@@ -48,6 +52,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        span = Span(dict(scope["headers"]), scope["method"], scope["path"][:LONGEST])
         answer = _Answer(send, self._service().limits.client_timeout)
         state = scope.setdefault("state", {})
         state["rows"] = state["untrusted"] = None
@@ -64,7 +69,8 @@ class RequestMiddleware:
             elif not answer.complete:
                 raise ConnectionResetError from None  # half an answer must not look whole
         finally:
-            self._log(scope, answer, time.perf_counter() - began)
+            fields = self._log(scope, answer, time.perf_counter() - began)
+            span.end(answer.status or 499, request=answer.id, **fields)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if scope["state"].get(EXCESS):
@@ -76,32 +82,35 @@ class RequestMiddleware:
             return None
         if (refusal := self._same_site.refusal(scope["headers"])) is not None:
             return refusal
-        if self._token is not None:
+        if self._token is not None and scope["path"] not in page.FILES:
             header = headers.get(b"authorization", b"")
             kind, _, token = header.partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
                 return 401, "expected the header Authorization: Bearer with the token of this server"
         return None
 
-    def _log(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
+    def _log(self, scope: Scope, answer: "_Answer", seconds: float) -> dict[str, int]:
+        """Count and log a request; returns its rows and how many of them were not trusted, where that is known."""
         path, status = scope["path"], answer.status or 499
-        route = "infer" if path.endswith("/infer") else "health" if "/ready" in path or "/live" in path else "other"
+        route = "health" if "/ready" in path or "/live" in path else "other"
+        if path.endswith("/infer") or path == judge.PATH:
+            route = "infer" if path.endswith("/infer") else "judge"
         self._service().metrics.request(route, status, seconds)
+        state = scope["state"]
+        fields = {name: state[name] for name in ("rows", "untrusted") if state[name] is not None}
         if path in QUIET and status < 400:
-            return
-        fields: dict[str, Any] = {
-            name: value for name, value in scope["state"].items() if name in ("rows", "untrusted")
-        }
+            return fields
         event(
             "request",
             logging.INFO if status < 500 else logging.WARNING,
             request=answer.id,
             method=scope["method"],
-            path=path[:200],
+            path=path[:LONGEST],
             status=status,
             ms=round(1000 * seconds, 2),
-            **{name: value for name, value in fields.items() if value is not None},
+            **fields,
         )
+        return fields
 
 
 class _Answer:

@@ -1,15 +1,21 @@
-"""Long JSON is parsed in a process of its own: parsing holds the interpreter lock, and would stop the event loop."""
+"""Long JSON and files are read in processes of their own.
+
+Parsing holds the interpreter lock, and would stop the event loop; a file may be made to crash what decodes it.
+"""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradgeo.serve import protocol
-from gradgeo.serve.protocol import InferenceRequest, ProtocolError
+from gradgeo.serve.errors import ProtocolError
+from gradgeo.serve.protocol import InferenceRequest
+from gradgeo.serve.web.preparation import FileReader
 from gradgeo.serve.workers import InferenceError, Pool, StartError, WorkerLostError
 
 LONG_JSON = 1 << 14  # bytes; what is shorter takes a few milliseconds
@@ -24,14 +30,23 @@ class Reader:
     dtype: np.dtype[Any]
     most_rows: int
     offered: tuple[str, ...]
+    prepare: FileReader | str = "this model takes none"
+    """How files become inputs, or why they cannot."""
+
     facts: None = None
 
     def __call__(self) -> "_Task":
         """What a worker runs."""
         return _Task(self)
 
+    def decoder(self) -> "_Task":
+        """The same, ready for files, so that the first of them does not wait for libraries."""
+        if not isinstance(self.prepare, str):
+            self.prepare.get_ready()
+        return _Task(self)
+
     def read(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
-        """The request in `body`. Raises: ProtocolError."""
+        """The request in `body`, its files not read yet. Raises: ProtocolError."""
         return protocol.read(
             body,
             header_length,
@@ -41,17 +56,36 @@ class Reader:
             offered=self.offered,
         )
 
+    def inputs(self, files: Sequence[bytes]) -> NDArray[Any]:
+        """The inputs (N, *input) that files become. Raises: ProtocolError."""
+        if isinstance(self.prepare, str):
+            raise ProtocolError(400, f"expected numbers, got files: {self.prepare}")
+        return self.prepare(files)
+
 
 @dataclass(frozen=True)
 class _Task:
     reader: Reader
     facts: None = None
 
-    def __call__(self, body: bytes | bytearray, header_length: str | None) -> "InferenceRequest | _Refusal":
+    def __call__(self, job: "_Body | _Files") -> "InferenceRequest | NDArray[Any] | _Refusal":
         try:
-            return self.reader.read(body, header_length)
+            if isinstance(job, _Files):
+                return self.reader.inputs(job.files)
+            return self.reader.read(job.body, job.header_length)
         except ProtocolError as error:
             return _Refusal(error.status, error.message, error.headers)
+
+
+@dataclass(frozen=True)
+class _Body:
+    body: bytes | bytearray
+    header_length: str | None
+
+
+@dataclass(frozen=True)
+class _Files:
+    files: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -64,16 +98,17 @@ class _Refusal:
 
 
 class Parser:
-    """Reads bodies, those with long JSON in a process that is started for the first of them.
+    """Reads bodies: long JSON in a process, files in others, each started for the first of its kind.
 
     Args:
         reader: of the model that is served.
         timeout: seconds for one body.
+        decoders: processes for files.
     """
 
-    def __init__(self, reader: Reader, timeout: float) -> None:
-        self._reader, self._timeout = reader, timeout
-        self._pool: Pool | None = None
+    def __init__(self, reader: Reader, timeout: float, *, decoders: int = 1) -> None:
+        self._reader, self._timeout, self._decoders = reader, timeout, decoders
+        self._pools: dict[type, Pool] = {}
         self._starting = asyncio.Lock()
 
     async def __call__(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
@@ -84,26 +119,38 @@ class Parser:
         binary = header_length is not None
         if protocol.json_length(body, header_length) < LONG_JSON:
             read = partial(self._reader.read, body, header_length)
-            return await asyncio.to_thread(read) if binary and len(body) >= LARGE else read()
+            request = await asyncio.to_thread(read) if binary and len(body) >= LARGE else read()
+        else:
+            request = await self._elsewhere(_Body(body, header_length))
+        return replace(request, x=await self.inputs(request.files), files=()) if request.files else request
+
+    async def inputs(self, files: tuple[bytes, ...]) -> NDArray[Any]:
+        """The inputs (N, *input) that files become. Raises: ProtocolError, as `__call__`."""
+        if isinstance(self._reader.prepare, str):
+            return self._reader.inputs(files)  # refuses them
+        return await self._elsewhere(_Files(files))  # type: ignore[no-any-return]
+
+    async def _elsewhere(self, job: _Body | _Files) -> Any:
         try:
-            found = await (await self._running())(body, header_length)
+            found = await (await self._running(type(job)))(job)
         except (StartError, WorkerLostError) as error:
-            raise ProtocolError(503, f"the body could not be parsed. {error}", {"Retry-After": "1"}) from None
+            raise ProtocolError(503, f"the body could not be read. {error}", {"Retry-After": "1"}) from None
         except InferenceError as error:
-            raise ProtocolError(500, "the body could not be parsed") from error
+            raise ProtocolError(500, "the body could not be read") from error
         if isinstance(found, _Refusal):
             raise ProtocolError(found.status, found.message, found.headers)
-        return found  # type: ignore[no-any-return]
+        return found
 
-    async def _running(self) -> Pool:
+    async def _running(self, kind: type) -> Pool:
         async with self._starting:
-            if self._pool is None:
-                pool = Pool(self._reader, timeout=self._timeout)
+            if kind not in self._pools:
+                load, size = (self._reader.decoder, self._decoders) if kind is _Files else (self._reader, 1)
+                pool = Pool(load, size=size, timeout=self._timeout)
                 await pool.start()
-                self._pool = pool
-            return self._pool
+                self._pools[kind] = pool
+            return self._pools[kind]
 
     async def close(self) -> None:
-        """End the process."""
-        if self._pool is not None:
-            await self._pool.close()
+        """End the processes."""
+        for pool in self._pools.values():
+            await pool.close()

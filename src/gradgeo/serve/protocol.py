@@ -3,9 +3,9 @@
 Binary tensors: the header `Inference-Header-Content-Length` holds the length of the JSON, the tensors follow it.
 """
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ import pydantic_core
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from gradgeo.serve import byte_tensors
+from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.schemas import InferRequest, RequestInput
 
 INPUT = "input"
@@ -43,12 +45,14 @@ Columns = Mapping[str, Column]
 """Outputs by name, of some rows."""
 
 
-class ProtocolError(Exception):
-    """A request that is answered with an error status, and why."""
+class Detail(IntEnum):
+    """How much is asked of a batch; requests of one batch ask for the same."""
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, dict(headers or {})
+    VERDICTS = 0
+    CAUSE = 1
+    """Explanations of the rows that are not trusted."""
+    PICTURES = 2
+    """Explanations, maps and CSMs of all rows, in the column `detail`."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,19 @@ class InferenceRequest:
     """An inference request, read and checked."""
 
     x: NDArray[Any]
-    """(rows, *input) in the type of the model."""
+    """(rows, *input) in the type of the model; of no rows where there are `files`."""
 
     id: str | None
     outputs: tuple[tuple[str, bool], ...]
     """The name of each output that is wanted, and whether in binary."""
 
+    files: tuple[bytes, ...] = ()
+    """The rows of a BYTES tensor, which are still to be made inputs."""
+
     @property
-    def explain(self) -> bool:
+    def explain(self) -> Detail:
         """Whether explanations are needed."""
-        return any(name == "cause" for name, _ in self.outputs)
+        return Detail.CAUSE if any(name == "cause" for name, _ in self.outputs) else Detail.VERDICTS
 
 
 def read(
@@ -88,8 +95,15 @@ def read(
     except ValidationError as error:
         raise ProtocolError(400, _first_fault(error)) from None
     tensor = request.inputs[0]
-    rows = _rows(tensor, shape, most_rows)
+    if tensor.name != INPUT:
+        raise ProtocolError(400, f"expected the name of the input to be {INPUT!r}")
     wanted = _wanted(request, offered)
+    if tensor.datatype == byte_tensors.DATATYPE:
+        rows = _rows(tensor, tuple(tensor.shape[1:]) if tensor.shape[1:] == [1] else (), most_rows)
+        size = (tensor.parameters or {}).get(BINARY)
+        files = byte_tensors.read(tensor.data, size, binary, rows)
+        return InferenceRequest(np.empty((0, *shape), dtype), request.id, wanted, files)
+    rows = _rows(tensor, shape, most_rows)
     with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite and cannot be judged
         x = _values(tensor, binary, (rows, *shape)).astype(dtype, copy=False)
     return InferenceRequest(x, request.id, wanted)
@@ -119,8 +133,6 @@ _FIELDS = {*InferRequest.model_fields, *RequestInput.model_fields}
 
 
 def _rows(tensor: RequestInput, shape: tuple[int, ...], most_rows: int) -> int:
-    if tensor.name != INPUT:
-        raise ProtocolError(400, f"expected the name of the input to be {INPUT!r}")
     wanted = ", ".join(["rows", *map(str, shape)])
     if len(tensor.shape) != len(shape) + 1 or tuple(tensor.shape[1:]) != shape or tensor.shape[0] < 1:
         raise ProtocolError(400, f"expected the shape of the input to be [{wanted}] with rows from 1 to {most_rows}")
@@ -145,6 +157,11 @@ def _values(tensor: RequestInput, binary: memoryview, shape: tuple[int, ...]) ->
         raise ProtocolError(400, f"expected nothing behind the JSON without {BINARY}")
     if tensor.data is None:
         raise ProtocolError(400, f"expected data or {BINARY} for the input. Shared memory is not supported.")
+    first: Any = tensor.data
+    while isinstance(first, list) and first:
+        first = first[0]
+    if isinstance(first, str):
+        raise ProtocolError(400, "expected data to be numbers, or the datatype BYTES for files in base64")
     try:
         values = np.array(tensor.data, dtype=np.float64)
     except (ValueError, OverflowError):
@@ -196,8 +213,7 @@ def write(request: InferenceRequest, answer: Columns, *, name: str, version: str
 
 def _bytes(column: Column, datatype: str) -> bytes:
     if isinstance(column, list):
-        texts = [text.encode() for text in column]
-        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+        return byte_tensors.write(text.encode() for text in column)
     return column.astype(np.dtype(DTYPES[datatype]).newbyteorder("<"), copy=False).tobytes()
 
 

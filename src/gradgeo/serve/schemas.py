@@ -9,6 +9,11 @@ from typing_extensions import TypeAliasType
 Numbers = TypeAliasType("Numbers", "Annotated[list[float | Numbers | None], FailFast()]")
 """Flat or nested, row by row; null where a value is missing, and the input then has no verdict."""
 
+Texts = TypeAliasType(
+    "Texts", Annotated[list[str | Annotated[list[str], Field(min_length=1, max_length=1)]], FailFast()]
+)
+"""Files in base64, flat or each in a list of its own."""
+
 Parameter = str | int | float | bool | None
 
 
@@ -17,13 +22,16 @@ class _Strict(BaseModel):
 
 
 class RequestInput(_Strict):
-    """One input tensor; its data stand here or, with `parameters.binary_data_size`, behind the JSON."""
+    """One input tensor; its data stand here or, with `parameters.binary_data_size`, behind the JSON.
+
+    BYTES are image files, in JSON as base64; their shape is [rows].
+    """
 
     name: str
     shape: list[Annotated[int, Field(ge=0)]] = Field(max_length=32)
-    datatype: Literal["FP16", "FP32", "FP64"]
+    datatype: Literal["FP16", "FP32", "FP64", "BYTES"]
     parameters: dict[str, Parameter] | None = None
-    data: Numbers | None = None
+    data: Annotated[Numbers | Texts, Field(union_mode="left_to_right")] | None = None
 
 
 class RequestOutput(_Strict):
@@ -59,6 +67,43 @@ class InferResponse(BaseModel):
     model_version: str
     id: str | None = None
     outputs: list[ResponseOutput]
+
+
+class Map(BaseModel):
+    """A saliency map: the gradient of the loss of a class, as a PNG in base64 to lay over the picture."""
+
+    class_: int = Field(alias="class")
+    picture: str
+
+
+class Pictures(BaseModel):
+    """What a page shows beside a verdict."""
+
+    picture: str
+    """The input as it was prepared, a PNG in base64."""
+    maps: list[Map]
+    csm: list[float | None]
+    """Row after row, of `csm_classes`."""
+    csm_classes: list[int]
+    class_names: dict[str, str]
+    """Of the classes that are shown, where they have names."""
+    evidence: dict[str, float | None]
+    """P-values by name, the most surprising first."""
+
+
+class Judged(BaseModel):
+    """The verdict on one file, as far as outputs are offered; null stands for NaN."""
+
+    model_name: str
+    model_version: str
+    label: int | None = None
+    class_name: str | None = None
+    probability: float | None = None
+    outlier_score: float | None = None
+    p_value: float | None = None
+    trusted: bool | None = None
+    cause: str | None = None
+    detail: Pictures | None = None
 
 
 class TensorMetadata(BaseModel):

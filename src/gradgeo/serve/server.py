@@ -107,6 +107,8 @@ class Server(uvicorn.Server):
         allowed_hosts: names that clients may call the server by; "*" for any. None for the names of this machine where
             `host` is one, and otherwise any.
         outputs: that clients may ask for; None for all.
+        page: whether people get a page at `/`.
+        transform: as in `Service`.
     """
 
     def __init__(
@@ -123,14 +125,16 @@ class Server(uvicorn.Server):
         watch_rate: float = 1e-3,
         allowed_hosts: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
+        page: bool = True,
+        transform: Any = None,
     ) -> None:
         self._pool, self._name, self._drain_delay, self._watch_rate = pool, name, drain_delay, watch_rate
-        self.limits, self._outputs = limits or Limits(), _outputs(outputs)
+        self.limits, self._outputs, self._transform = limits or Limits(), _outputs(outputs), transform
         self._service: Service | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
         self.failure: GradgeoError | None = None
-        routes = create_app(self.service, self._lifespan)
+        routes = create_app(self.service, self._lifespan, page=page)
         app = RequestMiddleware(routes, self.service, token=token, same_site=SameSite(host, allowed_hosts))
 
         class Protocol(DeadlineProtocol):
@@ -180,7 +184,13 @@ class Server(uvicorn.Server):
             self.should_exit = True
             return
         self._service = Service(
-            self._pool, facts, self._name, self.limits, watch_rate=self._watch_rate, outputs=self._outputs
+            self._pool,
+            facts,
+            self._name,
+            self.limits,
+            watch_rate=self._watch_rate,
+            outputs=self._outputs,
+            transform=self._transform,
         )
         self._service.batcher.start()
         event("loaded", model=self._name, version=self._service.version, workers=self._pool.pids)

@@ -1,17 +1,25 @@
 """One served model: its facts, queue, metrics and watch, and how a request is answered."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from gradgeo._version import __version__
 from gradgeo.serve.batching import Batcher
+from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.inference import Facts
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.metrics import Metrics
 from gradgeo.serve.parsing import Parser, Reader
-from gradgeo.serve.protocol import OUTPUTS, Column, Columns, InferenceRequest, ProtocolError, metadata
+from gradgeo.serve.protocol import OUTPUTS, Column, Columns, Detail, InferenceRequest, metadata
+from gradgeo.serve.web.preparation import file_reader
 from gradgeo.serve.workers import Pool
 from gradgeo.watch import Watch
+
+if TYPE_CHECKING:
+    from gradgeo.data.preprocess import Preprocess
+    from gradgeo.data.transform import Transform
 
 EXTENSIONS = ["binary_tensor_data"]
 
@@ -28,6 +36,7 @@ class Service:
         facts: of the detector that they loaded.
         name: of the model in paths.
         outputs: that clients may ask for.
+        transform: what prepares files, where the user named it; else what the detector file says.
     """
 
     pool: Pool
@@ -36,6 +45,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     watch_rate: float = 1e-3
     outputs: tuple[str, ...] = tuple(OUTPUTS)
+    transform: "Preprocess | Transform | None" = None
     draining: bool = False
 
     def __post_init__(self) -> None:
@@ -54,10 +64,14 @@ class Service:
         entries = 1
         for side in self.facts.shape:
             entries *= side
-        self.longest_body = self.limits.body_bytes(entries)
-        self._bodies = self._bodies_left = self.limits.bodies_bytes(entries)
-        reader = Reader(self.facts.shape, self.facts.dtype, self.limits.rows, self.outputs)
-        self.parse = Parser(reader, self.limits.timeout)
+        known = self.facts.parameters.get("preprocess")
+        prepare = file_reader(self.facts.shape, self.facts.dtype, known, self.limits.pixels, self.transform)
+        self.takes_files = not isinstance(prepare, str)
+        self.longest_file = min(self.limits.file, self.limits.body or self.limits.file)
+        self.longest_body = self.limits.body_bytes(entries, files=self.takes_files)
+        self._bodies = self._bodies_left = self.limits.bodies_bytes(entries, files=self.takes_files)
+        reader = Reader(self.facts.shape, self.facts.dtype, self.limits.rows, self.outputs, prepare)
+        self.parse = Parser(reader, self.limits.timeout, decoders=self.pool.size)
 
     @property
     def version(self) -> str:
@@ -75,7 +89,7 @@ class Service:
             "name": self.name,
             "versions": [self.version],
             "platform": "pytorch_gradgeo",
-            "parameters": self.facts.parameters,
+            "parameters": {**self.facts.parameters, "files": self.takes_files},
             **metadata(self.facts.shape, self.facts.classes, self.facts.datatype, self.outputs),
         }
 
@@ -107,9 +121,13 @@ class Service:
 
     async def answer(self, request: InferenceRequest) -> dict[str, Column]:
         """The columns for a request. While a worker is started again it waits; where that fails it is refused."""
+        return await self.judge(request.x, request.explain)
+
+    async def judge(self, x: NDArray[Any], detail: Detail) -> dict[str, Column]:
+        """The columns for inputs (N, *input), as `answer`."""
         if self.pool.failing:
             raise ProtocolError(503, "no worker can be started at the moment", {"Retry-After": "5"})
-        return await self.batcher.submit(request.x, request.explain)
+        return await self.batcher.submit(x, detail)
 
     def metrics_text(self) -> bytes:
         """The metrics, as Prometheus reads them."""
