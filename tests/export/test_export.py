@@ -57,8 +57,13 @@ EVERY = ["confidence", "csm", "nearest_boundary", "raw_csm", "curvature", "flips
         (lambda: network(40, width=6), {"evidence": ["csm", "raw_csm", "boundary"]}),
         (lambda: network().double(), {"evidence": "paper"}),
         (lambda: nn.Sequential(network(), nn.Hardtanh(-9, 9)), {}),
+        (network, {"evidence": ["csm_twice"], "rescale": True, "channel_max": True, "one_class": "loda"}),
+        (lambda: network(40, width=6), {"evidence": ["raw_csm"], "channel_max": True}),
     ],
-    ids=["full", "fast", "lite", "mse", "top", "chosen", "others", "two classes", "many classes", "float64", "no head"],
+    ids=[
+        *("full", "fast", "lite", "mse", "top", "chosen", "others", "two classes", "many classes", "float64"),
+        *("no head", "authors", "authors, many classes"),
+    ],
 )
 def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], options: dict[str, object]) -> None:
     detector = fitted(model(), **options)
@@ -68,6 +73,22 @@ def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], 
         found = agreement.verify_outputs(detector, lambda x: module(x.to(classifier.dtype)), x, "the module")
     assert found.scores.median() < 1e-5
     assert found.verdicts.all()
+
+
+def test_a_confidence_reaches_the_threshold_of_the_graph() -> None:
+    """The graph flags up to the rank that keeps to alpha with this confidence, as the detector does, not up to alpha."""
+    detector = fitted(network(), evidence=["confidence"], alpha=0.1, confidence=0.95)
+    classifier, x = Classifier.of(detector.model), inputs(400, 2)
+    module = DetectorModule(detector, TracedClassifier.of(classifier, classifier.prepare(x[:3]).x).graphs, x[:4])
+    with torch.no_grad():
+        found = module(x)
+    threshold = detector.settings.level.threshold(detector.calibration_size_)
+    between = (found["p_value"] > threshold) & (found["p_value"] <= 0.1)
+    assert threshold < 0.1
+    assert between.any()
+    assert found["trusted"][between].all()
+    assert torch.equal(found["trusted"], found["p_value"] > threshold)
+    assert (found["trusted"] == detector.predict(x).trusted).double().mean() > 0.99  # a score may round past a rank
 
 
 def test_the_module_explains_where_asked_for() -> None:
