@@ -27,7 +27,7 @@ from gradgeo.data.models import load_model
 from gradgeo.detector.evidence import EVIDENCE, Evidence
 from gradgeo.errors import ArgumentError, ExportError, GradgeoWarning, MissingDependencyError, NotFittedError
 from gradgeo.export import agreement, formats, triton_repository
-from gradgeo.export.module import OUTPUTS, DetectorModule
+from gradgeo.export.module import EXPLAINED, OUTPUTS, DetectorModule
 from gradgeo.export.traced import TracedClassifier
 from helpers.nets import inputs, network, pooled
 
@@ -89,6 +89,20 @@ def test_a_confidence_reaches_the_threshold_of_the_graph() -> None:
     assert found["trusted"][between].all()
     assert torch.equal(found["trusted"], found["p_value"] > threshold)
     assert (found["trusted"] == detector.predict(x).trusted).double().mean() > 0.99  # a score may round past a rank
+
+
+def test_the_module_explains_where_asked_for() -> None:
+    detector, x = fitted(network(), evidence="fast"), inputs(8, 2)
+    classifier = Classifier.of(detector.model)
+    graphs = TracedClassifier.of(classifier, classifier.prepare(x[:3]).x).graphs
+    with torch.no_grad():
+        found = DetectorModule(detector, graphs, x, explain=True)(x)
+    assert list(found) == [*OUTPUTS, *EXPLAINED]
+    for said, row in zip(detector.explain(x), found["surprisal"], strict=True):
+        told = dict(zip(detector.fitted_.fusion.question_names, row.tolist(), strict=True))
+        assert told == pytest.approx(said.questions, rel=1e-3, abs=1e-3)
+    maps = gradgeo.saliency_maps(detector.model, x, classes=2, sign=False, temperature=detector.temperature_)[:, 0]
+    assert torch.nn.functional.cosine_similarity(found["saliency"].flatten(1), maps.flatten(1)).min() > 0.999
 
 
 @pytest.fixture(scope="module")
