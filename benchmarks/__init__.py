@@ -24,7 +24,6 @@ BENCHMARKS = (
     "own-rate",
     "paper",
     "per-class",
-    "price",
     "reading",
     "report",
     "scoring",
