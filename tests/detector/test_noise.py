@@ -140,7 +140,7 @@ def test_another_site_is_calibrated_with_noise_too(detector: gradgeo.Detector) -
 
 
 def test_texts_get_no_noise() -> None:
-    with pytest.raises(ArgumentError, match="expected noise to be None for texts, got 0.1"):
+    with pytest.raises(ArgumentError, match=r"expected noise to be None for texts, got 0\.1"):
         Noise(0.1).refuse_texts(True)
     Noise(0.1).refuse_texts(False)
     Noise().refuse_texts(True)
