@@ -28,7 +28,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no
 SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-all rounding lint format docs figures notebooks moving reproduce release lock licences fuzz
+.PHONY: demo test test-all rounding lint format docs figures screenshots try notebooks moving reproduce release lock licences fuzz
 
 demo: .venv/demo.stamp  ## train on digits, fit, judge clean, odd and attacked inputs, draw the picture
 	$(BIN)/gradgeo demo --out demo-output
@@ -59,6 +59,12 @@ docs: .venv/dev.stamp  ## the site, into site/; a broken link or anchor fails
 
 figures: .venv/dev.stamp  ## the pictures of the theory page, from the code
 	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
+
+try: .venv/dev.stamp  ## the detector that the docs' front page runs in a browser, and what runs it (npm)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/try.py
+
+screenshots: .venv/dev.stamp  ## the report in a browser, as its page in the docs shows it
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python docs/screenshots.py
 
 notebooks: .venv/dev.stamp  ## the tutorial as a notebook, for Colab and Binder
 	$(BIN)/python docs/notebook.py

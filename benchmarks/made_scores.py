@@ -13,7 +13,7 @@ from PIL import Image
 
 from gradgeo.scoring.draw import pictured
 from gradgeo.scoring.formats import VerdictSchema
-from gradgeo.scoring.metadata import Metadata
+from gradgeo.scoring.metadata import STEPS, Metadata
 
 EVIDENCE = ("csm", "neighbourhood", "gradient_norm", "boundary", "confidence", "features")
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -21,6 +21,7 @@ CAUSES = ("attack-like", "ood-like", "ambiguous")
 CALIBRATION = 999
 
 METADATA = Metadata(
+    mistakes=(0,) * (1 + STEPS),
     gradgeo="0.1.0",
     alpha=0.05,
     class_names=CLASSES,

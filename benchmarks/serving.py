@@ -176,6 +176,14 @@ class Served:
         children = [int(pid) for file in lists for pid in file.read_text().split()]
         return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
+    def busy(self) -> float:
+        """Seconds of processor time that all of it has taken."""
+        ticks = 0
+        for pid in (self.pid, *self.workers()):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def memory(self) -> float:
         """Anonymous resident MiB of all of it; NaN where the system does not tell."""
         try:
@@ -186,7 +194,7 @@ class Served:
         return sum(int(line.split()[1]) for line in lines) / 1024
 
 
-def _serve(pipe: Connection, load: Any) -> None:
+def _serve(pipe: Connection, load: Any, record: Path | None = None) -> None:
     import logging
 
     from gradgeo.serve.limits import Limits
@@ -200,15 +208,15 @@ def _serve(pipe: Connection, load: Any) -> None:
 
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    run(Telling(Pool(load), name="m", port=0, limits=Limits(rows=2 * ROWS)))
+    run(Telling(Pool(load), name="m", port=0, limits=Limits(rows=2 * ROWS), record=record))
 
 
 @contextmanager
-def serving(load: Callable[[], Any]) -> Iterator[Served]:
-    """A server for what `load` loads."""
+def serving(load: Callable[[], Any], record: Path | None = None) -> Iterator[Served]:
+    """A server for what `load` loads, which records its verdicts where a folder is named."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, load))
+    process = context.Process(target=_serve, args=(theirs, load, record))
     process.start()
     theirs.close()
     try:

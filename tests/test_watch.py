@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from gradgeo.detector import conformal
 from gradgeo.errors import ArgumentError
 from gradgeo.watch import Watch
 
@@ -176,3 +177,25 @@ def test_what_is_no_p_value_of_this_detector_is_refused_and_does_not_count(bad: 
 def test_a_damaged_state_is_refused(damage: dict) -> None:
     with pytest.raises(ArgumentError, match=r"Watch.from_dict: expected state to be what Watch.as_dict gave"):
         Watch.from_dict(Watch(9).as_dict() | damage)
+
+
+def test_mistakes_belong_to_what_the_stream_is_compared_with() -> None:
+    """The urn starts with them; a state of such a watch goes on as it was."""
+    rng, alone, known = np.random.default_rng(0), 0, 0
+    for _ in range(20):
+        calibration = np.sort(rng.standard_normal(199))
+        stream = rng.standard_normal(400) + 2 * (rng.random(400) < 0.25)
+        mistakes = 2 + rng.standard_normal(66)
+        p, odd = conformal.p_values(calibration, stream), conformal.p_values(calibration, mistakes)
+        alone += Watch(199, rate=0.01).update(p).alarm
+        watch = Watch(199, rate=0.01, mistakes=odd)
+        watch.update(p[:200])
+        again = Watch.from_dict(json.loads(json.dumps(watch.as_dict())))
+        assert again.update(p[200:]) == watch.update(p[200:])
+        known += watch.state.alarm
+    assert alone > 15
+    assert known <= 2
+    with pytest.raises(ArgumentError, match="expected mistakes to be None with a baseline"):
+        Watch(199, baseline=10, mistakes=odd)
+    with pytest.raises(ArgumentError, match="expected state to be what"):
+        Watch.from_dict({**watch.as_dict(), "mistakes": 3})

@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo.geometry.similarity import STATISTICS, cosine_similarity_matrix, csm, csm_statistics
     from gradgeo.integrations import pytorch_ood
     from gradgeo.report import plots as plots
+    from gradgeo.scoring.site_check import SiteCheck, check
 
     ood = pytorch_ood
 
@@ -55,9 +56,11 @@ __all__ = [
     "Judgement",
     "LocalMinimum",
     "Predictions",
+    "SiteCheck",
     "attacks",
     "certificate",
     "certify",
+    "check",
     "cosine_similarity_matrix",
     "csm",
     "csm_statistics",
@@ -83,6 +86,7 @@ _NAMES = {
     "gradgeo.errors": ("GradgeoError", "GradgeoWarning"),
     "gradgeo.geometry.neighbourhood": ("LocalMinimum", "directional_curvature", "local_minimum", "zeta"),
     "gradgeo.geometry.saliency": ("saliency_maps",),
+    "gradgeo.scoring.site_check": ("SiteCheck", "check"),
     "gradgeo.geometry.similarity": ("STATISTICS", "cosine_similarity_matrix", "csm", "csm_statistics"),
 }
 """The module that each public name is imported from."""

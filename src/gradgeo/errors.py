@@ -104,17 +104,24 @@ def listed(names: Sequence[str]) -> str:
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
     """A decorator: errors that leave `function` carry its name; the outermost public function wins."""
-    name = function.__qualname__.removesuffix(".__init__")
+    return public_as(function.__qualname__.removesuffix(".__init__"))(function)
 
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except GradgeoError as error:
-            error.where = name
-            raise
 
-    return call
+def public_as(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """The same by another name: of a method that the users' class has from a base."""
+
+    def named(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except GradgeoError as error:
+                error.where = name
+                raise
+
+        return call
+
+    return named
 
 
 def warn(message: str, category: type[GradgeoWarning] = GradgeoWarning) -> None:

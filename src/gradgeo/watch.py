@@ -2,16 +2,19 @@
 
 from __future__ import annotations  # signatures say ArrayLike, not the union behind it
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gradgeo._files import atomic_stream, regular_file
 from gradgeo._typing import Array
-from gradgeo.errors import expected, is_integer, public
+from gradgeo.errors import DataError, expected, is_integer, one_line, public
 
 POWERS = (0.1, 0.3, 0.6)
 """Exponents e of the bets e u^(e - 1) that all p-values are small; the smaller e, the smaller the p-values."""
@@ -73,6 +76,9 @@ class Watch:
         baseline: 0 compares the stream with the calibration inputs. A number n compares it with its own first n inputs
             and later past, and bets only after them: for a stream with a constant share of mistakes and unusual inputs,
             which the calibration inputs, all trusted, do not have.
+        mistakes: p-values of misclassified inputs that belong to what the stream is compared with, in their natural
+            share: `detector.mistake_p_values_`. A classifier errs, and without them its mistakes set the alarm off in
+            time. None with a `baseline`, which has its own.
         seed: of the random numbers that a baseline needs; without a baseline nothing is drawn.
 
     Assumption without a shift: the inputs of the stream, and those of the calibration unless there is a baseline, are
@@ -82,10 +88,12 @@ class Watch:
     Method: split-conformal p-values depend on each other through the calibration set, and a test that takes them for
     independent and uniform raises an alarm eventually. Their joint distribution is known, however: the ranks of the
     inputs among the calibration scores are draws from a Polya urn that starts with one ball for each of the n + 1
-    ranks. Each rank thus has a known probability P given the earlier ones and covers a cell [F, F + P] of [0, 1]. A bet
-    b, a density on [0, 1], pays its mean over the cell, so the wealth is a martingale that starts at 1. By Ville's
-    inequality it reaches 1 / rate at any time with probability at most `rate`. The bets `POWERS` and `STEPS` decrease
-    in u; ties among calibration scores only increase p-values and so only make alarms rarer.
+    ranks, and one more for each of the `mistakes`: the scores of both together are exchangeable with the stream's, and
+    ranks among all of them are merged into those among the calibration scores. Each rank thus has a known probability
+    P given the earlier ones and covers a cell [F, F + P] of [0, 1]. A bet b, a density on [0, 1], pays its mean over
+    the cell, so the wealth is a martingale that starts at 1. By Ville's inequality it reaches 1 / rate at any time with
+    probability at most `rate`. The bets `POWERS` and `STEPS` decrease in u; ties among calibration scores only increase
+    p-values and so only make alarms rarer.
 
     With a baseline the urn starts empty, and only exchangeability is assumed. A bet pays its value at a random point of
     the cell, the smoothed conformal p-value, which is uniform and independent of the earlier ones for any scores and
@@ -109,7 +117,15 @@ class Watch:
     """
 
     @public
-    def __init__(self, calibration_size: int, *, rate: float = 1e-3, baseline: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        calibration_size: int,
+        *,
+        rate: float = 1e-3,
+        baseline: int = 0,
+        seed: int = 0,
+        mistakes: ArrayLike | None = None,
+    ) -> None:
         for name, value, least in (
             ("calibration_size", calibration_size, 1),
             ("baseline", baseline, 0),
@@ -122,6 +138,13 @@ class Watch:
         self.calibration_size, self.rate, self.baseline, self.seed = calibration_size, float(rate), baseline, seed
         # The urn, one entry for each rank 1..n + 1.
         self._balls = np.zeros(calibration_size + 1) if baseline else np.ones(calibration_size + 1)
+        self._mistakes = 0
+        if mistakes is not None and np.size(mistakes):  # scores of calibration and mistakes together start the urn
+            if baseline:
+                raise expected("mistakes", "None with a baseline", mistakes)
+            ranks = self._ranks(mistakes)
+            self._mistakes = len(ranks)
+            np.add.at(self._balls, ranks, 1.0)
         bets = len(POWERS) + len(STEPS) + (WINDOWS if baseline else 0)
         self._wealth = np.full(bets, -np.inf)  # (B,) log of the wealth of each bet
         self._inputs = self._unjudgeable = 0
@@ -214,6 +237,7 @@ class Watch:
             "rate": self.rate,
             "baseline": self.baseline,
             "seed": self.seed,
+            **({"mistakes": self._mistakes} if self._mistakes else {}),
             "balls": self._balls.tolist(),
             "wealth": [None if value == -math.inf else value for value in self._wealth.tolist()],
             "inputs": self._inputs,
@@ -234,22 +258,77 @@ class Watch:
                 for name in ("balls", "wealth")
             )
             counts = [int(state[name]) for name in ("inputs", "unjudgeable")]
+            mistakes = int(state.get("mistakes", 0))
             alarm_at = None if state["alarm_at"] is None else int(state["alarm_at"])
             evidence, peak = float(state["evidence"]), float(state["peak"])
         except (KeyError, TypeError, ValueError) as error:
             raise expected("state", "what Watch.as_dict gave", state) from error
-        drawn = counts[0] + (0 if watch.baseline else len(watch._balls))
+        drawn = counts[0] + (0 if watch.baseline else len(watch._balls) + mistakes)
         if (
             balls.shape != watch._balls.shape
             or wealth.shape != watch._wealth.shape
             or not (balls >= 0).all()
             or balls.sum() != drawn
-            or min(counts) < 0
+            or min(*counts, mistakes) < 0
+            or (watch.baseline and mistakes)
             or not (wealth < math.inf).all()
             or not (math.isfinite(evidence) and evidence <= peak < math.inf)
         ):
             raise expected("state", "what Watch.as_dict gave", state)
         watch._balls, watch._wealth = balls, wealth
         watch._inputs, watch._unjudgeable = counts
+        watch._mistakes = mistakes
         watch._evidence, watch._peak, watch._alarm_at = evidence, peak, alarm_at
         return watch
+
+
+FORMAT = "gradgeo.watch/1"
+LARGEST = 1 << 26  # bytes of a file
+
+
+def save(path: Path, watches: Mapping[str, Watch], *, detector: str, runs: Sequence[str] = ()) -> None:
+    """Write watches by name to a file, for another process to go on with.
+
+    Args:
+        path: the file, which appears as a whole or not at all.
+        watches: by what each compares the stream with.
+        detector: whose p-values they were given, `Detector.digest()`.
+        runs: what they were given already, so that nothing counts twice.
+    """
+    document = {
+        "format": FORMAT,
+        "detector": detector,
+        "runs": list(runs),
+        "watches": {name: watch.as_dict() for name, watch in watches.items()},
+    }
+    with atomic_stream(path) as stream:
+        stream.write(json.dumps(document).encode())
+
+
+def load(path: Path, *, detector: str) -> tuple[dict[str, Watch], list[str]] | None:
+    """The watches and runs of a file that `save` wrote; None where there is no file.
+
+    Raises: DataError for a file of another kind, or of the watches of another detector.
+    """
+    if not path.exists():
+        return None
+    regular_file(path)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
+        document = json.loads(path.read_bytes())
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        watches = {str(name): Watch.from_dict(state) for name, state in dict(document["watches"]).items()}
+        runs = [str(run) for run in document["runs"]]
+        other = str(document["detector"])
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(f"{path} is no state of a watch: {one_line(str(error))}.") from error
+    if other != detector:
+        raise DataError(
+            f"{path} is of p-values of the detector {one_line(other)[:16]}, this one is {detector[:16]}. Name another "
+            "file."
+        )
+    return watches, runs

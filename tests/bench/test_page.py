@@ -510,6 +510,15 @@ def test_a_page_made_in_parts_says_so_and_what_it_lacks() -> None:
         assert all(shown.count(text) == 1 for text in said)
 
 
+def test_a_page_tells_which_models_have_means_of_another_kind() -> None:
+    runs = [made_up(s, name=f"model {s}") for s in range(2)]
+    for entry in runs[0]["summary"].values():
+        del entry["kinds"]
+    told = "Measured by a former protocol, with means over all scenarios: model 0."
+    assert told in report.markdown(runs)
+    assert told not in report.markdown(runs[:1])  # there is no other to mistake it for
+
+
 def test_former_results_are_read() -> None:
     former = made_up()
     for name in ("tallies", "mistakes"):

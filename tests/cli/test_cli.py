@@ -618,6 +618,75 @@ def test_a_card_says_what_the_file_does(room: Path) -> None:
     assert sum(facts["notes"]["record"]["data"]["labels"].values()) == facts["notes"]["record"]["data"]["items"]
 
 
+def test_a_card_has_the_robustness_that_bench_measured(room: Path, tmp_path: Path) -> None:
+    run_ = {
+        "made": {"command": "gradgeo bench", "date": "2026-11-29"}, "model": {"name": "net"},
+        "columns": {"noise": {"count": 100}, "none": {"count": 0}},
+        "cells": {"gradgeo": {"noise": {"auroc": [0.97, 0.95, 0.98], "tnr95": [0.8, 0.7, 0.9]}}},
+    }  # fmt: skip
+    (tmp_path / "b.json").write_text(json.dumps([run_]))
+    code, text, err = run("card", room / "d.gradgeo", "--bench", tmp_path / "b.json")
+    assert (code, err) == (0, "")
+    assert "| noise | 100 | 97.0 \\[95.0, 98.0\\] | 80.0 \\[70.0, 90.0\\] |" in text
+    for wrong in ("{", "[]", '[{"columns": 3}]'):
+        (tmp_path / "b.json").write_text(wrong)
+        code, _, err = run("card", room / "d.gradgeo", "--bench", tmp_path / "b.json")
+        assert code == 1
+        assert "is not what bench wrote of one model" in err
+
+
+def test_a_fit_from_python_is_recorded_as_one_of_the_command_line(room: Path, tmp_path: Path) -> None:
+    from gradgeo.data import ReadableItems, open_source
+    from gradgeo.detector import serialization
+
+    items = ReadableItems(open_source("digits/fit", limit=60))
+    model = load_model(f"{room}/net.py:net")
+    detector = gradgeo.Detector(model, evidence=["confidence"], alpha=0.2).fit(items.loader())
+    detector.save(tmp_path / "p.gradgeo")
+    facts = serialization.inspect(tmp_path / "p.gradgeo")
+    assert facts["fitted"]["record"]["data"]["sha256"] == items.sha256
+    assert sum(facts["fitted"]["record"]["data"]["labels"].values()) == facts["fitted"]["record"]["data"]["items"] == 60
+    _, text, _ = run("card", tmp_path / "p.gradgeo")
+    assert items.sha256 in text
+    assert "holds no record" not in text
+
+
+def test_no_rows_of_features_where_none_are_wanted(room: Path, model: str, tmp_path: Path) -> None:
+    _, out, _ = run("info", room / "d.gradgeo", "--json")
+    assert re.fullmatch(r"\d+ x 64 \(neighbours\)", json.loads(out)["holds"]["rows of features of trusted inputs"])
+    arguments = ("-m", model, "-d", "digits/fit", "--limit", 200, "--evidence", "confidence,neighbours")
+    assert run("fit", *arguments, "--references", 0, "-o", tmp_path / "d.gradgeo")[0] == 0
+    _, out, _ = run("info", tmp_path / "d.gradgeo", "--json")
+    facts = json.loads(out)
+    assert facts["settings"]["evidence"] == ["confidence", "mahalanobis"]
+    assert facts["holds"]["rows of features of trusted inputs"] == "none"
+    assert facts["holds"]["means of features of trusted inputs by class"] == "10 x 64 (mahalanobis)"
+
+
+def test_verdicts_without_pictures_and_names(
+    room: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((12, 1, 8, 8), np.float32))
+    arguments = ("score", room / "d.gradgeo", "-m", model, "-d", tmp_path / "x.npz", "--names", "hash", "--pictures", 0)
+    code, _, err = run(*arguments, "-o", tmp_path / "v.parquet")
+    assert code == 1
+    assert "set GRADGEO_NAMES_KEY to a secret of your own" in err
+    monkeypatch.setenv("GRADGEO_NAMES_KEY", "short")
+    assert "expected 16 or more" in run(*arguments, "-o", tmp_path / "v.parquet")[2]
+    monkeypatch.setenv("GRADGEO_NAMES_KEY", "a secret of the hospital")
+    state = ("--watch", tmp_path / "watch.json")
+    assert run(*arguments, "-o", tmp_path / "v.parquet", *state)[0] == 0
+    table = pq.read_table(tmp_path / "v.parquet")
+    names = table.column("name").to_pylist()
+    assert all(re.fullmatch("[0-9a-f]{16}", name) for name in names)
+    assert len(set(names)) == 12
+    assert table.column("thumbnail").null_count == 12
+    assert run(*arguments, "-o", tmp_path / "w.parquet", *state)[0] == 0  # the same inputs again count once
+    assert json.loads((tmp_path / "watch.json").read_text())["watches"]["fit"]["inputs"] == 12
+    assert run(*arguments, "--limit", 5, "-o", tmp_path / "u.parquet", *state)[0] == 0
+    assert json.loads((tmp_path / "watch.json").read_text())["watches"]["fit"]["inputs"] == 17
+
+
 def test_a_card_is_no_place_for_markup() -> None:
     from gradgeo.cli.record import markdown
 

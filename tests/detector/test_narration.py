@@ -108,3 +108,12 @@ def test_fit_tells_python_too_and_learns_the_same(capsys: pytest.CaptureFixture[
 
     detector.fit(x, progress=Counting())
     assert done == {"reading": 120, "distances to boundaries": detector.fit_size_, "measuring": 120}
+
+    detector.notes["class_names"] = ["cat", "dog", "yak"]
+    (why,) = detector.explain(x[:1])
+    assert repr(why).startswith(f"Explanation(class {detector.class_names_[why.label]} ({why.label}) (probability")
+    assert len(repr(why)) < 100
+    assert why.as_dict()["label_name"] == detector.class_names_[why.label]
+    for wrong in (["cat"], ["cat", "cat", "dog"], "cat", None):
+        detector.notes["class_names"] = wrong
+        assert detector.class_names_ == ()

@@ -70,6 +70,22 @@ def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], 
     assert found.verdicts.all()
 
 
+def test_a_confidence_reaches_the_threshold_of_the_graph() -> None:
+    """The graph flags up to the rank that keeps to alpha with this confidence, as the detector does, not up to alpha."""
+    detector = fitted(network(), evidence=["confidence"], alpha=0.1, confidence=0.95)
+    classifier, x = Classifier.of(detector.model), inputs(400, 2)
+    module = DetectorModule(detector, TracedClassifier.of(classifier, classifier.prepare(x[:3]).x).graphs, x[:4])
+    with torch.no_grad():
+        found = module(x)
+    threshold = detector.settings.level.threshold(detector.calibration_size_)
+    between = (found["p_value"] > threshold) & (found["p_value"] <= 0.1)
+    assert threshold < 0.1
+    assert between.any()
+    assert found["trusted"][between].all()
+    assert torch.equal(found["trusted"], found["p_value"] > threshold)
+    assert (found["trusted"] == detector.predict(x).trusted).double().mean() > 0.99  # a score may round past a rank
+
+
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     """A small convolutional classifier's, with all evidence of the default."""

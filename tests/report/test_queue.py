@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import made_scores
 from gradgeo import report
-from gradgeo.report import review
 from gradgeo.scoring import draw
+from gradgeo.scoring.decisions import Decisions
 from helpers.browsing import Opened, until
 
 pytestmark = pytest.mark.browser
@@ -79,7 +79,8 @@ def test_decisions_are_made_kept_and_taken_away(browser: Any, files: tuple[Path,
         page.click("[data-choice='1']")
         page.click("[data-choice='1']")
         document = exported(page)
-        assert document["format"] == review.FORMAT
+        assert Decisions.from_dict(document).as_dict()["decisions"] == document["decisions"]
+        assert document["format"] == "gradgeo.decisions/1"
         assert document["detector"] == "ab" * 32
         count = {kind: sum(row["trusted"] == kind for row in rows.values()) for kind in (False, True)}
         assert document["sampling"] == {

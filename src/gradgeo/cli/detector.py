@@ -76,6 +76,9 @@ def fit(
     calibration: Annotated[float, typer.Option(help="Share of the data that calibrates the p-values.")] = 0.5,
     groups: Groups = None,
     together: Together = None,
+    references: Annotated[
+        int | None, typer.Option(min=0, max=0, help="0: keep no rows of features of inputs in the file.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split into fitting and calibration.")] = 0,
     start: Start = 0,
     limit: Limit = None,
@@ -110,10 +113,11 @@ def fit(
     from gradgeo.data import Preprocess, ReadableItems, open_source
     from gradgeo.data.models import class_names, load_model
     from gradgeo.detector import Detector
-    from gradgeo.detector.evidence import PRESETS
+    from gradgeo.detector.evidence import PRESETS, without_rows
     from gradgeo.detector.progress import duration
 
     began = time.monotonic()
+    wanted = evidence if evidence in PRESETS else evidence.split(",")
     named: dict[str, Any] = {
         "resize": resize,
         "crop": crop,
@@ -147,7 +151,7 @@ def fit(
         source.channels = input_channels(loaded)
         detector = Detector(
             loaded,
-            evidence=evidence if evidence in PRESETS else evidence.split(","),
+            evidence=without_rows(wanted) if references == 0 else wanted,
             alpha=alpha,
             confidence=fraction("--confidence", confidence),
             classes=classes,

@@ -1,5 +1,6 @@
 """What `fit` writes down of itself, and the card that is made of it: record, card."""
 
+import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradgeo._files import atomic_stream
+from gradgeo._files import atomic_stream, regular_file
 from gradgeo.cli.options import DetectorPath, Sha256
-from gradgeo.errors import one_line
+from gradgeo.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from gradgeo import Detector
@@ -27,6 +28,8 @@ LIMITS = """\
 - They are rates of false alarms. How many untrustworthy inputs are caught depends on what these are: it has no bound.
 - A kind with too few calibration inputs is compared with all, and its own rate is not bounded.
 - The file is bound to the weights of its classifier: with others the rates do not hold."""
+
+OURS, LARGEST_BENCH = "gradgeo", 1 << 28  # the method in what bench wrote, and bytes of that
 
 SHOWN = 200
 """Classes or groups in a table of a card."""
@@ -57,6 +60,7 @@ def data_record(data: str, items: "ReadableItems", classes: Sequence[str]) -> di
 def card(
     file: DetectorPath,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write; default is to print.")] = None,
+    bench: Annotated[Path | None, typer.Option(help="What bench wrote of the model, .json: its robustness.")] = None,
     sha256: Sha256 = None,
 ) -> None:
     """Write a card of a detector as Markdown. What it is for, its false-alarm rates, data, limits and hashes.
@@ -65,7 +69,8 @@ def card(
     """
     from gradgeo.detector import serialization
 
-    text = markdown(serialization.inspect(file, sha256=sha256), file.name)
+    robustness = None if bench is None else robustness_of(bench)
+    text = markdown(serialization.inspect(file, sha256=sha256), file.name, robustness)
     if out is None:
         typer.echo(text)
         return
@@ -74,10 +79,40 @@ def card(
     typer.echo(f"written to  {out}")
 
 
-def markdown(facts: Mapping[str, Any], name: str) -> str:
-    """The card of what `gradgeo.detector.serialization.inspect` says of a file."""
+def robustness_of(file: Path) -> str:
+    """A table of what `gradgeo bench` measured of one model. Raises: DataError for a file that is none of its own."""
+    regular_file(file)
+    try:
+        if file.stat().st_size > LARGEST_BENCH:
+            raise ValueError(f"it has more than {LARGEST_BENCH:,} bytes")
+        runs = json.loads(file.read_bytes())
+        runs = runs if isinstance(runs, list) else [runs]
+        if len(runs) != 1:
+            raise ValueError(f"expected one model, got {len(runs)}")
+        (run,) = runs
+        rows = []
+        for name, column in run["columns"].items():
+            cell = run["cells"][OURS].get(name)
+            if cell is not None:
+                shares = [tuple(100 * float(each) for each in cell[metric]) for metric in ("auroc", "tnr95")]
+                rows.append((str(name), str(column["count"]), *("{:.1f} [{:.1f}, {:.1f}]".format(*s) for s in shares)))
+        made, model = run["made"], run["model"]
+        said = (
+            f"Measured on {_text(str(model['name']))} by `{_text(str(made['command']))}`, {_text(str(made['date']))}: "
+            f"a detector with the evidence of {OURS}, fitted by the benchmark, on {len(rows)} kinds of inputs that "
+            "should not be trusted. In %, with 95 % intervals."
+        )
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}.") from error
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise DataError(f"{file} is not what bench wrote of one model: {one_line(str(error))}.") from error
+    return f"{said}\n\n{_table(('inputs', 'number', 'AUROC', 'TNR at 95 % TPR'), rows)}"
+
+
+def markdown(facts: Mapping[str, Any], name: str, robustness: str | None = None) -> str:
+    """The card of what `gradgeo.detector.serialization.inspect` says of a file, with a section on robustness."""
     settings, fitted, notes = facts["settings"], facts["fitted"], facts["notes"]
-    kept = notes.get("record")
+    kept = notes.get("record") or fitted.get("record")
     known: dict[str, Any] = kept if isinstance(kept, dict) else {}
     data: dict[str, Any] = known["data"] if isinstance(known.get("data"), dict) else {}
     whole = facts["false_alarms"]["all"]["all"]
@@ -132,6 +167,7 @@ def markdown(facts: Mapping[str, Any], name: str) -> str:
                 }
             ),
         ),
+        *([] if robustness is None else ["## Robustness", robustness]),
         "## Limits",
         LIMITS,
         "## Record",
@@ -151,9 +187,9 @@ def markdown(facts: Mapping[str, Any], name: str) -> str:
         ),
     ]
     if not known:
-        blocks.append(
-            "The file holds no record of its data and command: an earlier version or the Python interface wrote it."
-        )
+        blocks.append("The file holds no record of its data and command: an earlier version wrote it.")
+    for ancestor in fitted.get("lineage", ()):
+        blocks.append(f"Calibrated anew on {ancestor['date']} ({_text(ancestor['why'])}) from `{ancestor['digest']}`.")
     return "\n\n".join(blocks) + "\n"
 
 

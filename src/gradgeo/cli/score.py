@@ -1,5 +1,6 @@
 """Verdicts on a whole data source: score."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 
+NAMES_KEY, LEAST_KEY = "GRADGEO_NAMES_KEY", 16
+
 PART = 4096
 """`gradgeo.scoring.PART`, whose import would load torch for a line of help; a test holds them equal."""
 
@@ -89,6 +92,11 @@ def score(
     fdr: Annotated[
         str | None, typer.Option(help="A false discovery rate, as 10%: adds q-values of all rows together.")
     ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Flagged inputs of a part that are pictured; 0 for none.")] = 64,
+    file_names: Annotated[str, typer.Option("--names", help=f"keep, or hash: by the secret in ${NAMES_KEY}.")] = "keep",
+    watch_state: Annotated[
+        Path | None, typer.Option("--watch", help="A file in which the watch for shifts goes on from run to run.")
+    ] = None,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -105,8 +113,11 @@ def score(
     from gradgeo.detector import serialization
     from gradgeo.detector.progress import duration, progress
     from gradgeo.scoring.ray_engine import RayEngine
-    from gradgeo.watch import Watch
+    from gradgeo.watch import Watch, load, save
 
+    if file_names not in ("keep", "hash"):
+        raise typer.BadParameter(f"--names is keep or hash, got {file_names}")
+    key = _names_key(file_names)
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
     scoring.check_out(out)
@@ -142,7 +153,15 @@ def score(
     )
     detector, source = job.open(contents)  # read once; each worker of Ray reads the file itself
     # p-values by class or group are ranks in calibration sets of other sizes, which the watch does not know
-    watch = None if conditional or by else Watch(detector.calibration_size_)
+    watch = None if conditional or by else Watch(detector.calibration_size_, mistakes=detector.mistake_p_values_)
+    run = scoring.run_id(detector, source, part_size)
+    runs: list[str] = []
+    if watch_state is not None:
+        if watch is None:
+            raise typer.BadParameter("--watch follows p-values among all inputs: leave --conditional and --groups out")
+        if (kept := load(watch_state, detector=detector.digest())) is not None:
+            watches, runs = kept
+            watch = None if run in runs else watches.get("fit", watch)
     with progress("scoring", source.size) as advance:
         summary = scoring.score(
             detector,
@@ -158,7 +177,11 @@ def score(
             conditional=conditional,
             groups=by,
             fdr=rate,
+            pictures=pictures,
+            names_key=key,
         )
+    if watch_state is not None and watch is not None:
+        save(watch_state, {"fit": watch}, detector=detector.digest(), runs=[*runs, run])
     if not summary.scored:
         raise DataError(f"none of the {summary.rows} inputs can be judged; the first: {summary.first_error}")
     busy = summary.utilisation
@@ -210,6 +233,21 @@ def next_steps(out: Path, file: Path, data: str, model: str | None, weights: str
         named = [*(["--model", model] if model else []), *(["--weights", weights] if weights else [])]
         steps.append(["gradgeo", "explain", str(file), *named, "--data", data, "--index", name])
     return [f"{'next' if place == 0 else '':<4}  {shlex.join(words)}" for place, words in enumerate(steps)]
+
+
+def _names_key(names: str) -> bytes | None:
+    """The secret by which names are hashed; None where they stay."""
+    if names == "keep":
+        return None
+    key = os.environ.get(NAMES_KEY)
+    if not key:
+        raise DataError(
+            f"--names hash: set {NAMES_KEY} to a secret of your own, at least {LEAST_KEY} characters. File names can "
+            "be guessed, and a hash without a secret is undone by trying."
+        )
+    if len(key) < LEAST_KEY:
+        raise DataError(f"{NAMES_KEY} has {len(key)} characters, expected {LEAST_KEY} or more: a short one is guessed.")
+    return key.encode()
 
 
 def _rate(inputs: int, seconds: float) -> str | None:

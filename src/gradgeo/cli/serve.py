@@ -51,6 +51,9 @@ def serve(
         list[str] | None,
         typer.Option(help="Name that clients may call it by, repeatedly; * for any. Default: local ones if --host is."),
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder for a line about each verdict, and for the state of the watch.")
+    ] = None,
     token_file: Annotated[Path | None, typer.Option(help=f"Holds the bearer token; or set {TOKEN}.")] = None,
 ) -> None:
     """Serve a detector over HTTP. Speaks the Open Inference Protocol (v2, REST), with metrics at /metrics.
@@ -92,6 +95,7 @@ def serve(
             shutdown_timeout=shutdown_timeout,
             watch_rate=rate,
             allowed_hosts=allowed_host or None,
+            record=record,
             page=page,
             transform=_transform(notes, transform, spec),
             outputs=None if outputs is None else [name.strip() for name in outputs.split(",")],

@@ -291,7 +291,7 @@ class Site:
                 f"{len(self.items.skipped)} of {self.items.items} items cannot be read and were left out; the first: "
                 f"{first.name}: {first.error}"
             )
-        record = self.contents.notes.get("record")
+        record = self.contents.fitted.get("record") or self.contents.notes.get("record")
         fitted = record.get("data") if isinstance(record, dict) else None
         if self.items.sha256 and isinstance(fitted, dict) and fitted.get("sha256") == self.items.sha256:
             raise DataError(

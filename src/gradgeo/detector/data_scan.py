@@ -11,6 +11,7 @@ from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
 from gradgeo.detector import exchangeability
+from gradgeo.detector.data_record import DataRecord
 from gradgeo.detector.inputs import Data, batches, size_of, within_classes
 from gradgeo.detector.narration import SILENT, FitObserver, doubts
 from gradgeo.detector.noise import NO_NOISE, Noise
@@ -46,6 +47,8 @@ class DataScan:
     low: float
     high: float
     """The least and the largest finite value of the inputs."""
+    record: dict[str, Any]
+    """What is written down of the data, see `DataRecord`."""
 
     @property
     def labelled(self) -> int | None:
@@ -123,13 +126,14 @@ def scan(
     """
     classifier, noisy = Classifier.of(model), noise.reading()
     shape: tuple[int, ...] | None = None
-    rows, copy, true, seen_rows, ranges = [], [], [], set[bytes](), []
+    rows, copy, true, seen_rows, ranges, record = [], [], [], set[bytes](), [], DataRecord()
     with observer.stage("reading", size_of(data)) as advance:
         for x, y in batches(data, labels, batch_size=batch_size):
             if shape is None:
                 shape, first = tuple(x.shape[1:]), x[:0]
             if tuple(x.shape[1:]) != shape:
                 raise expected("every input", f"of the same shape {shape}", x)
+            record.add(x, y)
             seen = classifier.logits(noisy(x))
             noise.refuse_draws(classifier.draws)
             logits, usable = seen.logits.cpu(), seen.usable.cpu()  # (n, C), (n,)
@@ -168,4 +172,5 @@ def scan(
         labels=torch.cat([y for y in true if y is not None]).numpy() if true[0] is not None else None,
         low=low,
         high=high,
+        record=record.as_dict(),
     )

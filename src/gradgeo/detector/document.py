@@ -36,7 +36,10 @@ def check(document: Any) -> None:
         "one_class": lambda v: isinstance(v, list) and all(_text(name) and name in KINDS for name in v),
         "questions": lambda v: isinstance(v, list) and all(map(_text, v)),
         "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
-    }, {"groups": lambda v: _is_names(v) and bool(v), "columns": _is_names, "lineage": _is_lineage})  # fmt: skip
+    }, {
+        "groups": lambda v: _is_names(v) and bool(v), "columns": _is_names,
+        "lineage": _is_lineage, "record": _is_object,
+    })  # fmt: skip
     _fields(document["fingerprint"], {
         "weights": lambda v: v is None or _text(v),
         "logits": lambda v: v is None or (_is_rows(v) and len(v) == 2),

@@ -271,3 +271,15 @@ def resolve(evidence: str | Sequence[str]) -> tuple[Evidence, ...]:
     for name in names:
         choice("evidence", name, tuple(EVIDENCE))
     return tuple(EVIDENCE[name] for name in names)
+
+
+def without_rows(evidence: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the same evidence but for such as keeps rows of features of trusted inputs: in their place comes
+    the Mahalanobis distance to class means, which keeps moments alone (results/references.md says what that costs).
+
+    Example:
+        >>> without_rows(["confidence", "neighbours"])
+        ('confidence', 'mahalanobis')
+    """
+    names = ["mahalanobis" if e.one_class is NearestNeighbours else e.name for e in resolve(evidence)]
+    return tuple(dict.fromkeys(names))

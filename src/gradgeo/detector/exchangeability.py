@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import BoolArray, IntArray
+from gradgeo.detector.conformal import Level
 from gradgeo.detector.mondrian import group_names
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, warn
@@ -74,3 +75,15 @@ def mistakes_apart(mistakes: BoolArray, share: float, seed: int) -> IntArray:
     rows = np.flatnonzero(mistakes)
     drawn: BoolArray = np.random.default_rng([seed, 1]).random(len(rows)) < share
     return np.asarray(rows[drawn], np.int64)
+
+
+def require_enough(trusted: int, total: int, least: int, level: Level, reason: str) -> None:
+    """ArgumentError where so many `trusted` of `total` inputs are too few to calibrate and to learn from."""
+    calibrate = level.least
+    if trusted < calibrate + least:
+        sure = "" if level.confidence is None else f" with confidence {level.confidence:g}"
+        raise ArgumentError(
+            f"expected at least {calibrate + least} trusted inputs ({calibrate} to calibrate alpha = "
+            f"{level.alpha}{sure}, {least} to learn from), got {trusted} of {total} inputs: {reason}. "
+            "Give more data or a larger alpha."
+        )

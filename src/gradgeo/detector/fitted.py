@@ -67,6 +67,8 @@ class FittedDetector:
     mistakes: Array | None = None
     """(m,) outlier scores, ascending, of misclassified inputs: as large a share of all as calibrates of the others.
     None in files of earlier versions. Verdicts do not depend on them."""
+    record: dict[str, Any] | None = None
+    """The date of the fit, the SHA-256 of its inputs and labels, and their counts. Verdicts do not depend on it."""
     lineage: tuple[Ancestor, ...] = ()
     """The detectors that this one was calibrated anew from, the last one first."""
     noise: float | None = None

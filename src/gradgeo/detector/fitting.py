@@ -107,7 +107,7 @@ class TrustedSet:
         Raises: ArgumentError where too few are left.
         """
         zero_gradient = f"{int((~has_gradient).sum())} have no gradient at all (dead network)"
-        _require_enough(int(has_gradient.sum()), self.total, self.least, self.level, zero_gradient)
+        exchangeability.require_enough(int(has_gradient.sum()), self.total, self.least, self.level, zero_gradient)
         part = replace(
             self,
             rows=self.rows[has_gradient],
@@ -139,7 +139,7 @@ def split(
     evidence = _available(model, settings.evidence, scanned.first_usable)
     least = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
     rows = np.flatnonzero(scanned.trusted)  # (T,)
-    _require_enough(len(rows), len(scanned.trusted), least, settings.level, scanned.exclusion_reason)
+    exchangeability.require_enough(len(rows), len(scanned.trusted), least, settings.level, scanned.exclusion_reason)
     size = conformal.calibration_size(
         len(rows), settings.calibration, settings.alpha, at_most=len(rows) - least, confidence=settings.confidence
     )
@@ -252,6 +252,7 @@ def learn(
         unusable=scanned.unusable,
         model_fingerprint=scanned.model_fingerprint,
         mistakes=None if mistakes is None else outlier_scores(fusion, others),
+        record=scanned.record,
     )
 
 
@@ -261,17 +262,6 @@ def typical_temperature(margins: Array) -> float:
     At this temperature hardly any trusted input saturates the softmax, whose gradients would otherwise vanish.
     """
     return max(float(np.quantile(margins, TYPICAL_MARGIN)), 1e-6)
-
-
-def _require_enough(trusted: int, total: int, least: int, level: Level, reason: str) -> None:
-    calibrate = level.least
-    if trusted < calibrate + least:
-        sure = "" if level.confidence is None else f" with confidence {level.confidence:g}"
-        raise ArgumentError(
-            f"expected at least {calibrate + least} trusted inputs ({calibrate} to calibrate alpha = "
-            f"{level.alpha}{sure}, {least} to learn from), got {trusted} of {total} inputs: {reason}. "
-            "Give more data or a larger alpha."
-        )
 
 
 def _usable_loss(loss: str, num_classes: int) -> str:

@@ -20,7 +20,7 @@ from gradgeo.detector.learned import Learned
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.reading import LabelledReading
 from gradgeo.detector.settings import Settings
-from gradgeo.errors import ArgumentError, expected, public
+from gradgeo.errors import ArgumentError, expected, public_as
 
 
 class Recalibrated(Learned):
@@ -37,7 +37,7 @@ class Recalibrated(Learned):
     def digest(self) -> str:
         """Tells two fitted detectors apart."""
 
-    @public
+    @public_as("Detector.recalibrate")
     def recalibrate(
         self,
         data: ArrayLike | Dataset[Any] | DataLoader[Any],

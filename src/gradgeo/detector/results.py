@@ -181,7 +181,7 @@ def likely_cause(surprisal: Mapping[str, float]) -> str | None:
 SHOWN = 10  # statistics in the text of an explanation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Why one prediction is trusted or not."""
 
@@ -239,9 +239,16 @@ class Explanation:
             "nearest": None if self.nearest is None else vars(self.nearest),
         }
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return f"Explanation({self._verdict})"
+
+    @property
+    def _verdict(self) -> str:
         verdict = "trusted" if self.trusted else "not trusted"
-        head = f"{self.name_of(self.label)} (probability {self.probability:.3f}): {verdict}, p = {self.p_value:.4f}"
+        return f"{self.name_of(self.label)} (probability {self.probability:.3f}): {verdict}, p = {self.p_value:.4f}"
+
+    def __str__(self) -> str:
+        head = self._verdict
         lines = [f"{head}, outlier score {self.outlier_score:.2f}" + (f", {self.cause}" if self.cause else "")]
         lines += [f"  {name:<16} p = {e.p_value:.4f}   surprise {e.surprise:.1f}" for name, e in self.evidence.items()]
         lines += [

@@ -39,6 +39,7 @@ from gradgeo.detector.learned import named
 from gradgeo.detector.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.mondrian import CalibrationGroups
 from gradgeo.detector.one_class import KINDS, OneClass, checked_arrays, ensure
+from gradgeo.detector.privacy import held
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
 from gradgeo.geometry.losses import Loss
@@ -123,6 +124,7 @@ class Contents:
             noise=self.settings.get("noise"),
             columns=None if "columns" not in fitted else tuple(fitted["columns"]),
             mistakes=self.mistakes,
+            record=fitted.get("record"),
             lineage=tuple(Ancestor(**each) for each in fitted.get("lineage", ())),
         )
 
@@ -152,6 +154,9 @@ class Contents:
                 kind: {name: rate.as_dict() for name, rate in rates.items()}
                 for kind, rates in self.false_alarms().items()
             },
+            "holds": held(
+                self.settings["evidence"], self.fusion.members, self.calibration, self.groups, self.mistakes, self.notes
+            ),
             **self.document,
         }
 
@@ -221,6 +226,7 @@ def write(
             "one_class": [_kind_name(member) for member in fusion.members],
             "questions": list(fusion.questions),
             **({} if fitted.columns is None else {"columns": list(fitted.columns)}),
+            **({} if fitted.record is None else {"record": fitted.record}),
             **({"lineage": [asdict(each) for each in fitted.lineage]} if fitted.lineage else {}),
         },
         "fingerprint": fitted.model_fingerprint,

@@ -19,7 +19,7 @@ __all__ = ["FORMATS", "Agreement", "aoti", "digest_of", "onnx", "pt2", "triton",
 
 
 @public
-def onnx(detector: Detector, example: Tensor, path: str | PathLike[str]) -> Agreement:
+def onnx(detector: Detector, example: Tensor, path: str | PathLike[str], *, explain: bool = False) -> Agreement:
     """Write a fitted detector with its classifier as an ONNX file, standard operators only.
 
     Example:
@@ -32,6 +32,8 @@ def onnx(detector: Detector, example: Tensor, path: str | PathLike[str]) -> Agre
         detector: fitted. Its `alpha` at this moment decides `trusted`; `p_value` serves any other.
         example: some inputs (N, *input) as for `predict`, trusted ones best: the file is held to the detector on them.
         path: ends in .onnx.
+        explain: give two more outputs: `surprisal` (N, Q) float64 of the questions that the metadata name, from which
+            `likely_cause` tells a cause, and `saliency` (N, *input), the gradient of the predicted class's loss.
 
     The file takes `input` (N, *input) in the classifier's type, any N >= 1, and gives `logits` (N, C) in the same,
     `outlier_score` and `p_value` (N,) in float64 and `trusted` (N,) bool. For inputs with NaN or infinite values the
@@ -54,7 +56,7 @@ def onnx(detector: Detector, example: Tensor, path: str | PathLike[str]) -> Agre
         NotFittedError: before `fit`.
         MissingDependencyError: without the extra `export`.
     """
-    return write(detector, example, path, "onnx")
+    return write(detector, example, path, "onnx", explain=explain)
 
 
 @public

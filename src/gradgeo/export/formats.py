@@ -33,7 +33,9 @@ CHECKED = 32
 """Inputs of the example that the file is checked on."""
 
 
-def write(detector: Detector, example: Tensor, path: str | PathLike[str], form: str) -> Agreement:
+def write(
+    detector: Detector, example: Tensor, path: str | PathLike[str], form: str, *, explain: bool = False
+) -> Agreement:
     """Write a fitted detector in one of `FORMATS`: as `onnx`, `pt2` and `aoti`, by name."""
     path = Path(path).expanduser()
     choice("form", form, FORMATS)
@@ -51,8 +53,10 @@ def write(detector: Detector, example: Tensor, path: str | PathLike[str], form: 
     _require_tools(form, detector)
     with atomic_path(path, ExportError) as temporary:
         metadata = _metadata(detector)
+        if explain:
+            metadata["questions"] = json.dumps(detector.fitted_.fusion.question_names)
         with _quiet():
-            program = _program(detector, classifier, x, form)
+            program = _program(detector, classifier, x, form, explain=explain)
             run = WRITERS[form](program, metadata, temporary)
         return verify_outputs(detector, run, x, f"the {form} file")
 
@@ -92,7 +96,9 @@ def _require_tools(form: str, detector: Detector) -> None:
         )
 
 
-def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -> torch.export.ExportedProgram:
+def _program(
+    detector: Detector, classifier: Classifier, x: Tensor, form: str, *, explain: bool = False
+) -> torch.export.ExportedProgram:
     # Tracing imports much of PyTorch that nothing else here needs.
     from gradgeo.export.gradient_check import verify_gradients
     from gradgeo.export.module import DetectorModule, refuse_what_does_not_trace
@@ -105,7 +111,7 @@ def _program(detector: Detector, classifier: Classifier, x: Tensor, form: str) -
             "another layer in its place."
         )
     verify_gradients(traced, classifier, x)
-    module = DetectorModule(detector, traced.graphs, x)
+    module = DetectorModule(detector, traced.graphs, x, explain=explain)
     refuse_what_does_not_trace(module, x)
     try:
         with torch.inference_mode(False), torch.no_grad():
@@ -135,8 +141,9 @@ def digest_of(file: Path) -> str:
 
 
 def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Runner:
-    from gradgeo.export.module import OUTPUTS
+    from gradgeo.export.module import EXPLAINED, OUTPUTS
 
+    names = [*OUTPUTS, *(EXPLAINED if "questions" in metadata else ())]
     try:
         converted = torch.onnx.export(
             *(program, (), None),
@@ -144,7 +151,7 @@ def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path:
             verbose=False,
             external_data=False,
             input_names=["input"],
-            output_names=list(OUTPUTS),
+            output_names=names,
         )
     except Exception as error:  # what the converter says of itself
         raise ExportError(
@@ -162,7 +169,7 @@ def _onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], path:
         raise ExportError(
             f"onnxruntime cannot load the ONNX file: {_first_line(error)} Use the format pt2 or aoti."
         ) from error
-    return lambda x: dict(zip(OUTPUTS, map(torch.from_numpy, session.run(None, {"input": x.numpy()})), strict=True))
+    return lambda x: dict(zip(names, map(torch.from_numpy, session.run(None, {"input": x.numpy()})), strict=True))
 
 
 def _pt2(program: torch.export.ExportedProgram, metadata: dict[str, str], path: Path) -> Runner:

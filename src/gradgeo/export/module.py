@@ -26,6 +26,8 @@ from gradgeo.geometry.options import Maps
 from gradgeo.geometry.similarity import cosine_similarity_matrix, cosines
 
 OUTPUTS = ("logits", "outlier_score", "p_value", "trusted")
+EXPLAINED = ("surprisal", "saliency")
+"""Behind them, where asked for."""
 
 
 class GraphJacobian(InputJacobian):
@@ -94,10 +96,12 @@ class DetectorModule(nn.Module):
         detector: fitted.
         graphs: its classifier's.
         x: an input or more, for the shape.
+        explain: give the `EXPLAINED` outputs too.
     """
 
-    def __init__(self, detector: Detector, graphs: GradientGraphs, x: Tensor) -> None:
+    def __init__(self, detector: Detector, graphs: GradientGraphs, x: Tensor, *, explain: bool = False) -> None:
         super().__init__()
+        self.explain = explain
         self.graphs = graphs
         fitted = detector.fitted_
         maps = fitted.extractor.maps
@@ -118,7 +122,9 @@ class DetectorModule(nn.Module):
         jacobian = GraphJacobian(self.graphs, x)
         with PlainForms():
             features = self._extractor.features(self.context(jacobian))  # of each evidence (N, F)
-            score = self._fusion.fuse(self._fusion.scores(features, jacobian.predicted))  # (N,)
+            scores = self._fusion.scores(features, jacobian.predicted)  # (N, M)
+            score = self._fusion.fuse(scores)  # (N,)
+            explained = self._explained(jacobian, scores) if self.explain else ()
             below = torch.searchsorted(self.calibration[None], score[None])[0]  # (N,) calibration scores below each
         # Runtimes do not all carry NaN through minima and comparisons, so it is carried around them.
         undefined = torch.stack([table.isnan().any(1) for table in features]).any(0) | score.isnan()
@@ -130,7 +136,13 @@ class DetectorModule(nn.Module):
             p,
             (p > self._threshold) & ~undefined,
         )
-        return dict(zip(OUTPUTS, outputs, strict=True))
+        names = (*OUTPUTS, *EXPLAINED) if self.explain else OUTPUTS
+        return dict(zip(names, (*outputs, *explained), strict=True))
+
+    def _explained(self, jacobian: GraphJacobian, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The surprisal of each question (N, Q), and the gradient of the predicted class's loss (N, *input)."""
+        maps = replace(self._extractor.maps, classes=2, sign=False, channel_max=False)
+        return self._fusion.group_surprisal(scores), jacobian.maps(maps)[:, 0]
 
     def context(self, jacobian: GraphJacobian) -> EvidenceContext:
         """What the evidence measures."""

@@ -33,7 +33,7 @@ def html(scores: str | Path) -> str:
             texts are escaped, pictures checked, and nothing in it is executed.
 
     Cost: four passes over the rows, a few seconds for a million (results/report.md); memory does not grow with them.
-    The page is smaller than 3 MB for any number of rows.
+    The page is smaller than 3.5 MB for any number of rows.
 
     Raises:
         ArgumentError: another ending. DataError: a missing or damaged file, one of another version, or no verdicts.

@@ -9,7 +9,7 @@ from gradgeo._typing import Array
 from gradgeo.report.html.charts import ROLES, chart, tidy
 from gradgeo.report.recount import Recount
 from gradgeo.report.summary import Summary, calibration_shares
-from gradgeo.report.trend import Window, usual_quartiles
+from gradgeo.report.trend import Window
 
 SIZE = (320, 180)
 FRAME = (0.085, 0.13, 0.9, 0.83)
@@ -121,7 +121,7 @@ def shares(windows: Sequence[Window]) -> str:
     return _chart(draw)
 
 
-def quartiles(windows: Sequence[Window], alpha: float | None) -> str:
+def quartiles(windows: Sequence[Window], usual: Sequence[float]) -> str:
     """Median and middle half of the trusted inputs' p-values in each window."""
 
     def draw(axes: Any) -> None:
@@ -131,7 +131,7 @@ def quartiles(windows: Sequence[Window], alpha: float | None) -> str:
         edges = np.arange(len(windows) + 1)
         axes.stairs(high, edges, baseline=low, fill=True, color=ROLES["ours"], alpha=0.25)
         _steps(axes, middle)
-        for level in usual_quartiles(alpha) if alpha is not None else ():
+        for level in usual:
             axes.axhline(level, color=ROLES["ink"], linewidth=1, linestyle=(0, (4, 3)))
         medians = [(i, window.quartiles[1]) for i, window in enumerate(windows) if window.shifted and window.quartiles]
         _dots(axes, medians)

@@ -16,8 +16,8 @@ SHOWN = 200
 
 COMPARED = {
     "own": "{n} calibration inputs of its own",
-    "all": "all {n}: too few of its own",
-    "unseen": "all {n}: fit saw none of it",
+    "all": "all {n}, too few of its own: not tested",
+    "unseen": "all {n}, fit saw none of it: not tested",
 }
 
 
@@ -30,7 +30,7 @@ def html(check: SiteCheck, *, name: str, made: Mapping[str, str]) -> str:
         made: what else is known of the run: file, date, command.
     """
     first, *others = check.rates
-    ranked = sorted(others, key=lambda rate: rate.p)[: SHOWN - 1]
+    ranked = sorted(others, key=lambda rate: 2.0 if rate.p is None else rate.p)[: SHOWN - 1]
     provenance = {**made, "detector": check.detector[:16], "alpha": f"{check.alpha:g}", "level": f"{check.level:g}"}
     return str(
         _template(require("jinja2", "report")).render(

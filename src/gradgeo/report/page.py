@@ -18,7 +18,7 @@ from gradgeo.report.html import environment
 from gradgeo.report.kinds import Share, listed
 from gradgeo.report.recount import Recount
 from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
-from gradgeo.report.trend import Window
+from gradgeo.report.trend import Window, usual_inputs, usual_quartiles
 from gradgeo.report.words import plain
 from gradgeo.scoring.metadata import Metadata
 
@@ -92,6 +92,7 @@ def render(
         "say": sentences,
         "unfinished": unfinished,
         "windows": found,
+        "usual": usual_quartiles(usual_inputs(metadata)),
         "classes": ranked,
         "groups": groups,
         "reach": max((entry.high for each in (ranked, *groups.values()) for entry in each), default=1.0) or 1.0,

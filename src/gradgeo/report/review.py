@@ -10,8 +10,8 @@ from gradgeo.errors import one_line
 from gradgeo.report.gallery import Card
 from gradgeo.report.summary import Summary
 from gradgeo.report.words import plain
+from gradgeo.scoring.decisions import FORMAT
 
-FORMAT = "gradgeo.decisions/1"
 SHARE = 0.5
 """Of trusted inputs among those that are shown."""
 

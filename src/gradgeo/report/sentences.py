@@ -8,7 +8,7 @@ from gradgeo.detector.conformal import FalseAlarmRate
 from gradgeo.report.drift import LEVEL, expected_share
 from gradgeo.report.html.numbers import number, percent
 from gradgeo.report.summary import Summary
-from gradgeo.report.trend import Window, usual_quartiles
+from gradgeo.report.trend import Window, usual_inputs, usual_quartiles
 
 
 def headline(summary: Summary) -> str:
@@ -81,7 +81,10 @@ def accuracy(summary: Summary) -> str:
 
 def drift(summary: Summary, windows: Sequence[Window]) -> str:
     """Whether p-values stay uniform."""
-    rule = "P-values of inputs that the detector trusts are uniform when all is well."
+    rule = (
+        "When all is well, p-values of inputs that the detector trusts are spread like those of the inputs that it was "
+        "fitted with, mistakes of the classifier included."
+    )
     if not windows:
         return "There are no verdicts to follow."
     metadata = summary.metadata
@@ -92,21 +95,32 @@ def drift(summary: Summary, windows: Sequence[Window]) -> str:
         )
     if metadata.threshold is None or metadata.calibration_size is None:
         return f"{rule} The file does not state the size of the calibration set, which the test needs."
+    usual = usual_inputs(metadata)
+    if usual is None:
+        return (
+            f"{rule} The file does not state how its mistakes look, for an earlier version made it or its detector: "
+            "fit and score again to follow drift."
+        )
     shifted = [window for window in windows if window.shifted]
     test = f"two-sample Kolmogorov-Smirnov test at {percent(LEVEL).removesuffix('.0')} %, Holm's correction"
     if len(windows) == 1:
-        few = "There are too few inputs to follow them over time."
+        few = (
+            "The data has no times, so nothing can be followed over them: rows stand in the order of names or folders, "
+            "over which nothing drifts. Score with --time to see drift."
+            if summary.windows.by == "index"
+            else "There are too few inputs to follow them over time."
+        )
         verdict = "they are not" if shifted else "nothing speaks against it"
         return f"{rule} Over all {_inputs(windows[0].judged)} {verdict} ({test}). {few}"
     if not shifted:
         return f"{rule} In none of {len(windows)} windows do they depart from that ({test})."
-    first, middle = shifted[0], usual_quartiles(metadata.threshold)[1]
+    first, middle = shifted[0], usual_quartiles(usual)[1]
     smaller = sum(1 for window in shifted if (window.distance or 0) > 0) * 2 >= len(shifted)
     medians = [window.quartiles[1] for window in shifted if window.quartiles]
     least = (
-        "These inputs have come to look less like those the detector was calibrated on."
+        "These inputs have come to look less like those the detector was fitted with."
         if smaller
-        else "These inputs look more ordinary than those the detector was calibrated on."
+        else "These inputs look more ordinary than those the detector was fitted with."
     )
     if len(shifted) == len(windows):
         where = f"In all {len(windows)} windows they are not"
@@ -127,10 +141,10 @@ def crowding(windows: Sequence[Window]) -> str:
     if crowded:
         worst = max(crowded, key=lambda window: window.share)
         return (
-            f"More is flagged than false alarms explain in {many} window{'s' * (len(windows) > 1)}, most from "
+            f"More is flagged than usual, mistakes included, in {many} window{'s' * (len(windows) > 1)}, most from "
             f"{worst.start} to {worst.end} ({percent(worst.share)} %)."
         )
-    return "In no window is more flagged than false alarms explain."
+    return "In no window is more flagged than usual, mistakes included."
 
 
 def _inputs(count: int) -> str:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradgeo._typing import Array, BoolArray, IntArray
-from gradgeo.report.drift import BINS, steps
 from gradgeo.scoring import draw
-from gradgeo.scoring.metadata import QUANTILES, Metadata
+from gradgeo.scoring.metadata import QUANTILES, Metadata, steps
+from gradgeo.scoring.metadata import STEPS as BINS
 from gradgeo.scoring.reader import Batch, Scores
 
 SCORE_BINS, P_BINS = 48, 20
@@ -275,7 +275,8 @@ def _sampled(scores: Scores) -> tuple[Array, Array]:
 
 
 def _windows(by: str, at: Array) -> Windows:
-    count = int(np.clip(len(at) // LEAST_IN_WINDOW, 1, WINDOWS))
+    # without times rows are in the order of names or folders, over which nothing drifts
+    count = 1 if by == "index" else int(np.clip(len(at) // LEAST_IN_WINDOW, 1, WINDOWS))
     borders = np.unique(np.quantile(at, np.linspace(0, 1, count + 1))) if len(at) else np.array([0.0, 1.0])
     borders = borders if len(borders) > 1 else np.r_[borders, borders]
     count = len(borders) - 1

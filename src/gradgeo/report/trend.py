@@ -6,8 +6,9 @@ import numpy as np
 
 from gradgeo._typing import IntArray
 from gradgeo.metrics import holm
-from gradgeo.report.drift import BINS, LEVEL, expected_share, shift
+from gradgeo.report.drift import BINS, LEVEL, Usual, shift
 from gradgeo.report.summary import Summary
+from gradgeo.scoring.metadata import Metadata
 
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -53,14 +54,13 @@ def windows(summary: Summary) -> list[Window]:
     """Those with judged inputs, in order."""
     counts, metadata = summary.windows, summary.metadata
     filled = np.flatnonzero(counts.judged)
-    tested = metadata.threshold is not None and metadata.calibration_size is not None and not metadata.compared
-    alpha, size = metadata.threshold or 0.0, metadata.calibration_size or 0
-    shifts = [shift(counts.steps[i], alpha, size) if tested else None for i in filled]
+    usual = usual_inputs(metadata)
+    shifts = [None if usual is None else shift(counts.steps[i], usual) for i in filled]
     corrected = iter(holm([s.p for s in shifts if s is not None]))
     tested_windows = []
     for i, moved in zip(filled.tolist(), shifts, strict=True):
         judged = int(counts.judged[i])
-        low, high = expected_share(judged, alpha, size, LEVEL / len(filled)) if tested else (None, None)
+        low, high = (None, None) if usual is None else usual.expected_share(judged, LEVEL / len(filled))
         tested_windows.append(
             Window(
                 start=time_text(counts.borders[i], counts.by),
@@ -84,6 +84,14 @@ def time_text(at: float, by: str) -> str:
     return f"{round(at):,}" if by == "index" else f"{at:.6g}"
 
 
+def usual_inputs(metadata: Metadata) -> Usual | None:
+    """What traffic is compared with; None where the file does not state it."""
+    alpha, size, mistakes = metadata.threshold, metadata.calibration_size, metadata.mistakes
+    if alpha is None or size is None or mistakes is None or metadata.compared:
+        return None
+    return Usual(alpha, size, np.array(mistakes, np.int64))
+
+
 def drift_at(summary: Summary, found: list[Window], at: float | None) -> float:
     """How far the p-values of the window that holds an index or time are from uniform; 0 where that is chance."""
     counts = summary.windows
@@ -95,9 +103,9 @@ def drift_at(summary: Summary, found: list[Window], at: float | None) -> float:
     return abs(one.distance) if one is not None and one.shifted and one.distance is not None else 0.0
 
 
-def usual_quartiles(alpha: float) -> tuple[float, ...]:
-    """Of p-values above alpha that are uniform."""
-    return tuple(alpha + (1 - alpha) * share for share in QUARTILES)
+def usual_quartiles(usual: Usual | None) -> tuple[float, ...]:
+    """Of the p-values of usual inputs that are trusted."""
+    return () if usual is None else tuple(usual.quantile(share) for share in QUARTILES)
 
 
 def _quartiles(steps: IntArray) -> tuple[float, float, float] | None:

@@ -1,6 +1,7 @@
 """Verdicts on a whole data source, one row per input, written to a Parquet or CSV file or a folder of parts."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from numbers import Real
 from pathlib import Path
@@ -16,7 +17,7 @@ from gradgeo.detector.mondrian import CONDITIONS
 from gradgeo.errors import DataError, NotFittedError, choice, expected, public, require, warn
 from gradgeo.scoring.formats import VerdictSchema
 from gradgeo.scoring.local_engine import Engine, ScoringJob, local
-from gradgeo.scoring.manifest import Manifest, RunOptions
+from gradgeo.scoring.manifest import PREVIEWS, Manifest, RunOptions
 from gradgeo.scoring.output import OutputTarget, check_out
 from gradgeo.scoring.parts import RESUME_ADVICE, Parts
 from gradgeo.scoring.schema import ASKED, COLUMNS
@@ -24,7 +25,7 @@ from gradgeo.scoring.summary import Summary
 from gradgeo.scoring.verdicts import checked
 from gradgeo.watch import Watch
 
-__all__ = ["COLUMNS", "PART", "Summary", "check_out", "checked", "local", "score"]
+__all__ = ["COLUMNS", "PART", "Summary", "check_out", "checked", "local", "run_id", "score"]
 
 PART = 4096
 """Inputs in a part."""
@@ -46,6 +47,8 @@ def score(
     conditional: str | None = None,
     groups: Sequence[str] = (),
     fdr: float | None = None,
+    pictures: int = PREVIEWS,
+    names_key: bytes | None = None,
 ) -> Summary:
     """Score every item of `source` and write one row per item, in order, to `out`.
 
@@ -77,14 +80,17 @@ def score(
         fdr: a false discovery rate. The column q_value then holds `gradgeo.fdr` of all rows together, filled in when
             the last one is scored: rows with a q-value of at most `fdr` are selected. All p-values are held in memory,
             8 bytes a row.
+        pictures: flagged inputs of each part that get a thumbnail or signal and a CSM; 0 for none.
+        names_key: a secret by which names are replaced by hashes (HMAC-SHA256) in the columns name and error; None to
+            keep names. Without the key nobody can find the name of a hash by trying; the column index stays.
 
     The columns are index (counted from the beginning of the data), name, label (the predicted class),
     probability, outlier_score (larger = less trustworthy), p_value, trusted, error, true_label (for data with labels),
     cause (what a flagged input looks like), evidence (the p-value of each evidence alone), time (where the data was
-    opened with one), and of the first 64 flagged inputs of each part thumbnail or signal, csm and csm_classes (the
-    similarities of its likeliest classes, row after row), label_name and true_label_name where classes have names, and
-    the columns that the source keeps, as texts. A row with
-    an error has trusted false and no verdict: null in Parquet, empty in CSV. CSV has the scalar columns alone. The
+    opened with one), and of the first `pictures` flagged inputs of each part thumbnail or signal, csm and csm_classes
+    (the similarities of its likeliest classes, row after row), label_name and true_label_name where classes have names,
+    and the columns that the source keeps, as texts. A row with an error has trusted false and no verdict: null in
+    Parquet, empty in CSV. CSV has the scalar columns alone. The
     Arrow schema's metadata hold, as JSON under `gradgeo`, what the rows were made with.
 
     A run that was killed goes on when it is started again: finished parts are kept, and the rows are those of an
@@ -102,9 +108,13 @@ def score(
     out = Path(out).expanduser()
     if part_size < 1:
         raise expected("part_size", "1 or more", part_size)
+    if isinstance(pictures, bool) or not isinstance(pictures, int) or pictures < 0:
+        raise expected("pictures", "an integer, 0 or more", pictures)
+    if names_key is not None and (not isinstance(names_key, bytes) or not names_key):
+        raise expected("names_key", "None or bytes, at least one", names_key, "secrets.token_bytes(32) makes a key.")
     check_out(out)
     refuse_source(out, source.spec)
-    options = _run_options(source, conditional, tuple(groups), fdr)
+    options = replace(_run_options(source, conditional, tuple(groups), fdr), pictures=pictures, key=names_key)
     if options.compared and watch is not None:
         raise expected("watch", "None with conditional or groups", watch, "It knows p-values among all inputs only.")
     if not hasattr(detector, "input_shape_"):
@@ -134,6 +144,11 @@ def score(
             f"the column error says why. The first: {summary.first_error}"
         )
     return summary
+
+
+def run_id(detector: Detector, source: Source, part_size: int = PART) -> str:
+    """A hash of all that the rows of such a run depend on."""
+    return str(Manifest.of(detector, source, part_size).metadata.run)
 
 
 def _run_options(source: Source, conditional: str | None, groups: tuple[str, ...], fdr: float | None) -> RunOptions:

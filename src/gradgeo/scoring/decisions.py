@@ -10,14 +10,14 @@ import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from gradgeo._files import atomic_stream, regular_file
 from gradgeo._typing import IntArray
@@ -194,8 +194,8 @@ class Decisions:
             return 0, 0
         self.weights()
         possible = range(right, drawn.population - (count - right) + 1)
-        low = bisect_right(possible, level, key=lambda r: stats.hypergeom.sf(right - 1, drawn.population, r, count))
-        high = bisect_left(possible, -level, key=lambda r: -stats.hypergeom.cdf(right, drawn.population, r, count))
+        low = bisect_right(possible, level, key=lambda r: _at_least(right, drawn.population, r, count))
+        high = bisect_left(possible, -level, key=lambda r: _at_least(right + 1, drawn.population, r, count) - 1)
         return possible[low], possible[high - 1]
 
     def estimated(self, trusted: bool) -> int:
@@ -212,23 +212,19 @@ class Decisions:
         _, trusted = self.right(True, MISSED / 2)
         return min(1.0, rate.chance_of_more(flagged, flagged + trusted) + MISSED)
 
-    def smallest_seen(self, rate: FalseAlarmRate, level: float, power: float) -> float | None:
-        """The smallest rate here that `chance` would have found to exceed the stated one, at `level`, with probability
-        `power`, if as many of the trusted inputs are right; None where none would."""
-        count, population, trusted = self._count(False), self.sampling.flagged.population, self.estimated(True)
+    def smallest_seen(self, rate: FalseAlarmRate, level: float) -> float | None:
+        """About the smallest rate here that `chance` would find to exceed the stated one, at `level`, in four of five
+        cases, if as many trusted inputs are right and as large a share of the flagged ones was drawn; None for none."""
+        low, about = self.right(False, MISSED / 2)[0], self.estimated(False)
+        most, trusted = self.right(True, MISSED / 2)[1], self.estimated(True)
+        known = (low / about) ** 1.25 if about else 1.0  # the reach of the interval, and a quarter more for the power
 
-        def seen(right: int) -> bool:
-            counts = Counter({**self._counts, (False, True): right, (False, False): count - right})
-            supposed = replace(self)
-            supposed.__dict__["_counts"] = counts
-            return supposed.chance(rate) <= level
+        def found(right: int) -> bool:
+            return rate.chance_of_more(int(known * right), int(known * right) + most) + MISSED <= level
 
-        least = bisect_left(range(count + 1), True, key=seen)
-        if not count or least > count:
-            return None
-        found = range(least, population + 1)
-        at = bisect_left(found, power, key=lambda r: stats.hypergeom.sf(least - 1, population, r, count))
-        return found[at] / max(1, found[at] + trusted) if at < len(found) else None
+        counts = range(10 * (most + trusted) + 100)
+        least = bisect_left(counts, True, key=found)
+        return least / (least + trusted) if least < len(counts) and least else None
 
     def agreed(self, seed: int = 0) -> IntArray:
         """The column `index` of right predictions drawn so that each input of the data had the same chance, ascending.
@@ -252,6 +248,20 @@ class Decisions:
             )
 
 
+def _at_least(x: int, population: int, right: int, count: int) -> float:
+    """P(at least x of `count` are right), drawn without replacement from a population of which some are."""
+    least, most = max(0, count - (population - right)), min(right, count)
+    if x <= least:
+        return 1.0
+    k = np.arange(x, most + 1.0)
+
+    def ways(n: Any, k: Any) -> Any:
+        return -np.log(n + 1) - special.betaln(n - k + 1, k + 1)
+
+    mass = np.exp(ways(right, k) + ways(population - right, count - k) - ways(population, count))
+    return float(min(1.0, mass.sum()))
+
+
 def _ensure(holds: bool, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
@@ -260,7 +270,7 @@ def _ensure(holds: bool, otherwise: str) -> None:
 def _has(value: Any, what: str, needed: set[str], optional: set[str] | None = None) -> None:
     _ensure(isinstance(value, Mapping), f"{what} is no object")
     names = set(value)
-    wrong = names ^ needed if not needed <= names else names - needed - (optional or set())
+    wrong = (needed - names) | (names - needed - (optional or set()))
     _ensure(not wrong, f"{what} lacks or should not have {', '.join(sorted(map(str, wrong)))[:LONGEST]}")
 
 

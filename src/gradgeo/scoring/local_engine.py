@@ -18,9 +18,6 @@ from gradgeo.scoring.parts import Parts
 from gradgeo.scoring.summary import Summary
 from gradgeo.scoring.verdicts import BatchScorer, no_rows
 
-PREVIEWS = 64
-"""Flagged inputs of a part that get a preview: a picture and a CSM."""
-
 
 @dataclass(frozen=True)
 class ScoringJob:
@@ -89,7 +86,7 @@ def local(
             shape=job.detector.input_shape_,
         )
         for number, part in groupby(batches, job.number):
-            columns, previews = no_rows(job.source.keep), PREVIEWS
+            columns, previews = no_rows(job.source.keep), job.options.pictures
             for batch in part:
                 tally.add(batch)
                 previews -= scorer.add(batch, columns, previews)

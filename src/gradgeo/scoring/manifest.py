@@ -1,8 +1,10 @@
 """What a run is: all that its rows depend on, so that parts of different runs never mix."""
 
 import hashlib
+import hmac
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,11 @@ from gradgeo._version import __version__
 from gradgeo.classifier import fingerprint
 from gradgeo.data.source import Source
 from gradgeo.detector.detector import Detector
-from gradgeo.scoring.metadata import QUANTILES, Metadata
+from gradgeo.scoring.metadata import QUANTILES, Metadata, counted_mistakes
 from gradgeo.scoring.schema import VERSION
+
+PREVIEWS = 64
+"""Flagged inputs of a part that get a preview: a picture and a CSM."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,22 @@ class RunOptions:
     """Columns of the data that make the groups of `Detector.predict`."""
     fdr: float | None = None
     """The false discovery rate for which there are to be q-values."""
+    pictures: int = PREVIEWS
+    """Flagged inputs of a part that get a picture and a CSM."""
+    key: bytes | None = field(default=None, repr=False)
+    """Of the hashes that stand in place of names; None where names stay."""
+
+    def name(self, name: str) -> str:
+        """What stands in the column `name`: itself, or 16 hexadecimal digits of HMAC-SHA256."""
+        return name if self.key is None else hmac.new(self.key, name.encode(), "sha256").hexdigest()[:16]
+
+    def error(self, error: str | None, name: str) -> str | None:
+        """The text of an error, which may quote the name."""
+        if error is None or self.key is None:
+            return error
+        for quoted in sorted({name, Path(name).name} - {""}, key=len, reverse=True):
+            error = error.replace(quoted, self.name(name))
+        return error
 
     @property
     def compared(self) -> bool:
@@ -66,6 +87,10 @@ class Manifest:
             "part size": part_size,
         }
         asked = {"columns kept": list(source.keep), "conditional": options.conditional, "groups": list(options.groups)}
+        if options.pictures != PREVIEWS:
+            settings["pictures"] = options.pictures
+        if options.key is not None:  # a hash of it, so that another key is noticed
+            settings["names"] = "hash " + hmac.new(options.key, b"gradgeo", "sha256").hexdigest()[:8]
         settings |= {name: value for name, value in (asked | {"fdr": options.fdr}).items() if value}
         own: dict[str, dict[str, int]] = {"class": {}, "group": {}}
         if options.compared and not (options.conditional and options.groups):
@@ -80,6 +105,9 @@ class Manifest:
             input_shape=tuple(detector.input_shape_),
             calibration_scores=np.quantile(detector.calibration_scores_, np.linspace(0, 1, QUANTILES)),
             calibration_size=detector.calibration_size_,
+            mistakes=counted_mistakes(
+                detector.mistake_p_values_, detector.settings.level.threshold(detector.calibration_size_)
+            ),
             detector=digest,
             model=detector.notes.get("model"),
             data=source.spec,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradgeo._typing import Array
+from gradgeo._typing import Array, IntArray
 from gradgeo.data.kept import MOST as MOST_KEPT
 from gradgeo.detector.conformal import FalseAlarmRate, Level
 from gradgeo.errors import DataError, one_line
@@ -17,6 +17,23 @@ from gradgeo.scoring.schema import ASKED, COLUMNS, FORMAT, METADATA_KEY, MOST_EV
 
 QUANTILES = 101
 """Quantiles of the calibration scores that a file states, from the smallest to the largest."""
+
+
+STEPS = 200
+"""Equal steps of p-value; step b holds (b / STEPS, (b + 1) / STEPS]."""
+
+
+def steps(p: Array) -> IntArray:
+    """The step that each p-value falls in."""
+    return np.clip(np.ceil(p * STEPS - 1e-9).astype(np.int64) - 1, 0, STEPS - 1)
+
+
+def counted_mistakes(p: Array | None, threshold: float) -> tuple[int, ...] | None:
+    """`Metadata.mistakes` of their p-values (m,)."""
+    if p is None:
+        return None
+    trusted = p > threshold
+    return (int((~trusted).sum()), *np.bincount(steps(p[trusted]), minlength=STEPS).tolist())
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,10 @@ class Metadata:
     """(`QUANTILES`,) quantiles of the calibration scores, ascending."""
 
     calibration_size: int | None = None
+    mistakes: tuple[int, ...] | None = None
+    """(1 + `STEPS`,) misclassified inputs that the detector's calibration set apart: those it flags, then those it
+    trusts in equal steps of p-value. None in files of earlier versions."""
+
     detector: str | None = None
     """`Detector.digest()`."""
 
@@ -135,7 +156,9 @@ class Metadata:
             values[name] = tuple(map(one_line, values.get(name, ())))
         for name in _TEXTS & values.keys():
             values[name] = one_line(values[name])
-        values |= {name: tuple(values[name]) for name in ("groups", "kept", "class_sizes") if name in values}
+        values |= {
+            name: tuple(values[name]) for name in ("groups", "kept", "class_sizes", "mistakes") if name in values
+        }
         values["group_sizes"] = tuple((one_line(name), size) for name, size in values.get("group_sizes", ()))
         values["input_shape"] = tuple(values.get("input_shape", ()))
         if "calibration_scores" in values:
@@ -177,6 +200,9 @@ _LEGAL: dict[str, Callable[[Any], bool]] = {
         and all(low <= high for low, high in pairwise(value))
     ),
     "calibration_size": lambda value: _integer(value) and value > 0,
+    "mistakes": lambda value: (
+        isinstance(value, list) and len(value) == 1 + STEPS and all(_integer(count) and count >= 0 for count in value)
+    ),
     "detector": _text,
     "model": _text,
     "data": _text,
@@ -195,7 +221,7 @@ _LEGAL: dict[str, Callable[[Any], bool]] = {
     "run": _text,
 }
 
-_LATER = {"confidence", "conditional", "groups", "kept", "class_sizes", "group_sizes", "fdr"}
+_LATER = {"confidence", "mistakes", "conditional", "groups", "kept", "class_sizes", "group_sizes", "fdr"}
 """Left out where there are none: files without them are as earlier versions wrote them."""
 
 _TEXTS = {name for name, legal in _LEGAL.items() if legal is _text}

@@ -51,9 +51,9 @@ class RateCheck:
     low: float
     """The rate here lies between this and `high`, with 95 % confidence."""
     high: float
-    p: float
+    p: float | None
     """The probability of so many false alarms, or more, where the stated rate holds; corrected for all rates tested
-    (Holm 1979)."""
+    (Holm 1979). None where inputs are compared with all: no rate is stated for their class or group by itself."""
     smallest_seen: float | None
     """The smallest rate here that such a test would have found to exceed the stated one with probability `POWER`; None
     where not even flagging every input would have shown it."""
@@ -91,7 +91,7 @@ class SiteCheck:
     @property
     def exceeded(self) -> tuple[RateCheck, ...]:
         """The rates that do not hold here."""
-        return tuple(rate for rate in self.rates if rate.p <= self.level)
+        return tuple(rate for rate in self.rates if rate.p is not None and rate.p <= self.level)
 
     @property
     def verdict(self) -> Verdict:
@@ -112,6 +112,8 @@ class SiteCheck:
 
 def in_words(rate: RateCheck) -> str:
     """What is found of one rate."""
+    if rate.p is None:
+        return f"{rate.flagged} of {rate.judged} flagged; no rate is stated for these by themselves"
     share = "" if not rate.judged else f" ({100 * rate.share:.1f} %, [{100 * rate.low:.1f}, {100 * rate.high:.1f}])"
     seen = "no excess" if rate.smallest_seen is None else f"{100 * rate.smallest_seen:.1f} % or more"
     return (
@@ -140,7 +142,7 @@ def check(
         >>> check(detector, *parts["test"]).verdict
         'not exceeded'
         >>> x, y = parts["test"]
-        >>> check(detector, x + 0.3 * torch.rand_like(x), y).verdict  # another scanner
+        >>> check(detector, 0.7 * x, y).verdict  # another exposure
         'exceeded'
 
     Args:
@@ -157,10 +159,10 @@ def check(
     The number of false alarms among inputs that are exchangeable with those of calibration is beta-binomial, whatever
     the scores (`FalseAlarmRate.tail`): the test is exact, at any number of inputs, and corrected for the number of
     rates (Holm 1979). Each class and group is judged among its own calibration inputs, as `Detector.predict` does when
-    it is told to, for only so does the detector state a rate for it. That nothing is found is no proof: `smallest_seen`
-    says what would have been found.
+    it is told to, for only so does the detector state a rate for it: one with too few of them is counted, not tested.
+    That nothing is found is no proof: `smallest_seen` says what would have been found.
 
-    Cost: that of `Detector.predict`, and under a second for 10,000 inputs.
+    Cost: that of `Detector.predict`, and a second or two for 10,000 inputs.
 
     Raises: ArgumentError for inputs of another shape, labels that are none of the classes, or another number of groups.
     """
@@ -218,7 +220,7 @@ def check_decisions(
         low=low_flagged / max(1, low_flagged + high_trusted),
         high=high_flagged / max(1, high_flagged + low_trusted),
         p=decisions.chance(rate),
-        smallest_seen=decisions.smallest_seen(rate, level, POWER),
+        smallest_seen=decisions.smallest_seen(rate, level),
     )
     return SiteCheck(
         detector=decisions.detector,
@@ -286,13 +288,14 @@ def _tested(counts: Iterable[_Count], level: float) -> tuple[RateCheck, ...]:
     """The counts with intervals, corrected p-values, and what would have been seen."""
     counts = tuple(counts)
     lows, highs = exact_interval([c.flagged for c in counts], [c.judged for c in counts])
-    p = holm([c.stated.chance_of_more(c.flagged, c.judged) for c in counts])
-    each = level / len(counts)  # as strict as Holm's correction is of any rate
+    stated = [c for c in counts if c.compared == "own"]
+    p = dict(zip(stated, holm([c.stated.chance_of_more(c.flagged, c.judged) for c in stated]), strict=True))
+    each = level / len(stated)  # as strict as Holm's correction is of any rate
+    seen = {c: _smallest_seen(c.judged, c.stated.least_excess(c.judged, each)) for c in stated}
     return tuple(
-        RateCheck(c.by, c.name, c.stated, c.compared, c.judged, c.flagged, low, high, corrected,
-                  _smallest_seen(c.judged, c.stated.least_excess(c.judged, each)))
-        for c, low, high, corrected in zip(counts, lows.tolist(), highs.tolist(), p, strict=True)
-    )  # fmt: skip
+        RateCheck(c.by, c.name, c.stated, c.compared, c.judged, c.flagged, low, high, p.get(c), seen.get(c))
+        for c, low, high in zip(counts, lows.tolist(), highs.tolist(), strict=True)
+    )
 
 
 def _smallest_seen(judged: int, least: int) -> float | None:

@@ -66,9 +66,9 @@ class BatchScorer:
         items = [checked(item, self.detector.input_shape_) for item in items]
         batch: Columns = {name: [None] * len(items) for name in (*COLUMNS, *ASKED)}
         batch["index"] = [item.index for item in items]
-        batch["name"] = [item.name for item in items]
+        batch["name"] = [self.options.name(item.name) for item in items]
         batch["trusted"] = [False] * len(items)
-        batch["error"] = [item.error for item in items]
+        batch["error"] = [self.options.error(item.error, item.name) for item in items]
         batch["true_label"] = [item.label for item in items]
         batch["time"] = [item.time for item in items]
         batch |= {name: [item.kept[place] for item in items] for place, name in enumerate(self.kept)}

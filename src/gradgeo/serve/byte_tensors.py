@@ -12,7 +12,7 @@ DATATYPE = "BYTES"
 LENGTH = struct.Struct("<I")
 
 
-def read(data: Any, size: Any, binary: memoryview, rows: int) -> tuple[bytes, ...]:
+def read(data: Any, size: Any, binary: memoryview, rows: int, *, plain: bool = False) -> tuple[bytes, ...]:
     """The elements of a tensor.
 
     Args:
@@ -20,13 +20,14 @@ def read(data: Any, size: Any, binary: memoryview, rows: int) -> tuple[bytes, ..
         size: that the JSON states of the bytes behind it; or None.
         binary: the bytes behind the JSON.
         rows: elements that there should be.
+        plain: whether the texts of the JSON are the elements themselves rather than base64 of them.
 
     Raises: ProtocolError with 400.
     """
     if size is None:
         if binary or data is None:
             raise ProtocolError(400, "expected data in base64, or binary_data_size and the bytes behind the JSON")
-        return _of_base64(data, rows)
+        return _of_json(data, rows, plain)
     if data is not None:
         raise ProtocolError(400, "expected data or binary_data_size, got both")
     if isinstance(size, bool) or size != len(binary):
@@ -45,10 +46,12 @@ def read(data: Any, size: Any, binary: memoryview, rows: int) -> tuple[bytes, ..
     return tuple(elements)
 
 
-def _of_base64(data: list[Any], rows: int) -> tuple[bytes, ...]:
+def _of_json(data: list[Any], rows: int, plain: bool) -> tuple[bytes, ...]:
     texts = [entry[0] if isinstance(entry, list) and len(entry) == 1 else entry for entry in data]
     if len(texts) != rows or not all(isinstance(text, str) for text in texts):
-        raise ProtocolError(400, f"expected data to be {rows} texts in base64")
+        raise ProtocolError(400, f"expected data to be {rows} texts{'' if plain else ' in base64'}")
+    if plain:
+        return tuple(text.encode() for text in texts)
     try:
         return tuple(base64.b64decode(text, validate=True) for text in texts)
     except (binascii.Error, ValueError):

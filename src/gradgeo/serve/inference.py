@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gradgeo._files import regular_file
 from gradgeo.classifier.fingerprint import synthetic_inputs
+from gradgeo.classifier.text import TextClassifier
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.detector.detector import Detector
@@ -34,6 +35,11 @@ class Facts:
     calibration_size: int
     parameters: dict[str, Any]
     """What the metadata of the model say of the detector; `detector_sha256` is its digest."""
+    texts: bool = False
+    """Whether inputs are texts."""
+
+    mistakes: tuple[float, ...] = ()
+    """P-values of mistakes that the traffic is compared with: `Detector.mistake_p_values_`."""
 
     @property
     def digest(self) -> str:
@@ -79,17 +85,20 @@ class DetectorInference:
                 "preprocess": notes.get("preprocess"),
                 **({} if detector.noise_ is None else {"noise": detector.noise_}),
             },
+            mistakes=() if detector.mistake_p_values_ is None else tuple(detector.mistake_p_values_.tolist()),
+            texts=isinstance(detector.model, TextClassifier),
         )
 
     def __call__(self, x: NDArray[Any], explain: Detail = Detail.VERDICTS) -> dict[str, Column]:
         """Every output of the protocol; `cause` only with explanations, `detail` only with pictures."""
-        judgement = self._detector.judge(torch.from_numpy(x), explain=bool(explain))
+        of_text = x.dtype == object
+        judgement = self._detector.judge(x.tolist() if of_text else torch.from_numpy(x), explain=bool(explain))
         columns: dict[str, Column] = {name: column.numpy() for name, column in vars(judgement.predictions).items()}
         columns["logits"] = judgement.logits.float().numpy()
         if explain:
             explanations = judgement.explanations
             columns["cause"] = [(explanations[row].cause or "") if row in explanations else "" for row in range(len(x))]
-        if explain == Detail.PICTURES:
+        if explain == Detail.PICTURES and not of_text:
             columns["detail"] = self._details(torch.from_numpy(x), judgement.logits)
         return columns
 

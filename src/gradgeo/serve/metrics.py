@@ -36,6 +36,7 @@ class Metrics:
         self.queue = Gauge("gradgeo_queue_rows", "Inputs in the queue.", registry=registry)
         self.workers = Gauge("gradgeo_workers", "Workers that are ready.", registry=registry)
         self.restarts = Gauge("gradgeo_worker_restarts", "Restarts of workers.", registry=registry)
+        self.lost = Counter("gradgeo_record_lost", "Verdicts that could not be recorded.", registry=registry)
         against = ["against"]
         self._evidence = Gauge(
             "gradgeo_watch_log10", "log10 of the martingale; it alarms at -log10(rate).", against, registry=registry

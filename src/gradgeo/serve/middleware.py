@@ -56,6 +56,7 @@ class RequestMiddleware:
         answer = _Answer(send, self._service().limits.client_timeout)
         state = scope.setdefault("state", {})
         state["rows"] = state["untrusted"] = None
+        state["request"] = answer.id
         refusal = self._refusal(scope)
         try:
             if refusal is not None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gradgeo.serve import protocol
 from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.protocol import InferenceRequest
+from gradgeo.serve.texts import TextReader
 from gradgeo.serve.web.preparation import FileReader
 from gradgeo.serve.workers import InferenceError, Pool, StartError, WorkerLostError
 
@@ -30,7 +31,7 @@ class Reader:
     dtype: np.dtype[Any]
     most_rows: int
     offered: tuple[str, ...]
-    prepare: FileReader | str = "this model takes none"
+    prepare: FileReader | TextReader | str = "this model takes none"
     """How files become inputs, or why they cannot."""
 
     facts: None = None
@@ -41,7 +42,7 @@ class Reader:
 
     def decoder(self) -> "_Task":
         """The same, ready for files, so that the first of them does not wait for libraries."""
-        if not isinstance(self.prepare, str):
+        if isinstance(self.prepare, FileReader):
             self.prepare.get_ready()
         return _Task(self)
 
@@ -54,6 +55,7 @@ class Reader:
             dtype=self.dtype,
             most_rows=self.most_rows,
             offered=self.offered,
+            texts=isinstance(self.prepare, TextReader),
         )
 
     def inputs(self, files: Sequence[bytes]) -> NDArray[Any]:
@@ -126,8 +128,8 @@ class Parser:
 
     async def inputs(self, files: tuple[bytes, ...]) -> NDArray[Any]:
         """The inputs (N, *input) that files become. Raises: ProtocolError, as `__call__`."""
-        if isinstance(self._reader.prepare, str):
-            return self._reader.inputs(files)  # refuses them
+        if not isinstance(self._reader.prepare, FileReader):
+            return self._reader.inputs(files)  # texts, or refused
         return await self._elsewhere(_Files(files))  # type: ignore[no-any-return]
 
     async def _elsewhere(self, job: _Body | _Files) -> Any:

@@ -83,8 +83,10 @@ def read(
     dtype: np.dtype[Any],
     most_rows: int,
     offered: Sequence[str] = tuple(OUTPUTS),
+    texts: bool = False,
 ) -> InferenceRequest:
-    """The request in `body`, for a model with inputs of `shape` and `dtype`, for some of the `offered` outputs.
+    """The request in `body`, for a model with inputs of `shape` and `dtype`, or of `texts`, for some of the `offered`
+    outputs.
 
     Raises: ProtocolError with 400, or 413 for more than `most_rows`; its message holds no value of an input.
     """
@@ -101,8 +103,10 @@ def read(
     if tensor.datatype == byte_tensors.DATATYPE:
         rows = _rows(tensor, tuple(tensor.shape[1:]) if tensor.shape[1:] == [1] else (), most_rows)
         size = (tensor.parameters or {}).get(BINARY)
-        files = byte_tensors.read(tensor.data, size, binary, rows)
+        files = byte_tensors.read(tensor.data, size, binary, rows, plain=texts)
         return InferenceRequest(np.empty((0, *shape), dtype), request.id, wanted, files)
+    if texts:
+        raise ProtocolError(400, "expected the datatype BYTES: this model judges texts")
     rows = _rows(tensor, shape, most_rows)
     with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite and cannot be judged
         x = _values(tensor, binary, (rows, *shape)).astype(dtype, copy=False)

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -107,6 +108,8 @@ class Server(uvicorn.Server):
         allowed_hosts: names that clients may call the server by; "*" for any. None for the names of this machine where
             `host` is one, and otherwise any.
         outputs: that clients may ask for; None for all.
+        record: a folder for a line about every verdict (`gradgeo.serve.record`) and the state of the watches, which
+            then goes on after a restart; None for neither.
         page: whether people get a page at `/`.
         transform: as in `Service`.
     """
@@ -125,9 +128,11 @@ class Server(uvicorn.Server):
         watch_rate: float = 1e-3,
         allowed_hosts: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
+        record: Path | None = None,
         page: bool = True,
         transform: Any = None,
     ) -> None:
+        self._record = record
         self._pool, self._name, self._drain_delay, self._watch_rate = pool, name, drain_delay, watch_rate
         self.limits, self._outputs, self._transform = limits or Limits(), _outputs(outputs), transform
         self._service: Service | None = None
@@ -171,9 +176,11 @@ class Server(uvicorn.Server):
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        keeping = asyncio.ensure_future(self.service().keep_watching())
         try:
             yield
         finally:
+            keeping.cancel()
             await self.service().close()
             event("ended")
 
@@ -190,6 +197,7 @@ class Server(uvicorn.Server):
             self.limits,
             watch_rate=self._watch_rate,
             outputs=self._outputs,
+            folder=self._record,
             transform=self._transform,
         )
         self._service.batcher.start()

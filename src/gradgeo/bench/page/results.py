@@ -294,6 +294,9 @@ def remarks(runs: Sequence[ModelResults]) -> list[str]:
     parts = len({(run.made["command"], run.made["revision"]) for run in runs})
     if parts > 1:
         found[f"Measured in {parts} parts: the command, date and revision of each model stand beneath it."] = None
+    former = [run.model["name"] for run in runs if not any(entry.get("kinds") for entry in run.summary.values())]
+    if 0 < len(former) < len(runs):
+        found[f"Measured by a former protocol, with means over all scenarios: {', '.join(former)}."] = None
     return list(found)
 
 

@@ -61,8 +61,11 @@ def add_judge(app: FastAPI, service: Callable[[], Service]) -> None:
 
 async def _judge(service: Service, request: Request, detail: Detail) -> Response:
     _check_offered(service, detail)
+    if service.facts.texts:
+        raise ProtocolError(400, "this model judges texts: send a BYTES tensor to its infer path")
     x = await bodies.read_file(service, request)
     columns = await unless_gone(request, service.judge(x, detail))
+    service.note(request.state.request, x, columns)
     request.state.rows = 1
     if "trusted" in columns:
         request.state.untrusted = int(not columns["trusted"][0])

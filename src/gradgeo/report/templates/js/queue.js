@@ -3,7 +3,7 @@ const startQueue = () => {
   const data = pageData("queue"), section = get("review");
   if (!data || !section) return;
   const decisions = new Decisions(data), list = get("review-list"), canvas = get("review-picture"), overlay = get("review-overlay");
-  const words = { agree: "agree", wrong_class: "wrong class", none_of_the_classes: "none", artefact: "artefact" };
+  const words = { agree: "agree", wrong_class: "wrong class", none_of_the_classes: "no class fits", artefact: "artefact" };
   const nodes = new Map(), tell = (text) => { get("review-told").textContent = text; };
   let items = data.items, at = 0;
 

@@ -1,0 +1,71 @@
+"""Texts at the server: a BYTES tensor of strings, as the public client sends them and as JSON has them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gradgeo
+from gradgeo.serve.errors import ProtocolError
+from gradgeo.serve.inference import DetectorInference
+from gradgeo.serve.limits import Limits
+from gradgeo.serve.server import Server
+from gradgeo.serve.texts import LONGEST, TextReader
+from helpers.serving import LocalPool, request, served
+
+tritonclient = pytest.importorskip("tritonclient.http")
+
+PATH = "/v2/models/m/infer"
+TEXTS = ["order 400 arrived", "что?", ""]
+
+
+@pytest.fixture(scope="module")
+def detector() -> gradgeo.Detector:
+    torch.manual_seed(0)
+    bag = torch.nn.Sequential(torch.nn.EmbeddingBag(128, 8), torch.nn.Linear(8, 3))
+    model = gradgeo.text(bag, lambda text: [ord(letter) % 128 for letter in text], max_length=20)
+    return gradgeo.Detector(model, evidence=["confidence", "neighbours"]).fit(
+        [f"order {number} arrived" for number in range(60)]
+    )
+
+
+@pytest.fixture(scope="module")
+def server(detector: gradgeo.Detector) -> Iterator[Server]:
+    inference = DetectorInference(detector)
+    with served(LocalPool(inference, facts=inference.facts), Limits(delay=0)) as server:
+        yield server
+
+
+def asked(server: Server, body: dict[str, Any]) -> tuple[int, Any]:
+    status, answer, _ = request(server, "POST", PATH, body)
+    return status, answer
+
+
+@pytest.mark.filterwarnings("ignore:.*NaN or infinite")
+def test_verdicts_are_those_of_predict(server: Server, detector: gradgeo.Detector) -> None:
+    own = detector.predict(TEXTS)
+    body = {"inputs": [{"name": "input", "datatype": "BYTES", "shape": [3], "data": TEXTS}]}
+    status, answer = asked(server, body)
+    assert status == 200
+    columns = {output["name"]: output["data"] for output in answer["outputs"]}
+    assert columns["trusted"] == own.trusted.tolist()
+    assert columns["p_value"][:2] == own.p_value[:2].tolist()
+    assert columns["p_value"][2] is None
+    client = tritonclient.InferenceServerClient("{}:{}".format(*server.address))
+    tensor = tritonclient.InferInput("input", [3], "BYTES")
+    tensor.set_data_from_numpy(np.array([text.encode() for text in TEXTS], object))
+    assert client.infer("m", [tensor]).as_numpy("trusted").tolist() == own.trusted.tolist()
+    assert client.get_model_metadata("m")["inputs"] == [{"name": "input", "datatype": "BYTES", "shape": [-1]}]
+
+
+def test_what_is_no_text_is_refused(server: Server) -> None:
+    body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 20, 9], "data": [0.0] * 180}]}
+    assert asked(server, body) == (400, {"error": "expected the datatype BYTES: this model judges texts"})
+    body = {"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": [3]}]}
+    assert asked(server, body)[0] == 400
+    with pytest.raises(ProtocolError, match="expected texts in UTF-8, got other bytes in element 1"):
+        TextReader()([b"a", b"\xff"])
+    with pytest.raises(ProtocolError, match=f"at most {LONGEST} bytes"):
+        TextReader()([b"a" * (LONGEST + 1)])
