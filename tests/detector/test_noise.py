@@ -126,3 +126,21 @@ def test_noise_that_says_nothing_is_refused(detector: gradgeo.Detector) -> None:
         gradgeo.Detector(Random(), evidence="lite", noise=0.1).fit(X)
     with pytest.raises(ExportError, match=r"judges inputs with fresh noise \(noise=0.2\)"):
         gradgeo.export.pt2(detector, X[:4], "detector.pt2")
+
+
+def test_another_site_is_calibrated_with_noise_too(detector: gradgeo.Detector) -> None:
+    x, y = inputs(200, seed=7), detector.model(inputs(200, seed=7)).argmax(1)
+    other = detector.recalibrate(x, y, why="another site")
+    assert other.noise_ == 0.2
+    with repeatable(2):
+        own = detector.outlier_score(x)
+    assert other.calibration_size_ + other.misclassified_ == 200
+    assert other.misclassified_ > 0  # by the noise: each is its own prediction without
+    assert stats.ks_2samp(other.calibration_scores_, own.numpy()).pvalue > 1e-4
+
+
+def test_texts_get_no_noise() -> None:
+    with pytest.raises(ArgumentError, match=r"expected noise to be None for texts, got 0\.1"):
+        Noise(0.1).refuse_texts(True)
+    Noise(0.1).refuse_texts(False)
+    Noise().refuse_texts(True)

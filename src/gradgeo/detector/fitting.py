@@ -19,7 +19,7 @@ from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.held_out import calibration_set, outlier_scores
-from gradgeo.detector.inputs import Data, batches, for_model
+from gradgeo.detector.inputs import Data, Texts, batches, for_model
 from gradgeo.detector.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.narration import SILENT, FitObserver
 from gradgeo.detector.noise import NO_NOISE, Noise
@@ -51,6 +51,7 @@ def fit(
     data = data if columns is None else tables.numbers_of(data)
     # The same draws in every reading, and in every fit with this seed: only those of queries must not be known.
     noise = Noise(float(settings.noise or 0.0), seed=int(settings.seed))
+    noise.refuse_texts(isinstance(data, Texts))
     scanned = scan(model, data, labels, batch_size=settings.batch_size, noise=noise, observer=observer)
     observer.scanned(scanned)
     scanned.warn_if_unusable()

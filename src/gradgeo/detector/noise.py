@@ -51,6 +51,11 @@ class Noise:
                 "Fit without noise."
             )
 
+    def refuse_texts(self, texts: bool) -> None:
+        """ArgumentError for noise on `texts`, whose inputs hold the numbers of tokens beside what stands for them."""
+        if self.sigma and texts:
+            raise expected("noise", "None for texts", self.sigma, "Changes of a text are not small in L2.")
+
     def refuse_wider_than(self, width: float) -> None:
         """ArgumentError for noise beyond the `width` of the inputs' range, which is a mistake of units."""
         if self.sigma > width > 0:
