@@ -218,4 +218,18 @@ def test_a_short_path_is_the_module_itself() -> None:
 
 def test_the_commands_are_as_before() -> None:
     names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
-    assert names == ["demo", "fit", "score", "explain", "info", "card", "path", "report", "serve", "export", "bench"]
+    assert names == [
+        "demo",
+        "fit",
+        "score",
+        "check",
+        "recalibrate",
+        "explain",
+        "info",
+        "card",
+        "path",
+        "report",
+        "serve",
+        "export",
+        "bench",
+    ]

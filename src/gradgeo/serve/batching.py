@@ -17,6 +17,7 @@ from gradgeo.serve.protocol import Column, Detail, part
 from gradgeo.serve.workers import InferenceError, WorkerLostError
 
 GOING_DOWN = ProtocolError(503, "the server is going down")
+FAULT = ProtocolError(500, "the batch could not be judged")
 
 Run = Callable[[NDArray[Any], Detail], Awaitable[dict[str, Column]]]
 
@@ -153,9 +154,9 @@ class Batcher:
         except Exception as error:  # a fault of ours must not end the loop
             event("batch failed", logging.ERROR, exc_info=error)
             for waiting in batch:
-                _fail(waiting, ProtocolError(500, "the batch could not be judged"))
+                _fail(waiting, FAULT)
         else:
-            self._on_batch(columns)
+            self._count(columns)
             start = 0
             for waiting in batch:
                 rows = slice(start, start := start + len(waiting.x))
@@ -199,10 +200,20 @@ class Batcher:
         except asyncio.CancelledError:
             _fail(waiting, GOING_DOWN)
             raise
+        except Exception as error:
+            event("batch failed", logging.ERROR, exc_info=error)
+            _fail(waiting, FAULT)
         else:
-            self._on_batch(columns)
+            self._count(columns)
             if not waiting.answer.done():
                 waiting.answer.set_result(columns)
+
+    def _count(self, columns: dict[str, Column]) -> None:
+        """What counts verdicts must not hold them back, nor end the loop."""
+        try:
+            self._on_batch(columns)
+        except Exception as error:
+            event("batch not counted", logging.ERROR, exc_info=error)
 
 
 def _fail(waiting: _Waiting, error: ProtocolError) -> None:
