@@ -375,7 +375,7 @@ def test_a_file_with_other_answers_does_not_appear(
         path.write_text("half written")
         return lambda x: replace_in(said(simple, x), "outlier_score", torch.zeros(len(x)).double())
 
-    monkeypatch.setattr(formats, "_program", lambda *arguments: None)
+    monkeypatch.setattr(formats, "_program", lambda *arguments, **options: None)
     monkeypatch.setattr(formats, "WRITERS", {"pt2": wrong})
     with pytest.raises(
         ExportError, match=r"gives other answers than the detector in batches of 1.*Nothing was written"

@@ -256,12 +256,13 @@ NAMED = [f"{module}.{name}" for module in MODULES for name in importlib.import_m
 WITHOUT_ALL = {  # modules without __all__: all that they define and that has no underscore
     "gradgeo.detector.guard": (),
     "gradgeo.metrics": (),
+    "gradgeo.certificate": (),
     "gradgeo.integrations.pytorch_ood": (),
     "gradgeo.integrations.scikit_learn": (),
     "gradgeo.watch": (),
     "gradgeo.attacks.decision_path": (),
 }
-MODULES_SHOWN = {"gradgeo.attacks", "gradgeo.export"}  # pages of their own rather than entries
+MODULES_SHOWN = {"gradgeo.attacks", "gradgeo.certificate", "gradgeo.export"}  # pages of their own rather than entries
 
 
 def defined(module: str) -> Iterator[str]:

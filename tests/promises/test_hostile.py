@@ -160,4 +160,4 @@ def test_no_duration_is_measured_with_a_clock_that_can_be_set() -> None:
                 found.add(path.name)
             if isinstance(node, ast.ImportFrom) and node.module == "time":
                 assert not {alias.name for alias in node.names} & {"time", "time_ns", "localtime"}, path
-    assert found <= {"page.py", "provenance.py", "record.py"}
+    assert found <= {"page.py", "provenance.py", "record.py", "data_record.py"}

@@ -91,7 +91,7 @@ def test_the_report_states_what_the_rows_were_made_with(
 ) -> None:
     scored(detector, open_source(data), tmp_path / name)
     scores = Scores(tmp_path / name)
-    assert scores.columns == set(COLUMNS) - {"time"}
+    assert scores.columns == set(COLUMNS) - {"time"} | {"label_name", "true_label_name"}
     metadata = scores.metadata
     assert (metadata.detector, metadata.alpha) == (detector.digest(), detector.alpha)
     assert (metadata.evidence, metadata.input_shape) == (tuple(detector.evidence_), (1, 4, 4))

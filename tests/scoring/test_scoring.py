@@ -88,7 +88,7 @@ def test_csv_and_parquet_say_the_same(detector: Detector, tmp_path: Path) -> Non
     assert table.schema.names == [name for name in COLUMNS if name != "time"]
     assert [str(kind) for kind in table.schema.types] == [
         *("int64", "string", "int64", "double", "double", "double", "bool", "string", "int64", "string"),
-        *("list<element: float>", "binary", *["list<element: float>"] * 2, "list<element: int32>"),
+        *("list<element: float>", "binary", *["list<element: float>"] * 2, "list<element: int32>", "binary"),
     ]
     rows = table.to_pylist()
     text = {None: "", True: "true", False: "false"}

@@ -4,7 +4,6 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,6 +103,7 @@ def check(
     Example: gradgeo check digits.gradgeo -m digits -d digits/test --labels -o check.html
     """
     from gradgeo.detector import serialization
+    from gradgeo.detector.data_record import today
     from gradgeo.scoring.decisions import Decisions
     from gradgeo.scoring.site_check import SiteCheck, check_decisions, in_words
     from gradgeo.scoring.site_check import check as check_site
@@ -133,7 +133,7 @@ def check(
         )  # fmt: skip
         found = site.run("checking", lambda loader, kinds: check_site(detector, loader, groups=kinds, **options))
         made |= {"data": data, "SHA-256 of its inputs and labels": site.items.sha256 or ""}
-    made |= {"date": datetime.now(UTC).date().isoformat(), "command": shlex.join(["gradgeo", *sys.argv[1:]])}
+    made |= {"date": today(), "command": shlex.join(["gradgeo", *sys.argv[1:]])}
     document = json.dumps({"made": made, **found.as_dict()}, indent=1)
     if out is not None:
         _write(out, document, found, data or str(decisions), made)

@@ -26,4 +26,9 @@ class DataRecord:
         """Plain values, ready for JSON, with the date."""
         labels = {str(label): count for label, count in sorted(self._labels.items())}
         data = {"sha256": self._digest.hexdigest(), "items": self._items, "labels": labels}
-        return {"date": datetime.now(UTC).date().isoformat(), "data": data}
+        return {"date": today(), "data": data}
+
+
+def today() -> str:
+    """The date in UTC by the clock of the machine, for records: never for durations."""
+    return datetime.now(UTC).date().isoformat()

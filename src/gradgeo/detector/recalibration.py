@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Dataset
 
 from gradgeo.classifier.wrapper import Model
+from gradgeo.detector.data_record import today
 from gradgeo.detector.document import LONGEST_REASON
 from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.held_out import calibration_set, outlier_scores
@@ -67,7 +67,7 @@ class Recalibrated(Learned):
         """
         if not isinstance(why, str) or not why.strip() or len(why) > LONGEST_REASON:
             raise expected("why", f"a text of at most {LONGEST_REASON} characters", why, "It stands in the new file.")
-        ancestor = Ancestor(self.digest(), why, datetime.now(UTC).date().isoformat())
+        ancestor = Ancestor(self.digest(), why, today())
         fitted = recalibrated(self.fitted_, self.model, data, labels, groups, self.settings)
         arguments = {field.name: getattr(self, field.name) for field in fields(Settings)}
         make: Any = type(self)
