@@ -98,3 +98,13 @@ def test_asked_to_end_while_it_loads_it_ends_at_once() -> None:
     assert not thread.is_alive()
     assert pool.cancelled
     assert server.failure is None
+
+
+def test_answers_do_not_wait_for_an_acknowledgement() -> None:
+    """asyncio sets TCP_NODELAY on connections of sockets that name their protocol; else each answer takes 40 ms more."""
+    for host in ("127.0.0.1", "::1") if socket.has_ipv6 else ("127.0.0.1",):
+        try:
+            with reserve(host, 0) as listening:
+                assert listening.proto == socket.IPPROTO_TCP
+        except ArgumentError:
+            assert host == "::1"  # no such address here
