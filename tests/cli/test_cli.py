@@ -112,7 +112,7 @@ def test_fit_says_what_it_saw_and_what_to_expect(room: Path) -> None:
         r"classes   0 = 0, 1 = 1, 2 = 2, 3 = 3, 4 = 4, 5 = 5 and 4 more",
         r"right     \d\d\.\d% \(\d+ of 300\) of the labels; .*",
         r"left out  \d+ misclassified",
-        r"time      \S+ m?s an input, about .* in all",
+        r"time      (less than 1 ms|\S+ m?s) an input, about .* in all",
         r"false alarms +5.0 % expected, at most .*",
         r"mistakes flagged +\d+% \(\d+ of \d+; \d+% to \d+% of such\)",
         r"took +.*",
