@@ -326,7 +326,7 @@ def soaked(server: Served, x: Floats, requests: int, *, clients: int = CLIENTS, 
             kind = _MIX[number % len(_MIX)]
             body, headers = _KINDS[kind][1](np.roll(x, -number, axis=0))
             if number % GOES == GOES - 1:
-                _goes(server, body, headers)
+                go_away(server, body, headers)
                 continue
             began = time.perf_counter()
             status = status_of(connection, body, headers)
@@ -390,7 +390,9 @@ def status_of(connection: HTTPConnection, body: bytes, headers: dict[str, str]) 
     return response.status if response.status == 200 or json.loads(answer).get("error") else 0
 
 
-def _goes(server: Served, body: bytes, headers: dict[str, str]) -> None:
+def go_away(server: Served, body: bytes, headers: dict[str, str]) -> None:
+    """Send a request and close the connection before the answer; it may be refused before all of it was sent."""
     connection = HTTPConnection(*server.address, timeout=120)
-    connection.request("POST", "/v2/models/m/infer", body, headers)
+    with contextlib.suppress(OSError):
+        connection.request("POST", "/v2/models/m/infer", body, headers)
     connection.close()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.page import Page
-from benchmarks.serving import Floats, Served, status_of
+from benchmarks.serving import Floats, Served, go_away, status_of
 from benchmarks.soak.health import quantiles, told
 from benchmarks.soak.processes import client, served
 from benchmarks.soak.requests import BEGINNING, HOSTILE, KINDS, ROWS
@@ -106,7 +106,7 @@ def soaked(
                 events_at(number)
             body, headers = KINDS[name].body(np.roll(x, -number, axis=0))
             if goes:
-                _go(server, body, headers)
+                go_away(server, body, headers)
                 soak.gone += 1
                 continue
             status = status_of(connection, body, headers)
@@ -160,13 +160,6 @@ def _limit_files(server: Served, size: int | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
-
-
-def _go(server: Served, body: bytes, headers: dict[str, str]) -> None:
-    connection = HTTPConnection(*server.address, timeout=120)
-    with contextlib.suppress(OSError):  # refused before all of it was sent
-        connection.request("POST", "/v2/models/m/infer", body, headers)
-    connection.close()
 
 
 def _raw(server: Served, data: bytes) -> int:
