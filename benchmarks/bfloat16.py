@@ -15,7 +15,7 @@ from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.classifier.split import tap
 from gradgeo.classifier.wrapper import PRECISIONS
-from gradgeo.detector.one_class import ClassConditionalCopula
+from gradgeo.detector.one_class.base import ClassConditionalCopula
 from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss

@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from gradgeo._typing import Array
-from gradgeo.detector.conformal import p_values
+from gradgeo.detector.calibration.conformal import p_values
 from gradgeo.report.drift import LEVEL
 from gradgeo.report.summary import SCORE_BINS, Summary, Windows
 from gradgeo.report.trend import windows

@@ -19,7 +19,7 @@ from gradgeo.bench.evaluate import generate
 from gradgeo.bench.scenarios import Task
 from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
-from gradgeo.detector.fitting import NEAREST, typical_temperature
+from gradgeo.detector.fit.fitting import NEAREST, typical_temperature
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.results import CAUSES, likely_cause
 from gradgeo.geometry.losses import Loss

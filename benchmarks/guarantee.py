@@ -7,7 +7,7 @@ from benchmarks.evidence import fusion_of, measured_by
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.detector import conformal
+from gradgeo.detector.calibration import conformal
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import PRESETS
 

@@ -15,7 +15,7 @@ from benchmarks.page import Page
 from benchmarks.shipped import Suite, pgd_examples
 from benchmarks.ten_statistics import TenStatistics, ten_statistics
 from gradgeo._typing import Array, IntArray
-from gradgeo.detector.one_class import ClassConditionalCopula
+from gradgeo.detector.one_class.base import ClassConditionalCopula
 from gradgeo.metrics import auroc, tnr_at_tpr
 
 SIZE = 500
@@ -82,11 +82,9 @@ def run(suite: Suite) -> Page:
     rows.sort(key=lambda row: -page.data[row[0]]["auroc"])
     page.table(["model", *heading, "mean"], rows)
     page.say(
-        "Normal scores with a Gaussian for each predicted class (what `gradgeo.detector.one_class` does) has the best "
-        "mean, needs "
-        "a few matrices to save, and scores in microseconds. With few inputs for a class, shrinkage carries it: "
-        "classes "
-        "with at least as many inputs as features do better with a Gaussian of their own than with the shared one:"
+        "Normal scores with a Gaussian for each predicted class (`gradgeo.detector.one_class.base`) has the best mean, "
+        "needs a few matrices to save, and scores in microseconds. With few inputs for a class, shrinkage carries it: "
+        "classes with at least as many inputs as features do better with an own Gaussian than with the shared one:"
     )
     page.table(["inputs fitted on", "own from 1 x features", "2 x", "5 x", "always shared"], _thresholds(scenarios))
     return page

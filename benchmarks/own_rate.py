@@ -13,8 +13,8 @@ from benchmarks.shipped import Suite
 from gradgeo._typing import Array, IntArray
 from gradgeo.bench.cache import CHUNK, DETECTOR_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.detector import conformal
-from gradgeo.detector.conformal import Level
+from gradgeo.detector.calibration import conformal
+from gradgeo.detector.calibration.conformal import Level
 from gradgeo.detector.detector import Detector
 
 NAMES = ("mnist", "cifar10", "ecg5000", "digits")

@@ -8,9 +8,9 @@ from benchmarks.own_rate import held_out
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from gradgeo._typing import Array, IntArray
-from gradgeo.detector import conformal
-from gradgeo.detector.conformal import Level
-from gradgeo.detector.mondrian import Kinds
+from gradgeo.detector.calibration import conformal
+from gradgeo.detector.calibration.conformal import Level
+from gradgeo.detector.calibration.mondrian import Kinds
 
 NAMES = ("cifar10", "ecg5000")
 SPLITS = 200

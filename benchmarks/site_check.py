@@ -10,7 +10,7 @@ from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from gradgeo._typing import Array
 from gradgeo.data.digits import digits_classifier, split
-from gradgeo.detector.conformal import Level, p_values
+from gradgeo.detector.calibration.conformal import Level, p_values
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.extraction import EvidenceExtractor
 from gradgeo.metrics import holm

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.bench.cache import CHUNK, GEOMETRY_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.detector.one_class import ClassConditionalCopula
+from gradgeo.detector.one_class.base import ClassConditionalCopula
 from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss

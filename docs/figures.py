@@ -15,7 +15,7 @@ import gradgeo
 from gradgeo import demo
 from gradgeo.attacks import pgd
 from gradgeo.data import digits
-from gradgeo.detector.conformal import p_values
+from gradgeo.detector.calibration.conformal import p_values
 from gradgeo.report import plots
 from gradgeo.report.plots.figures import blank
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradgeo.detector import progress
+from gradgeo.detector.fit import progress
 from helpers import ROOT, TESTS
 
 pytest_plugins = ["helpers.browsing", "helpers.cost", "helpers.cpu_time"]

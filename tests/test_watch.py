@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from gradgeo.detector import conformal
+from gradgeo.detector.calibration import conformal
 from gradgeo.errors import ArgumentError
 from gradgeo.watch import Watch
 

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.paper.settings import Statistics
 from gradgeo._typing import Array
-from gradgeo.detector.loda import Loda
-from gradgeo.detector.one_class import ClassConditionalCopula, OneClass
+from gradgeo.detector.one_class.base import ClassConditionalCopula, OneClass
+from gradgeo.detector.one_class.loda import Loda
 from gradgeo.metrics import Estimate, auroc, tnr_at_tpr
 
 ONE_CLASS = ("copula", "LODA")

@@ -33,10 +33,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_NAMES` says the same 
     from gradgeo.classifier.split import tap
     from gradgeo.classifier.text import text
     from gradgeo.detector import evidence as evidence
+    from gradgeo.detector.calibration.selection import fdr
     from gradgeo.detector.detector import Detector
     from gradgeo.detector.guard import guard
     from gradgeo.detector.results import Explanation, Judgement, Predictions
-    from gradgeo.detector.selection import fdr
     from gradgeo.errors import GradgeoError, GradgeoWarning
     from gradgeo.geometry.neighbourhood import LocalMinimum, directional_curvature, local_minimum, zeta
     from gradgeo.geometry.saliency import saliency_maps
@@ -81,7 +81,7 @@ _NAMES = {
     "gradgeo.classifier.text": ("text",),
     "gradgeo.detector.detector": ("Detector",),
     "gradgeo.detector.guard": ("guard",),
-    "gradgeo.detector.selection": ("fdr",),
+    "gradgeo.detector.calibration.selection": ("fdr",),
     "gradgeo.detector.results": ("Explanation", "Judgement", "Predictions"),
     "gradgeo.errors": ("GradgeoError", "GradgeoWarning"),
     "gradgeo.geometry.neighbourhood": ("LocalMinimum", "directional_curvature", "local_minimum", "zeta"),
@@ -98,14 +98,14 @@ _SUBMODULES = (
 """The submodules that the documentation describes, for `dir`; any other is an attribute too."""
 
 _MOVED = {
-    "gradgeo.conformal": "gradgeo.detector.conformal",
-    "gradgeo.detector_file": "gradgeo.detector.serialization",
+    "gradgeo.conformal": "gradgeo.detector.calibration.conformal",
+    "gradgeo.detector_file": "gradgeo.detector.file.serialization",
     "gradgeo.evidence": "gradgeo.detector.evidence",
     "gradgeo.guarded": "gradgeo.detector.guard",
     "gradgeo.joint": "gradgeo.detector.fusion",
     "gradgeo.models": "gradgeo.data.models",
     "gradgeo.observation": "gradgeo.detector.measurements",
-    "gradgeo.one_class": "gradgeo.detector.one_class",
+    "gradgeo.one_class": "gradgeo.detector.one_class.base",
     "gradgeo.ood": "gradgeo.integrations.pytorch_ood",
     "gradgeo.path": "gradgeo.attacks.decision_path",
     "gradgeo.plots": "gradgeo.report.plots",

@@ -22,7 +22,7 @@ import gradgeo
 from gradgeo import cli
 from gradgeo.data import Preprocess, digits
 from gradgeo.data.models import load_model
-from gradgeo.detector.progress import Lines, duration, progress, rate
+from gradgeo.detector.fit.progress import Lines, duration, progress, rate
 from gradgeo.errors import GradgeoWarning
 from helpers.commands import NET, run
 
@@ -119,7 +119,7 @@ def test_fit_says_what_it_saw_and_what_to_expect(room: Path) -> None:
         r"written to +.*",
     ):
         assert re.search(f"^{line}$", said, re.MULTILINE), line
-    record = gradgeo.detector.serialization.inspect(room / "d.gradgeo")["notes"]["record"]
+    record = gradgeo.detector.file.serialization.inspect(room / "d.gradgeo")["notes"]["record"]
     assert record["labelled"] == 300
     assert record["mistakes"]["judged"] == min(64, 300 - record["right"])
 
@@ -203,7 +203,7 @@ def test_options_of_fit_reach_the_detector(room: Path, model: str, tmp_path: Pat
         *("--temperature", 2.5, "--rescale", "--channel-max", "--one-class", "loda"),
     )
     assert (code, err) == (0, "")
-    facts = gradgeo.detector.serialization.inspect(tmp_path / "d.gradgeo")
+    facts = gradgeo.detector.file.serialization.inspect(tmp_path / "d.gradgeo")
     settings = {"alpha": 0.1, "evidence": ["csm"], "classes": 4, "loss": "logit", "seed": 3, "calibration": 0.4}
     settings |= {"temperature": 2.5, "rescale": True, "channel_max": True, "one_class": "loda"}
     assert {name: facts["settings"][name] for name in settings} == settings
@@ -242,7 +242,7 @@ def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
     code, text, err = run(*fit)
     assert (code, err) == (0, "")
     assert "  crop           [8, 8]" in text
-    inspect = gradgeo.detector.serialization.inspect
+    inspect = gradgeo.detector.file.serialization.inspect
     assert Preprocess.from_dict(inspect(tmp_path / "d.gradgeo")["notes"]["preprocess"]) == Preprocess.from_dict(own)
     code, _, err = run(*fit, "--resize", 10, "--crop", "8", "--interpolation", "bilinear", "--order", "rgb")
     assert (code, err) == (0, "")
@@ -324,7 +324,11 @@ def test_ucr_by_name(tmp_path: Path) -> None:
         *("-o", tmp_path / "d.gradgeo", "--loss", "mse"),
     )
     assert (code, err) == (0, "")
-    assert gradgeo.detector.serialization.inspect(tmp_path / "d.gradgeo")["notes"]["class_names"] == ["1", "2", "3"]
+    assert gradgeo.detector.file.serialization.inspect(tmp_path / "d.gradgeo")["notes"]["class_names"] == [
+        "1",
+        "2",
+        "3",
+    ]
 
 
 # The model that a detector file names
@@ -433,7 +437,7 @@ def test_a_failure_is_one_line(model: str, tmp_path: Path, arguments: list[str],
 
 
 def test_score_reads_the_detector_once(room: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradgeo.detector import serialization
+    from gradgeo.detector.file import serialization
 
     opened: list[Path] = []
 
@@ -510,12 +514,12 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
     def interrupted(path: Path, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gradgeo.detector.serialization.inspect", interrupted)
+    monkeypatch.setattr("gradgeo.detector.file.serialization.inspect", interrupted)
     assert run("info", room / "d.gradgeo") == (130, "", "gradgeo: interrupted\n")
 
 
 def test_unforeseen_failures(monkeypatch: pytest.MonkeyPatch, room: Path) -> None:
-    monkeypatch.setattr("gradgeo.detector.serialization.inspect", lambda path, **options: 1 / 0)
+    monkeypatch.setattr("gradgeo.detector.file.serialization.inspect", lambda path, **options: 1 / 0)
     code, _, err = run("info", room / "d.gradgeo")
     assert (code, err) == (1, "gradgeo: error: ZeroDivisionError: division by zero (--debug says where)\n")
     code, _, err = run("--debug", "info", room / "d.gradgeo")
@@ -528,7 +532,7 @@ def test_only_our_warnings_become_lines(monkeypatch: pytest.MonkeyPatch, room: P
         warnings.warn("two\nlines", GradgeoWarning, stacklevel=1)
         return {"a": 1}
 
-    monkeypatch.setattr("gradgeo.detector.serialization.inspect", warning)
+    monkeypatch.setattr("gradgeo.detector.file.serialization.inspect", warning)
     assert run("info", room / "d.gradgeo") == (0, "a  1\n", "gradgeo: warning: two\\nlines\n")
 
 
@@ -546,7 +550,7 @@ def test_the_bar_shows_on_a_terminal_and_lines_elsewhere(
         assert bool(stream.getvalue()) == terminal
     assert capsys.readouterr().err == ""  # it took no time
     assert (rate(12.3), rate(0.5)) == ("12/s", "2.0 s each")
-    monkeypatch.setattr("gradgeo.detector.progress.SILENT", 10.0)
+    monkeypatch.setattr("gradgeo.detector.fit.progress.SILENT", 10.0)
     times = iter([0, 1, 20, 25, 60])
     lines = Lines("measuring", 100, clock=lambda: next(times))
     for done in (10, 10, 10, 30):
@@ -641,7 +645,7 @@ def test_a_card_has_the_robustness_that_bench_measured(room: Path, tmp_path: Pat
 
 def test_a_fit_from_python_is_recorded_as_one_of_the_command_line(room: Path, tmp_path: Path) -> None:
     from gradgeo.data import ReadableItems, open_source
-    from gradgeo.detector import serialization
+    from gradgeo.detector.file import serialization
 
     items = ReadableItems(open_source("digits/fit", limit=60))
     model = load_model(f"{room}/net.py:net")

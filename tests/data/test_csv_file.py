@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from gradgeo.data import limits, open_source
-from gradgeo.detector import serialization
+from gradgeo.detector.file import serialization
 from gradgeo.errors import ArgumentError, DataError
 from helpers.commands import run
 from helpers.nets import inputs

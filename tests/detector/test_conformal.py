@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gradgeo.detector import conformal
+from gradgeo.detector.calibration import conformal
 
 
 def test_p_values_by_hand() -> None:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 
 import gradgeo
 from gradgeo import Detector, GradgeoError, GradgeoWarning
-from gradgeo.detector import conformal
+from gradgeo.detector.calibration import conformal
 from gradgeo.detector.evidence import EVIDENCE, Evidence
 from gradgeo.errors import NotFittedError
 from helpers.nets import Pairs, inputs, network

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from gradgeo import Detector, GradgeoWarning
-from gradgeo.detector import fitting
-from gradgeo.detector.data_scan import scan
-from gradgeo.detector.exchangeability import set_apart
+from gradgeo.detector.fit import fitting
+from gradgeo.detector.fit.data_scan import scan
+from gradgeo.detector.fit.exchangeability import set_apart
 from gradgeo.errors import ArgumentError
 from helpers.nets import inputs, network
 

@@ -9,8 +9,9 @@ import torch
 from scipy import stats
 
 from gradgeo import Detector
-from gradgeo.detector import conformal, serialization
-from gradgeo.detector.conformal import Level
+from gradgeo.detector.calibration import conformal
+from gradgeo.detector.calibration.conformal import Level
+from gradgeo.detector.file import serialization
 from gradgeo.errors import ArgumentError
 from helpers.nets import inputs, network
 

@@ -8,9 +8,9 @@ from torch.utils.data import Dataset
 
 from gradgeo import Detector
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.detector import fitting
-from gradgeo.detector.data_scan import scan
 from gradgeo.detector.extraction import RIVALS, EvidenceExtractor
+from gradgeo.detector.fit import fitting
+from gradgeo.detector.fit.data_scan import scan
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError
 from gradgeo.geometry.autograd import AutogradJacobian

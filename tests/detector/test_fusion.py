@@ -13,14 +13,14 @@ from sklearn.neighbors import NearestNeighbors
 
 from gradgeo._typing import Array
 from gradgeo.detector.fusion import BODY, LEVELS, EvidenceFusion, TailSurprisal
-from gradgeo.detector.kinds import KINDS
-from gradgeo.detector.one_class import (
+from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
     NearestMean,
     NearestNeighbours,
     Residual,
     UpperTail,
 )
+from gradgeo.detector.one_class.kinds import KINDS
 
 RNG = np.random.default_rng(0)
 

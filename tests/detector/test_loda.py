@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gradgeo import Detector
-from gradgeo.detector.loda import CUTS, Loda
+from gradgeo.detector.one_class.loda import CUTS, Loda
 from helpers.nets import inputs, network
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from gradgeo import Detector, GradgeoWarning
-from gradgeo.detector.mondrian import CalibrationGroups, Kinds
+from gradgeo.detector.calibration.mondrian import CalibrationGroups, Kinds
 from gradgeo.detector.results import ConditionalPredictions
 from gradgeo.errors import ArgumentError, DetectorFileError
 from helpers.nets import inputs, network

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gradgeo import Detector, GradgeoWarning
-from gradgeo.detector.data_scan import DataScan
-from gradgeo.detector.narration import SILENT, FitObserver, Narrator, doubts, facts, observer_of
+from gradgeo.detector.fit.data_scan import DataScan
+from gradgeo.detector.fit.narration import SILENT, FitObserver, Narrator, doubts, facts, observer_of
 
 LABELS = np.arange(100) % 2
 

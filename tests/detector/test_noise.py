@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 import gradgeo
-from gradgeo.detector import document, serialization
+from gradgeo.detector.file import document, serialization
 from gradgeo.detector.noise import Noise, repeatable
 from gradgeo.errors import ArgumentError, ExportError
 from helpers.nets import inputs, network

@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 from sklearn.preprocessing import QuantileTransformer
 
-from gradgeo.detector.kinds import KINDS
-from gradgeo.detector.one_class import ClassConditionalCopula, normal_scores
+from gradgeo.detector.one_class.base import ClassConditionalCopula, normal_scores
+from gradgeo.detector.one_class.kinds import KINDS
 
 
 @pytest.mark.parametrize("n", [20, 200, 1000])

@@ -7,7 +7,7 @@ from scipy import stats
 
 import gradgeo
 from gradgeo import fdr
-from gradgeo.detector import conformal
+from gradgeo.detector.calibration import conformal
 from gradgeo.errors import ArgumentError
 
 

@@ -17,7 +17,7 @@ from torch import nn
 import gradgeo
 from gradgeo import Detector, GradgeoError, GradgeoWarning
 from gradgeo.classifier.fingerprint import synthetic_inputs
-from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.file import serialization as detector_file
 from gradgeo.errors import DetectorFileError
 from helpers.nets import inputs, network
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gradgeo import Detector
-from gradgeo.detector import serialization
+from gradgeo.detector.file import serialization
 from gradgeo.errors import ArgumentError, DetectorFileError
 from helpers.nets import network
 

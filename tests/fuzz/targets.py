@@ -27,7 +27,7 @@ import gradgeo
 from gradgeo import Detector
 from gradgeo.data import Item, Source, arrays, files, images, limits, open_source, parquet, ucr, webdataset
 from gradgeo.data import timestamps as times
-from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.file import serialization as detector_file
 from gradgeo.errors import GradgeoError
 from gradgeo.serve import protocol
 from helpers.memory import at_most

@@ -28,8 +28,8 @@ import typer.main
 
 import gradgeo
 from gradgeo import cli
-from gradgeo.detector import serialization as detector_file
-from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.calibration.calibration_set import CalibrationSet
+from gradgeo.detector.file import serialization as detector_file
 from gradgeo.detector.fusion import LEVELS
 from gradgeo.errors import GradgeoWarning
 from gradgeo.scoring import COLUMNS

@@ -19,7 +19,7 @@ from torch import nn
 import gradgeo
 from gradgeo import Detector
 from gradgeo.data import open_source
-from gradgeo.detector import serialization as detector_file
+from gradgeo.detector.file import serialization as detector_file
 from gradgeo.errors import DataError, DetectorFileError
 from helpers import ROOT
 

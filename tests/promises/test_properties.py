@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import gradgeo
 from benchmarks import reference
 from gradgeo import Detector
-from gradgeo.detector import conformal
+from gradgeo.detector.calibration import conformal
 from gradgeo.detector.results import Predictions
 from gradgeo.errors import UnusableInputWarning
 from gradgeo.geometry.losses import LOSSES

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from benchmarks import drift as lab_drift
 from benchmarks import made_scores
 from gradgeo import cli, report
-from gradgeo.detector.conformal import p_values
+from gradgeo.detector.calibration.conformal import p_values
 from gradgeo.errors import ArgumentError, DataError, MissingDependencyError
 from gradgeo.report import charts, drift, gallery
 from gradgeo.report.kinds import exact_interval

@@ -12,7 +12,7 @@ from scipy import special, stats
 
 from benchmarks import made_scores
 from gradgeo import report
-from gradgeo.detector.conformal import flagged_ranks
+from gradgeo.detector.calibration.conformal import flagged_ranks
 from gradgeo.report.html.numbers import percent
 from gradgeo.report.kinds import classes_and_groups, exact_interval, listed
 from gradgeo.report.recount import recount

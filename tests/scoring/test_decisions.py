@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from gradgeo import Detector
-from gradgeo.detector.conformal import Level
+from gradgeo.detector.calibration.conformal import Level
 from gradgeo.errors import DataError
 from gradgeo.scoring.decisions import CHOICES, Decision, Decisions, Drawn, Sampling, _at_least
 from gradgeo.scoring.site_check import check_decisions

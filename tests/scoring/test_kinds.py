@@ -15,7 +15,7 @@ from benchmarks import made_scores
 from gradgeo import Detector, report
 from gradgeo.cli import app
 from gradgeo.data import ReadableItems, open_source
-from gradgeo.detector.conformal import Level
+from gradgeo.detector.calibration.conformal import Level
 from gradgeo.errors import ArgumentError, DataError
 from gradgeo.report.kinds import chance, classes_and_groups
 from gradgeo.report.summary import summarise

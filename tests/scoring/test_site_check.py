@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from gradgeo import Detector, GradgeoWarning
-from gradgeo.detector.conformal import FalseAlarmRate, Level
+from gradgeo.detector.calibration.conformal import FalseAlarmRate, Level
 from gradgeo.errors import ArgumentError
 from gradgeo.report import check_page
 from gradgeo.scoring.site_check import LEVEL, POWER, check
@@ -41,7 +41,7 @@ def test_many_inputs_have_the_same_law_in_the_limit(monkeypatch: pytest.MonkeyPa
     rate, judged = Level(0.05).rate(339), 20_000
     flagged = 1400
     exact = rate.chance_of_more(flagged, judged), rate.chance_of_less(flagged, judged), rate.least_excess(judged, 0.01)
-    monkeypatch.setattr("gradgeo.detector.conformal.EXACT", 1000)
+    monkeypatch.setattr("gradgeo.detector.calibration.conformal.EXACT", 1000)
     limit = rate.chance_of_more(flagged, judged), rate.chance_of_less(flagged, judged), rate.least_excess(judged, 0.01)
     assert limit == pytest.approx(exact, rel=2e-2)
     assert FalseAlarmRate(0, 5, 0.95).chance_of_more(0, 10) == 1.0

@@ -10,7 +10,7 @@ from torch.fx.experimental.optimization import fuse
 
 from gradgeo.bench.cache import CHUNK
 from gradgeo.classifier.wrapper import Classifier
-from gradgeo.detector.fitting import typical_temperature
+from gradgeo.detector.fit.fitting import typical_temperature
 
 
 @dataclass(frozen=True)

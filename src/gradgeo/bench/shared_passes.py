@@ -7,11 +7,11 @@ from typing import Any, Self
 import numpy as np
 
 from gradgeo._typing import Array
-from gradgeo.detector import fitting
-from gradgeo.detector.data_scan import scan
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
+from gradgeo.detector.fit import fitting
+from gradgeo.detector.fit.data_scan import scan
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.inputs import Data
 from gradgeo.detector.results import CAUSES, Predictions, likely_cause

@@ -127,7 +127,7 @@ def fit(
     from gradgeo.data.models import class_names, load_model
     from gradgeo.detector import Detector
     from gradgeo.detector.evidence import PRESETS, without_rows
-    from gradgeo.detector.progress import duration
+    from gradgeo.detector.fit.progress import duration
 
     began = time.monotonic()
     wanted = evidence if evidence in PRESETS else evidence.split(",")
@@ -260,7 +260,7 @@ def explain(
     Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
     """
     from gradgeo.data import open_source
-    from gradgeo.detector import serialization
+    from gradgeo.detector.file import serialization
     from gradgeo.scoring import checked
 
     contents = serialization.read(file, sha256=sha256)
@@ -294,7 +294,7 @@ def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> 
 
     Example: gradgeo info digits.gradgeo
     """
-    from gradgeo.detector import serialization
+    from gradgeo.detector.file import serialization
 
     facts = serialization.inspect(file, sha256=sha256)
     if as_json:
@@ -308,8 +308,8 @@ def info(file: DetectorPath, as_json: AsJson = False, sha256: Sha256 = None) -> 
 
 def _in_short(facts: dict[str, Any]) -> dict[str, str]:
     """What a person asks first: what it judges, when and on what it was fitted."""
+    from gradgeo.detector.fit.narration import numbering
     from gradgeo.detector.learned import named
-    from gradgeo.detector.narration import numbering
 
     settings, fitted, notes = facts["settings"], facts["fitted"], facts["notes"]
     kept = notes.get("record")
@@ -325,7 +325,7 @@ def _in_short(facts: dict[str, Any]) -> dict[str, str]:
 
 def _in_words(rates: dict[str, Any]) -> dict[str, str]:
     """Rates by name as they are printed."""
-    from gradgeo.detector.conformal import FalseAlarmRate
+    from gradgeo.detector.calibration.conformal import FalseAlarmRate
 
     words = {}
     for name, each in rates.items():

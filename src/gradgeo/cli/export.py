@@ -40,7 +40,7 @@ def export(
         raise expected("out", "another file than the detector", str(out))
     from gradgeo import export as exporting
     from gradgeo.classifier.text import TextClassifier
-    from gradgeo.detector import serialization
+    from gradgeo.detector.file import serialization
 
     contents = serialization.read(file, sha256=sha256)
     detector = load_detector(contents, model, weights, "cpu")

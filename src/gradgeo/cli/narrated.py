@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from gradgeo.cli.console import print_pairs
 from gradgeo.data import ReadableItems
 from gradgeo.detector import Detector
-from gradgeo.detector.narration import TEXTS, Narrator
+from gradgeo.detector.fit.narration import TEXTS, Narrator
 from gradgeo.errors import warn
 
 if TYPE_CHECKING:
-    from gradgeo.detector.data_scan import DataScan
+    from gradgeo.detector.fit.data_scan import DataScan
 
 SURE = 0.99
 """With which accuracy is below what was expected, before a warning says so."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gradgeo import Detector
     from gradgeo.data import Item, Preprocess, Source
     from gradgeo.data.preprocess import Preparation
-    from gradgeo.detector.serialization import Contents
+    from gradgeo.detector.file.serialization import Contents
 
 SOUGHT = 10_000
 """Names among which one that was meant is looked for."""

@@ -59,7 +59,7 @@ def path(
     from gradgeo.data.models import load_model
     from gradgeo.data.preprocess import Preparation
     from gradgeo.data.transform import preparation_of
-    from gradgeo.detector import serialization
+    from gradgeo.detector.file import serialization
     from gradgeo.report import plots
 
     endings = (*plots.ENDINGS, *ENDINGS)

@@ -67,7 +67,7 @@ def card(
 
     Example: gradgeo card digits.gradgeo -o README.md
     """
-    from gradgeo.detector import serialization
+    from gradgeo.detector.file import serialization
 
     robustness = None if bench is None else robustness_of(bench)
     text = markdown(serialization.inspect(file, sha256=sha256), file.name, robustness)
@@ -110,7 +110,7 @@ def robustness_of(file: Path) -> str:
 
 
 def markdown(facts: Mapping[str, Any], name: str, robustness: str | None = None) -> str:
-    """The card of what `gradgeo.detector.serialization.inspect` says of a file, with a section on robustness."""
+    """The card of what `gradgeo.detector.file.serialization.inspect` says of a file, with a section on robustness."""
     settings, fitted, notes = facts["settings"], facts["fitted"], facts["notes"]
     kept = notes.get("record") or fitted.get("record")
     known: dict[str, Any] = kept if isinstance(kept, dict) else {}

@@ -47,7 +47,7 @@ from gradgeo.errors import DataError
 if TYPE_CHECKING:
     from gradgeo import Detector
     from gradgeo.data import Source
-    from gradgeo.detector.serialization import Contents
+    from gradgeo.detector.file.serialization import Contents
 
 ENGINES = ("local", "ray")
 
@@ -110,8 +110,8 @@ def score(
     Example: gradgeo score digits.gradgeo -m digits -d digits/test -o verdicts.csv
     """
     from gradgeo import scoring
-    from gradgeo.detector import serialization
-    from gradgeo.detector.progress import duration, progress
+    from gradgeo.detector.file import serialization
+    from gradgeo.detector.fit.progress import duration, progress
     from gradgeo.scoring.ray_engine import RayEngine
     from gradgeo.watch import Watch, load, save
 
@@ -277,7 +277,7 @@ class Job:
 
     def __call__(self) -> "tuple[Detector, Source]":
         """The detector and the data."""
-        from gradgeo.detector import serialization
+        from gradgeo.detector.file import serialization
 
         return self.open(serialization.read(self.file, sha256=self.sha256))
 

@@ -65,7 +65,7 @@ def serve(
     server, logs = import_module("gradgeo.serve.server"), import_module("gradgeo.serve.logs")
     pools = import_module("gradgeo.serve.workers")
     with inference.private_folder() as folder:
-        serialization = import_module("gradgeo.detector.serialization")
+        serialization = import_module("gradgeo.detector.file.serialization")
         detector = inference.private_file(file, Path(folder), largest=serialization.LARGEST)
         notes = serialization.inspect(detector, sha256=sha256)["notes"]
         spec, weights_file = model_named(notes, model, weights)

@@ -49,7 +49,7 @@ from gradgeo.errors import DataError, listed, warn
 
 if TYPE_CHECKING:
     from gradgeo.data import Source
-    from gradgeo.detector.serialization import Contents
+    from gradgeo.detector.file.serialization import Contents
 
 EXCEEDED, TOO_FEW = 3, 4
 """Exit codes of `check`: a stated rate does not hold; too few inputs to tell."""
@@ -102,8 +102,8 @@ def check(
 
     Example: gradgeo check digits.gradgeo -m digits -d digits/test --labels -o check.html
     """
-    from gradgeo.detector import serialization
-    from gradgeo.detector.data_record import today
+    from gradgeo.detector.file import serialization
+    from gradgeo.detector.fit.data_record import today
     from gradgeo.scoring.decisions import Decisions
     from gradgeo.scoring.site_check import SiteCheck, check_decisions, in_words
     from gradgeo.scoring.site_check import check as check_site
@@ -196,7 +196,7 @@ def recalibrate(
 
     Example: gradgeo recalibrate digits.gradgeo -m digits -d digits/test --labels --why "ward 3" -o ward-3.gradgeo
     """
-    from gradgeo.detector import serialization
+    from gradgeo.detector.file import serialization
     from gradgeo.scoring.decisions import Decisions
 
     refuse_source(out, data)
@@ -280,7 +280,7 @@ class Site:
 
     def run(self, what: str, use: Any) -> Any:
         """`use` of a loader of the readable items and their groups, with a bar, and what there is to warn of."""
-        from gradgeo.detector.progress import progress
+        from gradgeo.detector.fit.progress import progress
 
         with progress(what, self.source.size) as advance:
             self.items.progress = advance

@@ -8,20 +8,21 @@ from dataclasses import fields
 from os import PathLike
 from typing import Any, Self
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import fitting, html_repr, inputs, serialization
+from gradgeo.detector import html_repr, inputs
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceFeatures
+from gradgeo.detector.file import serialization
+from gradgeo.detector.fit import fitting
+from gradgeo.detector.fit.narration import FitObserver, observer_of
 from gradgeo.detector.fitted import FittedDetector
-from gradgeo.detector.inputs import Texts, for_model
+from gradgeo.detector.inputs import for_model
 from gradgeo.detector.model_check import ModelCheck
-from gradgeo.detector.narration import FitObserver, observer_of
 from gradgeo.detector.recalibration import Recalibrated
 from gradgeo.detector.results import Explanation, Judgement, Predictions
 from gradgeo.detector.settings import Settings
@@ -76,8 +77,8 @@ class Detector(Recalibrated):
     neighbourhood, in input units), `fit_size_`, `calibration_size_`, `misclassified_` and `unusable_` (inputs that were
     left out), `groups_`, `false_alarm_rate_`.
 
-    Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.conformal`. Deviations: evidence
-    beyond the ten statistics, and how it is fused; the temperature, of which the paper says nothing; the copula.
+    Source: Schwinn et al., UAI 2021, sections 3 and 4; p-values: see `gradgeo.detector.calibration.conformal`.
+    Deviations: evidence beyond the ten statistics, and how it is fused; the temperature; the copula.
     """
 
     @public
@@ -104,8 +105,7 @@ class Detector(Recalibrated):
         self.evidence, self.one_class = evidence, one_class
         self.alpha, self.confidence = alpha, confidence
         self.classes, self.loss, self.temperature = classes, loss, temperature
-        self.rescale, self.channel_max = rescale, channel_max
-        self.noise = noise
+        self.rescale, self.channel_max, self.noise = rescale, channel_max, noise
         self.calibration, self.seed, self.batch_size = calibration, seed, batch_size
         self.notes: dict[str, Any] = {}
         self._model_check = ModelCheck({})
@@ -134,9 +134,8 @@ class Detector(Recalibrated):
         Args:
             data: a tensor or array (N, *input), a table of numbers (pandas, polars, Arrow), whose columns are then
                 taken by name, for a model that `gradgeo.text` made a list or column of texts, or a Dataset or
-                DataLoader of x, (x, label, ...) or mappings such as {"image": x,
-                "label": y} or {"pixel_values": x, "labels": y}. Read twice and in part a third time, so it must give
-                the same inputs in the same order; a shuffling loader is read in order.
+                DataLoader of x, (x, label, ...) or mappings such as {"image": x, "label": y}. Read twice and in part
+                a third time, so it must give the same inputs in the same order; a shuffling loader is read in order.
             labels: (N,) true classes for a tensor, array or table. Where there are labels, only correctly classified
                 inputs count as trusted.
             groups: (N,) numbers or texts, one per input: its site, scanner, shift, lot or sex, of which `predict` may
@@ -158,7 +157,7 @@ class Detector(Recalibrated):
         return self.adopt(fitting.fit(self.model, data, labels, self.settings, together, groups, observer_of(progress)))
 
     def adopt(self, fitted: FittedDetector) -> Self:
-        """Judge by what `gradgeo.detector.fitting` learned of this model, in place of `fit`."""
+        """Judge by what `gradgeo.detector.fit.fitting` learned of this model, in place of `fit`."""
         self._fitted, self._model_check = fitted, ModelCheck(fitted.model_fingerprint)
         return self
 
@@ -190,8 +189,7 @@ class Detector(Recalibrated):
 
         Cost: one forward pass and K backward passes per input.
 
-        Raises: NotFittedError before `fit`; ArgumentError for inputs of another shape or type, another number of
-            groups, or groups where `fit` had none.
+        Raises: NotFittedError before `fit`; ArgumentError for inputs of another shape or type, or groups amiss.
         """
         return self._predict(x, conditional=conditional, groups=groups)[0]
 
@@ -237,29 +235,19 @@ class Detector(Recalibrated):
         Cost: that of `predict`; where the evidence makes no CSM, explanations take those of the rows that are not
         trusted as well.
         """
-        texts = for_model(self.model, x)
-        if isinstance(texts, Texts) and isinstance(texts.data, list):
-            x = texts.encode(texts.data)
-        if not isinstance(x, Tensor | np.ndarray):
-            raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
         fitted = self.fitted_
         keep = ("logits", "csm", "classes") if explain and "csm" in self.evidence_ else ("logits",)
-        x = fitted.noisy(x, batch_size=self.settings.batch_size)  # once, for explanations too
-        predictions, measured = self._predict(x, drawn=True, keep=keep, conditional=conditional, groups=groups)
+        batch = inputs.one_batch(self.model, x)
+        batch = fitted.noisy(batch, batch_size=self.settings.batch_size)  # once, for explanations too
+        predictions, measured = self._predict(batch, drawn=True, keep=keep, conditional=conditional, groups=groups)
         p_values = fitted.calibration.evidence_p_values(fitted.scores(measured))  # (N, M)
-        explained: dict[int, Explanation] = {}
-        rows = torch.nonzero(~predictions.trusted)[:, 0]
-        if explain and len(rows):
-            doubted_x = x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]
-            doubted = fitted.with_csms(self.model, doubted_x, measured[rows], self.batch_size)
-            why = fitted.explanations(predictions[rows], doubted, self.class_names_)
-            explained = dict(zip(rows.tolist(), why, strict=True))
+        verdicts = (self.model, batch, predictions, measured, self.batch_size, self.class_names_)
         logits = torch.empty(0, fitted.num_classes) if measured.logits is None else measured.logits
         return Judgement(
             predictions,
             logits.masked_fill(predictions.label[:, None] < 0, torch.nan),
             {name: p_values[:, m] for m, name in enumerate(self.evidence_)},
-            explained,
+            fitted.flagged_explanations(*verdicts) if explain else {},
         )
 
     def _predict(

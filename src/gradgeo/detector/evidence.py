@@ -11,9 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gradgeo.detector.kinds import DENSITIES, KINDS
 from gradgeo.detector.measurements import RADII, EvidenceContext, log_root, margin, shiftable
-from gradgeo.detector.one_class import (
+from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
     NearestMean,
     NearestNeighbours,
@@ -21,6 +20,7 @@ from gradgeo.detector.one_class import (
     Residual,
     UpperTail,
 )
+from gradgeo.detector.one_class.kinds import DENSITIES, KINDS
 from gradgeo.errors import choice, expected
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import without

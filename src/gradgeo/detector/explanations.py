@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion

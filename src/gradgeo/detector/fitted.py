@@ -12,16 +12,16 @@ from torch import Tensor
 from gradgeo._typing import Array
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Model
-from gradgeo.detector import conformal
-from gradgeo.detector.calibration import CalibrationSet
-from gradgeo.detector.conformal import FalseAlarmRate, Level
+from gradgeo.detector.calibration import conformal
+from gradgeo.detector.calibration.calibration_set import CalibrationSet
+from gradgeo.detector.calibration.conformal import FalseAlarmRate, Level
+from gradgeo.detector.calibration.mondrian import CalibrationGroups, Kinds
 from gradgeo.detector.explanations import explanations, named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.inputs import Data, batches, within_classes
-from gradgeo.detector.mondrian import CalibrationGroups, Kinds
 from gradgeo.detector.noise import Noise
-from gradgeo.detector.one_class import ensure
+from gradgeo.detector.one_class.base import ensure
 from gradgeo.detector.results import ConditionalPredictions, Explanation, Predictions
 from gradgeo.errors import expected, warn
 
@@ -194,6 +194,23 @@ class FittedDetector:
         """What each verdict rests on; `measured` holds the CSM and its classes."""
         of = (self.extractor.evidence, self.fusion, self.calibration, class_names)
         return explanations(predictions, measured, self.scores(measured), *of)
+
+    def flagged_explanations(
+        self,
+        model: Model,
+        x: Tensor | Array,
+        predictions: Predictions,
+        measured: EvidenceFeatures,
+        batch_size: int,
+        class_names: tuple[str, ...],
+    ) -> dict[int, Explanation]:
+        """By its row, why each input of `x` (N, *input), noise added, that is not trusted is not."""
+        rows = torch.nonzero(~predictions.trusted)[:, 0]
+        if not len(rows):
+            return {}
+        flagged_x = x[rows.to(x.device) if isinstance(x, Tensor) else rows.numpy()]
+        flagged = self.with_csms(model, flagged_x, measured[rows], batch_size)
+        return dict(zip(rows.tolist(), self.explanations(predictions[rows], flagged, class_names), strict=True))
 
     def digest(self, alpha: float, confidence: float | None = None) -> str:
         """The SHA-256 of this record and what is flagged."""

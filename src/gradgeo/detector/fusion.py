@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import Array
-from gradgeo.detector.one_class import Layout, OneClass, checked_arrays, ensure, interpolate
+from gradgeo.detector.one_class.base import Layout, OneClass, checked_arrays, ensure, interpolate
 
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`

@@ -53,6 +53,16 @@ def for_model(model: Model, data: Any) -> Any:
     return Texts(list(data) if isinstance(data, tuple) else data, inner.encode)
 
 
+def one_batch(model: Model, x: ArrayLike) -> Tensor | NDArray[Any]:
+    """Inputs (N, *input) as one tensor or array; of a list of texts its tokens, for a model that takes texts."""
+    texts = for_model(model, x)
+    if isinstance(texts, Texts) and isinstance(texts.data, list):
+        return texts.encode(texts.data)
+    if not isinstance(x, Tensor | np.ndarray):
+        raise expected("x", "a tensor or array (N, *input)", x, "For a data set use predict, or judge its batches.")
+    return x
+
+
 def batches(
     data: Data | Texts,
     labels: ArrayLike | None = None,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradgeo._typing import Array
-from gradgeo.detector.conformal import FalseAlarmRate
+from gradgeo.detector.calibration.conformal import FalseAlarmRate
 from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import NotFittedError, choice, expected, one_line

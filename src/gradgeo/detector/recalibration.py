@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Dataset
 
 from gradgeo.classifier.wrapper import Model
-from gradgeo.detector.data_record import today
-from gradgeo.detector.document import LONGEST_REASON
+from gradgeo.detector.calibration.mondrian import CalibrationGroups, group_names
+from gradgeo.detector.file.document import LONGEST_REASON
+from gradgeo.detector.fit.data_record import today
+from gradgeo.detector.fit.held_out import calibration_set, outlier_scores
+from gradgeo.detector.fit.reading import LabelledReading
 from gradgeo.detector.fitted import Ancestor, FittedDetector
-from gradgeo.detector.held_out import calibration_set, outlier_scores
 from gradgeo.detector.inputs import Data, for_model
 from gradgeo.detector.learned import Learned
-from gradgeo.detector.mondrian import CalibrationGroups, group_names
-from gradgeo.detector.reading import LabelledReading
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, expected, public_as
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gradgeo.detector.conformal import Level
+from gradgeo.detector.calibration.conformal import Level
 from gradgeo.detector.evidence import resolve
 from gradgeo.errors import choice, expected, number
 from gradgeo.geometry.losses import LOSSES, Loss

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradgeo.data.kept import MISSING
-from gradgeo.detector.conformal import FalseAlarmRate, exact_interval
+from gradgeo.detector.calibration.conformal import FalseAlarmRate, exact_interval
 from gradgeo.errors import one_line
 from gradgeo.metrics import holm
 from gradgeo.report.drift import LEVEL

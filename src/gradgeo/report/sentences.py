@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradgeo.detector.conformal import FalseAlarmRate
+from gradgeo.detector.calibration.conformal import FalseAlarmRate
 from gradgeo.report.drift import LEVEL, expected_share
 from gradgeo.report.html.numbers import number, percent
 from gradgeo.report.summary import Summary

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gradgeo._typing import IntArray
-from gradgeo.detector.conformal import exact_interval
+from gradgeo.detector.calibration.conformal import exact_interval
 from gradgeo.report import charts, sentences
 from gradgeo.report.html.numbers import NONE, interval, number, percent
 from gradgeo.report.kinds import Share

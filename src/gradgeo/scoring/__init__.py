@@ -11,9 +11,9 @@ import numpy as np
 from gradgeo._files import refuse_source
 from gradgeo._typing import Array
 from gradgeo.data.source import Source
-from gradgeo.detector import selection
+from gradgeo.detector.calibration import selection
+from gradgeo.detector.calibration.mondrian import CONDITIONS
 from gradgeo.detector.detector import Detector
-from gradgeo.detector.mondrian import CONDITIONS
 from gradgeo.errors import DataError, NotFittedError, choice, expected, public, require, warn
 from gradgeo.scoring.formats import VerdictSchema
 from gradgeo.scoring.local_engine import Engine, ScoringJob, local

@@ -21,7 +21,7 @@ from scipy import special
 
 from gradgeo._files import atomic_stream, regular_file
 from gradgeo._typing import IntArray
-from gradgeo.detector.conformal import FalseAlarmRate
+from gradgeo.detector.calibration.conformal import FalseAlarmRate
 from gradgeo.errors import DataError, one_line, public
 
 FORMAT = "gradgeo.decisions/1"

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradgeo._typing import Array, IntArray
 from gradgeo.data.kept import MOST as MOST_KEPT
-from gradgeo.detector.conformal import FalseAlarmRate, Level
+from gradgeo.detector.calibration.conformal import FalseAlarmRate, Level
 from gradgeo.errors import DataError, one_line
 from gradgeo.scoring.schema import ASKED, COLUMNS, FORMAT, METADATA_KEY, MOST_EVIDENCE, VERSION
 

@@ -11,13 +11,13 @@ from scipy import special
 from torch.utils.data import DataLoader, Dataset
 
 from gradgeo._typing import Array, IntArray
-from gradgeo.detector.conformal import FalseAlarmRate, Level, exact_interval
+from gradgeo.detector.calibration.conformal import FalseAlarmRate, Level, exact_interval
+from gradgeo.detector.calibration.mondrian import Kinds, group_names
 from gradgeo.detector.detector import Detector
+from gradgeo.detector.file.serialization import class_names
+from gradgeo.detector.fit.reading import LabelledReading
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.inputs import for_model
-from gradgeo.detector.mondrian import Kinds, group_names
-from gradgeo.detector.reading import LabelledReading
-from gradgeo.detector.serialization import class_names
 from gradgeo.errors import expected, public
 from gradgeo.metrics import holm
 from gradgeo.scoring.decisions import Decisions

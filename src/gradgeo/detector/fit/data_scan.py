@@ -10,10 +10,10 @@ from torch import Tensor
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier import fingerprint
 from gradgeo.classifier.wrapper import Classifier, Model
-from gradgeo.detector import exchangeability
-from gradgeo.detector.data_record import DataRecord
+from gradgeo.detector.fit import exchangeability
+from gradgeo.detector.fit.data_record import DataRecord
+from gradgeo.detector.fit.narration import SILENT, FitObserver, doubts
 from gradgeo.detector.inputs import Data, batches, size_of, within_classes
-from gradgeo.detector.narration import SILENT, FitObserver, doubts
 from gradgeo.detector.noise import NO_NOISE, Noise
 from gradgeo.errors import UnusableInputWarning, expected, warn
 

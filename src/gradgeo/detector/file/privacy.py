@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradgeo._typing import Array
-from gradgeo.detector.calibration import CalibrationSet
-from gradgeo.detector.mondrian import CalibrationGroups
-from gradgeo.detector.one_class import NearestMean, NearestNeighbours, OneClass
+from gradgeo.detector.calibration.calibration_set import CalibrationSet
+from gradgeo.detector.calibration.mondrian import CalibrationGroups
+from gradgeo.detector.one_class.base import NearestMean, NearestNeighbours, OneClass
 
 
 def held(

@@ -1,7 +1,6 @@
 """The one-class models by the name that detector files know them by."""
 
-from gradgeo.detector.loda import Loda
-from gradgeo.detector.one_class import (
+from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
     NearestMean,
     NearestNeighbours,
@@ -9,6 +8,7 @@ from gradgeo.detector.one_class import (
     Residual,
     UpperTail,
 )
+from gradgeo.detector.one_class.loda import Loda
 
 KINDS: dict[str, type[OneClass]] = {
     "copula": ClassConditionalCopula,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import BoolArray, IntArray
-from gradgeo.detector import exchangeability
+from gradgeo.detector.fit import exchangeability
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.inputs import Data
 from gradgeo.detector.noise import Noise

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gradgeo._typing import Array, IntArray
-from gradgeo.detector.calibration import CalibrationSet
+from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.explanations import named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion

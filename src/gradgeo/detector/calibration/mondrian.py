@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo._typing import Array, BoolArray, IntArray
-from gradgeo.detector import conformal
-from gradgeo.detector.one_class import Layout, checked_arrays, ensure
+from gradgeo.detector.calibration import conformal
+from gradgeo.detector.one_class.base import Layout, checked_arrays, ensure
 from gradgeo.errors import choice, expected, listed, warn
 
 CONDITIONS = ("class",)

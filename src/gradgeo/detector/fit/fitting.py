@@ -11,17 +11,19 @@ from torch import Tensor
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.classifier.isolated_copy import unwrapped
 from gradgeo.classifier.wrapper import Model
-from gradgeo.detector import conformal, exchangeability, tables
-from gradgeo.detector.conformal import Level
-from gradgeo.detector.data_scan import DataScan, scan
+from gradgeo.detector import tables
+from gradgeo.detector.calibration import conformal
+from gradgeo.detector.calibration.conformal import Level
+from gradgeo.detector.calibration.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.evidence import Evidence, resolve
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
+from gradgeo.detector.fit import exchangeability
+from gradgeo.detector.fit.data_scan import DataScan, scan
+from gradgeo.detector.fit.held_out import calibration_set, outlier_scores
+from gradgeo.detector.fit.narration import SILENT, FitObserver
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.held_out import calibration_set, outlier_scores
 from gradgeo.detector.inputs import Data, Texts, batches, for_model
-from gradgeo.detector.mondrian import CalibrationGroups, group_names
-from gradgeo.detector.narration import SILENT, FitObserver
 from gradgeo.detector.noise import NO_NOISE, Noise
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, expected, warn

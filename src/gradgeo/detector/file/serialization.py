@@ -28,19 +28,19 @@ from safetensors.numpy import load, save
 
 from gradgeo._files import atomic_stream
 from gradgeo._typing import Array, IntArray
-from gradgeo.detector.calibration import CalibrationSet
-from gradgeo.detector.conformal import FalseAlarmRate, Level
-from gradgeo.detector.document import LARGEST_INPUT, SCHEMA, check, is_texts
+from gradgeo.detector.calibration.calibration_set import CalibrationSet
+from gradgeo.detector.calibration.conformal import FalseAlarmRate, Level
+from gradgeo.detector.calibration.mondrian import LAYOUT as GROUP_LAYOUT
+from gradgeo.detector.calibration.mondrian import CalibrationGroups
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
+from gradgeo.detector.file.document import LARGEST_INPUT, SCHEMA, check, is_texts
+from gradgeo.detector.file.privacy import held
 from gradgeo.detector.fitted import Ancestor, FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
-from gradgeo.detector.kinds import KINDS
 from gradgeo.detector.learned import named
-from gradgeo.detector.mondrian import LAYOUT as GROUP_LAYOUT
-from gradgeo.detector.mondrian import CalibrationGroups
-from gradgeo.detector.one_class import OneClass, checked_arrays, ensure
-from gradgeo.detector.privacy import held
+from gradgeo.detector.one_class.base import OneClass, checked_arrays, ensure
+from gradgeo.detector.one_class.kinds import KINDS
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
 from gradgeo.geometry.losses import Loss
@@ -273,7 +273,7 @@ def _kind_name(member: OneClass) -> str:
             return name
     raise DetectorFileError(
         f"a one-class model of type {type(member).__name__} cannot be saved: it is not among "
-        "gradgeo.detector.kinds.KINDS."
+        "gradgeo.detector.one_class.kinds.KINDS."
     )
 
 

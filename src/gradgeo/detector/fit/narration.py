@@ -9,10 +9,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from gradgeo._typing import IntArray
-from gradgeo.detector.progress import Advance, duration, progress
+from gradgeo.detector.fit.progress import Advance, duration, progress
 
 if TYPE_CHECKING:
-    from gradgeo.detector.data_scan import DataScan
+    from gradgeo.detector.fit.data_scan import DataScan
 
 TEXTS = "texts"
 """The unit of data of texts."""

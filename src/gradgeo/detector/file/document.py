@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from gradgeo.detector.kinds import DENSITIES, KINDS
-from gradgeo.detector.one_class import ensure
+from gradgeo.detector.one_class.base import ensure
+from gradgeo.detector.one_class.kinds import DENSITIES, KINDS
 from gradgeo.geometry.losses import LOSSES
 
 SCHEMA = 2

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradgeo._typing import Array, IntArray
-from gradgeo.detector import conformal
-from gradgeo.detector.one_class import QUANTILES, Layout, checked_arrays, ensure, normal_scores
+from gradgeo.detector.calibration import conformal
+from gradgeo.detector.one_class.base import QUANTILES, Layout, checked_arrays, ensure, normal_scores
 from gradgeo.detector.results import Reference, Statistic
 
 

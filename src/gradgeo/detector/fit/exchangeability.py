@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import BoolArray, IntArray
-from gradgeo.detector.conformal import Level
-from gradgeo.detector.mondrian import group_names
+from gradgeo.detector.calibration.conformal import Level
+from gradgeo.detector.calibration.mondrian import group_names
 from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, warn
 

@@ -1,0 +1,1 @@
+"""The detector file: what is written, what is read, and what in it is private."""

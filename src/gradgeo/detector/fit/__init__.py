@@ -1,0 +1,1 @@
+"""What `fit` does: scan the trusted inputs, split them, extract evidence, learn."""

@@ -1,0 +1,1 @@
+"""One-class models: what is learned from trusted inputs alone."""
