@@ -255,10 +255,10 @@ def test_two_classes() -> None:
 @pytest.mark.parametrize(
     ("doubt", "features", "unstable", "cause"),
     [
-        (3.0, 1.0, 0.1, "ambiguous"),
-        (3.0, 6.0, 0.1, "ood-like"),
-        (3.0, 4.0, 6.0, "attack-like"),
-        (0.1, 5.0, 1.0, "attack-like"),  # surer than most trusted inputs, and far from them
+        (3.0, 1.0, 0.1, "undecided"),
+        (3.0, 6.0, 0.1, "unlike"),
+        (3.0, 4.0, 6.0, "unstable"),
+        (0.1, 5.0, 1.0, "unstable"),  # surer than most trusted inputs, and far from them
     ],
 )
 def test_likely_causes(doubt: float, features: float, unstable: float, cause: str) -> None:

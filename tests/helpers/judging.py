@@ -28,7 +28,7 @@ def judge(x: np.ndarray, explain: bool = False) -> dict[str, Any]:
         "p_value": p,
         "trusted": np.greater(p, 0.05),
     }
-    return columns | ({"cause": ["ood-like" if value <= 0.05 else "" for value in p]} if explain else {})
+    return columns | ({"cause": ["unlike" if value <= 0.05 else "" for value in p]} if explain else {})
 
 
 @dataclass

@@ -57,9 +57,7 @@ def test_what_is_drawn_is_judged_in_the_browser(browser: Any, address: str) -> N
         page.wait_for_function(r"/^p = [\d.]+/.test(document.getElementById('try-numbers').textContent)")
     assert re.fullmatch(r"p = [\d.]+(e-\d+)?, probability [\d.]+, \d+ ms", page.text_content("#try-numbers"))
     assert re.fullmatch(r"\d", page.text_content("#try-label"))
-    assert re.fullmatch(
-        r"(Trusted|Not trusted(, (attack-like|ood-like|ambiguous))?)", page.text_content("#try-verdict")
-    )
+    assert re.fullmatch(r"(Trusted|Not trusted(, (unstable|unlike|undecided))?)", page.text_content("#try-verdict"))
     seen = page.evaluate("[...document.getElementById('try-map').getContext('2d').getImageData(0, 0, 8, 8).data]")
     assert any(seen)
     assert complaints == []

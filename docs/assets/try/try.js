@@ -9,8 +9,8 @@ const say = (text) => { one("verdict").textContent = text; };
 const causeOf = (surprisal) => {
   const { confidence: doubt, features, stability } = surprisal;
   if ([doubt, features, stability].some((value) => !Number.isFinite(value))) return null;
-  if (stability > Math.max(doubt, features) || doubt < Math.log(2)) return "attack-like";
-  return features > doubt ? "ood-like" : "ambiguous";
+  if (stability > Math.max(doubt, features) || doubt < Math.log(2)) return "unstable";
+  return features > doubt ? "unlike" : "undecided";
 };
 
 // As the digits were made: the share of ink in each of 8 x 8 fields, what was drawn moved to the middle and to their size.
