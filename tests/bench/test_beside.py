@@ -19,7 +19,7 @@ from gradgeo.bench.methods import METHODS, Method
 from gradgeo.bench.page import beside, charts, results, write
 from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
 from gradgeo.bench.shared_passes import TRUSTED, UNNAMED, DetectorGroup, judge
-from gradgeo.detector.results import CAUSES
+from gradgeo.detector.weighing import CAUSES
 from gradgeo.errors import GradgeoWarning
 
 

@@ -11,7 +11,8 @@ from gradgeo import Detector, GradgeoError
 from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.measurements import DRAWS, RADII, EvidenceContext, margin, shift, shiftable
-from gradgeo.detector.results import CAUSES, likely_cause
+from gradgeo.detector.results import likely_cause
+from gradgeo.detector.weighing import CAUSES
 from gradgeo.geometry.autograd import AutogradJacobian
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss

@@ -253,12 +253,13 @@ def _fewer_classes(document: dict, arrays: dict) -> None:
 
 
 def _narrow(document: dict, arrays: dict) -> None:
-    arrays["neighbours/references"] = arrays["neighbours/references"][:, :3].copy()
+    arrays["mahalanobis/means"] = arrays["mahalanobis/means"][:, :3].copy()
+    arrays["mahalanobis/whitening"] = arrays["mahalanobis/whitening"][:3, :3].copy()
 
 
 def _one_median(document: dict, arrays: dict) -> None:
     for name in ("median", "spread"):
-        arrays[f"stability/{name}"] = arrays[f"stability/{name}"][:1].copy()
+        arrays[f"symmetry/{name}"] = arrays[f"symmetry/{name}"][:1].copy()
 
 
 def _flat(document: dict, arrays: dict) -> None:

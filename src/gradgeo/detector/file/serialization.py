@@ -253,10 +253,11 @@ def write(
         **_as_laid_out(fitted.calibration, fitted.calibration.arrays()),
         **_as_laid_out(fusion.by_evidence, vars(fusion.by_evidence)),
         **_prefixed(_BY_QUESTION, _as_laid_out(fusion.by_question, vars(fusion.by_question))),
-        _WEIGHTS: np.ascontiguousarray(fusion.weights, np.float64),
         **groups,
         **mistakes,
     }
+    if (fusion.weights != 1).any():
+        arrays[_WEIGHTS] = np.ascontiguousarray(fusion.weights, np.float64)
     if fusion.causes is not None:
         arrays |= _prefixed(_CAUSES, _as_laid_out(fusion.causes, vars(fusion.causes)))
     for name, member in zip(extractor.names, fusion.members, strict=True):
@@ -388,7 +389,7 @@ def _models(
         (mistakes,) = checked_arrays({_MISTAKES: ("f8", ("mistakes",))}, {_MISTAKES: mistakes}, {}).values()
         ensure(bool((np.diff(mistakes) >= 0).all()), "the scores of mistakes are not sorted")
     asked = len(set(questions))
-    weights = checked_weights(rest.pop(_WEIGHTS), asked) if _WEIGHTS in rest else np.ones(asked)  # of earlier versions
+    weights = checked_weights(rest.pop(_WEIGHTS), asked) if _WEIGHTS in rest else np.ones(asked)
     causes = taken(CauseModel.LAYOUT, _CAUSES)
     ensure(not rest, "it holds other arrays than its settings ask for")
     cause_model = CauseModel.from_arrays(causes, asked) if causes else None

@@ -235,9 +235,8 @@ def extract(
             "other predictions at the second",
             "Use a data set without random augmentation and a model that draws no random numbers.",
         )
-    with observer.stage("outliers made from trusted inputs", None):
-        x = _inputs_at(data, sources, batch_size=batch_size, noise=noise) if len(sources) else ()
-        made = suspects.measure(model, x, sources, extractor, batch_size=batch_size, seed=settings.seed)
+    x = _inputs_at(data, sources, batch_size=batch_size, noise=noise) if len(sources) else ()
+    made = suspects.measure(model, x, sources, extractor, batch_size=batch_size, seed=settings.seed, observer=observer)
     return extractor, measured, made
 
 

@@ -15,6 +15,7 @@ from gradgeo.classifier.wrapper import Model
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fit.made_outliers import FAMILIES, made_outliers
+from gradgeo.detector.fit.narration import SILENT, FitObserver
 from gradgeo.detector.fusion import FOLDS, MadeOf
 from gradgeo.detector.weighing import MISTAKE
 from gradgeo.errors import GradgeoError
@@ -91,19 +92,27 @@ def make(model: Model, x: Tensor, seed: int) -> dict[str, Tensor]:
         return {}
     try:
         return made_outliers(x, model=model, seed=seed, kinds=KINDS)
-    except GradgeoError:
+    except (GradgeoError, RuntimeError):  # no gradients, or no memory for them: a fit does not fail for that
         return made_outliers(x, seed=seed, kinds=[kind for kind in KINDS if FAMILIES[kind] != "attack"])
 
 
 def measure(
-    model: Model, x: Iterable[Tensor], rows: IntArray, extractor: EvidenceExtractor, *, batch_size: int, seed: int
+    model: Model,
+    x: Iterable[Tensor],
+    rows: IntArray,
+    extractor: EvidenceExtractor,
+    *,
+    batch_size: int,
+    seed: int,
+    observer: FitObserver = SILENT,
 ) -> MeasuredSuspects | None:
     """What the `extractor` measures of outliers made from the trusted inputs `x`, those at `rows`; None for none."""
     made = make(model, torch.cat([*x]), seed) if len(rows) else {}
     if not made:
         return None
-    measured = extractor.measure(
-        model, torch.split(torch.cat([*made.values()]), batch_size), batch_size=batch_size, quiet=True
-    )
+    every = torch.cat([*made.values()])  # (S, *input)
+    with observer.stage("outliers made from trusted inputs", len(every)) as advance:
+        parts = torch.split(every, batch_size)
+        measured = extractor.measure(model, parts, batch_size=batch_size, quiet=True, advance=advance)
     kind = np.repeat(np.arange(len(made)), [len(each) for each in made.values()])
     return MeasuredSuspects(measured, kind, tuple(FAMILIES[name] for name in made), rows)
