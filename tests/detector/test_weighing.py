@@ -44,12 +44,15 @@ def test_few_mistakes_are_not_gone_by() -> None:
     assert Suspects(np.full((20, 2), 9.0), np.zeros(20, np.int64), ("mistake",)).of_family().keys() == {"mistake"}
 
 
-def test_causes_are_learned_and_need_all_of_them() -> None:
+def test_causes_are_learned_from_two_on() -> None:
     seen = suspects(attack=(0.0, 6.0), noise=(6.0, 0.0), mistake=(3.0, 3.0))
     model = CauseModel.fit(flagged(TRUSTED, seen, np.ones(2), 1.5))
     assert model is not None
     assert model.names(torch.tensor([[0.3, 7.0], [7.0, 0.3]], dtype=torch.float64)) == ["unstable", "unlike"]
-    assert CauseModel.fit(suspects(attack=(0.0, 6.0), noise=(6.0, 0.0))) is None
+    two = CauseModel.fit(suspects(attack=(0.0, 6.0), noise=(6.0, 0.0)))
+    assert two is not None
+    assert two.names(torch.tensor([[0.3, 7.0], [7.0, 0.3]], dtype=torch.float64)) == ["unstable", "unlike"]
+    assert CauseModel.fit(suspects(attack=(0.0, 6.0))) is None
     again = CauseModel.from_arrays({"coefficient": model.coefficient, "intercept": model.intercept}, 2)
     assert np.array_equal(again.coefficient, model.coefficient)
     with pytest.raises(ValueError, match="wrong shape"):

@@ -69,7 +69,9 @@ def fit(
     alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
     confidence: Confidence = None,
     evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
-    classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Use the maps of the N likeliest classes only; by default of 20 at most.")
+    ] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
     temperature: Annotated[
         str, typer.Option(help="At which the loss is differentiated: a number, or auto, found by the margins.")
@@ -83,6 +85,9 @@ def fit(
     one_class: Annotated[
         str, typer.Option(help="Model of the saliency maps' statistics: copula, or loda, the paper's.")
     ] = "copula",
+    emphasis: Annotated[
+        str | None, typer.Option(help='What matters most: "mistakes", "ood" or "attacks"; by default all alike.')
+    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Judge x plus Gaussian noise of this standard deviation, for a certificate.")
     ] = None,
@@ -167,12 +172,13 @@ def fit(
             evidence=without_rows(wanted) if references == 0 else wanted,
             alpha=alpha,
             confidence=fraction("--confidence", confidence),
-            classes=classes,
+            classes="auto" if classes is None else classes,
             loss=loss,
             temperature=number_or("auto", "--temperature", temperature),
             rescale=rescale,
             channel_max=channel_max,
             one_class=one_class,
+            emphasis=emphasis,
             noise=noise,
             calibration=calibration,
             seed=seed,

@@ -36,6 +36,8 @@ EMPHASES: Mapping[str, tuple[str, ...]] = {
 CAUSES = ("unstable", "unlike", "undecided")
 """What a flagged input most looks like."""
 
+_NEVER = -1e6  # the intercept of a cause that is named of no input: a file holds finite numbers
+
 _CAUSE_OF = {"attack": 0, "noise": 1, "level": 1, "structure": 1, "mixed": 2, MISTAKE: 2}
 
 
@@ -132,23 +134,40 @@ class CauseModel:
 
     @classmethod
     def fit(cls, suspects: Suspects) -> Self | None:
-        """Fit to suspects, each cause with the same weight; None where one of `CAUSES` has none."""
+        """Fit to suspects, each cause with the same weight; None where fewer than two of `CAUSES` have any.
+
+        A cause without suspects is named of no input.
+        """
         from sklearn.linear_model import LogisticRegression
 
         known = np.array([_CAUSE_OF[family] for family in suspects.families])
         cause = known[suspects.kind]  # (S,)
         counts = np.bincount(cause, minlength=len(CAUSES))
-        if not counts.all():
+        present = np.flatnonzero(counts)
+        if len(present) < 2:
             return None
         model = LogisticRegression(max_iter=1000).fit(
-            np.log1p(suspects.surprisal), cause, sample_weight=len(cause) / len(CAUSES) / counts[cause]
+            np.log1p(suspects.surprisal), cause, sample_weight=len(cause) / len(present) / counts[cause]
         )
-        return cls(np.ascontiguousarray(model.coef_), np.ascontiguousarray(model.intercept_))
+        slope, offset = model.coef_, model.intercept_
+        if len(present) == 2:  # scikit-learn then gives the second against the first
+            slope, offset = np.concatenate([-slope, slope]) / 2, np.concatenate([-offset, offset]) / 2
+        coefficient, intercept = np.zeros((len(CAUSES), slope.shape[1])), np.full(len(CAUSES), _NEVER)
+        coefficient[present], intercept[present] = slope, offset
+        return cls(coefficient, intercept)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], questions: int) -> Self:
         """Of arrays read from a file; ValueError where they are not what `fit` makes of this many `questions`."""
         return cls(**checked_arrays(cls.LAYOUT, arrays, {"causes": len(CAUSES), "questions": questions}))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the logit of cause i is intercept[i] + sum over questions q of coefficient[i][q] ln(1 + surprisal)."""
+        return {
+            "names": list(CAUSES),
+            "coefficient": self.coefficient.tolist(),
+            "intercept": self.intercept.tolist(),
+        }
 
     def names(self, surprisal: Tensor) -> list[str]:
         """The cause of each input, by the surprisal (N, Q) of its questions."""
