@@ -434,7 +434,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.export
 @pytest.mark.data
 def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "TRAINED", (("mnist", "lite"),))  # paper of a trained network is exported above
+    monkeypatch.setattr(exporting, "TRAINED", (("mnist", "paper"),))
     monkeypatch.setattr(exporting, "ROUNDS", 1)
     monkeypatch.setattr(exporting, "_trained", partial(exporting._trained, fit_on=exporting.FEW))
     page = exporting.run(Suite(gradgeo_data, inputs=40, only=("mnist",), most=2 * exporting.FEW + 80))
@@ -442,4 +442,4 @@ def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.
     assert (found["inputs"], found["verdicts_differ"]) == (40, 0)
     assert found["logits"] < 1e-4
     assert all(ms > 0 for of in found["ms"].values() for ms in of.values())
-    assert "| mnist | lite | 40 |" in "\n".join(page.blocks)
+    assert "| mnist | paper | 40 |" in "\n".join(page.blocks)
