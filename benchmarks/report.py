@@ -29,8 +29,8 @@ def run(suite: Suite) -> Page:
     page.say(
         "`gradgeo report` on generated verdicts: ten classes, six kinds of evidence, times, about 8 % flagged, a drift "
         f"of {DRIFT} in the last third, thumbnails and matrices of {PICTURES} flagged inputs, pictures of as many "
-        "trusted ones as `score` keeps. Wall time from opening the file to the page on disk, the processor's time within "
-        "it, and the peak resident memory of the process before and after."
+        "trusted ones as `score` keeps. Wall time from opening the file to the page on disk, the processor's time "
+        "within it, and the peak resident memory of the process before and after."
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
