@@ -17,6 +17,7 @@ BENCHMARKS = (
     "evasion",
     "evidence",
     "export",
+    "file-serving",
     "guarantee",
     "local-minima",
     "networks",
