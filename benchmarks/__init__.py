@@ -17,7 +17,6 @@ BENCHMARKS = (
     "evasion",
     "evidence",
     "export",
-    "file-serving",
     "guarantee",
     "local-minima",
     "networks",
