@@ -165,8 +165,8 @@ def _attacks(page: Page, suite: Suite, classifier: ClassifierUnderTest) -> list[
         "error. Most, input by input: the mean of Phi(Phi^-1(p) + r/s) over these inputs, p the share of their own "
         f"{REPEATS} draws, which no attack on them exceeds but by chance. It is below the bound, which knows the mean "
         "of p alone: most inputs are far from a trusted mistake, and some are one already. What is missing between "
-        "attack and most is the attack's, or the network's, whose regions are no half-spaces; where they are, the attack "
-        "reaches it (tests/test_certificate.py). Ten tries: one success of ten counts."
+        "attack and most is the attack's, or the network's, whose regions are no half-spaces; where they are, the "
+        "attack reaches it (tests/test_certificate.py). Ten tries: one success of ten counts."
     )
     rows = [
         [
