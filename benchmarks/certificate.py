@@ -25,8 +25,8 @@ EVIDENCE, ALPHA, FIT, OTHERS = "lite", 0.05, 600, 300
 NOISES = (0.0, 0.06, 0.12, 0.25)
 RADII = (0.1, 0.25, 0.5, 1.0)
 NEAREST = 100  # inputs whose distance to another class is measured
-ATTACKED, PART, ATTACK_NOISE, ATTACK_RADII, STEPS, ATTACK_DRAWS = 500, 50, 0.25, (0.1, 0.25), 10, 6
-REPEATS = 100  # draws by which a point is judged
+ATTACKED, PART, ATTACK_NOISE, ATTACK_RADII, STEPS, ATTACK_DRAWS = 250, 50, 0.25, (0.1, 0.25), 10, 4
+REPEATS = 50  # draws by which a point is judged
 CERTIFIED, DRAWS = 20, 200
 TOUGH = ("fashion-noise",)  # attacked, and certified input by input
 
