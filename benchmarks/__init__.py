@@ -24,6 +24,7 @@ BENCHMARKS = (
     "own-rate",
     "paper",
     "per-class",
+    "price",
     "reading",
     "report",
     "scoring",

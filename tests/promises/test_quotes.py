@@ -181,6 +181,10 @@ def evaded() -> list[float]:
     return [found["evasion"]["flipped and trusted"], found["inputs"], found["PGD"]["flipped and trusted"]]
 
 
+def price() -> list[float]:
+    return [results("price")["prices"]["cifar10"]["lite"]["ratio"][1]]
+
+
 N = r"([\d,]+(?:\.\d+)?)"
 README: dict[str, Callable[..., list[float]]] = {
     rf"\| (\w+) \| {N} / {N} \| {N} / {N} \| (\w+) {N} / {N} \| {N} \|": row,
@@ -198,6 +202,7 @@ README: dict[str, Callable[..., list[float]]] = {
     rf"`\"fast\"` {N} forward and {N} backward": lambda: passes("gradgeo fast"),
     rf"up to {N} times less than the authors' function": faster,
     rf"got {N} of {N} inputs misclassified and trusted, where PGD got {N}": evaded,
+    rf"costs it about {N} times the change that flips the answer": price,
     rf"False alarms over {N} random splits": lambda: [max(r["splits"] for r in results("guarantee")["rows"])],
 }  # fmt: skip
 """Sentences of the README with figures in brackets of the pattern, and what these should be."""

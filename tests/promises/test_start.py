@@ -232,6 +232,7 @@ def test_the_commands_are_as_before() -> None:
         "check",
         "recalibrate",
         "explain",
+        "certify",
         "info",
         "card",
         "path",
