@@ -475,7 +475,10 @@ def pattern(data: bytes) -> None:
 def request(data: bytes) -> None:
     """A request to the server: the length of its JSON, then its body."""
     length = None if data[:1] < b"\x40" else str(int.from_bytes(data[1:3], "little") - 7)
-    asked = protocol.read(data[3:], length, shape=(2, 3), dtype=np.dtype(np.float32), most_rows=4)
+    body, shape, dtype = data[3:], (2, 3), np.dtype(np.float32)
+    at = protocol.json_length(body, length)
+    head = protocol.read_head(body[:at], len(body) - at, shape=shape, dtype=dtype, most_rows=4)
+    asked = protocol.with_tensor(head, memoryview(body)[at:], shape=shape, dtype=dtype)
     assert asked.x.shape[1:] == (2, 3)
     assert len(asked.x) <= 4
     assert asked.x.dtype == np.float32

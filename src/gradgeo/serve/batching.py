@@ -18,6 +18,7 @@ from gradgeo.serve.workers import InferenceError, WorkerLostError
 
 GOING_DOWN = ProtocolError(503, "the server is going down")
 FAULT = ProtocolError(500, "the batch could not be judged")
+LARGE = 1 << 22  # bytes of inputs that are joined in another thread
 
 Run = Callable[[NDArray[Any], Detail], Awaitable[dict[str, Column]]]
 
@@ -173,7 +174,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         at_least = loop.time() + self._limits.timeout / 2
-        x = np.concatenate([waiting.x for waiting in batch])
+        x = await _joined([waiting.x for waiting in batch])
         running = asyncio.ensure_future(self._run(x, batch[0].explain))
         nobody = asyncio.ensure_future(asyncio.wait([waiting.answer for waiting in batch]))
         try:
@@ -214,6 +215,14 @@ class Batcher:
             self._on_batch(columns)
         except Exception as error:
             event("batch not counted", logging.ERROR, exc_info=error)
+
+
+async def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """The rows of all parts; in another thread where to copy them here would hold up other requests."""
+    if len(parts) == 1:
+        return parts[0]
+    copied = sum(part.nbytes for part in parts)
+    return np.concatenate(parts) if copied < LARGE else await asyncio.to_thread(np.concatenate, parts)
 
 
 def _fail(waiting: _Waiting, error: ProtocolError) -> None:

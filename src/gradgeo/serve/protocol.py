@@ -75,23 +75,33 @@ class InferenceRequest:
         return Detail.CAUSE if any(name == "cause" for name, _ in self.outputs) else Detail.VERDICTS
 
 
-def read(
-    body: bytes | bytearray,
-    header_length: str | None,
+@dataclass(frozen=True)
+class RequestHead:
+    """What the JSON of a request says, read and checked: all of it but the tensor behind."""
+
+    rows: int
+    datatype: str
+    id: str | None
+    outputs: tuple[tuple[str, bool], ...]
+    data: NDArray[Any] | tuple[bytes, ...] | None
+    """Values (rows, *input) or elements that stand in the JSON; None where they are behind it."""
+
+
+def read_head(
+    text: bytes | bytearray,
+    behind: int,
     *,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     most_rows: int,
     offered: Sequence[str] = tuple(OUTPUTS),
     texts: bool = False,
-) -> InferenceRequest:
-    """The request in `body`, for a model with inputs of `shape` and `dtype`, or of `texts`, for some of the `offered`
-    outputs.
+) -> RequestHead:
+    """What the JSON `text` of a request says, with so many bytes `behind` it, for a model with inputs of `shape` and
+    `dtype`, or of `texts`, for some of the `offered` outputs.
 
     Raises: ProtocolError with 400, or 413 for more than `most_rows`; its message holds no value of an input.
     """
-    length = json_length(body, header_length)
-    text, binary = body[:length], memoryview(body)[length:]
     try:
         request = InferRequest.model_validate_json(text)
     except ValidationError as error:
@@ -100,17 +110,45 @@ def read(
     if tensor.name != INPUT:
         raise ProtocolError(400, f"expected the name of the input to be {INPUT!r}")
     wanted = _wanted(request, offered)
+    size = (tensor.parameters or {}).get(BINARY)
+    data: NDArray[Any] | tuple[bytes, ...] | None
     if tensor.datatype == byte_tensors.DATATYPE:
         rows = _rows(tensor, tuple(tensor.shape[1:]) if tensor.shape[1:] == [1] else (), most_rows)
-        size = (tensor.parameters or {}).get(BINARY)
-        files = byte_tensors.read(tensor.data, size, binary, rows, plain=texts)
-        return InferenceRequest(np.empty((0, *shape), dtype), request.id, wanted, files)
-    if texts:
+        data = byte_tensors.of_json(tensor.data, size, behind, rows, plain=texts)
+    elif texts:
         raise ProtocolError(400, "expected the datatype BYTES: this model judges texts")
-    rows = _rows(tensor, shape, most_rows)
+    else:
+        rows = _rows(tensor, shape, most_rows)
+        values = _values(tensor, size, behind, (rows, *shape))
+        data = None if values is None else _of_type(values, dtype)
+    return RequestHead(rows, tensor.datatype, request.id, wanted, data)
+
+
+def with_tensor(
+    head: RequestHead, behind: memoryview, *, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> InferenceRequest:
+    """The request, with the tensor `behind` its JSON where that is where it stands, as the head says.
+
+    Raises: ProtocolError with 400 for elements of BYTES that are not as many as the head says.
+    """
+    data = head.data
+    if head.datatype == byte_tensors.DATATYPE:
+        files = data if isinstance(data, tuple) else byte_tensors.read(behind, head.rows)
+        return InferenceRequest(np.empty((0, *shape), dtype), head.id, head.outputs, files)
+    if data is None:
+        data = _of_type(np.frombuffer(behind, _little(head.datatype)).reshape(head.rows, *shape), dtype)
+    assert isinstance(data, np.ndarray)
+    return InferenceRequest(data, head.id, head.outputs)
+
+
+def _little(datatype: str) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(DTYPES[datatype]).newbyteorder("<")
+    return dtype
+
+
+def _of_type(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite and cannot be judged
-        x = _values(tensor, binary, (rows, *shape)).astype(dtype, copy=False)
-    return InferenceRequest(x, request.id, wanted)
+        return values.astype(dtype, copy=False)
 
 
 def json_length(body: bytes | bytearray, header_length: str | None) -> int:
@@ -145,19 +183,17 @@ def _rows(tensor: RequestInput, shape: tuple[int, ...], most_rows: int) -> int:
     return tensor.shape[0]
 
 
-def _values(tensor: RequestInput, binary: memoryview, shape: tuple[int, ...]) -> NDArray[Any]:
-    dtype = np.dtype(DTYPES[tensor.datatype]).newbyteorder("<")
+def _values(tensor: RequestInput, size: Any, behind: int, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """The values in the JSON; None where they are in the bytes behind it, as many as there should be."""
     entries = int(np.prod(shape))
-    size = (tensor.parameters or {}).get(BINARY)
     if size is not None:
         if tensor.data is not None:
             raise ProtocolError(400, f"expected data or {BINARY}, got both")
-        if isinstance(size, bool) or size != entries * dtype.itemsize or size != len(binary):
-            raise ProtocolError(
-                400, f"expected {BINARY} and the bytes behind the JSON to be {entries * dtype.itemsize}"
-            )
-        return np.frombuffer(binary, dtype).reshape(shape)
-    if binary:
+        should = entries * _little(tensor.datatype).itemsize
+        if isinstance(size, bool) or size != should or size != behind:
+            raise ProtocolError(400, f"expected {BINARY} and the bytes behind the JSON to be {should}")
+        return None
+    if behind:
         raise ProtocolError(400, f"expected nothing behind the JSON without {BINARY}")
     if tensor.data is None:
         raise ProtocolError(400, f"expected data or {BINARY} for the input. Shared memory is not supported.")
@@ -218,7 +254,7 @@ def write(request: InferenceRequest, answer: Columns, *, name: str, version: str
 def _bytes(column: Column, datatype: str) -> bytes:
     if isinstance(column, list):
         return byte_tensors.write(text.encode() for text in column)
-    return column.astype(np.dtype(DTYPES[datatype]).newbyteorder("<"), copy=False).tobytes()
+    return column.astype(_little(datatype), copy=False).tobytes()
 
 
 def part(answer: Columns, rows: slice) -> dict[str, Column]:
