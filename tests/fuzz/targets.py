@@ -29,7 +29,8 @@ from gradgeo.data import Item, Source, arrays, files, images, limits, open_sourc
 from gradgeo.data import timestamps as times
 from gradgeo.detector.file import serialization as detector_file
 from gradgeo.errors import GradgeoError
-from gradgeo.serve import protocol
+from gradgeo.serve import reading
+from gradgeo.serve.errors import ProtocolError
 from helpers.memory import at_most
 
 SHARED = Path("/dev/shm")
@@ -77,7 +78,7 @@ def run(name: str, data: bytes) -> bool:
         try:
             TARGETS[name].check(data)
             return True
-        except (GradgeoError, protocol.ProtocolError) as error:
+        except (GradgeoError, ProtocolError) as error:
             refusal = str(error)
     assert not any(words in refusal for words in OUT_OF_MEMORY), refusal
     return False
@@ -476,9 +477,9 @@ def request(data: bytes) -> None:
     """A request to the server: the length of its JSON, then its body."""
     length = None if data[:1] < b"\x40" else str(int.from_bytes(data[1:3], "little") - 7)
     body, shape, dtype = data[3:], (2, 3), np.dtype(np.float32)
-    at = protocol.json_length(body, length)
-    head = protocol.read_head(body[:at], len(body) - at, shape=shape, dtype=dtype, most_rows=4)
-    asked = protocol.with_tensor(head, memoryview(body)[at:], shape=shape, dtype=dtype)
+    at = reading.json_length(body, length)
+    head = reading.read_head(body[:at], len(body) - at, shape=shape, dtype=dtype, most_rows=4)
+    asked = reading.with_tensor(head, memoryview(body)[at:], shape=shape, dtype=dtype)
     assert asked.x.shape[1:] == (2, 3)
     assert len(asked.x) <= 4
     assert asked.x.dtype == np.float32
@@ -531,7 +532,7 @@ MODULES = {
     "tsv": ucr,
     "moment": times,
     "pattern": files,
-    "request": protocol,
+    "request": reading,
 }
 """Of which file each target should reach every line."""
 

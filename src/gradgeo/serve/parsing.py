@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradgeo.serve import protocol
+from gradgeo.serve import reading
 from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.protocol import InferenceRequest, RequestHead
 from gradgeo.serve.texts import TextReader
@@ -48,7 +48,7 @@ class Reader:
 
     def head(self, text: bytes | bytearray, behind: int) -> RequestHead:
         """What the JSON of a request says that has so many bytes behind it. Raises: ProtocolError."""
-        return protocol.read_head(
+        return reading.read_head(
             text,
             behind,
             shape=self.shape,
@@ -60,7 +60,7 @@ class Reader:
 
     def request(self, head: RequestHead, behind: memoryview) -> InferenceRequest:
         """The whole request, its files not read yet. Raises: ProtocolError."""
-        return protocol.with_tensor(head, behind, shape=self.shape, dtype=self.dtype)
+        return reading.with_tensor(head, behind, shape=self.shape, dtype=self.dtype)
 
     def inputs(self, files: Sequence[bytes]) -> NDArray[Any]:
         """The inputs (N, *input) that files become. Raises: ProtocolError."""
@@ -120,9 +120,9 @@ class Parser:
     async def __call__(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
         """The request in `body`.
 
-        Raises: ProtocolError, as `protocol.read_head`; 503 where the process that parses cannot be started or was lost.
+        Raises: ProtocolError, as `reading.read_head`; 503 where the process that parses cannot be started or was lost.
         """
-        length = protocol.json_length(body, header_length)
+        length = reading.json_length(body, header_length)
         text, behind = body[:length], memoryview(body)[length:]
         job = _Json(text, len(behind))  # without what is behind: to copy that to the process would hold up all others
         head = await self._elsewhere(job) if length >= LONG_JSON else self._reader.head(text, len(behind))
