@@ -25,6 +25,8 @@ BENCHMARKS = (
     "paper",
     "per-class",
     "reading",
+    "record",
+    "references",
     "report",
     "scoring",
     "serving",
