@@ -490,6 +490,7 @@ def request_seeds() -> list[bytes]:
     asked = {
         **plain,
         "id": "1",
+        "parameters": {"conditional": "class", "group": "A"},
         "outputs": [{"name": "cause"}, {"name": "logits", "parameters": {"binary_data": True}}],
     }
     binary = {

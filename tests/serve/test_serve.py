@@ -1,5 +1,6 @@
 """The server over real sockets, with a judge that takes no time."""
 
+import gc
 import json
 import os
 import signal
@@ -509,6 +510,7 @@ def test_run_returns_when_asked_to_end_and_leaves_the_signals_as_they_were() -> 
         def end(server: Server = server, number: int = number) -> None:
             until(lambda: server.started)
             assert request(server, "GET", "/v2/health/ready")[0] == 200
+            assert gc.get_freeze_count() > 10_000  # what is loaded is not looked through again, while all would wait
             os.kill(os.getpid(), number)
 
         ending = threading.Thread(target=end)
@@ -517,6 +519,7 @@ def test_run_returns_when_asked_to_end_and_leaves_the_signals_as_they_were() -> 
         ending.join()
         assert pool.closed
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert gc.get_freeze_count() == 0
 
 
 def test_workers_that_cannot_load_end_the_server_with_their_reason() -> None:

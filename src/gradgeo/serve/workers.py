@@ -1,6 +1,7 @@
 """Worker processes for inference, apart from the one that speaks HTTP: one that dies takes no request with it."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import shutil
@@ -243,6 +244,8 @@ def _work(pipe: Connection, load: Load, folder: Path | None = None) -> None:
     warnings.simplefilter("ignore", UnusableInputWarning)  # such inputs are counted by the metrics
     try:
         task = load()
+        gc.collect()
+        gc.freeze()  # as in the server: no verdict waits for a search through what is loaded
         pipes.send(pipe, ("ready", task.facts))
     except Exception as error:
         pipes.send(
