@@ -26,6 +26,8 @@ BENCHMARKS = (
     "per-class",
     "price",
     "reading",
+    "record",
+    "references",
     "report",
     "scoring",
     "serving",

@@ -1,5 +1,7 @@
 """What a detector without rows of features of its trusted inputs loses."""
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def run(suite: Suite) -> Page:
             good = detector.outlier_score(trusted)
             scores.append([auroc(good, detector.outlier_score(x)) for x in cases.values()])
         for case, rowed, moments in zip(cases, *scores, strict=True):
-            page.data.setdefault(name, {})[case] = {"rows": list(rowed), "moments": list(moments)}
+            page.data.setdefault(name, {})[case] = {"rows": asdict(rowed), "moments": asdict(moments)}
             rows.append([name, case, str(rowed), str(moments)])
     page.table(["classifier", "inputs", "rows of features", "moments alone"], rows)
     return page

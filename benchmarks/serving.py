@@ -160,6 +160,7 @@ class _BareWorker:
             "outlier_score": ones,
             "p_value": ones,
             "trusted": ones > 0,
+            "compared": np.ones(len(x), np.int64),
         }
 
 

@@ -1,6 +1,7 @@
 """How soon a server says that it is alive while it reads the longest bodies."""
 
 import contextlib
+import io
 import json
 import time
 from http.client import HTTPConnection
@@ -16,7 +17,10 @@ from benchmarks.serving import Served, status_of
 from benchmarks.soak import clients
 from benchmarks.soak.processes import client, served
 from benchmarks.soak.requests import filled
+from gradgeo.data.preprocess import Preprocess
 from gradgeo.detector.detector import Detector
+from gradgeo.errors import require
+from gradgeo.serve import byte_tensors
 from gradgeo.serve.limits import Limits
 
 SECONDS = 8.0
@@ -64,19 +68,35 @@ def longest_bodies(shape: tuple[int, ...] = SHAPE) -> dict[str, tuple[bytes, str
     asked = {"inputs": [tensor], "outputs": [{"name": "label", "parameters": {"binary_data": True}}]}
     text = json.dumps(asked).encode()
     padded = text + b" " * (limits.body_bytes(entries) - x.nbytes - len(text))
+    file = picture(limits.file)
+    of_file = byte_tensors.write([file])
+    tensor = {"name": "input", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(of_file)}}
+    text_of_file = json.dumps({**asked, "inputs": [tensor]}).encode()
     return {
         "JSON of numbers": (filled(b"0", limits.json), "none"),
         "JSON of empty lists": (filled(b"[]", limits.json), "none"),
         "a binary tensor": (text + x.tobytes(), str(len(text))),
         "a binary tensor behind the longest JSON": (padded + x.tobytes(), str(len(padded))),
+        "an image file": (text_of_file + of_file, str(len(text_of_file))),
     }
+
+
+def picture(longest: int) -> bytes:
+    """A bitmap file of noise, square, of nearly as many bytes as `longest`."""
+    side = int(((longest - 1024) / 3) ** 0.5) // 4 * 4  # rows of whole words, so that none is filled up
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    stream = io.BytesIO()
+    require("PIL.Image", "images").fromarray(pixels).save(stream, "bmp")
+    return stream.getvalue()
 
 
 def report(page: Page, folder: Path, inputs: int) -> None:
     """Probe a server of images beside each sort of longest body; `inputs` plays no part."""
     file = folder / "images.gradgeo"
     generator = torch.Generator().manual_seed(0)
-    Detector(net(), evidence=["confidence"]).fit(torch.rand(100, *SHAPE, generator=generator)).save(file)
+    notes = {"preprocess": Preprocess(size=SHAPE[1:]).as_dict()}
+    detector = Detector(net(), evidence=["confidence"]).fit(torch.rand(100, *SHAPE, generator=generator))
+    detector.save(file, notes=notes)
     page.say(
         f"How soon a server says that it is alive, asked every {1000 * clients.PAUSE:.0f} ms from a process of its own "
         f"while another process sends it the longest bodies of a sort that it takes, one after the other, for "

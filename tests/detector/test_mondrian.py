@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from gradgeo import Detector, GradgeoWarning
+from gradgeo.detector.calibration import conformal
 from gradgeo.detector.calibration.mondrian import CalibrationGroups, Kinds
 from gradgeo.detector.results import ConditionalPredictions
 from gradgeo.errors import ArgumentError, DetectorFileError
@@ -29,6 +30,20 @@ def counted(known: list, kinds: list, score: float, kind: object) -> tuple[float
     if len(own) < 9:
         own = known
     return (1 + sum(s >= score for s in own)) / (len(own) + 1), len(own)
+
+
+@pytest.mark.parametrize("decimals", [1, 8])  # with ties, and without
+def test_p_values_are_those_of_crepes(decimals: int) -> None:
+    crepes = pytest.importorskip("crepes.base", reason="crepes is not installed")
+    rng = np.random.default_rng(decimals)
+    known, new = rng.normal(size=400).round(decimals), rng.normal(1, 2, 100).round(decimals)
+    kinds = Kinds(rng.integers(5, size=400), rng.integers(5, size=100), ("",) * 100)
+    p, compared = kinds.p_values(known, np.sort(known), new, 9)
+    wanted = crepes.p_values_batch(known, new, kinds.calibration, kinds.asked, smoothing=False)
+    np.testing.assert_allclose(p, wanted, rtol=1e-12)
+    assert compared.sum() < 100 * 100
+    pooled = conformal.p_values(np.sort(known), new)
+    np.testing.assert_allclose(pooled, crepes.p_values_batch(known, new, smoothing=False), rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:.*are compared with all")

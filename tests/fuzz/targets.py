@@ -29,7 +29,8 @@ from gradgeo.data import Item, Source, arrays, files, images, limits, open_sourc
 from gradgeo.data import timestamps as times
 from gradgeo.detector.file import serialization as detector_file
 from gradgeo.errors import GradgeoError
-from gradgeo.serve import protocol
+from gradgeo.serve import reading
+from gradgeo.serve.errors import ProtocolError
 from helpers.memory import at_most
 
 SHARED = Path("/dev/shm")
@@ -77,7 +78,7 @@ def run(name: str, data: bytes) -> bool:
         try:
             TARGETS[name].check(data)
             return True
-        except (GradgeoError, protocol.ProtocolError) as error:
+        except (GradgeoError, ProtocolError) as error:
             refusal = str(error)
     assert not any(words in refusal for words in OUT_OF_MEMORY), refusal
     return False
@@ -475,7 +476,10 @@ def pattern(data: bytes) -> None:
 def request(data: bytes) -> None:
     """A request to the server: the length of its JSON, then its body."""
     length = None if data[:1] < b"\x40" else str(int.from_bytes(data[1:3], "little") - 7)
-    asked = protocol.read(data[3:], length, shape=(2, 3), dtype=np.dtype(np.float32), most_rows=4)
+    body, shape, dtype = data[3:], (2, 3), np.dtype(np.float32)
+    at = reading.json_length(body, length)
+    head = reading.read_head(body[:at], len(body) - at, shape=shape, dtype=dtype, most_rows=4)
+    asked = reading.with_tensor(head, memoryview(body)[at:], shape=shape, dtype=dtype)
     assert asked.x.shape[1:] == (2, 3)
     assert len(asked.x) <= 4
     assert asked.x.dtype == np.float32
@@ -486,6 +490,7 @@ def request_seeds() -> list[bytes]:
     asked = {
         **plain,
         "id": "1",
+        "parameters": {"conditional": "class", "group": "A"},
         "outputs": [{"name": "cause"}, {"name": "logits", "parameters": {"binary_data": True}}],
     }
     binary = {
@@ -528,7 +533,7 @@ MODULES = {
     "tsv": ucr,
     "moment": times,
     "pattern": files,
-    "request": protocol,
+    "request": reading,
 }
 """Of which file each target should reach every line."""
 

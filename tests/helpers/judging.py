@@ -27,6 +27,7 @@ def judge(x: np.ndarray, explain: bool = False) -> dict[str, Any]:
         "outlier_score": -np.log(p),
         "p_value": p,
         "trusted": np.greater(p, 0.05),
+        "compared": np.full(len(x), 19),
     }
     return columns | ({"cause": ["unlike" if value <= 0.05 else "" for value in p]} if explain else {})
 

@@ -17,7 +17,7 @@ from helpers.judging import CLASSES, SHAPE, judge
 from helpers.waiting import until
 
 FACTS = Facts(SHAPE, CLASSES, False, 19, {"detector_sha256": "0123456789abcdef" * 4, "alpha": 0.05})
-Judge = Callable[[np.ndarray, bool], dict[str, Any]]
+Judge = Callable[..., dict[str, Any]]
 
 
 class LocalPool:
@@ -33,12 +33,12 @@ class LocalPool:
     async def start(self) -> Facts:
         return self.facts
 
-    async def __call__(self, x: np.ndarray, explain: bool) -> dict[str, Any]:
+    async def __call__(self, x: np.ndarray, explain: bool, *among: Any) -> dict[str, Any]:
         from gradgeo.serve.workers import InferenceError
 
         self.batches.append(len(x))
         try:
-            return await asyncio.to_thread(self.judge, x, explain)
+            return await asyncio.to_thread(self.judge, x, explain, *among)
         except ValueError as error:
             raise InferenceError(f"the model or the detector failed ({type(error).__name__})") from None
 

@@ -191,7 +191,7 @@ def test_bad_tensors_of_bytes_are_told_what_is_wrong(server: Server, name: str) 
 @pytest.mark.parametrize("behind", [b"", b"\1\0\0", b"\2\0\0\0a", b"\xff\xff\xff\xffa", b"\1\0\0\0ab"])
 def test_lengths_in_tensors_of_bytes_are_checked(behind: bytes) -> None:
     with pytest.raises(ProtocolError, match="expected 1 elements behind the JSON"):
-        byte_tensors.read(None, len(behind), memoryview(behind), 1)
+        byte_tensors.read(memoryview(behind), 1)
 
 
 def test_models_that_take_no_files_say_why(detector: Detector) -> None:

@@ -16,7 +16,7 @@ from helpers.serving import FACTS, SHAPE, infer, request, served
 from helpers.waiting import until
 
 X = np.random.default_rng(0).uniform(0.3, 1, (3, *SHAPE)).astype(np.float32)
-COLUMNS = {"label": np.array([1, 2, -1]), "p_value": np.array([0.5, 0.05, np.nan]), "trusted": np.array([True, False, False])}  # fmt: skip
+COLUMNS = {"label": np.array([1, 2, -1]), "p_value": np.array([0.5, 0.05, np.nan]), "trusted": np.array([True, False, False]), "compared": np.full(3, 19)}  # fmt: skip
 
 
 def lines(folder: Path) -> list[dict]:
@@ -36,8 +36,9 @@ def test_each_verdict_is_a_line_and_the_watch_goes_on(tmp_path: Path) -> None:
     assert [(line["n"], line["row"]) for line in told] == [(1, 0), (2, 1), (3, 2)]
     assert len({line["request"] for line in told}) == 1
     assert told[0]["sha256"] == hashlib.sha256(x[0].tobytes()).hexdigest()
-    assert set(told[0]) == {"time", "n", "request", "row", "sha256", "label", "p", "trusted", "cause", "detector", "versions"}  # fmt: skip
+    assert set(told[0]) == {"time", "n", "request", "row", "sha256", "label", "p", "trusted", "cause", "conditional", "group", "compared", "detector", "versions"}  # fmt: skip
     assert (told[2]["p"], told[2]["trusted"], told[0]["cause"]) == (None, False, None)
+    assert (told[0]["conditional"], told[0]["group"], told[0]["compared"]) == (None, None, 19)
     assert told[0]["detector"] == FACTS.digest
     assert told[0]["versions"].keys() == {"gradgeo", "torch", "numpy"}
     with served(record=tmp_path) as server:
@@ -91,6 +92,19 @@ def test_files_are_rotated_and_a_full_disk_is_survived(tmp_path: Path, monkeypat
     told = lines(tmp_path)  # every line is whole
     assert [line["request"] for line in told] == [f"r{i}" for i in range(4) for _ in range(3)] + ["again"] * 3
     assert [line["n"] for line in told[-3:]] == [16, 17, 18]  # the three that are missing are missed
+
+
+def test_a_clock_that_jumps_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[int] = []
+    record = VerdictRecord(tmp_path, "0" * 64, {}, lost=lost.append)
+    for number, moment in enumerate((1.8e9, 1e9, -1e20, float("nan"), 1.8e9)):
+        monkeypatch.setattr("gradgeo.serve.record.time.time", lambda moment=moment: moment)
+        record.add(f"r{number}", X[:1], {name: column[:1] for name, column in COLUMNS.items()})
+    record.close()
+    told = lines(tmp_path)
+    assert [line["time"][:4] for line in told] == ["2027", "2001", "2027"]  # as the clock said
+    assert [line["n"] for line in told] == [1, 2, 5]  # what the clock makes impossible is missed, and counted
+    assert lost == [1, 1]
 
 
 def test_too_much_that_waits_is_lost_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gradgeo.serve.batching import Batcher
+from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.limits import Limits
-from gradgeo.serve.protocol import ProtocolError
 from gradgeo.serve.workers import InferenceError, Pool, StartError, WorkerLostError
 from helpers.judging import KNOWN, SHAPE, Loads, judge
 from helpers.serving import LocalPool, infer, served

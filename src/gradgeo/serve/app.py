@@ -155,7 +155,7 @@ INFER: dict[str, Any] = {
 async def _infer(service: Service, request: Request) -> Response:
     inference = await bodies.read(service, request)
     columns = await unless_gone(request, service.answer(inference))
-    service.note(request.state.request, inference.x, columns)
+    service.note(request.state.request, inference.x, columns, inference.comparison)
     request.state.rows, request.state.untrusted = len(inference.x), _untrusted(columns)
     text, length = protocol.write(inference, columns, name=service.name, version=service.version)
     if length is None:

@@ -13,30 +13,38 @@ from numpy.typing import NDArray
 from gradgeo.serve.errors import ProtocolError
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
-from gradgeo.serve.protocol import Column, Detail, part
+from gradgeo.serve.protocol import ALL, Column, Comparison, Detail, part
 from gradgeo.serve.workers import InferenceError, WorkerLostError
 
 GOING_DOWN = ProtocolError(503, "the server is going down")
 FAULT = ProtocolError(500, "the batch could not be judged")
+LARGE = 1 << 22  # bytes of inputs that are joined in another thread
 
-Run = Callable[[NDArray[Any], Detail], Awaitable[dict[str, Column]]]
+Run = Callable[..., Awaitable[dict[str, Column]]]
+"""(x, detail) or, for conditional p-values, (x, detail, conditional, groups): as `inference.Inference`."""
 
 
 @dataclass(eq=False)
 class _Waiting:
     x: NDArray[Any]
     explain: Detail
+    comparison: Comparison
     since: float
     answer: "asyncio.Future[dict[str, Column]]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+
+    @property
+    def asks(self) -> tuple[Detail, str | None, bool]:
+        """What requests of one batch ask for alike; their groups may differ."""
+        return self.explain, self.comparison.conditional, self.comparison.group is not None
 
 
 class Batcher:
     """A queue of requests in front of the workers.
 
     Args:
-        run: the verdicts of a batch (N, *input), in as much detail as is asked for.
+        run: the verdicts of a batch (N, *input), in as much detail as is asked for, among the inputs that are.
         limits: of rows in a batch and in the queue, and of time.
         workers: batches that may run at the same time.
         on_batch: called with the columns of every batch that succeeded.
@@ -71,7 +79,7 @@ class Batcher:
         for waiting in [*self._waiting]:
             _fail(waiting, GOING_DOWN)
 
-    async def submit(self, x: NDArray[Any], explain: Detail) -> dict[str, Column]:
+    async def submit(self, x: NDArray[Any], explain: Detail, comparison: Comparison = ALL) -> dict[str, Column]:
         """The columns for the rows of `x`.
 
         Raises: ProtocolError, with 429 for a full queue, 504 for an answer that did not come in time, 503 where workers
@@ -79,7 +87,7 @@ class Batcher:
         """
         if self.rows + len(x) > self._limits.queue:
             raise ProtocolError(429, f"{self.rows} inputs are waiting already. Try again later.", {"Retry-After": "1"})
-        waiting = _Waiting(x, explain, asyncio.get_running_loop().time())
+        waiting = _Waiting(x, explain, comparison, asyncio.get_running_loop().time())
         self._waiting.append(waiting)
         self.rows += len(x)
         try:
@@ -128,7 +136,7 @@ class Batcher:
         rows = 0
         for waiting in self._waiting:
             rows += len(waiting.x)
-            if batch and (rows > self._limits.batch or waiting.explain != batch[0].explain):
+            if batch and (rows > self._limits.batch or waiting.asks != batch[0].asks):
                 break
             batch.append(waiting)
         return batch
@@ -173,8 +181,8 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         at_least = loop.time() + self._limits.timeout / 2
-        x = np.concatenate([waiting.x for waiting in batch])
-        running = asyncio.ensure_future(self._run(x, batch[0].explain))
+        x = await _joined([waiting.x for waiting in batch])
+        running = asyncio.ensure_future(self._run(x, *_arguments(batch)))
         nobody = asyncio.ensure_future(asyncio.wait([waiting.answer for waiting in batch]))
         try:
             await asyncio.wait((running, nobody), return_when=asyncio.FIRST_COMPLETED)
@@ -214,6 +222,23 @@ class Batcher:
             self._on_batch(columns)
         except Exception as error:
             event("batch not counted", logging.ERROR, exc_info=error)
+
+
+def _arguments(batch: list[_Waiting]) -> tuple[Any, ...]:
+    """Of `Run`, behind x."""
+    explain, conditional, grouped = batch[0].asks
+    if conditional is None and not grouped:
+        return (explain,)
+    groups = [waiting.comparison.group for waiting in batch for _ in range(len(waiting.x))] if grouped else None
+    return explain, conditional, groups
+
+
+async def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """The rows of all parts; in another thread where to copy them here would hold up other requests."""
+    if len(parts) == 1:
+        return parts[0]
+    copied = sum(part.nbytes for part in parts)
+    return np.concatenate(parts) if copied < LARGE else await asyncio.to_thread(np.concatenate, parts)
 
 
 def _fail(waiting: _Waiting, error: ProtocolError) -> None:

@@ -31,7 +31,7 @@ FORM = 1 << 13
 async def read(service: Service, request: Request) -> InferenceRequest:
     """The inference request.
 
-    Raises: ProtocolError with 408, 413, 415, 429, 499, and what `protocol.read` and `Parser` raise.
+    Raises: ProtocolError with 408, 413, 415, 429, 499, and what `Parser` raises.
     """
     if _media_type(request) not in MEDIA_TYPES:
         raise ProtocolError(415, "expected a body of type application/json or application/octet-stream")

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from gradgeo.classifier.text import TextClassifier
 from gradgeo.classifier.wrapper import Classifier
 from gradgeo.data.preprocess import Preprocess
 from gradgeo.detector.detector import Detector
-from gradgeo.errors import DetectorFileError
-from gradgeo.serve.protocol import Column, Detail
+from gradgeo.errors import DetectorFileError, GradgeoWarning
+from gradgeo.serve.protocol import AMONG_ALL, CONDITIONS, Column, Detail
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Facts:
     """P-values of mistakes that the traffic is compared with: `Detector.mistake_p_values_`."""
 
     @property
+    def grouped(self) -> bool:
+        """Whether `fit` was given groups, so that p-values can be among the calibration inputs of one."""
+        return bool(self.parameters.get("groups"))
+
+    @property
     def digest(self) -> str:
         """`Detector.digest()`, which the rows of `score` state too."""
         return str(self.parameters.get("detector_sha256", ""))
@@ -63,7 +69,9 @@ class Inference(Protocol):
     @property
     def facts(self) -> Facts: ...  # noqa: D102
 
-    def __call__(self, x: NDArray[Any], explain: Detail) -> dict[str, Column]: ...  # noqa: D102
+    def __call__(  # noqa: D102
+        self, x: NDArray[Any], explain: Detail, conditional: str | None = None, groups: list[str] | None = None
+    ) -> dict[str, Column]: ...
 
 
 class DetectorInference:
@@ -81,6 +89,8 @@ class DetectorInference:
                 "detector_sha256": detector.digest(),
                 "alpha": float(detector.alpha),
                 "false_alarm_rate": detector.false_alarm_rate_.as_dict(),
+                "conditional": list(CONDITIONS),
+                "groups": list(detector.groups_),
                 "class_names": notes.get("class_names") or [],
                 "preprocess": notes.get("preprocess"),
                 **({} if detector.noise_ is None else {"noise": detector.noise_}),
@@ -89,11 +99,30 @@ class DetectorInference:
             texts=isinstance(detector.model, TextClassifier),
         )
 
-    def __call__(self, x: NDArray[Any], explain: Detail = Detail.VERDICTS) -> dict[str, Column]:
-        """Every output of the protocol; `cause` only with explanations, `detail` only with pictures."""
-        of_text = x.dtype == object
-        judgement = self._detector.judge(x.tolist() if of_text else torch.from_numpy(x), explain=bool(explain))
-        columns: dict[str, Column] = {name: column.numpy() for name, column in vars(judgement.predictions).items()}
+    def __call__(
+        self,
+        x: NDArray[Any],
+        explain: Detail = Detail.VERDICTS,
+        conditional: str | None = None,
+        groups: list[str] | None = None,
+    ) -> dict[str, Column]:
+        """Every output of the protocol; `cause` only with explanations, `detail` only with pictures.
+
+        Of conditional p-values those among all calibration inputs, too, in the column AMONG_ALL. A kind with too few
+        calibration inputs is told by `compared`, not by a warning.
+        """
+        detector, of_text = self._detector, x.dtype == object
+        batch = x.tolist() if of_text else torch.from_numpy(x)
+        with warnings.catch_warnings():
+            if conditional is not None or groups is not None:
+                warnings.simplefilter("ignore", GradgeoWarning)
+            judgement = detector.judge(batch, explain=bool(explain), conditional=conditional, groups=groups)
+        predictions = judgement.predictions
+        columns: dict[str, Column] = {name: column.numpy() for name, column in vars(predictions).items()}
+        if "compared" in columns:
+            columns[AMONG_ALL] = detector.fitted_.calibration.p_value(predictions.outlier_score).numpy()
+        else:
+            columns["compared"] = np.full(len(x), detector.calibration_size_, np.int64)
         columns["logits"] = judgement.logits.float().numpy()
         if explain:
             explanations = judgement.explanations

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-from gradgeo.serve.protocol import Columns
+from gradgeo.serve.protocol import AMONG_ALL, Columns
 from gradgeo.watch import Watch, WatchState
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -56,8 +56,8 @@ class Metrics:
             self._seconds.observe(seconds)
 
     def batch(self, columns: Columns) -> None:
-        """Count a batch of verdicts."""
-        p, trusted = np.asarray(columns["p_value"]), np.asarray(columns["trusted"])
+        """Count a batch of verdicts; its p-values among all calibration inputs, whatever was asked for."""
+        p, trusted = np.asarray(columns.get(AMONG_ALL, columns["p_value"])), np.asarray(columns["trusted"])
         known = ~np.isnan(p)
         self._batches.observe(len(p))
         self._inputs.labels("trusted").inc(int(trusted.sum()))

@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradgeo.serve import protocol
+from gradgeo.serve import reading
 from gradgeo.serve.errors import ProtocolError
-from gradgeo.serve.protocol import InferenceRequest
+from gradgeo.serve.protocol import InferenceRequest, RequestHead
 from gradgeo.serve.texts import TextReader
 from gradgeo.serve.web.preparation import FileReader
 from gradgeo.serve.workers import InferenceError, Pool, StartError, WorkerLostError
 
 LONG_JSON = 1 << 14  # bytes; what is shorter takes a few milliseconds
-LARGE = 1 << 16  # bytes of a binary body whose numbers are converted in another thread
+LARGE = 1 << 16  # bytes behind the JSON whose numbers are converted in another thread
 
 
 @dataclass(frozen=True)
 class Reader:
-    """`protocol.read` for one model, as a pool of workers runs it. It is its own loader: there is nothing to load."""
+    """The reading of requests for one model, as a pool of workers runs it. It is its own loader: nothing is to load."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -46,17 +46,21 @@ class Reader:
             self.prepare.get_ready()
         return _Task(self)
 
-    def read(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
-        """The request in `body`, its files not read yet. Raises: ProtocolError."""
-        return protocol.read(
-            body,
-            header_length,
+    def head(self, text: bytes | bytearray, behind: int) -> RequestHead:
+        """What the JSON of a request says that has so many bytes behind it. Raises: ProtocolError."""
+        return reading.read_head(
+            text,
+            behind,
             shape=self.shape,
             dtype=self.dtype,
             most_rows=self.most_rows,
             offered=self.offered,
             texts=isinstance(self.prepare, TextReader),
         )
+
+    def request(self, head: RequestHead, behind: memoryview) -> InferenceRequest:
+        """The whole request, its files not read yet. Raises: ProtocolError."""
+        return reading.with_tensor(head, behind, shape=self.shape, dtype=self.dtype)
 
     def inputs(self, files: Sequence[bytes]) -> NDArray[Any]:
         """The inputs (N, *input) that files become. Raises: ProtocolError."""
@@ -70,19 +74,19 @@ class _Task:
     reader: Reader
     facts: None = None
 
-    def __call__(self, job: "_Body | _Files") -> "InferenceRequest | NDArray[Any] | _Refusal":
+    def __call__(self, job: "_Json | _Files") -> "RequestHead | NDArray[Any] | _Refusal":
         try:
             if isinstance(job, _Files):
                 return self.reader.inputs(job.files)
-            return self.reader.read(job.body, job.header_length)
+            return self.reader.head(job.text, job.behind)
         except ProtocolError as error:
             return _Refusal(error.status, error.message, error.headers)
 
 
 @dataclass(frozen=True)
-class _Body:
-    body: bytes | bytearray
-    header_length: str | None
+class _Json:
+    text: bytes | bytearray
+    behind: int
 
 
 @dataclass(frozen=True)
@@ -116,14 +120,14 @@ class Parser:
     async def __call__(self, body: bytes | bytearray, header_length: str | None) -> InferenceRequest:
         """The request in `body`.
 
-        Raises: ProtocolError, as `protocol.read`; 503 where the process that parses cannot be started or was lost.
+        Raises: ProtocolError, as `reading.read_head`; 503 where the process that parses cannot be started or was lost.
         """
-        binary = header_length is not None
-        if protocol.json_length(body, header_length) < LONG_JSON:
-            read = partial(self._reader.read, body, header_length)
-            request = await asyncio.to_thread(read) if binary and len(body) >= LARGE else read()
-        else:
-            request = await self._elsewhere(_Body(body, header_length))
+        length = reading.json_length(body, header_length)
+        text, behind = body[:length], memoryview(body)[length:]
+        job = _Json(text, len(behind))  # without what is behind: to copy that to the process would hold up all others
+        head = await self._elsewhere(job) if length >= LONG_JSON else self._reader.head(text, len(behind))
+        read = partial(self._reader.request, head, behind)
+        request = await asyncio.to_thread(read) if len(behind) >= LARGE else read()
         return replace(request, x=await self.inputs(request.files), files=()) if request.files else request
 
     async def inputs(self, files: tuple[bytes, ...]) -> NDArray[Any]:
@@ -132,7 +136,7 @@ class Parser:
             return self._reader.inputs(files)  # texts, or refused
         return await self._elsewhere(_Files(files))  # type: ignore[no-any-return]
 
-    async def _elsewhere(self, job: _Body | _Files) -> Any:
+    async def _elsewhere(self, job: _Json | _Files) -> Any:
         try:
             found = await (await self._running(type(job)))(job)
         except (StartError, WorkerLostError) as error:

@@ -1,7 +1,4 @@
-"""From the bytes of an inference request to an array, and from verdicts back to bytes.
-
-Binary tensors: the header `Inference-Header-Content-Length` holds the length of the JSON, the tensors follow it.
-"""
+"""The words of the protocol: outputs, what a request asks for, and from verdicts to bytes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +8,8 @@ from typing import Any
 import numpy as np
 import pydantic_core
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from gradgeo.serve import byte_tensors
-from gradgeo.serve.errors import ProtocolError
-from gradgeo.serve.schemas import InferRequest, RequestInput
 
 INPUT = "input"
 DTYPES: dict[str, Any] = {
@@ -34,11 +28,19 @@ OUTPUTS = {
     "outlier_score": "FP64",
     "p_value": "FP64",
     "trusted": "BOOL",
+    "compared": "INT64",
     "cause": "BYTES",
 }
 """Names and types of the outputs; `cause` only on request, because it costs explanations."""
 
-DEFAULT = tuple(name for name in OUTPUTS if name != "cause")
+DEFAULT = tuple(name for name in OUTPUTS if name not in ("compared", "cause"))
+"""What is answered where no outputs are named; conditional requests add `compared`."""
+
+CONDITIONS = ("class",)
+"""What `Detector.predict` takes as `conditional`, named here for processes that do without PyTorch."""
+
+AMONG_ALL = "p_among_all"
+"""The column beside conditional p-values that watches follow."""
 
 Column = NDArray[Any] | list[str]
 Columns = Mapping[str, Column]
@@ -56,6 +58,22 @@ class Detail(IntEnum):
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Which calibration inputs the p-values of a request are among; all of them without either."""
+
+    conditional: str | None = None
+    """"class" for those of the same predicted class."""
+    group: str | None = None
+    """Those of this group of `fit`, which all inputs of the request are of."""
+
+    def __bool__(self) -> bool:
+        return self != ALL
+
+
+ALL = Comparison()
+
+
+@dataclass(frozen=True)
 class InferenceRequest:
     """An inference request, read and checked."""
 
@@ -69,130 +87,31 @@ class InferenceRequest:
     files: tuple[bytes, ...] = ()
     """The rows of a BYTES tensor, which are still to be made inputs."""
 
+    comparison: Comparison = ALL
+
     @property
     def explain(self) -> Detail:
         """Whether explanations are needed."""
         return Detail.CAUSE if any(name == "cause" for name, _ in self.outputs) else Detail.VERDICTS
 
 
-def read(
-    body: bytes | bytearray,
-    header_length: str | None,
-    *,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    most_rows: int,
-    offered: Sequence[str] = tuple(OUTPUTS),
-    texts: bool = False,
-) -> InferenceRequest:
-    """The request in `body`, for a model with inputs of `shape` and `dtype`, or of `texts`, for some of the `offered`
-    outputs.
+@dataclass(frozen=True)
+class RequestHead:
+    """What the JSON of a request says, read and checked: all of it but the tensor behind."""
 
-    Raises: ProtocolError with 400, or 413 for more than `most_rows`; its message holds no value of an input.
-    """
-    length = json_length(body, header_length)
-    text, binary = body[:length], memoryview(body)[length:]
-    try:
-        request = InferRequest.model_validate_json(text)
-    except ValidationError as error:
-        raise ProtocolError(400, _first_fault(error)) from None
-    tensor = request.inputs[0]
-    if tensor.name != INPUT:
-        raise ProtocolError(400, f"expected the name of the input to be {INPUT!r}")
-    wanted = _wanted(request, offered)
-    if tensor.datatype == byte_tensors.DATATYPE:
-        rows = _rows(tensor, tuple(tensor.shape[1:]) if tensor.shape[1:] == [1] else (), most_rows)
-        size = (tensor.parameters or {}).get(BINARY)
-        files = byte_tensors.read(tensor.data, size, binary, rows, plain=texts)
-        return InferenceRequest(np.empty((0, *shape), dtype), request.id, wanted, files)
-    if texts:
-        raise ProtocolError(400, "expected the datatype BYTES: this model judges texts")
-    rows = _rows(tensor, shape, most_rows)
-    with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite and cannot be judged
-        x = _values(tensor, binary, (rows, *shape)).astype(dtype, copy=False)
-    return InferenceRequest(x, request.id, wanted)
+    rows: int
+    datatype: str
+    id: str | None
+    outputs: tuple[tuple[str, bool], ...]
+    comparison: Comparison
+    data: NDArray[Any] | tuple[bytes, ...] | None
+    """Values (rows, *input) or elements that stand in the JSON; None where they are behind it."""
 
 
-def json_length(body: bytes | bytearray, header_length: str | None) -> int:
-    """Bytes of the JSON at the beginning of `body`. Raises: ProtocolError with 400 for a header that states none."""
-    if header_length is None:
-        return len(body)
-    length = (
-        int(header_length) if header_length.isascii() and header_length.isdigit() and len(header_length) < 16 else -1
-    )
-    if not 0 <= length <= len(body):
-        raise ProtocolError(400, "expected Inference-Header-Content-Length to be a length within the body")
-    return length
-
-
-def _first_fault(error: ValidationError) -> str:
-    """Where and what; pydantic's own text would quote the input."""
-    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    names = [str(part) for part in fault["loc"] if isinstance(part, str) and part in _FIELDS]
-    reason = fault["msg"] if fault["type"] != "json_invalid" else f"no valid JSON ({fault['msg'].split(': ')[-1]})"
-    return f"expected an inference request, got a fault in {'.'.join(names) or 'the body'}: {reason}"
-
-
-_FIELDS = {*InferRequest.model_fields, *RequestInput.model_fields}
-
-
-def _rows(tensor: RequestInput, shape: tuple[int, ...], most_rows: int) -> int:
-    wanted = ", ".join(["rows", *map(str, shape)])
-    if len(tensor.shape) != len(shape) + 1 or tuple(tensor.shape[1:]) != shape or tensor.shape[0] < 1:
-        raise ProtocolError(400, f"expected the shape of the input to be [{wanted}] with rows from 1 to {most_rows}")
-    if tensor.shape[0] > most_rows:
-        raise ProtocolError(413, f"expected at most {most_rows} rows in a request. Send several requests.")
-    return tensor.shape[0]
-
-
-def _values(tensor: RequestInput, binary: memoryview, shape: tuple[int, ...]) -> NDArray[Any]:
-    dtype = np.dtype(DTYPES[tensor.datatype]).newbyteorder("<")
-    entries = int(np.prod(shape))
-    size = (tensor.parameters or {}).get(BINARY)
-    if size is not None:
-        if tensor.data is not None:
-            raise ProtocolError(400, f"expected data or {BINARY}, got both")
-        if isinstance(size, bool) or size != entries * dtype.itemsize or size != len(binary):
-            raise ProtocolError(
-                400, f"expected {BINARY} and the bytes behind the JSON to be {entries * dtype.itemsize}"
-            )
-        return np.frombuffer(binary, dtype).reshape(shape)
-    if binary:
-        raise ProtocolError(400, f"expected nothing behind the JSON without {BINARY}")
-    if tensor.data is None:
-        raise ProtocolError(400, f"expected data or {BINARY} for the input. Shared memory is not supported.")
-    first: Any = tensor.data
-    while isinstance(first, list) and first:
-        first = first[0]
-    if isinstance(first, str):
-        raise ProtocolError(400, "expected data to be numbers, or the datatype BYTES for files in base64")
-    try:
-        values = np.array(tensor.data, dtype=np.float64)
-    except (ValueError, OverflowError):
-        raise ProtocolError(400, "expected data to be numbers, flat or nested evenly") from None
-    if values.shape not in (shape, (entries,)):
-        raise ProtocolError(
-            400, f"expected data to be flat with {entries} numbers, or nested in the shape of the input"
-        )
-    return values.reshape(shape)
-
-
-def _wanted(request: InferRequest, offered: Sequence[str]) -> tuple[tuple[str, bool], ...]:
-    binary = (request.parameters or {}).get("binary_data_output") is True
-    if not request.outputs:
-        return tuple((name, binary) for name in DEFAULT if name in offered)
-    names = [output.name for output in request.outputs]
-    if not set(names) <= set(offered) or len(set(names)) < len(names):
-        raise ProtocolError(400, f"expected outputs among {', '.join(offered)}, each once")
-    wanted = []
-    for output in request.outputs:
-        own = output.parameters or {}
-        if "classification" in own or any(name.startswith("shared_memory") for name in own):
-            raise ProtocolError(
-                400, "expected outputs without classification and shared memory, which are not supported"
-            )
-        wanted.append((output.name, own.get("binary_data", binary) is True))
-    return tuple(wanted)
+def little_endian(datatype: str) -> np.dtype[Any]:
+    """The type that a tensor's bytes have."""
+    dtype: np.dtype[Any] = np.dtype(DTYPES[datatype]).newbyteorder("<")
+    return dtype
 
 
 def write(request: InferenceRequest, answer: Columns, *, name: str, version: str) -> tuple[bytes, int | None]:
@@ -218,7 +137,7 @@ def write(request: InferenceRequest, answer: Columns, *, name: str, version: str
 def _bytes(column: Column, datatype: str) -> bytes:
     if isinstance(column, list):
         return byte_tensors.write(text.encode() for text in column)
-    return column.astype(np.dtype(DTYPES[datatype]).newbyteorder("<"), copy=False).tobytes()
+    return column.astype(little_endian(datatype), copy=False).tobytes()
 
 
 def part(answer: Columns, rows: slice) -> dict[str, Column]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from gradgeo.errors import DataError
 from gradgeo.serve.logs import event
-from gradgeo.serve.protocol import Columns
+from gradgeo.serve.protocol import ALL, Columns, Comparison
 
 LARGEST = 1 << 26  # bytes of one file
 WAITING, WAITING_BYTES = (
@@ -41,7 +41,8 @@ class VerdictRecord:
     A line has "time" (UTC by the clock of the machine), "n" (which rises by one with each line that was to be written
     since the start, whatever the clock does, so that lost ones are missed), "request" (as in the log and the header
     `x-request-id`), "row", "sha256" (of the input's bytes as the model's type, little-endian; of a text in UTF-8),
-    "label", "p" (null where there is no verdict), "trusted", "cause" (null where it was not asked for), "detector" (its
+    "label", "p" (null where there is no verdict), "trusted", "cause" (null where it was not asked for), "conditional"
+    and "group" (as the request asked, else null), "compared" (with how many calibration inputs), "detector" (its
     digest) and "versions".
     """
 
@@ -51,7 +52,7 @@ class VerdictRecord:
     largest: int = LARGEST
     lost: Callable[[int], None] = lambda lines: None
     """Called with the number of lines that could not be written, from another thread."""
-    _queue: "queue.Queue[tuple[float, str, NDArray[Any], Columns] | None]" = field(
+    _queue: "queue.Queue[tuple[float, str, NDArray[Any], Columns, Comparison] | None]" = field(
         default_factory=lambda: queue.Queue(WAITING)
     )
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -70,12 +71,12 @@ class VerdictRecord:
         self._thread = threading.Thread(target=self._work, name="gradgeo-record", daemon=True)
         self._thread.start()
 
-    def add(self, request: str, x: NDArray[Any], columns: Columns) -> None:
+    def add(self, request: str, x: NDArray[Any], columns: Columns, comparison: Comparison = ALL) -> None:
         """Have the verdicts on inputs (N, *input) written. Never waits."""
         try:
             if self._held + x.nbytes > WAITING_BYTES:
                 raise queue.Full
-            self._queue.put_nowait((time.time(), request, x, columns))
+            self._queue.put_nowait((time.time(), request, x, columns, comparison))
         except queue.Full:
             self._lost(len(x), "the disk is too slow")
         else:
@@ -94,9 +95,9 @@ class VerdictRecord:
             with suppress(queue.Empty):
                 while len(waits) < WAITING and (waiting := self._queue.get_nowait()) is not None:
                     waits.append(waiting)
-            lines = [line for each in waits for line in self._made(*each)]
+            lines = [line for each in waits for line in self._lines_of(*each)]
             with self._lock:
-                self._held -= sum(x.nbytes for _, _, x, _ in waits)
+                self._held -= sum(x.nbytes for _, _, x, *_ in waits)
             try:
                 self._write("".join(lines).encode())
             except OSError as error:
@@ -109,12 +110,24 @@ class VerdictRecord:
             os.close(self._file)
             self._file = None
 
-    def _made(self, moment: float, request: str, x: NDArray[Any], columns: Columns) -> list[str]:
+    def _lines_of(self, moment: float, request: str, x: NDArray[Any], *rest: Any) -> list[str]:
+        before = self._lines
+        try:
+            return self._made(moment, request, x, *rest)
+        except (ValueError, OverflowError, OSError) as error:  # of a clock that tells no time
+            self._lines = before + len(x)
+            self._lost(len(x), str(error))
+            return []
+
+    def _made(
+        self, moment: float, request: str, x: NDArray[Any], columns: Columns, comparison: Comparison
+    ) -> list[str]:
         told = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         rest = f'"detector":"{self.detector}","versions":{json.dumps(dict(self.versions))}}}\n'
         stored = np.ascontiguousarray(x, x.dtype.newbyteorder("<"))
         labels, p = np.asarray(columns["label"]).tolist(), np.asarray(columns["p_value"]).tolist()
         trusted, causes = np.asarray(columns["trusted"]).tolist(), columns.get("cause")
+        compared = np.asarray(columns["compared"]).tolist()
         lines = []
         for row in range(len(x)):
             self._lines += 1
@@ -128,6 +141,9 @@ class VerdictRecord:
                 "p": None if p[row] != p[row] else p[row],
                 "trusted": trusted[row],
                 "cause": None if causes is None else causes[row] or None,
+                "conditional": comparison.conditional,
+                "group": comparison.group,
+                "compared": compared[row],
             }
             lines.append(f"{json.dumps(line)[:-1]}, {rest}")
         return lines

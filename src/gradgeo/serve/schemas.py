@@ -42,7 +42,11 @@ class RequestOutput(_Strict):
 
 
 class InferRequest(_Strict):
-    """Inputs to infer verdicts for."""
+    """Inputs to infer verdicts for.
+
+    Parameters: `binary_data_output`; `conditional`: "class" for p-values among calibration inputs of the same predicted
+    class; `group`: of which group of `fit` all inputs are, for p-values among calibration inputs of that group.
+    """
 
     id: str | None = Field(None, max_length=256)
     parameters: dict[str, Parameter] | None = None
@@ -102,6 +106,8 @@ class Judged(BaseModel):
     outlier_score: float | None = None
     p_value: float | None = None
     trusted: bool | None = None
+    compared: int | None = None
+    """With how many calibration inputs."""
     cause: str | None = None
     detail: Pictures | None = None
 

@@ -1,6 +1,7 @@
 """The server process: uvicorn with deadlines for slow clients, and an orderly shutdown."""
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -265,6 +266,8 @@ def run(server: Server) -> None:
 
 
 def _run(server: Server, listening: socket.socket) -> None:
+    gc.collect()
+    gc.freeze()  # what is loaded stays: to look through it for garbage takes a tenth of a second that all wait for
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for number in handlers:
@@ -273,6 +276,7 @@ def _run(server: Server, listening: socket.socket) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        gc.unfreeze()
 
 
 def _outputs(names: Sequence[str] | None) -> tuple[str, ...]:

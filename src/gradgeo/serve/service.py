@@ -19,7 +19,7 @@ from gradgeo.serve.limits import Limits
 from gradgeo.serve.logs import event
 from gradgeo.serve.metrics import Metrics
 from gradgeo.serve.parsing import Parser, Reader
-from gradgeo.serve.protocol import OUTPUTS, Column, Columns, Detail, InferenceRequest, metadata
+from gradgeo.serve.protocol import ALL, OUTPUTS, Column, Columns, Comparison, Detail, InferenceRequest, metadata
 from gradgeo.serve.record import VerdictRecord
 from gradgeo.serve.texts import TextReader
 from gradgeo.serve.web.preparation import FileReader, file_reader
@@ -183,18 +183,20 @@ class Service:
 
     async def answer(self, request: InferenceRequest) -> dict[str, Column]:
         """The columns for a request. While a worker is started again it waits; where that fails it is refused."""
-        return await self.judge(request.x, request.explain)
+        return await self.judge(request.x, request.explain, request.comparison)
 
-    async def judge(self, x: NDArray[Any], detail: Detail) -> dict[str, Column]:
+    async def judge(self, x: NDArray[Any], detail: Detail, comparison: Comparison = ALL) -> dict[str, Column]:
         """The columns for inputs (N, *input), as `answer`."""
+        if comparison.group is not None and not self.facts.grouped:
+            raise ProtocolError(400, "expected no parameter group: the detector was fitted without groups")
         if self.pool.failing:
             raise ProtocolError(503, "no worker can be started at the moment", {"Retry-After": "5"})
-        return await self.batcher.submit(x, detail)
+        return await self.batcher.submit(x, detail, comparison)
 
-    def note(self, request: str, x: NDArray[Any], columns: Columns) -> None:
+    def note(self, request: str, x: NDArray[Any], columns: Columns, comparison: Comparison = ALL) -> None:
         """Have the verdicts on inputs (N, *input) of a request recorded, where they are to be."""
         if self.record is not None:
-            self.record.add(request, x, columns)
+            self.record.add(request, x, columns, comparison)
 
     def metrics_text(self) -> bytes:
         """The metrics, as Prometheus reads them."""

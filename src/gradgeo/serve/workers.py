@@ -1,6 +1,7 @@
 """Worker processes for inference, apart from the one that speaks HTTP: one that dies takes no request with it."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradgeo.errors import GradgeoError, UnusableInputWarning
+from gradgeo.serve import pipes
 from gradgeo.serve.logs import event, to_stderr
 
 
@@ -180,7 +182,7 @@ class _Worker:
         if self._ended:
             self._process.kill()
         try:
-            kind, content = self._pipe.recv()
+            kind, content = pipes.receive(self._pipe)
         except (EOFError, OSError):
             kind, content = "failed", f"the process ended with exit code {self._exit_code()}"
         if kind != "ready":
@@ -192,10 +194,10 @@ class _Worker:
     def ask(self, job: tuple[Any, ...], timeout: float) -> Any:
         assert self._pipe is not None
         try:
-            self._pipe.send(job)
+            pipes.send(self._pipe, job)
             if not self._pipe.poll(timeout):
                 raise TimeoutError(f"no answer within {timeout:g} s")
-            kind, content = self._pipe.recv()
+            kind, content = pipes.receive(self._pipe)
         except (EOFError, OSError) as error:
             late = str(error) if isinstance(error, TimeoutError) else ""
             self.stop(wait=0 if late else 1)
@@ -223,7 +225,7 @@ class _Worker:
         if self._pipe is not None:
             if wait:
                 with suppress(OSError):  # it has ended already
-                    self._pipe.send(None)
+                    pipes.send(self._pipe, None)
             self._pipe.close()
         if self._process is not None:
             self._process.join(wait)
@@ -242,13 +244,17 @@ def _work(pipe: Connection, load: Load, folder: Path | None = None) -> None:
     warnings.simplefilter("ignore", UnusableInputWarning)  # such inputs are counted by the metrics
     try:
         task = load()
-        pipe.send(("ready", task.facts))
+        gc.collect()
+        gc.freeze()  # as in the server: no verdict waits for a search through what is loaded
+        pipes.send(pipe, ("ready", task.facts))
     except Exception as error:
-        pipe.send(("failed", str(error) if isinstance(error, GradgeoError) else f"{type(error).__name__}: {error}"))
+        pipes.send(
+            pipe, ("failed", str(error) if isinstance(error, GradgeoError) else f"{type(error).__name__}: {error}")
+        )
         return
     while True:
         try:
-            job = pipe.recv()
+            job = pipes.receive(pipe)
         except (EOFError, OSError):  # the parent is gone, or about to kill this process
             orphaned.join()
             return
@@ -259,7 +265,7 @@ def _work(pipe: Connection, load: Load, folder: Path | None = None) -> None:
         except Exception as error:  # whatever the caller's model raises; its text might quote an input
             answer = ("failed", f"the model or the detector failed ({type(error).__name__})")
         try:
-            pipe.send(answer)
+            pipes.send(pipe, answer)
         except OSError:
             orphaned.join()
 

@@ -1,7 +1,7 @@
 """`POST /v1/judge`: one image file in, its verdict out, without a word of the Open Inference Protocol."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic_core
 from fastapi import FastAPI, Query, Request, Response
@@ -9,7 +9,8 @@ from fastapi import FastAPI, Query, Request, Response
 from gradgeo.serve import bodies
 from gradgeo.serve.client import unless_gone
 from gradgeo.serve.errors import ProtocolError
-from gradgeo.serve.protocol import OUTPUTS, Columns, Detail
+from gradgeo.serve.protocol import OUTPUTS, Columns, Comparison, Detail
+from gradgeo.serve.reading import LONGEST_GROUP
 from gradgeo.serve.schemas import Error, Judged
 from gradgeo.serve.service import Service
 
@@ -42,6 +43,13 @@ BODY: dict[str, Any] = {
 
 Explain = Annotated[bool, Query(description="Name the likely cause of an input that is not trusted.")]
 Pictures = Annotated[bool, Query(description="Explain, with the prepared picture, maps over it and the CSM.")]
+Conditional = Annotated[
+    Literal["class"] | None, Query(description="The p-value among calibration inputs of the same predicted class.")
+]
+Group = Annotated[
+    str | None,
+    Query(description="The p-value among calibration inputs of that group.", max_length=LONGEST_GROUP),
+]
 
 
 def add_judge(app: FastAPI, service: Callable[[], Service]) -> None:
@@ -53,23 +61,29 @@ def add_judge(app: FastAPI, service: Callable[[], Service]) -> None:
         responses={status: {"model": Error, "description": text} for status, text in REFUSALS.items()},
         openapi_extra=BODY,
     )
-    async def judge(request: Request, explain: Explain = False, pictures: Pictures = False) -> Response:
+    async def judge(
+        request: Request,
+        explain: Explain = False,
+        pictures: Pictures = False,
+        conditional: Conditional = None,
+        group: Group = None,
+    ) -> Response:
         """The verdict on one image file, prepared as at fit: the body, or the file of a form."""
         detail = Detail.PICTURES if pictures else Detail.CAUSE if explain else Detail.VERDICTS
-        return await _judge(service(), request, detail)
+        return await _judge(service(), request, detail, Comparison(conditional, group))
 
 
-async def _judge(service: Service, request: Request, detail: Detail) -> Response:
+async def _judge(service: Service, request: Request, detail: Detail, comparison: Comparison) -> Response:
     _check_offered(service, detail)
     if service.facts.texts:
         raise ProtocolError(400, "this model judges texts: send a BYTES tensor to its infer path")
     x = await bodies.read_file(service, request)
-    columns = await unless_gone(request, service.judge(x, detail))
-    service.note(request.state.request, x, columns)
+    columns = await unless_gone(request, service.judge(x, detail, comparison))
+    service.note(request.state.request, x, columns, comparison)
     request.state.rows = 1
     if "trusted" in columns:
         request.state.untrusted = int(not columns["trusted"][0])
-    text = pydantic_core.to_json(_answer(service, columns, detail), inf_nan_mode="null")
+    text = pydantic_core.to_json(_answer(service, columns, detail, comparison), inf_nan_mode="null")
     return Response(text, media_type="application/json")
 
 
@@ -81,10 +95,11 @@ def _check_offered(service: Service, detail: Detail) -> None:
         raise ProtocolError(403, "maps are not offered where other outputs are withheld: they show the gradient")
 
 
-def _answer(service: Service, columns: Columns, detail: Detail) -> dict[str, Any]:
+def _answer(service: Service, columns: Columns, detail: Detail, comparison: Comparison) -> dict[str, Any]:
     answer: dict[str, Any] = {"model_name": service.name, "model_version": service.version}
+    left_out = ("logits",) if comparison else ("logits", "compared")
     for name in service.outputs:
-        if name in columns and name != "logits":
+        if name in columns and name not in left_out:
             value = columns[name][0]
             answer[name] = value if isinstance(value, str) else value.item()
     names = service.facts.parameters.get("class_names") or []
