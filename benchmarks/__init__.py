@@ -26,7 +26,6 @@ BENCHMARKS = (
     "per-class",
     "reading",
     "record",
-    "references",
     "report",
     "scoring",
     "serving",
