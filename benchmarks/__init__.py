@@ -27,7 +27,6 @@ BENCHMARKS = (
     "price",
     "reading",
     "record",
-    "references",
     "report",
     "scoring",
     "serving",
