@@ -162,7 +162,7 @@ class CauseModel:
         return cls(**checked_arrays(cls.LAYOUT, arrays, {"causes": len(CAUSES), "questions": questions}))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the logit of cause i is intercept[i] + sum over questions q of coefficient[i][q] * log1p(surprisal)."""
+        """For JSON: logit i is intercept[i] + the sum over questions q of coefficient[i][q] * log1p(surprisal[q])."""
         return {
             "names": list(CAUSES),
             "coefficient": self.coefficient.tolist(),
