@@ -124,6 +124,8 @@ class EvidenceFusion:
         Returns:
             the fusion, and how its questions were weighed; None where `made` is, and all count the same.
         """
+        if len(set(questions)) < 2:
+            made = None  # there is nothing to weigh, and no input to set aside for it
         n = len(predicted)
         tables, labels = [table.numpy() for table in features], predicted.numpy()
         fold = _folds(n, seed, () if made is None else made.sources)
@@ -142,7 +144,7 @@ class EvidenceFusion:
         by_evidence = TailSurprisal.fit(scores)
         sums = _sums(by_evidence.of(torch.from_numpy(scores)), questions)  # (n, Q)
         fusion = cls(members, tuple(questions), by_evidence, TailSurprisal.fit(sums.numpy()))
-        if made is None or len(fusion.question_names) < 2:
+        if made is None:
             return fusion, None
         trusted = fusion.by_question.of(sums).numpy()
         suspects = Suspects(fusion.group_surprisal(made_scores).numpy(), made.kind, made.families)
