@@ -28,16 +28,23 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no
 SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-all rounding lint format docs figures screenshots try notebooks moving reproduce release lock licences fuzz
+.PHONY: demo test test-all rounding lint style format docs figures screenshots try notebooks moving reproduce release lock licences fuzz
 
 demo: .venv/demo.stamp  ## train on digits, fit, judge clean, odd and attacked inputs, draw the picture
 	$(BIN)/gradgeo demo --out demo-output
 
-test: lint  ## before every commit: lint, types, and tests but for the costly ones, which it names (under 3 minutes)
-	$(PYTEST) --quick
+test: style  ## before every commit: lint, types, and tests but for the costly ones, which it names (under 3 minutes)
+	$(call beside_types,$(PYTEST) --quick)
 
-test-all: lint  ## lint, types, every test; with GRADGEO_DATA=FOLDER also those that need the trained classifiers
-	$(PYTEST) --cpu-durations=20
+test-all: style  ## lint, types, every test; with GRADGEO_DATA=FOLDER also those that need the trained classifiers
+	$(call beside_types,$(PYTEST) --cpu-durations=20)
+
+# $(call beside_types,TESTS): mypy takes one core, most of a minute where its cache is cold, so it runs while the tests
+# do. What it found stands below them, and either failing is a failure.
+define beside_types
+mkdir -p .mypy_cache; $(BIN)/mypy > .mypy_cache/found 2>&1 & types=$$!; $(1); tests=$$?; \
+	wait $$types; types=$$?; cat .mypy_cache/found; exit $$((tests ? tests : types))
+endef
 
 # Only files with the mark are collected. The kernels without AVX are several times slower: they are spared the tutorial.
 ROUNDING := $$(grep -rl --include='test_*.py' 'pytest\.mark\.rounding' tests | sort)
@@ -45,10 +52,12 @@ rounding: .venv/dev.stamp  ## what rests on floating-point rounding, with the ke
 	$(SSE) $(PYTEST) -m "rounding and not simulation" --sample $(ROUNDING)
 	$(AVX2) $(PYTEST) -m rounding --sample $(ROUNDING)
 
-lint: .venv/dev.stamp
+lint: style
+	$(BIN)/mypy
+
+style: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .

@@ -13,9 +13,10 @@ from benchmarks.networks.hardened import NOISE as TRAINED_WITH
 from benchmarks.page import Page
 from benchmarks.shipped import SHIPPED, Suite, base_of
 from gradgeo import attacks
+from gradgeo._typing import Array
 from gradgeo.bench.cache import DETECTOR_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.certificate import certify, evasion_bound, largest_radius
+from gradgeo.certificate import certify, evasion_bound, largest_radius, worst_case
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.noise import repeatable
 from gradgeo.metrics import auroc
@@ -24,7 +25,8 @@ EVIDENCE, ALPHA, FIT, OTHERS = "lite", 0.05, 600, 300
 NOISES = (0.0, 0.06, 0.12, 0.25)
 RADII = (0.1, 0.25, 0.5, 1.0)
 NEAREST = 100  # inputs whose distance to another class is measured
-ATTACKED, ATTACK_NOISE, ATTACK_RADII, STEPS, REPEATS = 50, 0.25, (0.1, 0.25), 15, 20
+ATTACKED, PART, ATTACK_NOISE, ATTACK_RADII, STEPS, ATTACK_DRAWS = 250, 50, 0.25, (0.1, 0.25), 10, 4
+REPEATS = 50  # draws by which a point is judged
 CERTIFIED, DRAWS = 20, 200
 TOUGH = ("fashion-noise",)  # attacked, and certified input by input
 
@@ -127,65 +129,86 @@ def _nearest(classifier: ClassifierUnderTest, inputs: int) -> float:
 
 
 def _attacks(page: Page, suite: Suite, classifier: ClassifierUnderTest) -> list[dict[str, Any]]:
-    """How often evasion with expectation over draws gets through, beside the bound."""
+    """How often evasion with expectation over draws gets through, beside the bounds."""
     detector = _detector(classifier, ATTACK_NOISE)
     x, y = _held_out(classifier, min(suite.inputs, ATTACKED))
     clean_x, clean_y = _held_out(classifier, suite.inputs)
     with repeatable(0):
         verdicts = detector.predict(clean_x)
     evaded, found = int((verdicts.trusted & (verdicts.label != clean_y)).sum()), []
+    clean = _shares(classifier, detector, x, y, 0.0)  # (n,)
     for radius in (0.0, *ATTACK_RADII):
-
-        def attack(radius: float = radius) -> dict[str, Any]:
-            point = x
-            if radius:
-                point = attacks.evasion(
-                    detector,
-                    x,
-                    y,
-                    epsilon=radius,
-                    norm="l2",
-                    steps=STEPS,
-                    step_size=radius / 8,
-                    draws=2,
-                    bounds=classifier.bounds,
-                    batch_size=100,
-                ).adversarial
-            with repeatable(1):
-                tries = [detector.predict(point) for _ in range(REPEATS)]
-            return {"shares": np.mean([(v.trusted & (v.label != y)).numpy() for v in tries], axis=0)}
-
-        shares = cached(attack, *_key(classifier, "attack", radius, tensor_hash(x)))["shares"]  # (n,)
-        bound = evasion_bound(evaded, len(clean_x), radius=radius, noise=ATTACK_NOISE)
-        once_of_ten = evasion_bound(evaded, len(clean_x), radius=radius, noise=ATTACK_NOISE, queries=10)
+        shares = _shares(classifier, detector, x, y, radius)
+        each = [worst_case((REPEATS * p + 0.5) / (REPEATS + 1), radius=radius, noise=ATTACK_NOISE) for p in clean]
+        bounds = [
+            evasion_bound(evaded, len(clean_x), radius=radius, noise=ATTACK_NOISE, queries=queries)
+            for queries in (1, 10)
+        ]
         found.append(
             {
                 "radius": radius,
                 "inputs": len(x),
                 "evaded": float(shares.mean()),
                 "error": float(shares.std(ddof=1) / len(shares) ** 0.5),
-                "bound": bound,
+                "gained": float((shares - clean).mean()),
+                "gained_error": float((shares - clean).std(ddof=1) / len(shares) ** 0.5),
+                "each": float(np.mean(each)),
+                "bound": bounds[0],
                 "of_ten": float((1 - (1 - shares) ** 10).mean()),
-                "bound_of_ten": once_of_ten,
+                "bound_of_ten": bounds[1],
             }
         )
     page.say(f"## {classifier.name}: an attack with expectation over draws, s {ATTACK_NOISE:g}")
     page.say(
-        f"{len(x)} inputs as they come, mistakes included. Evasion in L2, {STEPS} steps of r/8, two draws a step; each "
-        f"point is then judged {REPEATS} times. Ten tries: one success of ten counts. The bound is of the mean over "
-        f"all inputs; that of these {len(x)} scatters by the standard error that stands with it, also at r 0, where "
-        "nothing is attacked."
+        f"{len(x)} inputs as they come, mistakes included. Evasion in L2, {STEPS} steps of r/4, {ATTACK_DRAWS} draws a "
+        f"step; each point is then judged {REPEATS} times. Gained: over the same inputs unattacked, with its standard "
+        "error. Most, input by input: the mean of Phi(Phi^-1(p) + r/s) over these inputs, p the share of their own "
+        f"{REPEATS} draws, which no attack on them exceeds but by chance. It is below the bound, which knows the mean "
+        "of p alone: most inputs are far from a trusted mistake, and some are one already. What is missing between "
+        "attack and most is the attack's, or the network's, whose regions are no half-spaces; where they are, the "
+        "attack reaches it (tests/test_certificate.py). Ten tries: one success of ten counts."
     )
     rows = [
         [
             f"{each['radius']:g}",
             f"{each['evaded']:.1%} ± {each['error']:.1%}",
-            *(f"{each[key]:.1%}" for key in ("bound", "of_ten", "bound_of_ten")),
+            f"{each['gained']:.1%} ± {each['gained_error']:.1%}",
+            *(f"{each[key]:.1%}" for key in ("each", "bound", "of_ten", "bound_of_ten")),
         ]
         for each in found
     ]
-    page.table(["r", "wrong and trusted", "bound", "in ten tries", "bound"], rows)
+    page.table(["r", "wrong and trusted", "gained", "most, input by input", "bound", "in ten tries", "bound"], rows)
     return found
+
+
+def _shares(classifier: ClassifierUnderTest, detector: Detector, x: Tensor, y: Tensor, radius: float) -> Array:
+    """Of each input (n,) the share of draws that are wrong and trusted once it is moved by `radius`; kept in parts."""
+
+    def attack(x: Tensor, y: Tensor) -> dict[str, Any]:
+        point = x
+        if radius:
+            point = attacks.evasion(
+                detector,
+                x,
+                y,
+                epsilon=radius,
+                norm="l2",
+                steps=STEPS,
+                step_size=radius / 4,
+                draws=ATTACK_DRAWS,
+                bounds=classifier.bounds,
+                batch_size=PART,
+            ).adversarial
+        with repeatable(1):
+            tries = [detector.predict(point) for _ in range(REPEATS)]
+        return {"shares": np.mean([(v.trusted & (v.label != y)).numpy() for v in tries], axis=0)}
+
+    key = _key(classifier, "attack", radius, STEPS, ATTACK_DRAWS, REPEATS, source_hash("attacks/*.py"))
+    parts = [
+        cached(partial(attack, part, labels), *key, tensor_hash(part))
+        for part, labels in zip(x.split(PART), y.split(PART), strict=True)
+    ]
+    return np.concatenate([part["shares"] for part in parts])
 
 
 def _single(page: Page, suite: Suite, classifier: ClassifierUnderTest) -> dict[str, Any]:

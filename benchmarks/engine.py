@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROUNDS = 5
+MOST = 64
+"""Inputs in a row, the first of a test set."""
 PICTURE = "engine.png"
 EXACT: dict[str, dict[str, Any]] = {"": {}}
 ALSO_ROUNDED: dict[str, dict[str, Any]] = {"": {}, ", bfloat16": {"precision": "bfloat16"}}
@@ -66,7 +68,7 @@ class _Illustrated(Page):
 def run(suite: Suite) -> Page:
     """Ratios of process times, interleaved in one run with one thread; with fewer than 100 inputs the small rows in one
     round each."""
-    quick = suite.inputs < 100
+    quick, few = suite.inputs < 100, _few(suite)
     page = _Illustrated("What the matrices cost")
     page.say(
         "One thread; medians of process times of interleaved calls, so that ratios hold on a busy machine. (a) is the "
@@ -78,7 +80,7 @@ def run(suite: Suite) -> Page:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        timed_cases = _small(suite, quick=quick) if quick else [*_small(suite, quick=quick), *_photos()]
+        timed_cases = _small(few, quick=quick) if quick else [*_small(few, quick=quick), *_photos()]
         page.table(
             ["case", "classes run by (a), (b)", "by ours", "ms", "times faster than (a)", "of (b)"],
             [row for case in timed_cases for row in _rows(page, case)],
@@ -95,8 +97,8 @@ def run(suite: Suite) -> Page:
             "(b), whose time beyond 50 classes is scaled."
         )
         grown = {
-            "C": _against_classes(suite, (10, 100) if quick else (10, 20, 50, 100, 200, 500, 1000)),
-            "N": _against_samples(suite, (1, 4) if quick else (1, 2, 4, 8, 16, 32, 64)),
+            "C": _against_classes(few, (10, 100) if quick else (10, 20, 50, 100, 200, 500, 1000)),
+            "N": _against_samples(few, (1, 4) if quick else (1, 2, 4, 8, 16, 32, MOST)),
             "d": _against_entries((32, 64) if quick else (32, 64, 112, 160, 224)),
         }
         page.data["against"] = grown
@@ -105,8 +107,8 @@ def run(suite: Suite) -> Page:
             page.table([letter, *names], [[str(k), *(f"{row[n]:.1f}" for n in names)] for k, row in table.items()])
         page.figure = _draw(grown)
         _products(page, quick=quick)
-        strategies(page, suite, _mlp(), quick=quick)
-        screened(page, suite, quick=quick)
+        strategies(page, few, _mlp(), quick=quick)
+        screened(page, few if quick else suite, quick=quick)
         heights(page, quick=quick)
     finally:
         torch.set_num_threads(threads)
@@ -116,13 +118,18 @@ def run(suite: Suite) -> Page:
 
 def small_rows(suite: Suite) -> Page:
     """The rows that take seconds, the products and the strategies: what is compared between processors."""
-    quick, page = suite.inputs < 100, Page("")
+    quick, page, few = suite.inputs < 100, Page(""), _few(suite)
     torch.set_num_threads(1)
-    for case in _small(suite, quick=quick):
+    for case in _small(few, quick=quick):
         _rows(page, case)
     _products(page, quick=quick)
-    strategies(page, suite, _mlp(), quick=quick)
+    strategies(page, few, _mlp(), quick=quick)
     return page
+
+
+def _few(suite: Suite) -> Suite:
+    """The same classifiers with so many inputs as the rows take."""
+    return Suite(suite.folder, inputs=suite.inputs, only=suite.only, most=MOST)
 
 
 def _small(suite: Suite, *, quick: bool) -> list[_Timed]:
@@ -140,12 +147,12 @@ def _small(suite: Suite, *, quick: bool) -> list[_Timed]:
         return rows
     top = {"": {}, ", top 5 %": {"classes": 50}}
     return [
-        _Timed("ResNet-20, C 10, N 64", ten.model, ten.x[:64], ALSO_ROUNDED, rounds=3),
+        _Timed("ResNet-20, C 10, N 64", ten.model, ten.x[:MOST], ALSO_ROUNDED, rounds=3),
         *rows,
         _Timed("ResNet-20, C 100, N 1", hundred.model, hundred.x[:1], rounds=3),
         _Timed("ResNet-20, C 1000, N 1", with_classes(hundred.model, 1000), hundred.x[:1], top, share=100, rounds=3),
         _Timed("MLP 3072-512-512, C 100, N 8", mlp, flat),
-        _Timed("1-D CNN, C 5, N 64", beats.model, beats.x[:64]),
+        _Timed("1-D CNN, C 5, N 64", beats.model, beats.x[:MOST]),
     ]
 
 

@@ -21,7 +21,6 @@ from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fit.fitting import NEAREST, typical_temperature
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.results import CAUSES, likely_cause
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
 from gradgeo.metrics import auroc, tnr_at_tpr
@@ -73,8 +72,6 @@ def run(suite: Suite) -> Page:
         "Flat ways reach about the same mean and lose more where one evidence alone knows the answer (misclassified "
         "and near-OOD inputs); the largest alone and Cauchy's combination miss what several see a little of."
     )
-    causes = {name: scenario.cause for name, scenario in shipped_scenarios(suite).items()}
-    _confusion(page, names, measured, causes)
     return page
 
 
@@ -124,7 +121,7 @@ def fusion_of(
 ) -> EvidenceFusion:
     """The fusion of some evidence, as a detector would fit it."""
     kinds, questions = [EVIDENCE[n].one_class for n in names], [EVIDENCE[n].question for n in names]
-    return EvidenceFusion.fit(kinds, questions, features, predicted, num_classes, seed=seed)
+    return EvidenceFusion.fit(kinds, questions, features, predicted, num_classes, seed=seed)[0]
 
 
 def _cell(page: Page, name: str, label: str, sets: Sets, names: tuple[str, ...]) -> str:
@@ -167,27 +164,6 @@ JOINING: dict[str, Callable[[EvidenceFusion, Tensor], Tensor]] = {
     "one step, Cauchy": lambda fusion, scores: _cauchy(fusion.by_evidence.of(scores)),
 }
 """How members' scores can become one; members and their surprisal are the same in all."""
-
-
-def _confusion(page: Page, names: list[str], measured: dict[str, Sets], causes: dict[str, str]) -> None:
-    page.say("## The likely cause")
-    page.say(
-        "What `explain` calls the flagged inputs, those above the 95 % quantile of the trusted ones, by what they are. "
-        "minimum L2 stops at the boundary, where an attacked input is unsure as a mistake is."
-    )
-    rows = []
-    for name in names:
-        fusion, scores = _fusion(measured[name], PRESETS["full"])
-        limit = float(np.quantile(fusion.fuse(scores["trusted"]).numpy(), 0.95))
-        for scenario, values in scores.items():
-            flagged = values[fusion.fuse(values) > limit]
-            by_question = fusion.group_surprisal(flagged).tolist()
-            named = [likely_cause(dict(zip(fusion.question_names, row, strict=True))) for row in by_question]
-            shares = {cause: named.count(cause) / max(1, len(named)) for cause in CAUSES}
-            page.data.setdefault("causes", {}).setdefault(name, {})[scenario] = {"flagged": len(named), **shares}
-            kind = causes.get(scenario, "trusted")
-            rows.append([name, scenario, kind, str(len(named)), *(f"{100 * shares[cause]:.0f} %" for cause in CAUSES)])
-    page.table(["model", "inputs", "are", "flagged", *CAUSES], rows)
 
 
 def _seconds(classifier: ClassifierUnderTest, preset: str) -> float:

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gradgeo.detector.weighing import CAUSES
 from gradgeo.scoring.draw import pictured
 from gradgeo.scoring.formats import VerdictSchema
 from gradgeo.scoring.metadata import STEPS, Metadata
 
 EVIDENCE = ("csm", "neighbourhood", "gradient_norm", "boundary", "confidence", "features")
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CAUSES = ("attack-like", "ood-like", "ambiguous")
 CALIBRATION = 999
 
 METADATA = Metadata(

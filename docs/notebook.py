@@ -2,11 +2,12 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-HOME = "https://github.com/gradgeo/gradgeo"
+HOME = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 PAGE, NOTEBOOK = HERE / "tutorial.md", HERE / "notebooks" / "tutorial.ipynb"
 INSTALL = f'%pip install --quiet "gradgeo[images,plots] @ git+{HOME}"'
 PRINTED = re.compile(r"\A```text\n(.*?)^```\n?", re.MULTILINE | re.DOTALL)

@@ -28,7 +28,8 @@ def detector() -> None:
     fitted = gradgeo.Detector(digits.digits_classifier(), evidence=EVIDENCE, alpha=0.05).fit(*parts["fit"])
     agreement = gradgeo.export.onnx(fitted, parts["test"][0][:32], OUT / "detector.onnx", explain=True)
     found = {entry.key: entry.value for entry in onnx.load(OUT / "detector.onnx").metadata_props}
-    about = {"alpha": fitted.alpha, "questions": json.loads(found["questions"]), "digest": fitted.digest()}
+    about = {"alpha": fitted.alpha, "digest": fitted.digest()}
+    about |= {name: json.loads(found[name]) for name in ("questions", "causes")}
     (OUT / "detector.json").write_text(json.dumps(about) + "\n")
     print(agreement)
 

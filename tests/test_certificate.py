@@ -155,3 +155,28 @@ def test_what_cannot_be_certified_is_refused(detector: gradgeo.Detector) -> None
     ):
         with pytest.raises(ArgumentError, match=words):
             call()
+
+
+def test_an_attack_reaches_the_bound_where_one_can() -> None:
+    """Of two classes with a linear boundary, wrong and sure is a half-space, across which the best attack is known."""
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(6, 2, bias=False), torch.rand(400, 6, generator=torch.Generator().manual_seed(1)) - 0.5
+    noisy = gradgeo.Detector(model, evidence=["confidence"], alpha=0.5, loss="logit", noise=S).fit(x)
+    x, radius, draws = x[:50], 0.3, 100
+    y = model(x).argmax(1)
+
+    def shares(points: Tensor) -> np.ndarray:
+        with repeatable(3):
+            verdicts = noisy.predict(points.repeat(draws, 1))
+        evaded = verdicts.trusted & (verdicts.label != y.repeat(draws))
+        return evaded.view(draws, -1).double().mean(0).numpy()
+
+    found = gradgeo.attacks.evasion(
+        noisy, x, y, epsilon=radius, norm="l2", steps=10, step_size=0.1, draws=4, bounds=None
+    )
+    across = (model.weight[1] - model.weight[0]).detach()
+    best = torch.where(y[:, None] == 0, across, -across) * radius / across.norm()
+    clean, most = shares(x), shares(x + best).mean()
+    assert most == pytest.approx(np.mean([worst_case(p, radius=radius, noise=S) for p in clean]), abs=0.03)
+    assert clean.mean() < 0.5 * most  # there is something to gain
+    assert shares(found.adversarial).mean() > 0.97 * most

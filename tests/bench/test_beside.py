@@ -19,7 +19,7 @@ from gradgeo.bench.methods import METHODS, Method
 from gradgeo.bench.page import beside, charts, results, write
 from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
 from gradgeo.bench.shared_passes import TRUSTED, UNNAMED, DetectorGroup, judge
-from gradgeo.detector.results import CAUSES
+from gradgeo.detector.weighing import CAUSES
 from gradgeo.errors import GradgeoWarning
 
 
@@ -98,9 +98,9 @@ def test_the_table_counts_flagged_inputs_by_what_they_are_and_are_called() -> No
     kinds = {"PGD": "attack", "FGSM": "attack", "x": "near"}
     found = causes.table({name: np.array(each, float) for name, each in named.items()}, kinds, "trusted")
     assert found["kinds"] == {
-        "trusted": {"inputs": 10, "flagged": 2, "attack-like": 1, "ood-like": 1, "ambiguous": 0, "none": 0},
-        "attack": {"inputs": 5, "flagged": 4, "attack-like": 2, "ood-like": 0, "ambiguous": 1, "none": 1},
-        "near": {"inputs": 1, "flagged": 1, "attack-like": 0, "ood-like": 1, "ambiguous": 0, "none": 0},
+        "trusted": {"inputs": 10, "flagged": 2, "unstable": 1, "unlike": 1, "undecided": 0, "none": 0},
+        "attack": {"inputs": 5, "flagged": 4, "unstable": 2, "unlike": 0, "undecided": 1, "none": 1},
+        "near": {"inputs": 1, "flagged": 1, "unstable": 0, "unlike": 1, "undecided": 0, "none": 0},
     }
     assert found["columns"]["FGSM"] == {**dict.fromkeys(CAUSES, 0), "inputs": 1, "flagged": 1, "none": 1}
 
@@ -131,7 +131,7 @@ def test_the_page_shows_it(result: dict[str, Any]) -> None:
     assert float(row[2].split()[0]) == pytest.approx(costs["n64"], rel=0.06)
     assert float(row[4]) == pytest.approx(costs["fit_ms_per_input"], rel=0.06)
     counts = result["causes"]["gradgeo fast"]["kinds"]["far"]
-    share = f"{100 * counts['ood-like'] / counts['flagged']:.1f}"
+    share = f"{100 * counts['unlike'] / counts['flagged']:.1f}"
     (told,) = [row for row in tables if row[:2] == ["gradgeo fast", "far OOD"]]
     assert (told[2], told[4]) == (f"{counts['flagged']} of 40", share)
     best = result["made_outliers"]["agreement"]["all"]["chosen"]

@@ -27,7 +27,7 @@ def few(tmp_path_factory, gradgeo_data):
     """The pages share attacks, by the cache. Statistics are fitted on the first half of what is read."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(cache, "CACHE", tmp_path_factory.mktemp("cache"))
-        monkeypatch.setattr(Suite, "read", lambda suite, name, limit=READ: whole(suite, name, min(limit, READ)))
+        monkeypatch.setattr(Suite, "read", lambda suite, name, limit=None: whole(suite, name, min(limit or READ, READ)))
         monkeypatch.setattr(adaptive, "WEIGHTS", WEIGHTS)
         monkeypatch.setattr(adaptive, "attacked", partial(attacked, steps=STEPS))
         yield Suite(gradgeo_data, inputs=6, only=("mnist",))

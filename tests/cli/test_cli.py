@@ -659,10 +659,11 @@ def test_a_fit_from_python_is_recorded_as_one_of_the_command_line(room: Path, tm
     assert "holds no record" not in text
 
 
-def test_no_rows_of_features_where_none_are_wanted(room: Path, model: str, tmp_path: Path) -> None:
-    _, out, _ = run("info", room / "d.gradgeo", "--json")
-    assert re.fullmatch(r"\d+ x 64 \(neighbours\)", json.loads(out)["holds"]["rows of features of trusted inputs"])
+def test_no_rows_of_features_where_none_are_wanted(model: str, tmp_path: Path) -> None:
     arguments = ("-m", model, "-d", "digits/fit", "--limit", 200, "--evidence", "confidence,neighbours")
+    assert run("fit", *arguments, "-o", tmp_path / "rows.gradgeo")[0] == 0
+    _, out, _ = run("info", tmp_path / "rows.gradgeo", "--json")
+    assert re.fullmatch(r"\d+ x 64 \(neighbours\)", json.loads(out)["holds"]["rows of features of trusted inputs"])
     assert run("fit", *arguments, "--references", 0, "-o", tmp_path / "d.gradgeo")[0] == 0
     _, out, _ = run("info", tmp_path / "d.gradgeo", "--json")
     facts = json.loads(out)

@@ -11,7 +11,8 @@ from gradgeo import Detector, GradgeoError
 from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.measurements import DRAWS, RADII, EvidenceContext, margin, shift, shiftable
-from gradgeo.detector.results import CAUSES, likely_cause
+from gradgeo.detector.results import likely_cause
+from gradgeo.detector.weighing import CAUSES
 from gradgeo.geometry.autograd import AutogradJacobian
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
@@ -156,7 +157,8 @@ def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
     torch.manual_seed(0)
     detector = Detector(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))).fit(x)
     assert "shifts" not in detector.evidence_
-    assert "stability" in detector.evidence_
+    assert "symmetry" not in detector.evidence_
+    assert "mahalanobis" in detector.evidence_
 
 
 def test_no_sample_depends_on_its_batch() -> None:
@@ -224,13 +226,14 @@ class Scaled(nn.Module):
         return self.net(x / self.scale)
 
 
-@pytest.mark.parametrize("evidence", ["full", "fast"])
-def test_the_unit_of_the_inputs_does_not_matter(evidence: str) -> None:
+@pytest.mark.parametrize("evidence", ["full", "fast", ("confidence", "stability", "neighbourhood")])
+def test_the_unit_of_the_inputs_does_not_matter(evidence: str | tuple[str, ...]) -> None:
     """Radii are the classifier's own, so pixels in [0, 1] and in [0, 255] are judged alike."""
     plain, scaled = network(), Scaled(network(), 255.0)
     a = Detector(plain, evidence=evidence).fit(inputs(160))
     b = Detector(scaled, evidence=evidence).fit(inputs(160) * 255)
-    assert b.radius_ == pytest.approx(255 * a.radius_, rel=1e-6)
+    if not isinstance(evidence, str):
+        assert b.radius_ == pytest.approx(255 * a.radius_, rel=1e-6)
     x = inputs(40, seed=3)
     assert torch.allclose(a.outlier_score(x), b.outlier_score(x * 255), rtol=1e-4, atol=1e-4)
 
@@ -239,7 +242,7 @@ def test_a_model_without_a_linear_head() -> None:
     model = nn.Sequential(network(), nn.Tanh())  # no linear layer makes the logits
     detector = Detector(model).fit(inputs(120))
     names = detector.evidence_
-    assert "neighbours" not in names
+    assert "mahalanobis" not in names
     assert "boundary" in names
     assert detector.predict(inputs(5, seed=2)).outlier_score.isfinite().all()
     with pytest.raises(GradgeoError, match=r"expected evidence to be what this model has, got 'neighbours'"):
@@ -255,10 +258,10 @@ def test_two_classes() -> None:
 @pytest.mark.parametrize(
     ("doubt", "features", "unstable", "cause"),
     [
-        (3.0, 1.0, 0.1, "ambiguous"),
-        (3.0, 6.0, 0.1, "ood-like"),
-        (3.0, 4.0, 6.0, "attack-like"),
-        (0.1, 5.0, 1.0, "attack-like"),  # surer than most trusted inputs, and far from them
+        (3.0, 1.0, 0.1, "undecided"),
+        (3.0, 6.0, 0.1, "unlike"),
+        (3.0, 4.0, 6.0, "unstable"),
+        (0.1, 5.0, 1.0, "unstable"),  # surer than most trusted inputs, and far from them
     ],
 )
 def test_likely_causes(doubt: float, features: float, unstable: float, cause: str) -> None:
@@ -270,15 +273,16 @@ def test_likely_causes(doubt: float, features: float, unstable: float, cause: st
 
 def test_explanations_name_evidence_and_cause() -> None:
     detector = Detector(network(), alpha=0.2).fit(inputs(200))
-    odd = inputs(30, seed=5) * 4
+    odd, fusion = inputs(30, seed=5) * 4, detector.fitted_.fusion
     for why in detector.explain(odd):
         assert set(why.evidence) == set(PRESETS["full"])
-        assert set(why.questions) == {"confidence", "features", "stability", "geometry"}
+        assert set(why.questions) == {"confidence", "features", "stability", "geometry", "residual"}
         assert (why.cause is None) == why.trusted
         assert why.cause in (*CAUSES, None)
         surprisal = [score.surprise for score in why.evidence.values()]
         assert surprisal == sorted(surprisal, reverse=True)
         assert all(0 < score.p_value <= 1 for score in why.evidence.values())
-        assert why.outlier_score == pytest.approx(sum(q**1.5 for q in why.questions.values()))
+        weight = dict(zip(fusion.question_names, fusion.weights.tolist(), strict=True))
+        assert why.outlier_score == pytest.approx(sum(weight[name] * q**1.5 for name, q in why.questions.items()))
         assert why.as_dict()["cause"] == why.cause
         assert all(math.isfinite(q) for q in why.as_dict()["questions"].values())

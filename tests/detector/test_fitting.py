@@ -96,6 +96,9 @@ def test_scan_and_split_by_themselves() -> None:
     assert not np.array_equal(other.calibrates, trusted.calibrates)
 
 
+NO_MISTAKES = fitting.Mistakes(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
 def test_a_second_reading_may_be_neither_longer_nor_shorter_nor_other() -> None:
     model = network(inputs=12)
     scanned = scan(model, X, None, batch_size=64)
@@ -106,7 +109,7 @@ def test_a_second_reading_may_be_neither_longer_nor_shorter_nor_other() -> None:
         (X.flip(0), "other predictions at the second"),
     ):
         with pytest.raises(ArgumentError, match=f"data to be the same at both readings, got '{got}'"):
-            fitting.extract(model, data, trusted, extractor, batch_size=64)
+            fitting.extract(model, data, trusted, extractor, NO_MISTAKES, settings=settings(evidence=["confidence"]))
 
 
 def test_the_temperature_has_one_rule_and_a_floor() -> None:

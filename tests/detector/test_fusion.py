@@ -60,7 +60,7 @@ def test_constant_scores_do_no_harm() -> None:
 
 def fitted(tables: list[np.ndarray], kinds: list, questions: list[str]) -> EvidenceFusion:
     label = torch.zeros(len(tables[0]), dtype=torch.long)
-    return EvidenceFusion.fit(kinds, questions, [torch.from_numpy(t) for t in tables], label, 2, seed=0)
+    return EvidenceFusion.fit(kinds, questions, [torch.from_numpy(t) for t in tables], label, 2, seed=0)[0]
 
 
 def fused(fusion: EvidenceFusion, tables: list[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,8 @@ import torch
 from gradgeo import Detector, GradgeoWarning
 from gradgeo.detector.fit.data_scan import DataScan
 from gradgeo.detector.fit.narration import SILENT, FitObserver, Narrator, doubts, facts, observer_of
+from gradgeo.detector.fit.suspects import KINDS
+from gradgeo.detector.fusion import FOLDS
 
 LABELS = np.arange(100) % 2
 
@@ -107,7 +109,8 @@ def test_fit_tells_python_too_and_learns_the_same(capsys: pytest.CaptureFixture[
             yield advance
 
     detector.fit(x, progress=Counting())
-    assert done == {"reading": 120, "distances to boundaries": detector.fit_size_, "measuring": 120}
+    made = detector.fit_size_ // FOLDS * len(KINDS)
+    assert done == {"reading": 120, "measuring": 120, "outliers made from trusted inputs": made}
 
     detector.notes["class_names"] = ["cat", "dog", "yak"]
     (why,) = detector.explain(x[:1])

@@ -437,7 +437,7 @@ def test_the_page_of_exported_detectors(gradgeo_data: Path, monkeypatch: pytest.
     monkeypatch.setattr(exporting, "TRAINED", (("mnist", "paper"),))
     monkeypatch.setattr(exporting, "ROUNDS", 1)
     monkeypatch.setattr(exporting, "_trained", partial(exporting._trained, fit_on=exporting.FEW))
-    page = exporting.run(Suite(gradgeo_data, inputs=40, only=("mnist",)))
+    page = exporting.run(Suite(gradgeo_data, inputs=40, only=("mnist",), most=2 * exporting.FEW + 80))
     (found,) = page.data["classifiers"].values()
     assert (found["inputs"], found["verdicts_differ"]) == (40, 0)
     assert found["logits"] < 1e-4

@@ -29,7 +29,7 @@ def judge(x: np.ndarray, explain: bool = False) -> dict[str, Any]:
         "trusted": np.greater(p, 0.05),
         "compared": np.full(len(x), 19),
     }
-    return columns | ({"cause": ["ood-like" if value <= 0.05 else "" for value in p]} if explain else {})
+    return columns | ({"cause": ["unlike" if value <= 0.05 else "" for value in p]} if explain else {})
 
 
 @dataclass

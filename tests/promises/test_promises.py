@@ -146,6 +146,7 @@ OPTIONAL = [
     "datasets",
     "foolbox",
     "jinja2",
+    "anywidget",
     "pytorch_ood",
     "ray",
     "fastapi",

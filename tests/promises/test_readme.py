@@ -35,7 +35,8 @@ def test_every_command_exists() -> None:
     assert commands <= known
 
 
-HOME = "https://github.com/gradgeo/gradgeo"
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+HOME = URLS["Repository"]
 RAW = HOME.replace("github.com", "raw.githubusercontent.com")
 
 
@@ -54,8 +55,31 @@ def test_links_also_work_on_the_page_of_a_package_index() -> None:
         assert inside is None or (ROOT / inside[1]).exists(), target
 
 
-def test_the_package_states_the_same_addresses() -> None:
-    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
-    assert urls["Repository"] == HOME
-    assert all(url.startswith((HOME, "https://arxiv.org/")) for url in urls.values())
-    assert f"repository-code: {HOME}" in (ROOT / "CITATION.cff").read_text()
+ADDRESS = re.compile(
+    r"(?:github\.com|raw\.githubusercontent\.com|colab\.research\.google\.com/github|mybinder\.org/v2/gh)/([\w.-]+/[\w-]+)"
+)
+OTHERS = {
+    "Jingkang50/OpenOOD",
+    "huggingface/safetensors",
+    "kserve/open-inference-protocol",
+    "sigstore/model-transparency",
+}
+"""Repositories of other people that our files name."""
+
+NAME_US = ("CITATION.cff", "README.md", "docs/notebooks/tutorial.ipynb", "docs/tutorial.md", "pyproject.toml")
+
+
+def test_every_file_states_the_address_that_pyproject_holds() -> None:
+    """`Repository` of [project.urls] is the one place: whoever changes it is told here which files follow."""
+    found: dict[str, set[str]] = {}
+    folders = ("docs", "src", "tests", "benchmarks", "deploy", ".ci", ".binder")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix not in (".pyc", ".js")]
+    for file in [*files, *ROOT.glob("*.*")]:
+        if file.is_file() and file.stat().st_size < 10**6:
+            text = file.read_text(errors="replace")
+            found[file.relative_to(ROOT).as_posix()] = set(ADDRESS.findall(text)) - OTHERS
+    ours = HOME.removeprefix("https://github.com/")
+    assert {file: names for file, names in found.items() if names - {ours}} == {}
+    assert [file for file in NAME_US if not found[file]] == []
+    assert all(url.startswith((HOME, "https://arxiv.org/")) for url in URLS.values())
+    assert f"repository-code: {HOME}\n" in (ROOT / "CITATION.cff").read_text()

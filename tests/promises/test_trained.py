@@ -17,7 +17,7 @@ pytestmark = pytest.mark.data
 
 @pytest.fixture(scope="module")
 def suite(gradgeo_data: Path) -> Suite:
-    return Suite(gradgeo_data)
+    return Suite(gradgeo_data, most=600)
 
 
 def parts(
@@ -66,8 +66,8 @@ def test_one_hundred_classes_by_their_top_five(suite: Suite) -> None:
     assert (gradgeo.saliency_maps(classifier.model, x[:1], classes=5)[0] == everything[0, top]).double().mean() > 0.999
 
 
-def test_beats_and_noise(suite: Suite) -> None:
-    classifier = suite["ecg5000"]
+def test_beats_and_noise(gradgeo_data: Path) -> None:
+    classifier = Suite(gradgeo_data)["ecg5000"]
     x_fit, y_fit, x, _ = parts(classifier, 1000, 300)
     detector = Detector(classifier.model).fit(x_fit, y_fit)
     verdict = detector.predict(x)

@@ -73,11 +73,16 @@ def test_filters_and_sorting_work(browser: Any, files: tuple[Path, Path]) -> Non
         )
         assert names == sorted(made_scores.CLASSES[int(e["label"])] for e in everything)[:24]
 
+        page.select_option("#sort", "drift")
+        assert [float(e.get("drift", 0)) for e in shown(page)] == sorted(
+            (float(e.get("drift", 0)) for e in everything), reverse=True
+        )[:24]
+
         page.select_option("#label", "3")
-        page.select_option("#cause", "ood-like")
-        fitting = [e for e in everything if (e["label"], e["cause"]) == ("3", "ood-like")]
+        page.select_option("#cause", "unlike")
+        fitting = [e for e in everything if (e["label"], e["cause"]) == ("3", "unlike")]
         assert page.text_content("#shown").startswith(f"{len(fitting)} of {len(everything)}")
-        assert {(e["label"], e["cause"]) for e in shown(page)} == {("3", "ood-like")}
+        assert {(e["label"], e["cause"]) for e in shown(page)} == {("3", "unlike")}
         one = shown(page)[0]["index"]
         page.fill("#text", f"#{one} CAT")
         assert [e["index"] for e in shown(page)] == [one]
@@ -178,3 +183,14 @@ def test_other_files_load_without_complaint(browser: Any, tmp_path: Path, kind: 
             assert page.locator("#cards h3").first.text_content().startswith(HOSTILE[:60])
             page.select_option("#cause", HOSTILE)
             assert len(shown(page)) == 24
+
+
+def test_on_a_phone_headers_stand_over_their_columns(browser: Any, files: tuple[Path, Path]) -> None:
+    edges = """rows => rows.map(row => [...row.cells].filter(cell => cell.offsetWidth)
+        .map(cell => [cell.textContent.trim(), Math.round(cell.getBoundingClientRect().right)]))"""
+    with Opened(browser, files[1], viewport={"width": 390, "height": 800}) as page:
+        for table in ("#evidence", "#causes", "#class-table"):
+            (head,) = page.eval_on_selector_all(f"{table} thead tr", edges)
+            first, *_ = page.eval_on_selector_all(f"{table} tbody tr", edges)
+            named = [edge for text, edge in head if text]
+            assert [edge for _, edge in first][: len(named)] == named, table

@@ -42,7 +42,7 @@ def verdicts(x: np.ndarray, explain: Detail) -> dict[str, Any]:
         "outlier_score": -np.log(p),
         "p_value": p,
         "trusted": p > 0.05,
-        "cause": ["ood-like" if value <= 0.05 else "" for value in p],
+        "cause": ["unlike" if value <= 0.05 else "" for value in p],
     }
     if explain != Detail.PICTURES:
         return columns
@@ -117,7 +117,7 @@ def test_a_picture_is_dropped_and_judged(browser: Any, server: Server, tmp_path:
     assert page.inner_text("#verdict") == "<b>ant</b>: do not trust this"
     assert page.inner_text("#facts").split("\n") == [
         *("file", "bright.png", "probability by the model", "0.750", "p-value", "0.010"),
-        *("outlier score", "4.605", "likely cause", "ood-like"),
+        *("outlier score", "4.605", "likely cause", "unlike"),
     ]
     assert page.locator("#picture img").count() == 2
     assert page.eval_on_selector_all("#picture img", "all => all.every(one => one.naturalWidth === 4)")

@@ -5,12 +5,11 @@ const here = new URL(".", import.meta.url).href;
 const one = (id) => document.getElementById(`try-${id}`);
 const say = (text) => { one("verdict").textContent = text; };
 
-// As likely_cause in gradgeo/detector/results.py says.
-const causeOf = (surprisal) => {
-  const { confidence: doubt, features, stability } = surprisal;
-  if ([doubt, features, stability].some((value) => !Number.isFinite(value))) return null;
-  if (stability > Math.max(doubt, features) || doubt < Math.log(2)) return "attack-like";
-  return features > doubt ? "ood-like" : "ambiguous";
+// As CauseModel in gradgeo/detector/weighing.py says.
+const causeOf = (surprisal, { names, coefficient, intercept }) => {
+  if (surprisal.some((value) => !Number.isFinite(value))) return null;
+  const logits = intercept.map((offset, i) => offset + surprisal.reduce((sum, s, q) => sum + coefficient[i][q] * Math.log1p(s), 0));
+  return names[logits.indexOf(Math.max(...logits))];
 };
 
 // As the digits were made: the share of ink in each of 8 x 8 fields, what was drawn moved to the middle and to their size.
@@ -46,12 +45,12 @@ const draw = (canvas, values, colour) => {
 export const start = async () => {
   const canvas = one("canvas"), context = canvas.getContext("2d", { willReadFrequently: true });
   say("Loading the detector …");
-  let ort, session, questions, began = performance.now();
+  let ort, session, causes, began = performance.now();
   try {
     ort = await import(`${here}ort.wasm.min.mjs`);
     Object.assign(ort.env.wasm, { wasmPaths: here, numThreads: 1 });
     const about = await (await fetch(`${here}detector.json`)).json();
-    questions = about.questions;
+    causes = about.causes;
     session = await ort.InferenceSession.create(`${here}detector.onnx`, { executionProviders: ["wasm"] });
   } catch (error) {
     say(`The detector could not be loaded: ${String(error.message).slice(0, 200)}`);
@@ -69,8 +68,8 @@ export const start = async () => {
     const found = await session.run({ input: new ort.Tensor("float32", fields, [1, 1, SIDE, SIDE]) });
     const ms = performance.now() - began, logits = [...found.logits.data], label = logits.indexOf(Math.max(...logits));
     const total = logits.reduce((sum, value) => sum + Math.exp(value - logits[label]), 0), p = found.p_value.data[0];
-    const trusted = Boolean(found.trusted.data[0]), surprisal = Object.fromEntries(questions.map((name, i) => [name, found.surprisal.data[i]]));
-    const cause = trusted ? null : causeOf(surprisal);
+    const trusted = Boolean(found.trusted.data[0]);
+    const cause = trusted ? null : causeOf([...found.surprisal.data], causes);
     one("label").textContent = String(label);
     say(`${trusted ? "Trusted" : "Not trusted"}${cause ? `, ${cause}` : ""}`);
     one("verdict").dataset.trusted = String(trusted);

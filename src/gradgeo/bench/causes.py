@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from gradgeo._typing import Array
 from gradgeo.bench.shared_passes import TRUSTED, UNNAMED
-from gradgeo.detector.results import CAUSES
+from gradgeo.detector.weighing import CAUSES
 
 NONE = "none"
 """Where a flag names no cause."""

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from gradgeo.bench.cost import BATCH, FIT_INPUTS
 from gradgeo.bench.evaluate import SPLIT_INPUTS, seeds_of_fits
-from gradgeo.bench.made_outliers import FAMILIES
 from gradgeo.bench.made_ranking import COMPARED, OUTLIERS
 from gradgeo.bench.methods import Method
 from gradgeo.bench.scenarios import COSTLY, Scenario, Task, attack_kind
 from gradgeo.classifier.wrapper import Classifier
+from gradgeo.detector.fit.made_outliers import FAMILIES
 
 ATTACKS = {
     "pgd": (100, 0),

@@ -12,7 +12,7 @@ from gradgeo._typing import Array
 from gradgeo.bench.averages import means
 from gradgeo.bench.cache import cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.bench.made_outliers import FAMILIES, made_outliers
+from gradgeo.detector.fit.made_outliers import FAMILIES, made_outliers
 from gradgeo.errors import GradgeoError
 from gradgeo.metrics import auroc
 
@@ -39,7 +39,7 @@ def inputs(classifier: ClassifierUnderTest) -> dict[str, Tensor]:
         made = made_outliers(source, model=classifier.model, channel_axis=axis)
         return {kind: each.numpy() for kind, each in made.items()}
 
-    key = source_hash("bench/made_outliers.py"), weights_key(classifier.model), tensor_hash(source), axis
+    key = source_hash("detector/fit/made_outliers.py"), weights_key(classifier.model), tensor_hash(source), axis
     try:
         found = cached(make, "made outliers", *key)
     except GradgeoError:  # a model without gradient, for instance, has no attacks

@@ -69,8 +69,8 @@ def _written(make: peers.Make, source: str) -> Method:
 
 
 METHODS: dict[str, Method] = {
-    "gradgeo": _ours("full", "up to 17 forward, min(C, F) + 12 backward"),
-    "gradgeo fast": _ours("fast", "up to 17 forward, 1 backward"),
+    "gradgeo": _ours("full", "up to 7 forward, min(C, F, 20) backward"),
+    "gradgeo fast": _ours("fast", "up to 7 forward, 1 backward"),
     "ten statistics": _ours("paper", "1 forward, min(C, F) backward"),
     "MaxSoftmax": _library(peers.on_logits("MaxSoftmax"), "Hendrycks and Gimpel 2017"),
     "MaxLogit": _library(peers.on_logits("MaxLogit"), "Hendrycks et al. 2022"),

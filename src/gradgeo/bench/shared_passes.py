@@ -14,7 +14,8 @@ from gradgeo.detector.fit import fitting
 from gradgeo.detector.fit.data_scan import scan
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.inputs import Data
-from gradgeo.detector.results import CAUSES, Predictions, likely_cause
+from gradgeo.detector.results import Predictions
+from gradgeo.detector.weighing import CAUSES
 from gradgeo.errors import expected
 
 TRUSTED, UNNAMED = -2, -1
@@ -37,21 +38,21 @@ class DetectorGroup:
         settings = [detector.settings for detector in self.detectors]
         if any(each.noise is not None for each in settings):
             raise expected("detectors", "without noise, of which each has its own", "one with noise")
-        model, batch_size, seed = self.detectors[0].model, settings[0].batch_size, settings[0].seed
+        model, batch_size = self.detectors[0].model, settings[0].batch_size
         scanned = scan(model, data, labels, batch_size=batch_size)
         scanned.warn_if_unusable()
         trusted, extractors = zip(*(fitting.split(model, scanned, each) for each in settings), strict=True)
         if any(list(other.learn_rows) != list(trusted[0].learn_rows) for other in trusted):
             raise expected("data", "so many that all detectors learn from the same inputs", len(scanned.usable))
         union = replace(extractors[0], evidence=_union([extractor.evidence for extractor in extractors]))
-        mistakes = fitting.mistakes_of(scanned, trusted[0], seed)
-        union, measured = fitting.extract(model, data, trusted[0], union, batch_size=batch_size, others=mistakes)
+        mistakes = fitting.Mistakes.of(scanned, trusted[0], settings[0].seed)
+        union, measured, made = fitting.extract(model, data, trusted[0], union, mistakes, settings=settings[0])
         learned = []
-        for rows, extractor in zip(trusted, extractors, strict=True):
+        for rows, extractor, each in zip(trusted, extractors, settings, strict=True):
             own = union.only(extractor.evidence)
-            learned.append(
-                fitting.learn(scanned, rows, own, union.part(measured, own.evidence), seed=seed, mistakes=len(mistakes))
-            )
+            suspects = None if made is None else made.part(union, own.evidence)
+            features = union.part(measured, own.evidence)
+            learned.append(fitting.learn(scanned, rows, own, features, mistakes, suspects, settings=each))
         for detector, fitted in zip(self.detectors, learned, strict=True):
             detector.adopt(fitted)
         self._extractor = union
@@ -88,9 +89,9 @@ def named_causes(fitted: FittedDetector, measured: EvidenceFeatures, predictions
     """The cause that an explanation would name of each input (N,): its place among `CAUSES`, or one of the two
     numbers below 0. Unlike explanations it takes no CSM."""
     found = np.full(len(predictions), float(TRUSTED))
-    surprisal = fitted.fusion.group_surprisal(fitted.scores(measured)).tolist()  # N of (Q,)
+    causes = fitted.fusion.likely_causes(fitted.fusion.group_surprisal(fitted.scores(measured)))
     for row in (~predictions.trusted).nonzero()[:, 0].tolist():
-        cause = likely_cause(dict(zip(fitted.fusion.question_names, surprisal[row], strict=True)))
+        cause = causes[row]
         found[row] = UNNAMED if cause is None else CAUSES.index(cause)
     return found
 

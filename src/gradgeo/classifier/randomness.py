@@ -39,6 +39,14 @@ class SeededDraws(TorchDispatchMode):
         """Whether there were any."""
         self._generators: dict[torch.device, torch.Generator] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch, which asks, would wrap the method below for its compiler, and import that (1.4 s) for one operator.
+
+        A model that `torch.compile` made has imported it, and gives the same logits either way.
+        """
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

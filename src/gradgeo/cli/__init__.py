@@ -12,6 +12,7 @@ import typer
 
 from gradgeo._version import __version__
 from gradgeo.cli.bench import bench, demo
+from gradgeo.cli.certify import certify
 from gradgeo.cli.console import Command, Commands
 from gradgeo.cli.detector import explain, fit, info
 from gradgeo.cli.export import export
@@ -29,7 +30,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"max_content_width": 100},
 )
-for _command in (demo, fit, score, check, recalibrate, explain, info, card, path, report, serve, export, bench):
+for _command in (
+    demo,
+    fit,
+    score,
+    check,
+    recalibrate,
+    explain,
+    certify,
+    info,
+    card,
+    path,
+    report,
+    serve,
+    export,
+    bench,
+):
     app.command(cls=Command)(_command)
 
 

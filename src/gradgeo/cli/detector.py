@@ -24,6 +24,7 @@ from gradgeo.cli.options import (
     DetectorPath,
     Device,
     Groups,
+    Index,
     Interpolation,
     Keys,
     Label,
@@ -43,11 +44,7 @@ from gradgeo.cli.options import (
     Weights,
     Window,
     Workers,
-    columns_of,
-    detector_and_preparation,
     fraction,
-    item_at,
-    keys_of,
     names,
     number_or,
     on_device,
@@ -55,6 +52,7 @@ from gradgeo.cli.options import (
     preprocess_for,
 )
 from gradgeo.cli.record import record
+from gradgeo.cli.single import detector_and_items
 from gradgeo.errors import DataError, warn
 
 LISTED = 20
@@ -69,7 +67,9 @@ def fit(
     alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
     confidence: Confidence = None,
     evidence: Annotated[str, typer.Option(help="full, fast, lite, paper, or names with commas.")] = "full",
-    classes: Annotated[int | None, typer.Option(help="Use the maps of the N likeliest classes only.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Use the maps of the N likeliest classes only; by default of 20 at most.")
+    ] = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, mse or logit.")] = "cross_entropy",
     temperature: Annotated[
         str, typer.Option(help="At which the loss is differentiated: a number, or auto, found by the margins.")
@@ -83,6 +83,9 @@ def fit(
     one_class: Annotated[
         str, typer.Option(help="Model of the saliency maps' statistics: copula, or loda, the paper's.")
     ] = "copula",
+    emphasis: Annotated[
+        str | None, typer.Option(help='What matters most: "mistakes", "ood" or "attacks"; by default all alike.')
+    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Judge x plus Gaussian noise of this standard deviation, for a certificate.")
     ] = None,
@@ -167,12 +170,13 @@ def fit(
             evidence=without_rows(wanted) if references == 0 else wanted,
             alpha=alpha,
             confidence=fraction("--confidence", confidence),
-            classes=classes,
+            classes="auto" if classes is None else classes,
             loss=loss,
             temperature=number_or("auto", "--temperature", temperature),
             rescale=rescale,
             channel_max=channel_max,
             one_class=one_class,
+            emphasis=emphasis,
             noise=noise,
             calibration=calibration,
             seed=seed,
@@ -231,9 +235,7 @@ def explain(
     file: DetectorPath,
     data: DataSpec,
     model: SameModel = None,
-    index: Annotated[
-        list[str] | None, typer.Option("--index", "-i", help="An item: its number or name; may be repeated.")
-    ] = None,
+    index: Index = None,
     as_json: AsJson = False,
     weights: Weights = None,
     sha256: Sha256 = None,
@@ -259,25 +261,35 @@ def explain(
 
     Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
     """
-    from gradgeo.data import open_source
-    from gradgeo.detector.file import serialization
-    from gradgeo.scoring import checked
-
-    contents = serialization.read(file, sha256=sha256)
-    options: dict[str, Any] = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize}
-    options |= {"crop": crop, "order": order, "interpolation": interpolation, "bits": bits, "window": window}
-    detector, preprocess = detector_and_preparation(contents, model, weights, device, transform, options)
-    part: dict[str, Any] = {} if index else {"start": start, "limit": limit}
-    part |= {"columns": columns_of(contents, data), "keys": keys_of(contents, data, keys)}
-    source = open_source(data, preprocess=preprocess, data_root=data_root, streaming=stream, **part)
-    source.match(tuple(contents.fitted["input_shape"]))
-    items = [item_at(source, i) for i in index] if index else list(source)
+    detector, items = detector_and_items(
+        file,
+        data,
+        model=model,
+        weights=weights,
+        sha256=sha256,
+        device=device,
+        index=index,
+        start=start,
+        limit=limit,
+        data_root=data_root,
+        stream=stream,
+        keys=keys,
+        transform=transform,
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
+        resize=resize,
+        crop=crop,
+        order=order,
+        interpolation=interpolation,
+        bits=bits,
+        window=window,
+    )
     rows: list[dict[str, Any]] = []
-    for read in items:
-        item = checked(read, detector.input_shape_)
+    for item in items:
         rows.append({"index": item.index, "name": item.name, "true_label": item.label, "error": item.error})
         if item.x is None:
-            warn(f"{item.name} (index {item.index}) cannot be judged: {item.error}")
             continue
         explanation = detector.explain(item.x[None])[0]
         rows[-1] |= explanation.as_dict()

@@ -74,6 +74,7 @@ Groups = Annotated[
     str | None,
     typer.Option(help="Columns of the data, with commas, in whose groups the rate is to hold: site,scanner."),
 ]
+Index = Annotated[list[str] | None, typer.Option("--index", "-i", help="An item: its number or name; may be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -13,30 +13,8 @@ from gradgeo._files import atomic_stream, check_writable, refuse_source
 from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import (
     AsJson,
-    BatchSize,
-    Channels,
-    Crop,
-    DataRoot,
     DataSpec,
     DetectorPath,
-    Device,
-    Groups,
-    Interpolation,
-    Keys,
-    Label,
-    Limit,
-    Mean,
-    Order,
-    Resize,
-    SameModel,
-    Sha256,
-    Size,
-    Start,
-    Std,
-    Streaming,
-    Transform,
-    Weights,
-    Workers,
     columns_of,
     detector_and_preparation,
     fraction,
@@ -45,56 +23,30 @@ from gradgeo.cli.options import (
     names,
 )
 from gradgeo.cli.record import data_record
+from gradgeo.cli.site_options import SiteOptions, with_site_options
 from gradgeo.errors import DataError, listed, warn
 
 if TYPE_CHECKING:
     from gradgeo.data import Source
+    from gradgeo.detector.detector import Detector
     from gradgeo.detector.file.serialization import Contents
 
 EXCEEDED, TOO_FEW = 3, 4
 """Exit codes of `check`: a stated rate does not hold; too few inputs to tell."""
 
-Labels = Annotated[
-    bool, typer.Option("--labels", help="Count right predictions only, by the labels of the data. Else all inputs.")
-]
-DecisionsPath = Annotated[
-    Path | None, typer.Option("--decisions", help="What a person decided in the review queue of a report, .json.")
-]
 
-
+@with_site_options
 def check(
     file: DetectorPath,
     data: Annotated[str | None, typer.Option("--data", "-d", help="Data of the site; or pass --decisions.")] = None,
-    model: SameModel = None,
-    weights: Weights = None,
-    sha256: Sha256 = None,
-    labels: Labels = False,
-    groups: Groups = None,
-    decisions: DecisionsPath = None,
+    *,
+    given: SiteOptions,
     level: Annotated[str, typer.Option(help="Chance of saying that a rate is exceeded where all hold.")] = "5%",
     must_see: Annotated[
         str | None, typer.Option(help="A rate that must be seen, as 10%; default thrice the stated one.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A page to write, .html, or .json.")] = None,
     as_json: AsJson = False,
-    start: Start = 0,
-    limit: Limit = None,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    order: Order = None,
-    interpolation: Interpolation = None,
-    label: Label = None,
-    data_root: DataRoot = None,
-    stream: Streaming = False,
-    keys: Keys = None,
-    transform: Transform = None,
-    device: Device = "cpu",
-    batch_size: BatchSize = 64,
-    workers: Workers = 1,
 ) -> None:
     """Test whether the stated false-alarm rates hold on the data of a site: of all, each class, each group.
 
@@ -108,29 +60,22 @@ def check(
     from gradgeo.scoring.site_check import SiteCheck, check_decisions, in_words
     from gradgeo.scoring.site_check import check as check_site
 
+    decisions = given.decisions
     if (data is None) == (decisions is None):
         raise typer.BadParameter("pass either --data or --decisions")
     if out is not None:
         _check_out(out, data)
     options: dict[str, Any] = {"level": fraction("--level", level), "must_see": fraction("--must-see", must_see)}
-    contents = serialization.read(file, sha256=sha256)
+    contents = serialization.read(file, sha256=given.sha256)
     made = {"file": file.name, "SHA-256 of the file": contents.sha256}
     if decisions is not None:
-        detector = load_detector(contents, model, weights, device)
+        detector = load_detector(contents, given.model, given.weights, given.device)
         found: SiteCheck = check_decisions(detector, Decisions.read(decisions), **options)
         made["decisions"] = decisions.name
     else:
         assert data is not None
-        site = Site(contents, data, names(groups), labels)
-        prepared = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize, "crop": crop}
-        prepared |= {"order": order, "interpolation": interpolation}
-        detector, preprocess = detector_and_preparation(contents, model, weights, device, transform, prepared)
-        detector.batch_size = batch_size
-        site.open(
-            {"start": start, "limit": limit, "data_root": data_root, "label": label, "streaming": stream,
-             "keys": keys_of(contents, data, keys)},
-            preprocess, batch_size, workers,
-        )  # fmt: skip
+        site = Site(contents, data, names(given.groups), given.labels)
+        detector = site.open(given)
         found = site.run("checking", lambda loader, kinds: check_site(detector, loader, groups=kinds, **options))
         made |= {"data": data, "SHA-256 of its inputs and labels": site.items.sha256 or ""}
     made |= {"date": today(), "command": shlex.join(["gradgeo", *sys.argv[1:]])}
@@ -160,35 +105,13 @@ def check(
         raise typer.Exit(EXCEEDED if found.verdict == "exceeded" else TOO_FEW)
 
 
+@with_site_options
 def recalibrate(
     file: DetectorPath,
     data: DataSpec,
     out: Annotated[Path, typer.Option("--out", "-o", help="The new detector file to write.")],
     why: Annotated[str, typer.Option(help="Why, which the new file keeps: another scanner, a new season.")],
-    model: SameModel = None,
-    weights: Weights = None,
-    sha256: Sha256 = None,
-    labels: Labels = False,
-    groups: Groups = None,
-    decisions: DecisionsPath = None,
-    start: Start = 0,
-    limit: Limit = None,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    order: Order = None,
-    interpolation: Interpolation = None,
-    label: Label = None,
-    data_root: DataRoot = None,
-    stream: Streaming = False,
-    keys: Keys = None,
-    transform: Transform = None,
-    device: Device = "cpu",
-    batch_size: BatchSize = 64,
-    workers: Workers = 1,
+    given: SiteOptions,
 ) -> None:
     """Calibrate a detector anew on the data of a site: same scorer, other p-values. The new file names its parent.
 
@@ -199,22 +122,15 @@ def recalibrate(
     from gradgeo.detector.file import serialization
     from gradgeo.scoring.decisions import Decisions
 
+    decisions = given.decisions
     refuse_source(out, data)
     refuse_source(out, file)
     check_writable(out)
-    contents = serialization.read(file, sha256=sha256)
-    site = Site(contents, data, names(groups), labels)
-    prepared = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize, "crop": crop}
-    prepared |= {"order": order, "interpolation": interpolation}
-    parent, preprocess = detector_and_preparation(contents, model, weights, device, transform, prepared)
-    parent.batch_size = batch_size
-    site.open(
-        {"start": start, "limit": limit, "data_root": data_root, "label": label, "streaming": stream,
-         "keys": keys_of(contents, data, keys)},
-        preprocess, batch_size, workers,
-    )  # fmt: skip
+    contents = serialization.read(file, sha256=given.sha256)
+    site = Site(contents, data, names(given.groups), given.labels)
+    parent = site.open(given)
     if decisions is not None:
-        if labels or groups:
+        if given.labels or given.groups:
             raise typer.BadParameter("--decisions takes the place of --labels, and knows no --groups")
         agreed = Decisions.read(decisions)
         agreed.require(parent.digest())
@@ -256,14 +172,22 @@ class Site:
     source: Any = None
     items: Any = None
 
-    def open(self, options: dict[str, Any], preprocess: Any, batch_size: int, workers: int) -> None:
-        """Open the data. Raises: DataError where labels are asked for and it has none of the detector's classes."""
+    def open(self, given: SiteOptions) -> "Detector":
+        """Open the data for the detector, which is loaded and returned.
+
+        Raises: DataError where labels are asked for and it has none of the detector's classes.
+        """
         from gradgeo.data import ReadableItems, open_source
 
+        detector, preprocess = detector_and_preparation(
+            self.contents, given.model, given.weights, given.device, given.transform, given.preparation
+        )
+        detector.batch_size = given.batch_size
         classes = tuple(map(str, self.contents.notes.get("class_names") or ()))
         source: Source = open_source(
             self.data, preprocess=preprocess, class_order=classes, columns=columns_of(self.contents, self.data),
-            keep=self.groups, **options,
+            keep=self.groups, start=given.start, limit=given.limit, data_root=given.data_root, label=given.label,
+            streaming=given.stream, keys=keys_of(self.contents, self.data, given.keys),
         )  # fmt: skip
         source.match(tuple(self.contents.fitted["input_shape"]))
         if self.labels:
@@ -275,8 +199,11 @@ class Site:
                     f"--labels: the labels of {self.data} are of another set: {listed(own)}. The detector's are "
                     f"{listed(classes)}."
                 )
-        items: ReadableItems = ReadableItems(source, batch_size=batch_size, workers=workers, labels=self.labels)
+        items: ReadableItems = ReadableItems(
+            source, batch_size=given.batch_size, workers=given.workers, labels=self.labels
+        )
         self.source, self.items = source, items
+        return detector
 
     def run(self, what: str, use: Any) -> Any:
         """`use` of a loader of the readable items and their groups, with a bar, and what there is to warn of."""

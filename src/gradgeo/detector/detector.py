@@ -50,7 +50,7 @@ class Detector(Recalibrated):
         model: the classifier, as in `saliency_maps`. It is never changed; if its weights change, fit again: verdicts on
             other weights than those of `fit` come with one warning.
         evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
-            "fast": what takes at most 3 backward passes; "lite": what takes 3 forward passes and no backward pass;
+            "fast": what takes one backward pass; "lite": what takes 3 forward passes and no backward pass;
             "paper": the ten statistics of the CSM. A preset leaves out what the model does not have, penultimate
             features for instance.
         alpha: the false-alarm rate: the share of trusted inputs that may be called untrustworthy. May be set to
@@ -59,7 +59,7 @@ class Detector(Recalibrated):
             mean over calibration sets is, and single ones are above or below (`false_alarm_rate_` says by how much).
             With 0.95 fewer inputs are flagged, so that 95 of 100 detectors keep to alpha. P-values do not change.
         classes: whose saliency maps are made: None for all, an int for each sample's most likely, a tensor (K,) for
-            these; the predicted class is always among them.
+            these; the predicted class is always among them. "auto": all up to 20, of more the 20 most likely.
         loss: "cross_entropy", "mse" or "logit", as in `saliency_maps`. With two classes the first two put a cosine of
             -1 on every input; `fit` then uses "logit" and warns.
         temperature: at which the loss is differentiated; "auto" is the upper quartile of the trusted inputs' margins
@@ -67,6 +67,8 @@ class Detector(Recalibrated):
         rescale, channel_max: of the maps, as in `csm`: what the public code of the paper's authors does.
         one_class: the model of features that are suspicious wherever few trusted inputs lie, those of the CSM for
             instance: "copula", or "loda", which is the paper's.
+        emphasis: what matters most: "mistakes", "ood" or "attacks"; None for all alike. `fit` chooses how much each
+            question counts by outliers made from trusted inputs, attacks on these, and known mistakes.
         noise: None, or the standard deviation of Gaussian noise Z in input units: x + Z is then classified and judged,
             another Z in each query, and fitted and calibrated likewise. `gradgeo.certificate` says what that proves.
         calibration: share of the trusted inputs set apart for the p-values.
@@ -89,12 +91,13 @@ class Detector(Recalibrated):
         evidence: str | Sequence[str] = "full",
         alpha: float = 0.05,
         confidence: float | None = None,
-        classes: Classes = None,
+        classes: Classes | str = "auto",
         loss: str = "cross_entropy",
         temperature: float | str = "auto",
         rescale: bool = False,
         channel_max: bool = False,
         one_class: str = "copula",
+        emphasis: str | None = None,
         noise: float | None = None,
         calibration: float = 0.5,
         seed: int = 0,
@@ -102,7 +105,7 @@ class Detector(Recalibrated):
     ) -> None:
         Classifier(model)  # refuses what is not a model
         self.model = model
-        self.evidence, self.one_class = evidence, one_class
+        self.evidence, self.one_class, self.emphasis = evidence, one_class, emphasis
         self.alpha, self.confidence = alpha, confidence
         self.classes, self.loss, self.temperature = classes, loss, temperature
         self.rescale, self.channel_max, self.noise = rescale, channel_max, noise
@@ -147,7 +150,7 @@ class Detector(Recalibrated):
             progress: say what was seen of the data and how far it is; None for where a terminal or notebook shows it.
 
         A fit that fails leaves an earlier one as it was. Cost: two forward passes per input, and what its evidence
-        costs; with evidence of the neighbourhood up to 12 backward passes more for each of at most 256 inputs.
+        costs, of the inputs and of 336 made outliers; of the neighbourhood 12 backward passes more for each of 256.
 
         Raises:
             ArgumentError: too few trusted inputs (the message says how many are needed), labels out of range, inputs

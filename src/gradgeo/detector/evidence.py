@@ -246,7 +246,7 @@ EVIDENCE: dict[str, Evidence] = {
         Evidence("symmetry", ("mirror_drop", "step_drop"), _symmetry, UpperTail, "stability", _has_axes),
         Evidence("csm", STATISTICS, _csm),
         Evidence("csm_twice", (*STATISTICS, *(f"{name}_at_1" for name in STATISTICS)), _csm_twice),
-        Evidence("residual", (), _features, Residual, available=_has_head),
+        Evidence("residual", (), _features, Residual, "residual", _has_head),
         Evidence("boundary", _BOUNDARY, _boundary),
         Evidence("neighbourhood", _at_radii("drop", "turn", "zeta"), _neighbourhood, neighbourhood="gradients"),
         Evidence("turn", _at_radii("turn"), _turn, neighbourhood="gradients"),
@@ -260,13 +260,13 @@ EVIDENCE: dict[str, Evidence] = {
 """Every evidence by name; add to it to use your own in `Detector(evidence=[...])`."""
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    "full": ("confidence", "neighbours", "stability", "shifts", "csm", "residual", "boundary", "neighbourhood", "turn"),
-    "fast": ("confidence", "neighbours", "stability", "shifts", "residual", "nearest_boundary"),
+    "full": ("confidence", "mahalanobis", "symmetry", "shifts", "csm", "boundary", "residual"),
+    "fast": ("confidence", "mahalanobis", "symmetry", "shifts", "nearest_boundary", "residual"),
     "lite": ("confidence", "mahalanobis", "symmetry", "residual"),
     "paper": ("csm",),
 }
-"""Named sets of evidence: all that helps; the best with no more than 3 backward passes; what takes 3 forward passes and
-no backward pass; the ten statistics alone."""
+"""Named sets of evidence: all that helps; the best with one backward pass; what takes 3 forward passes and no backward
+pass; the ten statistics alone."""
 
 
 def resolve(evidence: str | Sequence[str], one_class: str = "copula") -> tuple[Evidence, ...]:

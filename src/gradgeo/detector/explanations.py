@@ -9,7 +9,7 @@ from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
-from gradgeo.detector.results import EvidenceScore, Explanation, Predictions, likely_cause
+from gradgeo.detector.results import EvidenceScore, Explanation, Predictions
 
 
 def named_features(evidence: Sequence[Evidence], features: Sequence[Tensor]) -> tuple[list[str], Tensor]:
@@ -46,13 +46,14 @@ def explanations(
     names, table = named_features(evidence, measured.features)
     statistics, nearest = calibration.statistics(names, table), calibration.nearest(table, measured.has_gradient)
     p_values, surprisal = calibration.evidence_p_values(scores), fusion.by_evidence.of(scores)  # (N, M) each
-    by_question = fusion.group_surprisal(scores).tolist()  # (N, Q)
+    by_question = fusion.group_surprisal(scores)  # (N, Q)
+    causes = fusion.likely_causes(by_question)
     explained = []
     for i in range(len(predictions)):
         evidence_scores = {
             e.name: EvidenceScore(float(p_values[i, m]), float(surprisal[i, m])) for m, e in enumerate(evidence)
         }
-        questions = dict(zip(fusion.question_names, by_question[i], strict=True))
+        questions = dict(zip(fusion.question_names, by_question[i].tolist(), strict=True))
         most_surprising = dict(sorted(questions.items(), key=lambda pair: -pair[1]))
         trusted = bool(predictions.trusted[i])
         explained.append(
@@ -62,7 +63,7 @@ def explanations(
                 outlier_score=float(predictions.outlier_score[i]),
                 p_value=float(predictions.p_value[i]),
                 trusted=trusted,
-                cause=None if trusted else likely_cause(most_surprising),
+                cause=None if trusted else causes[i],
                 questions=most_surprising,
                 evidence=dict(sorted(evidence_scores.items(), key=lambda pair: -pair[1].surprise)),
                 statistics=statistics[i],

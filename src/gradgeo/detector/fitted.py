@@ -73,6 +73,9 @@ class FittedDetector:
     """The detectors that this one was calibrated anew from, the last one first."""
     noise: float | None = None
     """Standard deviation of what is added to inputs, in input units; None for nothing."""
+    weighed: dict[str, Any] | None = None
+    """By family of suspects the AUROC in % with equal weights of the questions and with those chosen; None where all
+    count the same. Verdicts do not depend on it."""
 
     @property
     def calibration_size(self) -> int:

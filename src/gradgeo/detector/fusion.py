@@ -4,23 +4,27 @@ Each evidence is blind to some cause, and on that cause its score is noise. Writ
 over trusted inputs, scores of any kind compare. Summed (Fisher 1932, "Statistical methods for research workers"), many
 weak alarms count as much as one strong alarm, but every further member dilutes what a single one knows; the largest
 alone does the opposite. We add powers of 1.5, between the two, in two steps: first over the evidence that answers one
-question, whose sum becomes a surprisal again, then over the questions. So ten ways to look at the geometry do not
-outvote the one that knows of mistakes. results/evidence.md compares this with other rules.
+question, whose sum becomes a surprisal again, then over the questions, each with the weight that it earns on this
+classifier (`gradgeo.detector.weighing`). So ten ways to look at the geometry do not outvote the one that knows of
+mistakes. results/evidence.md compares this with other rules.
 
 Evidence is dependent, so the sum has no known distribution and claims none: split conformal calibration of the sum is
 what makes the p-value valid.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradgeo._typing import Array
+from gradgeo._typing import Array, IntArray
+from gradgeo.detector import weighing
 from gradgeo.detector.one_class.base import Layout, OneClass, checked_arrays, ensure, interpolate
+from gradgeo.detector.results import likely_cause
+from gradgeo.detector.weighing import CauseModel, Suspects, Weighing, question_groups
 
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`
@@ -84,6 +88,14 @@ class EvidenceFusion:
     """Of each member's score."""
     by_question: TailSurprisal
     """Of each question's sum of powers, in the order of `question_names`."""
+    weights: Array = field(default_factory=lambda: np.ones(0))
+    """(Q,) of the questions; equal ones where none are given."""
+    causes: CauseModel | None = None
+    """Which cause a flag names; None where too little was known to learn it."""
+
+    def __post_init__(self) -> None:
+        if not len(self.weights):
+            object.__setattr__(self, "weights", np.ones(len(self.question_names)))
 
     @property
     def question_names(self) -> tuple[str, ...]:
@@ -100,26 +112,43 @@ class EvidenceFusion:
         num_classes: int,
         *,
         seed: int,
-    ) -> Self:
+        made: "MadeOf | None" = None,
+        emphasis: str | None = None,
+    ) -> tuple[Self, Weighing | None]:
         """Fit a model of each kind on its features (n, F_m), float64, of trusted inputs predicted as (n,) classes.
 
         A model knows the inputs that it was fitted on, and would call new ones surprising; so the surprisal is learned
-        from the scores of `FOLDS` folds, each by models fitted on the others.
+        from the scores of `FOLDS` folds, each by models fitted on the others. What `made` holds is scored by those that
+        have not seen the inputs it was made from.
+
+        Returns:
+            the fusion, and how its questions were weighed; None where `made` is, and all count the same.
         """
         n = len(predicted)
         tables, labels = [table.numpy() for table in features], predicted.numpy()
-        folds = min(FOLDS, n)
-        fold = np.random.default_rng(seed).permutation(n) % folds  # (n,) which fold each input is in
+        fold = _folds(n, seed, () if made is None else made.sources)
         scores = np.empty((n, len(kinds)))
-        for held_out in range(folds):
+        for held_out in range(min(FOLDS, n)):
             out = fold == held_out
-            for m, (kind, table) in enumerate(zip(kinds, tables, strict=True)):
-                model = kind.fit(table[~out], labels[~out], num_classes)
-                scores[out, m] = model.score(torch.from_numpy(table[out]), torch.from_numpy(labels[out])).numpy()
+            models = [
+                kind.fit(table[~out], labels[~out], num_classes) for kind, table in zip(kinds, tables, strict=True)
+            ]
+            scores[out] = _scores(
+                models, [torch.from_numpy(table[out]) for table in tables], predicted[torch.from_numpy(out)]
+            )
+            if held_out == 0 and made is not None:
+                made_scores = torch.from_numpy(_scores(models, made.features, made.label))  # (S, M)
         members = tuple(kind.fit(table, labels, num_classes) for kind, table in zip(kinds, tables, strict=True))
         by_evidence = TailSurprisal.fit(scores)
         sums = _sums(by_evidence.of(torch.from_numpy(scores)), questions)  # (n, Q)
-        return cls(members, tuple(questions), by_evidence, TailSurprisal.fit(sums.numpy()))
+        fusion = cls(members, tuple(questions), by_evidence, TailSurprisal.fit(sums.numpy()))
+        if made is None or len(fusion.question_names) < 2:
+            return fusion, None
+        trusted = fusion.by_question.of(sums).numpy()
+        suspects = Suspects(fusion.group_surprisal(made_scores).numpy(), made.kind, made.families)
+        weighed = weighing.weigh(trusted, suspects, POWER, emphasis)
+        causes = CauseModel.fit(weighing.flagged(trusted, suspects, weighed.weights, POWER))
+        return replace(fusion, weights=weighed.weights, causes=causes), weighed
 
     def scores(self, features: Sequence[Tensor], predicted: Tensor) -> Tensor:
         """The score of each member (N, M) from its features (N, F_m), float64 on the CPU."""
@@ -128,6 +157,15 @@ class EvidenceFusion:
     def group_surprisal(self, scores: Tensor) -> Tensor:
         """The surprisal of each question (N, Q) from the members' scores (N, M)."""
         return self.by_question.of(_sums(self.by_evidence.of(scores), self.questions))
+
+    def likely_causes(self, surprisal: Tensor) -> list[str | None]:
+        """What each input most looks like, by the surprisal (N, Q) of its questions; None where they cannot tell."""
+        if self.causes is None:
+            rows = surprisal.tolist()
+            return [likely_cause(dict(zip(self.question_names, row, strict=True))) for row in rows]
+        undefined = surprisal.isnan().any(1).tolist()
+        names = self.causes.names(surprisal)
+        return [None if lacking else name for name, lacking in zip(names, undefined, strict=True)]
 
     def fuse_bounds(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """What `fuse` gives of scores (N, M) on any processor lies between these two (N,).
@@ -138,16 +176,50 @@ class EvidenceFusion:
         if scores.shape[1] == 1:
             return scores[:, 0], scores[:, 0]
         sums = _sums(self.by_evidence.of(scores), self.questions)  # (N, Q)
-        low, high = ((self.by_question.of(sums * (1 + e)) ** POWER).sum(1) * (1 + e) for e in (-ROUNDING, ROUNDING))
+        low, high = (self._weighted(self.by_question.of(sums * (1 + e))) * (1 + e) for e in (-ROUNDING, ROUNDING))
         return low, high
 
     def fuse(self, scores: Tensor) -> Tensor:
         """One outlier score (N,) of the members' scores (N, M); of a single member, its score itself."""
-        return scores[:, 0] if scores.shape[1] == 1 else (self.group_surprisal(scores) ** POWER).sum(1)
+        return scores[:, 0] if scores.shape[1] == 1 else self._weighted(self.group_surprisal(scores))
+
+    def _weighted(self, surprisal: Tensor) -> Tensor:
+        """The score (N,) of the questions' surprisal (N, Q)."""
+        return (surprisal**POWER * torch.from_numpy(self.weights)).sum(1)
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """What was measured of S inputs that ought to be flagged: made from trusted ones, or misclassified."""
+
+    features: tuple[Tensor, ...]
+    """(S, F_m) of each evidence, float64."""
+    label: Tensor
+    """(S,) predicted classes."""
+    kind: IntArray
+    """(S,) of each the index of its kind."""
+    families: tuple[str, ...]
+    """Of each kind."""
+    sources: IntArray
+    """Which of the trusted inputs that are learned from they were made from; no more than a fold holds."""
+
+
+def _folds(n: int, seed: int, first: Sequence[int] | IntArray = ()) -> IntArray:
+    """The fold (n,) of each input, drawn by the seed; the `first` are all in fold 0."""
+    order = np.random.default_rng(seed).permutation(n)
+    inside = np.isin(order, np.asarray(first, np.int64))
+    order = np.concatenate([order[inside], order[~inside]])
+    fold = np.empty(n, np.int64)
+    fold[order] = np.arange(n) * min(FOLDS, n) // max(n, 1)
+    return fold
+
+
+def _scores(models: Sequence[OneClass], features: Sequence[Tensor], predicted: Tensor) -> Array:
+    """The score (N, M) of each model."""
+    return np.stack([m.score(t, predicted).numpy() for m, t in zip(models, features, strict=True)], axis=1)
 
 
 def _sums(surprisal: Tensor, questions: Sequence[str]) -> Tensor:
     """The sum of powers (N, Q) over the members (N, M) that answer each question."""
     raised = surprisal**POWER
-    groups = [[m for m, q in enumerate(questions) if q == name] for name in dict.fromkeys(questions)]
-    return torch.stack([raised[:, group].sum(1) for group in groups], dim=1)  # Q of (N,) -> (N, Q)
+    return torch.stack([raised[:, group].sum(1) for group in question_groups(questions)], dim=1)  # Q of (N,) -> (N, Q)

@@ -156,16 +156,21 @@ class Reference:
     """Euclidean, between normal scores of the features."""
 
 
-CAUSES = ("attack-like", "ood-like", "ambiguous")
+CAUSE_WORDS = {
+    "unstable": "unstable under small changes, as attacked inputs are",
+    "unlike": "unlike the trusted inputs: other or spoilt data",
+    "undecided": "undecided between classes",
+}
+"""What a flagged input most looks like, in words."""
 
 
 def likely_cause(surprisal: Mapping[str, float]) -> str | None:
-    """What a flagged input most looks like, by the surprisal of each question; None without these questions, or where
-    they have no answer because the input cannot be judged.
+    """What a flagged input most looks like, by the surprisal of each question, where `fit` could not learn to tell:
+    None without these questions, or where they have no answer because the input cannot be judged.
 
-    "attack-like": its prediction does not survive small changes of the input as trusted ones do, or the classifier is
-    surer of it than of half the trusted inputs, as it is of strong attacks. "ood-like": the classifier is unsure, and
-    features are further from trusted ones than its doubt explains. "ambiguous": doubt is the most surprising, as for
+    "unstable": its prediction does not survive small changes of the input as trusted ones do, or the classifier is
+    surer of it than of half the trusted inputs, as it is of strong attacks. "unlike": the classifier is unsure, and
+    features are further from trusted ones than its doubt explains. "undecided": doubt is the most surprising, as for
     mistakes, inputs at a boundary and near-OOD ones. results/evidence.md counts how often each is right.
     """
     if not {"confidence", "features", "stability"} <= surprisal.keys() or any(
@@ -174,8 +179,8 @@ def likely_cause(surprisal: Mapping[str, float]) -> str | None:
         return None
     doubt, features, unstable = (surprisal[name] for name in ("confidence", "features", "stability"))
     if unstable > max(doubt, features) or doubt < math.log(2):
-        return "attack-like"
-    return "ood-like" if features > doubt else "ambiguous"
+        return "unstable"
+    return "unlike" if features > doubt else "undecided"
 
 
 SHOWN = 10  # statistics in the text of an explanation
@@ -191,7 +196,7 @@ class Explanation:
     p_value: float
     trusted: bool
     cause: str | None
-    """One of `CAUSES`; None for a trusted input, and where the evidence cannot tell."""
+    """One of `CAUSE_WORDS`; None for a trusted input, and where the evidence cannot tell."""
     questions: dict[str, float]
     """Surprisal by question, the most surprising first."""
     evidence: dict[str, EvidenceScore]

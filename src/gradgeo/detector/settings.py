@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradgeo.detector.calibration.conformal import Level
 from gradgeo.detector.evidence import resolve
+from gradgeo.detector.weighing import EMPHASES
 from gradgeo.errors import choice, expected, number
 from gradgeo.geometry.losses import LOSSES, Loss
 from gradgeo.geometry.options import Classes
@@ -22,7 +23,7 @@ class Settings:
 
     evidence: str | Sequence[str]
     alpha: float
-    classes: Classes
+    classes: Classes | str
     loss: str
     temperature: float | str
     calibration: float
@@ -33,6 +34,7 @@ class Settings:
     channel_max: bool = False
     one_class: str = "copula"
     noise: float | None = None
+    emphasis: str | None = None
 
     def __post_init__(self) -> None:
         resolve(self.evidence, self.one_class)
@@ -54,12 +56,16 @@ class Settings:
         for name in ("rescale", "channel_max"):
             if not isinstance(getattr(self, name), bool):
                 raise expected(name, "True or False", getattr(self, name))
+        if self.emphasis is not None:
+            choice("emphasis", self.emphasis, tuple(EMPHASES))
+        if isinstance(self.classes, str):
+            choice("classes", self.classes, ("auto",))
         if isinstance(self.temperature, str):
             choice("temperature", self.temperature, ("auto",))
         else:
             Loss(self.loss, self.temperature)
         if isinstance(self.classes, Tensor) and (self.classes.ndim != 1 or len(self.classes) < 2):
-            raise expected("classes", "None, an int, or an integer tensor of shape (K,), K >= 2", self.classes)
+            raise expected("classes", '"auto", None, an int, or an integer tensor of shape (K,), K >= 2', self.classes)
 
     @property
     def level(self) -> Level:

@@ -55,6 +55,9 @@ def write(
         metadata = _metadata(detector)
         if explain:
             metadata["questions"] = json.dumps(detector.fitted_.fusion.question_names)
+            causes = detector.fitted_.fusion.causes
+            if causes is not None:
+                metadata["causes"] = json.dumps(causes.as_dict())
         with _quiet():
             program = _program(detector, classifier, x, form, explain=explain)
             run = WRITERS[form](program, metadata, temporary)

@@ -85,7 +85,9 @@ def _page(scores: Scores) -> tuple[str, Summary]:
         found,
         kinds=kinds,
         recounted=recount(scores, summary, listed(*kinds)),
-        queue=review.payload(summary, {kind: [by_position[at] for at in some] for kind, some in drawn.items()}, cards),
+        queue=review.payload(
+            review.subject(summary), {kind: [by_position[at] for at in some] for kind, some in drawn.items()}, cards
+        ),
         unfinished=scores.unfinished,
     )
     return text, summary

@@ -3,29 +3,18 @@
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from gradgeo.errors import one_line, require
-from gradgeo.report import about, charts, drift, gallery, sentences, slider
-from gradgeo.report import kinds as kinds_module
+from gradgeo.report import about, parts, sentences, slider
 from gradgeo.report.gallery import NAME, Card
-from gradgeo.report.html import environment
 from gradgeo.report.kinds import Share, listed
 from gradgeo.report.recount import Recount
-from gradgeo.report.summary import FIRST_ERRORS, Summary, calibration_shares
+from gradgeo.report.summary import Summary, calibration_shares
 from gradgeo.report.trend import Window, usual_inputs, usual_quartiles
-from gradgeo.report.words import plain
 from gradgeo.scoring.metadata import Metadata
-
-TEMPLATES = Path(__file__).parent / "templates"
-
-MODULES = ("numbers", "theme", "gallery", "slider", "large", "decisions", "queue", "likeness", "compare", "start")
-"""The parts of the page's script, in js/: what one declares, those behind it use."""
 
 TERMS = {
     "Trusted": "the p-value is larger than alpha. All other judged inputs are flagged.",
@@ -78,13 +67,14 @@ def render(
     metadata = summary.metadata
     ranked, groups = kinds
     shown = listed(ranked, groups)
-    script = _script()
+    script = "\n".join(['"use strict";', "(() => {", "const root = document;", parts.script(parts.PAGE), "})();"])
     markup = require("markupsafe", "report").Markup
     steps = None if recounted is None else slider.payload(recounted, summary, shown)
     heading = one_line(metadata.data or name)
     described = {"about": about.payload(heading, summary, ranked, groups) if summary.judged else None}
     data = {key: value for key, value in {**described, "steps": steps, "queue": queue}.items() if value is not None}
     values = {
+        "TERMS": TERMS,
         "title": f"gradgeo report: {one_line(metadata.data or name)}",
         "heading": heading,
         "summary": summary,
@@ -115,25 +105,14 @@ def render(
         "script": markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    text = _templates(require("jinja2", "report")).get_template("report.html.j2").render(values)
-    return _compact(text)
-
-
-def _script() -> str:
-    """The page's script: its modules, one after another, as one that the policy of the page names by its hash."""
-    parts = [(TEMPLATES / "js" / f"{name}.js").read_text(encoding="utf-8").strip() for name in MODULES]
-    return _compact("\n".join(['"use strict";', "(() => {", *parts, "})();"]))
+    text = parts.templates().get_template("report.html.j2").render(values)
+    return parts.compact(text)
 
 
 def _json(value: Any) -> str:
     """As text inside of a script element that is not executed: no tag can end it."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _compact(text: str) -> str:
-    """Without empty lines; the script too, whose hash the browser takes from the page."""
-    return re.sub(r"\n\s*\n+", "\n", text)
 
 
 def _calibration(summary: Summary) -> list[float]:
@@ -157,35 +136,3 @@ def _provenance(name: str, metadata: Metadata, summary: Summary) -> list[tuple[s
         "rows": f"{summary.rows:,}",
     }
     return [(key, one_line(value)) for key, value in stated.items() if value]
-
-
-def small(value: float) -> str:
-    """A p-value or score to three digits."""
-    return "–" if value != value else f"{value:.3g}"
-
-
-def unbroken(text: str) -> str:
-    """A sentence whose % signs stay with their numbers."""
-    return text.replace(" %", "\u00a0%")
-
-
-@cache
-def _templates(jinja2: Any) -> Any:
-    names = {
-        "FIRST_ERRORS": FIRST_ERRORS,
-        "LEVEL": drift.LEVEL,
-        "LEVELS": gallery.LEVELS,
-        "MOST": kinds_module.MOST,
-        "SHOWN": kinds_module.SHOWN,
-        "SIGNAL": gallery.SIGNAL,
-        "SIZE": charts.SIZE,
-        "TERMS": TERMS,
-    }
-    drawn = {name: getattr(charts, name) for name in ("scores", "p_values", "shares", "quartiles", "risk")}
-    return environment(
-        jinja2,
-        TEMPLATES,
-        filters={"small": small, "unbroken": unbroken, "plain": plain},
-        names=names | {"chart": drawn},
-        toggle=True,
-    )

@@ -4,11 +4,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gradgeo.errors import one_line
 from gradgeo.report.gallery import Card
-from gradgeo.report.summary import Summary
+from gradgeo.report.summary import REVIEWED, Summary
 from gradgeo.report.words import plain
 from gradgeo.scoring.decisions import FORMAT
 
@@ -28,6 +29,28 @@ SPOKE = 3
 """Kinds of evidence that an item shows, of those that are significant."""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """The verdicts that a queue is about."""
+
+    name: str
+    """What they are verdicts of, for people."""
+    detector: str
+    """`Detector.digest()`."""
+    flagged: int
+    trusted: int
+    stated: tuple[Any, ...] = ()
+    """What tells these verdicts from others of the same detector, as JSON values."""
+
+
+def subject(summary: Summary) -> Subject:
+    """Of a file of verdicts."""
+    metadata = summary.metadata
+    stated = (metadata.data, metadata.run, summary.rows)
+    detector = metadata.detector or ""
+    return Subject(metadata.data or "verdicts", detector, summary.flagged, summary.trusted, stated)
+
+
 def drawn(summary: Summary) -> dict[bool, list[int]]:
     """Positions of the flagged and of the trusted rows that are shown, in the order of the draw.
 
@@ -35,15 +58,20 @@ def drawn(summary: Summary) -> dict[bool, list[int]]:
     """
     if not summary.reviewed or not re.fullmatch("[0-9a-f]{64}", summary.metadata.detector or ""):
         return {}
-    flagged, trusted = (summary.reviewed[kind].tolist() for kind in (False, True))
+    return mixed({kind: positions.tolist() for kind, positions in summary.reviewed.items()})
+
+
+def mixed(positions: Mapping[bool, list[int]]) -> dict[bool, list[int]]:
+    """Of the flagged (False) and the trusted, in the order of the draw, those that are shown."""
+    flagged, trusted = (positions[kind][:REVIEWED] for kind in (False, True))
     return {False: flagged, True: trusted[: max(LEAST_TRUSTED, round(len(flagged) * SHARE / (1 - SHARE)))]}
 
 
-def payload(summary: Summary, cards: Mapping[bool, list[Card]], on_page: Iterable[Card]) -> dict[str, Any] | None:
-    """All that the page's queue takes.
+def payload(about: Subject, cards: Mapping[bool, list[Card]], on_page: Iterable[Card] = ()) -> dict[str, Any] | None:
+    """All that a queue takes.
 
     Args:
-        summary: the counts of the file.
+        about: what it is about.
         cards: the flagged and the trusted ones, in the order of the draw.
         on_page: cards whose pictures the page has already.
     """
@@ -59,11 +87,11 @@ def payload(summary: Summary, cards: Mapping[bool, list[Card]], on_page: Iterabl
         pictures = {} if card.index in there else _pictures(card)
         budget -= sum(map(len, pictures.values()))
         item |= pictures if budget >= 0 else {}
-    populations = {False: summary.flagged, True: summary.trusted}
+    populations = {False: about.flagged, True: about.trusted}
     return {
         "format": FORMAT,
-        "report": report_id(summary, cards),
-        "detector": summary.metadata.detector,
+        "report": report_id(about, cards),
+        "detector": about.detector,
         "sampling": {
             name: {"population": populations[kind], "shown": len(cards[kind])}
             for name, kind in (("flagged", False), ("trusted", True))
@@ -73,12 +101,12 @@ def payload(summary: Summary, cards: Mapping[bool, list[Card]], on_page: Iterabl
     }
 
 
-def report_id(summary: Summary, cards: Mapping[bool, list[Card]]) -> str:
-    """Names the report: the same of the same file of verdicts, whenever and by whomever it is made."""
+def report_id(about: Subject, cards: Mapping[bool, list[Card]]) -> str:
+    """Names the report: the same of the same verdicts, whenever and by whomever it is made."""
     seen = [(card.index, card.name, f"{card.p_value:.9g}") for some in cards.values() for card in some]
-    stated = [summary.metadata.detector, summary.metadata.data, summary.metadata.run, summary.rows, summary.trusted]
+    stated = [about.detector, *about.stated, about.trusted]
     digest = hashlib.sha256(json.dumps([stated, seen]).encode()).hexdigest()[:32]
-    return f"{one_line(summary.metadata.data or 'verdicts')[:60]} {digest}"
+    return f"{one_line(about.name)[:60]} {digest}"
 
 
 def _mixed(cards: Mapping[bool, list[Card]]) -> list[tuple[Card, bool]]:

@@ -82,7 +82,7 @@ def _causes(run: ModelResults) -> Section:
     for method, found in run.causes.items():
         kinds = found["kinds"]
         for kind in ["trusted", *KINDS, *(kind for kind in kinds if kind not in (*KINDS, "trusted"))]:
-            if kind in kinds:
+            if kind in kinds and kinds[kind].keys() >= {*NAMES}:  # of causes that had other names, nothing is shown
                 counts = kinds[kind]
                 named = [percent(counts[name] / counts["flagged"]) if counts["flagged"] else NONE for name in NAMES]
                 flagged = f"{number(counts['flagged'])} of {number(counts['inputs'])}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from gradgeo.detector.one_class.base import ensure
 from gradgeo.detector.one_class.kinds import DENSITIES, KINDS
+from gradgeo.detector.weighing import EMPHASES
 from gradgeo.geometry.losses import LOSSES
 
 SCHEMA = 2
@@ -31,7 +32,7 @@ def check(document: Any) -> None:
         "temperature": lambda v: _text(v) or _number(v),
     }, {
         "confidence": _share, "noise": _positive,
-        "rescale": _flag, "channel_max": _flag, "one_class": DENSITIES.__contains__,
+        "rescale": _flag, "channel_max": _flag, "one_class": DENSITIES.__contains__, "emphasis": EMPHASES.__contains__,
     })  # fmt: skip
     _fields(fitted, {
         "input_shape": lambda v: _counts(v) and 0 < math.prod(v) <= LARGEST_INPUT,
@@ -42,7 +43,7 @@ def check(document: Any) -> None:
         "fit_size": _count, "calibration_size": _count, "misclassified": _count, "unusable": _count,
     }, {
         "groups": lambda v: _is_names(v) and bool(v), "columns": _is_names,
-        "lineage": _is_lineage, "record": _is_object,
+        "lineage": _is_lineage, "record": _is_object, "weighed": _is_object,
     })  # fmt: skip
     _fields(document["fingerprint"], {
         "weights": lambda v: v is None or _text(v),

@@ -42,6 +42,7 @@ from gradgeo.detector.learned import named
 from gradgeo.detector.one_class.base import OneClass, checked_arrays, ensure
 from gradgeo.detector.one_class.kinds import KINDS
 from gradgeo.detector.settings import Settings
+from gradgeo.detector.weighing import CauseModel, checked_weights
 from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
@@ -52,6 +53,8 @@ LONGEST_HEADER = 1 << 24  # bytes, with the notes
 Arrays = dict[str, NDArray[Any]]
 
 _MISTAKES = "mistake_scores"
+
+_WEIGHTS, _CAUSES = "weights", "cause_"
 
 _BY_QUESTION = "question_"  # before the names of the arrays of `EvidenceFusion.by_question`
 
@@ -127,6 +130,7 @@ class Contents:
             noise=self.settings.get("noise"),
             columns=None if "columns" not in fitted else tuple(fitted["columns"]),
             mistakes=self.mistakes,
+            weighed=fitted.get("weighed"),
             record=fitted.get("record"),
             lineage=tuple(Ancestor(**each) for each in fitted.get("lineage", ())),
         )
@@ -230,6 +234,7 @@ def write(
             "questions": list(fusion.questions),
             **({} if fitted.columns is None else {"columns": list(fitted.columns)}),
             **({} if fitted.record is None else {"record": fitted.record}),
+            **({} if fitted.weighed is None else {"weighed": fitted.weighed}),
             **({"lineage": [asdict(each) for each in fitted.lineage]} if fitted.lineage else {}),
         },
         "fingerprint": fitted.model_fingerprint,
@@ -251,6 +256,10 @@ def write(
         **groups,
         **mistakes,
     }
+    if (fusion.weights != 1).any():
+        arrays[_WEIGHTS] = np.ascontiguousarray(fusion.weights, np.float64)
+    if fusion.causes is not None:
+        arrays |= _prefixed(_CAUSES, _as_laid_out(fusion.causes, vars(fusion.causes)))
     for name, member in zip(extractor.names, fusion.members, strict=True):
         arrays |= _prefixed(f"{name}/", _as_laid_out(member, vars(member)))
     data = save(arrays, metadata={"gradgeo": f"{_digest(text, arrays)} {text}"})
@@ -258,7 +267,9 @@ def write(
         stream.write(data)
 
 
-def _as_laid_out(owner: CalibrationSet | TailSurprisal | OneClass, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+def _as_laid_out(
+    owner: CalibrationSet | TailSurprisal | CauseModel | OneClass, arrays: Mapping[str, NDArray[Any]]
+) -> Arrays:
     """The arrays in the types that the `LAYOUT` of their owner states."""
     return {name: np.ascontiguousarray(arrays[name], dtype=dtype) for name, (dtype, _) in owner.LAYOUT.items()}
 
@@ -377,8 +388,12 @@ def _models(
     if mistakes is not None:
         (mistakes,) = checked_arrays({_MISTAKES: ("f8", ("mistakes",))}, {_MISTAKES: mistakes}, {}).values()
         ensure(bool((np.diff(mistakes) >= 0).all()), "the scores of mistakes are not sorted")
+    asked = len(set(questions))
+    weights = checked_weights(rest.pop(_WEIGHTS), asked) if _WEIGHTS in rest else np.ones(asked)
+    causes = taken(CauseModel.LAYOUT, _CAUSES)
     ensure(not rest, "it holds other arrays than its settings ask for")
-    fusion = EvidenceFusion(tuple(members), questions, by_evidence, by_question)
+    cause_model = CauseModel.from_arrays(causes, asked) if causes else None
+    fusion = EvidenceFusion(tuple(members), questions, by_evidence, by_question, weights, cause_model)
     low, high = (np.sort(bound.numpy()) for bound in fusion.fuse_bounds(torch.from_numpy(calibration.scores)))
     between = (low <= calibration.outlier_scores) & (calibration.outlier_scores <= high)
     ensure(bool(between.all()), "calibration is not what its reference_scores join to")

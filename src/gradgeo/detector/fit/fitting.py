@@ -17,10 +17,11 @@ from gradgeo.detector.calibration.conformal import Level
 from gradgeo.detector.calibration.mondrian import CalibrationGroups, group_names
 from gradgeo.detector.evidence import Evidence, resolve
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
-from gradgeo.detector.fit import exchangeability
+from gradgeo.detector.fit import exchangeability, suspects
 from gradgeo.detector.fit.data_scan import DataScan, scan
 from gradgeo.detector.fit.held_out import calibration_set, outlier_scores
 from gradgeo.detector.fit.narration import SILENT, FitObserver
+from gradgeo.detector.fit.suspects import MeasuredSuspects
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.inputs import Data, Texts, batches, for_model
@@ -35,6 +36,7 @@ MINIMUM_PER_FEATURE = 2  # trusted inputs that learning takes, for each feature 
 MODEST = 10  # features that evidence counts as where their number is the model's
 TYPICAL_MARGIN = 0.75  # the quantile of trusted inputs' margins that becomes the temperature
 PROBED = 32  # trusted inputs at most that tell how long all will take
+LIKELIEST = 20  # classes whose maps are made where nothing is said and there are more
 NEAREST = 256  # trusted inputs whose distances to their boundaries make the radius of the neighbourhood
 
 
@@ -60,21 +62,37 @@ def fit(
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
     trusted, extractor = split(model, scanned, settings, together, groups)
-    mistakes = mistakes_of(scanned, trusted, settings.seed)
-    extractor, measured = extract(
-        model, data, trusted, extractor, batch_size=settings.batch_size, noise=noise, observer=observer, others=mistakes
+    mistakes = Mistakes.of(scanned, trusted, settings.seed)
+    extractor, measured, made = extract(
+        model, data, trusted, extractor, mistakes, settings=settings, noise=noise, observer=observer
     )
-    fitted = learn(scanned, trusted, extractor, measured, seed=settings.seed, mistakes=len(mistakes))
+    fitted = learn(scanned, trusted, extractor, measured, mistakes, made, settings=settings)
     known = CalibrationGroups.of(groups, len(scanned.usable), fitted.calibration.rows)
     if known is not None:
         known.warn_of_few(settings.level.least)
     return replace(fitted, groups=known, columns=columns, noise=noise.sigma or None)
 
 
-def mistakes_of(scanned: "DataScan", trusted: "TrustedSet", seed: int) -> IntArray:
-    """Positions of the misclassified inputs that are set apart, in the proportion of those that calibrate."""
-    share = float(trusted.calibrates.mean())
-    return exchangeability.mistakes_apart(scanned.usable & ~scanned.correct, share, seed)
+@dataclass(frozen=True)
+class Mistakes:
+    """Positions in the data of misclassified inputs."""
+
+    apart: IntArray
+    """In the proportion of those that calibrate: what is learned does not depend on them."""
+    learned: IntArray
+    """Some of the others, which the questions are weighed by."""
+
+    @classmethod
+    def of(cls, scanned: DataScan, trusted: "TrustedSet", seed: int) -> Self:
+        """Drawn by the seed."""
+        mistakes: BoolArray = scanned.usable & ~scanned.correct
+        apart = exchangeability.mistakes_apart(mistakes, float(trusted.calibrates.mean()), seed)
+        return cls(apart, suspects.mistakes_to_learn(np.flatnonzero(mistakes), apart, seed))
+
+    @property
+    def rows(self) -> IntArray:
+        """All of them."""
+        return np.concatenate([self.apart, self.learned])
 
 
 @dataclass(frozen=True)
@@ -159,7 +177,10 @@ def split(
     temperature = settings.temperature
     if isinstance(temperature, str):
         temperature = typical_temperature(margins[~calibrates])
-    maps = Maps(Loss(loss, float(temperature), settings.rescale), settings.classes, channel_max=settings.channel_max)
+    classes = settings.classes
+    if isinstance(classes, str):
+        classes = LIKELIEST if scanned.num_classes > LIKELIEST else None
+    maps = Maps(Loss(loss, float(temperature), settings.rescale), classes, channel_max=settings.channel_max)
     return trusted, EvidenceExtractor(evidence, maps)
 
 
@@ -168,36 +189,41 @@ def extract(
     data: Data,
     trusted: TrustedSet,
     extractor: EvidenceExtractor,
+    mistakes: Mistakes,
     *,
-    batch_size: int,
+    settings: Settings,
     noise: Noise = NO_NOISE,
     observer: FitObserver = SILENT,
-    others: IntArray | None = None,
-) -> tuple[EvidenceExtractor, EvidenceFeatures]:
-    """The second reading: the extractor with the radius of this classifier, and what it measures of trusted inputs and,
-    behind these, of the `others`, by their positions.
+) -> tuple[EvidenceExtractor, EvidenceFeatures, MeasuredSuspects | None]:
+    """The second reading: the extractor with the radius of this classifier, what it measures of trusted inputs and,
+    behind these, of `mistakes`, and what it measures of outliers made from some of those that are learned from.
 
     Raises: ArgumentError for data that is not the same as at the first.
     """
-    near_rows = trusted.learn_rows[:NEAREST]
+    batch_size = settings.batch_size
+    near_rows = trusted.learn_rows[:NEAREST] if extractor.has_neighbourhood else trusted.learn_rows[:0]
+    sources = trusted.learn_rows[:0]
+    if len({e.question for e in extractor.evidence}) > 1:
+        sources = suspects.sources(trusted.learn_rows, settings.seed)
     if observer.estimates:
         few = torch.cat([*_inputs_at(data, trusted.learn_rows[:PROBED], batch_size=batch_size, noise=noise)])
         radius_of_one, one = extractor.seconds(model, few, trusted.num_classes)
-        observer.estimated(one, one * len(trusted.rows) + radius_of_one * len(near_rows))
+        count = len(trusted.rows) + len(mistakes.rows) + len(sources) * len(suspects.KINDS)
+        observer.estimated(one, one * count + radius_of_one * len(near_rows))
+    # A third, partial reading: the radius must be known before anything is measured around an input.
     if extractor.has_neighbourhood:
-        # A third, partial reading: the radius must be known before anything is measured around an input.
         near = _inputs_at(data, near_rows, batch_size=batch_size, noise=noise)
         with observer.stage("distances to boundaries", len(near_rows)) as advance:
             classes = trusted.num_classes
             radius = extractor.typical_radius(model, near, classes, batch_size=batch_size, advance=advance)
         extractor = replace(extractor, radius=radius)
-    rows = trusted.rows if others is None else np.union1d(trusted.rows, others)
+    rows = np.union1d(trusted.rows, mistakes.rows)
     inputs = _inputs_at(data, rows, total=trusted.total, batch_size=batch_size, noise=noise)
     with observer.stage("measuring", len(rows)) as advance:
         measured = extractor.measure(model, inputs, batch_size=batch_size, advance=advance)
     complete = len(measured.label) == len(rows)
-    if complete and others is not None:
-        measured = measured[np.searchsorted(rows, np.concatenate([trusted.rows, others])).astype(np.int64)]
+    if complete:
+        measured = measured[np.searchsorted(rows, np.concatenate([trusted.rows, mistakes.rows])).astype(np.int64)]
     # Another batch may round differently; more than that is another input.
     if (
         not complete
@@ -209,7 +235,9 @@ def extract(
             "other predictions at the second",
             "Use a data set without random augmentation and a model that draws no random numbers.",
         )
-    return extractor, measured
+    x = _inputs_at(data, sources, batch_size=batch_size, noise=noise) if len(sources) else ()
+    made = suspects.measure(model, x, sources, extractor, batch_size=batch_size, seed=settings.seed, observer=observer)
+    return extractor, measured, made
 
 
 def learn(
@@ -217,31 +245,35 @@ def learn(
     trusted: TrustedSet,
     extractor: EvidenceExtractor,
     measured: EvidenceFeatures,
+    mistakes: Mistakes,
+    made: MeasuredSuspects | None,
     *,
-    seed: int,
-    mistakes: int | None = None,
+    settings: Settings,
 ) -> FittedDetector:
     """Fit the one-class models and their fusion on one part of what was `measured` of trusted inputs (T,), calibrate on
     the other.
 
-    Args:
-        mistakes: how many that `exchangeability.mistakes_apart` chose stand behind the T; None where it was not asked.
-
     Raises: ArgumentError where too few of the inputs have gradients.
     """
-    others = measured[np.arange(len(trusted.rows), len(measured.label))]
-    measured = measured[np.arange(len(trusted.rows))]
+    count, apart = len(trusted.rows), len(mistakes.apart)
+    set_apart, wrong = (
+        measured[np.arange(count, count + apart)],
+        measured[np.arange(count + apart, len(measured.label))],
+    )
+    measured = measured[np.arange(count)]
     has_gradient = measured.has_gradient.numpy()  # (T,)
     trusted, measured = trusted.only(has_gradient), measured[np.flatnonzero(has_gradient)]
     learned, held_out = (measured[np.flatnonzero(rows)] for rows in (~trusted.calibrates, trusted.calibrates))
     evidence = extractor.evidence
-    fusion = EvidenceFusion.fit(
+    fusion, weighed = EvidenceFusion.fit(
         [e.one_class for e in evidence],
         [e.question for e in evidence],
         learned.features,
         learned.label,
         scanned.num_classes,
-        seed=seed,
+        seed=settings.seed,
+        made=None if made is None else made.among(trusted.learn_rows, wrong),
+        emphasis=settings.emphasis,
     )
     calibration = calibration_set(extractor, fusion, held_out, trusted.rows[trusted.calibrates])
     return FittedDetector(
@@ -254,8 +286,9 @@ def learn(
         misclassified=scanned.misclassified,
         unusable=scanned.unusable,
         model_fingerprint=scanned.model_fingerprint,
-        mistakes=None if mistakes is None else outlier_scores(fusion, others),
+        mistakes=outlier_scores(fusion, set_apart),
         record=scanned.record,
+        weighed=None if weighed is None else weighed.facts(),
     )
 
 

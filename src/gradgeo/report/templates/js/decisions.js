@@ -3,8 +3,9 @@ const CHOICES = { 1: "agree", 2: "wrong_class", 3: "none_of_the_classes", 4: "ar
 const LARGEST_FILE = 16 * 2 ** 20;
 
 class Decisions {
-  constructor(data) {
+  constructor(data, changed) { // changed: called with the document after each change
     this.data = data;
+    this.changed = changed;
     this.key = `gradgeo-review ${data.report}`;
     this.byIndex = new Map(data.items.map((item) => [item.i, item]));
     this.made = new Map(); // by index, in the order they were made
@@ -21,6 +22,7 @@ class Decisions {
   keep() {
     const rows = [...this.made].map(([index, { decision, time }]) => [index, decision, time]);
     this.kept = stored.write(this.key, JSON.stringify(rows));
+    this.changed?.(this.document());
   }
 
   decide(index, decision, time = `${new Date().toISOString().slice(0, 19)}Z`) {

@@ -1,5 +1,5 @@
 // Numbers as the page's templates show them, and exact intervals of shares.
-const get = (id) => document.getElementById(id);
+const get = (id) => root.getElementById(id);
 const number = (count) => count.toLocaleString("en-US");
 const percent = (share) => {
   const value = 100 * share;

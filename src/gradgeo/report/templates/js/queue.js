@@ -1,8 +1,8 @@
 // The review queue: one input after another, decided by a key.
-const startQueue = () => {
+const startQueue = (changed) => {
   const data = pageData("queue"), section = get("review");
   if (!data || !section) return;
-  const decisions = new Decisions(data), list = get("review-list"), canvas = get("review-picture"), overlay = get("review-overlay");
+  const decisions = new Decisions(data, changed), list = get("review-list"), canvas = get("review-picture"), overlay = get("review-overlay");
   const words = { agree: "agree", wrong_class: "wrong class", none_of_the_classes: "no class fits", artefact: "artefact" };
   const nodes = new Map(), tell = (text) => { get("review-told").textContent = text; };
   let items = data.items, at = 0;
@@ -118,7 +118,7 @@ const startQueue = () => {
   });
   addEventListener("beforeunload", (event) => { if (!decisions.kept && decisions.made.size > exported) event.preventDefault(); });
   section.hidden = false;
-  const link = document.querySelector('a[href="#review"]');
+  const link = root.querySelector('a[href="#review"]');
   if (link) link.parentElement.hidden = false;
   progress();
   at = -1;

@@ -320,8 +320,8 @@ def _attacked(t: Trusted, model: Model, budget: float, channel_axis: int) -> Ten
     Source: Madry et al. 2018, with the margin of Carlini and Wagner 2017, which does not saturate.
     """
     classifier, box = Classifier(model), budget * t.width
-    point = t.x + box * (t.uniform(*t.x.shape) - 0.5)
     with preserve_state(t.x, recurrent=classifier.recurrent), torch.enable_grad():
+        point = t.x + box * (t.uniform(*t.x.shape) - 0.5)  # here, where a caller's inference mode is left
         first = classifier.logits(t.x.movedim(1, channel_axis)).logits.argmax(1, keepdim=True)
         for _ in range(STEPS):
             leaf = point.detach().movedim(1, channel_axis).requires_grad_()

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradgeo.bench import made_outliers as making
 from gradgeo.bench import made_ranking
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.evaluate import evaluate
-from gradgeo.bench.made_outliers import BUDGETS, FAMILIES, KINDS, made_outliers
 from gradgeo.bench.made_ranking import ranking
 from gradgeo.bench.methods import Method
 from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task
+from gradgeo.detector.fit import made_outliers as making
+from gradgeo.detector.fit.made_outliers import BUDGETS, FAMILIES, KINDS, made_outliers
 from gradgeo.errors import ArgumentError
 
 SHAPES = {"image": (12, 3, 16, 12), "grey": (12, 1, 8, 8), "signal": (12, 2, 40), "text": (12, 20, 6), "table": (12, 7)}

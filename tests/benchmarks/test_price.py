@@ -1,0 +1,38 @@
+"""The price of evasion is found by bisection, each input for itself; what never succeeds is said so."""
+
+import numpy as np
+import pytest
+
+from benchmarks import price
+from gradgeo._typing import BoolArray, IntArray
+
+
+def test_bisection_finds_the_lowest_rung_of_each_input() -> None:
+    thresholds, asked = np.arange(8), 0
+
+    def succeeds(epsilon: float, rows: IntArray) -> BoolArray:
+        nonlocal asked
+        asked += 1
+        return epsilon >= thresholds[rows]
+
+    ladder = [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    low, high = np.full(8, -1), np.full(8, 6)
+    assert price.smallest(ladder, low, high, succeeds).tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert asked <= 6
+    low[:], high[:] = 1, [2, 2, 2, 3, 6, 6, 6, 6]  # what is known is not asked again
+    assert price.smallest(ladder, low, high, succeeds).tolist() == [2, 2, 2, 3, 4, 5, 6, 6]
+
+
+@pytest.mark.parametrize("rungs", [1, 2, 19])
+def test_a_rung_that_is_reported_was_seen_to_succeed(rungs: int) -> None:
+    seen = np.zeros((rungs, 30), dtype=bool)
+    random = np.random.default_rng(0)
+
+    def succeeds(epsilon: float, rows: IntArray) -> BoolArray:
+        done = random.random(len(rows)) < epsilon / rungs  # an attack that fails by chance
+        seen[int(epsilon), rows] |= done
+        return done
+
+    ladder = [float(k) for k in range(rungs)]
+    found = price.smallest(ladder, np.full(30, -1), np.full(30, rungs), succeeds)
+    assert all(rung == rungs or seen[rung, row] for row, rung in enumerate(found.tolist()))
