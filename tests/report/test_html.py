@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradgeo.errors import MissingDependencyError
-from gradgeo.report import page
+from gradgeo.report import parts
 from gradgeo.report.html import TEMPLATES, charts, environment, numbers
 
 
@@ -89,7 +89,7 @@ def test_colours_stand_out_in_both_schemes(scheme: int) -> None:
     for name in ("ink", "quiet", "ours", "peer", "other", "odd"):
         low, high = sorted([luminance(names[name]), paper])
         assert (high + 0.05) / (low + 0.05) >= 4.5, name
-    css = (page.TEMPLATES / "report.css.j2").read_text()
+    css = (parts.TEMPLATES / "report.css.j2").read_text()
     cosine = [c for _, c in re.findall(r"--c(\d+): (#\w{6});", css)][11 * scheme : 11 * scheme + 11]
     light = [luminance(c) for c in cosine]
     order = light if scheme == 0 else [-value for value in light]

@@ -12,8 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from os import PathLike
@@ -22,7 +21,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -30,33 +28,23 @@ from gradgeo._files import atomic_stream
 from gradgeo._typing import Array, IntArray
 from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.calibration.conformal import FalseAlarmRate, Level
-from gradgeo.detector.calibration.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.calibration.mondrian import CalibrationGroups
 from gradgeo.detector.evidence import resolve
 from gradgeo.detector.extraction import EvidenceExtractor
+from gradgeo.detector.file.arrays import Arrays, arrays_of, kind_name, models_of
 from gradgeo.detector.file.document import LARGEST_INPUT, SCHEMA, check, is_texts
 from gradgeo.detector.file.privacy import held
 from gradgeo.detector.fitted import Ancestor, FittedDetector
-from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
+from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.learned import named
-from gradgeo.detector.one_class.base import OneClass, checked_arrays, ensure
-from gradgeo.detector.one_class.kinds import KINDS
+from gradgeo.detector.one_class.base import ensure
 from gradgeo.detector.settings import Settings
-from gradgeo.detector.weighing import CauseModel, checked_weights
 from gradgeo.errors import DetectorFileError, GradgeoError, expected, public
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
 
 LARGEST = 1 << 28  # bytes; a detector of 1,000 classes takes a few megabytes
 LONGEST_HEADER = 1 << 24  # bytes, with the notes
-
-Arrays = dict[str, NDArray[Any]]
-
-_MISTAKES = "mistake_scores"
-
-_WEIGHTS, _CAUSES = "weights", "cause_"
-
-_BY_QUESTION = "question_"  # before the names of the arrays of `EvidenceFusion.by_question`
 
 
 @dataclass(frozen=True)
@@ -230,7 +218,7 @@ def write(
             "calibration_size": fitted.calibration_size,
             "misclassified": fitted.misclassified,
             "unusable": fitted.unusable,
-            "one_class": [_kind_name(member) for member in fusion.members],
+            "one_class": [kind_name(member) for member in fusion.members],
             "questions": list(fusion.questions),
             **({} if fitted.columns is None else {"columns": list(fitted.columns)}),
             **({} if fitted.record is None else {"record": fitted.record}),
@@ -240,52 +228,16 @@ def write(
         "fingerprint": fitted.model_fingerprint,
         "notes": notes,
     }
-    groups: Arrays = {}
     if fitted.groups is not None:
         document["fitted"] |= {"groups": list(fitted.groups.names)}
-        groups = dict.fromkeys(GROUP_LAYOUT, np.ascontiguousarray(fitted.groups.of_row, np.int64))
-    mistakes = {} if fitted.mistakes is None else {_MISTAKES: np.ascontiguousarray(fitted.mistakes, np.float64)}
     try:
         text = json.dumps(document, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DetectorFileError(f"expected notes to be something JSON can hold: {error}") from error
-    arrays = {
-        **_as_laid_out(fitted.calibration, fitted.calibration.arrays()),
-        **_as_laid_out(fusion.by_evidence, vars(fusion.by_evidence)),
-        **_prefixed(_BY_QUESTION, _as_laid_out(fusion.by_question, vars(fusion.by_question))),
-        **groups,
-        **mistakes,
-    }
-    if (fusion.weights != 1).any():
-        arrays[_WEIGHTS] = np.ascontiguousarray(fusion.weights, np.float64)
-    if fusion.causes is not None:
-        arrays |= _prefixed(_CAUSES, _as_laid_out(fusion.causes, vars(fusion.causes)))
-    for name, member in zip(extractor.names, fusion.members, strict=True):
-        arrays |= _prefixed(f"{name}/", _as_laid_out(member, vars(member)))
+    arrays = arrays_of(fitted)
     data = save(arrays, metadata={"gradgeo": f"{_digest(text, arrays)} {text}"})
     with atomic_stream(Path(path), DetectorFileError, follow_links=False) as stream:
         stream.write(data)
-
-
-def _as_laid_out(
-    owner: CalibrationSet | TailSurprisal | CauseModel | OneClass, arrays: Mapping[str, NDArray[Any]]
-) -> Arrays:
-    """The arrays in the types that the `LAYOUT` of their owner states."""
-    return {name: np.ascontiguousarray(arrays[name], dtype=dtype) for name, (dtype, _) in owner.LAYOUT.items()}
-
-
-def _prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    return {prefix + name: array for name, array in arrays.items()}
-
-
-def _kind_name(member: OneClass) -> str:
-    for name, kind in KINDS.items():
-        if type(member) is kind:
-            return name
-    raise DetectorFileError(
-        f"a one-class model of type {type(member).__name__} cannot be saved: it is not among "
-        "gradgeo.detector.one_class.kinds.KINDS."
-    )
 
 
 def read(path: str | PathLike[str], *, sha256: str | None = None) -> Contents:
@@ -318,7 +270,7 @@ def _load(path: Path) -> Contents:
             raise DetectorFileError(f"{path} was altered after it was written: its hash does not match.")
         document = json.loads(text, parse_constant=_no_constant)
         check(document)
-        models = _models(document["settings"], document["fitted"], arrays)
+        models = models_of(document["settings"], document["fitted"], arrays)
         return Contents(path, hashlib.sha256(data).hexdigest(), document, *models)
     except DetectorFileError:
         raise
@@ -361,49 +313,3 @@ def _digest(text: str, arrays: Arrays) -> str:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
-
-
-def _models(
-    settings: dict[str, Any], fitted: dict[str, Any], arrays: Arrays
-) -> tuple[EvidenceFusion, CalibrationSet, CalibrationGroups | None, Array | None]:
-    """What the arrays are of, each checked by its own class; ValueError where one does not fit or is left over."""
-    rest, classes, questions = dict(arrays), fitted["num_classes"], tuple(fitted["questions"])
-    count = len(questions)
-
-    def taken(names: Iterable[str], prefix: str = "") -> Arrays:
-        return {name: rest.pop(prefix + name) for name in names if prefix + name in rest}
-
-    members = []
-    for name, kind in zip(settings["evidence"], fitted["one_class"], strict=True):
-        with _naming(name):
-            members.append(KINDS[kind].from_arrays(taken(KINDS[kind].LAYOUT, f"{name}/"), classes))
-    by_evidence = TailSurprisal.from_arrays(taken(TailSurprisal.LAYOUT), count)
-    with _naming("questions"):
-        by_question = TailSurprisal.from_arrays(taken(TailSurprisal.LAYOUT, _BY_QUESTION), len(set(questions)))
-    calibration = CalibrationSet.from_arrays(taken(CalibrationSet.LAYOUT), fitted["calibration_size"], classes, count)
-    groups = None
-    if "groups" in fitted:
-        groups = CalibrationGroups.from_arrays(fitted["groups"], taken(GROUP_LAYOUT), fitted["calibration_size"])
-    mistakes = rest.pop(_MISTAKES, None)
-    if mistakes is not None:
-        (mistakes,) = checked_arrays({_MISTAKES: ("f8", ("mistakes",))}, {_MISTAKES: mistakes}, {}).values()
-        ensure(bool((np.diff(mistakes) >= 0).all()), "the scores of mistakes are not sorted")
-    asked = len(set(questions))
-    weights = checked_weights(rest.pop(_WEIGHTS), asked) if _WEIGHTS in rest else np.ones(asked)
-    causes = taken(CauseModel.LAYOUT, _CAUSES)
-    ensure(not rest, "it holds other arrays than its settings ask for")
-    cause_model = CauseModel.from_arrays(causes, asked) if causes else None
-    fusion = EvidenceFusion(tuple(members), questions, by_evidence, by_question, weights, cause_model)
-    low, high = (np.sort(bound.numpy()) for bound in fusion.fuse_bounds(torch.from_numpy(calibration.scores)))
-    between = (low <= calibration.outlier_scores) & (calibration.outlier_scores <= high)
-    ensure(bool(between.all()), "calibration is not what its reference_scores join to")
-    return fusion, calibration, groups, mistakes
-
-
-@contextmanager
-def _naming(part: str) -> Iterator[None]:
-    """ValueErrors say of which part of the file they are."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{part}: {error}") from error
