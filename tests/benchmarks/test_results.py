@@ -94,7 +94,8 @@ def test_the_joint_detector_is_ahead_of_every_peer_on_the_classifiers_of_the_rea
     assert max(shortfalls[name] for name in FORMER) < 1
     # mnist is a tie with feature squeezing: 95.0 and 95.1.
     assert {name for name, shortfall in shortfalls.items() if shortfall >= 1} <= {"mnist"}
-    assert sum(shortfalls.values()) / len(shortfalls) <= 0.67
+    of_old = [shortfalls[name] for name in ("mnist", "fashion", "cifar10", "cifar100", "ecg5000")]
+    assert sum(of_old) / len(of_old) <= 0.6
 
 
 @pytest.mark.release

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from gradgeo import Detector
+from gradgeo.detector.fit import fitting
 from gradgeo.detector.fit import suspects as making
+from gradgeo.detector.fit.data_scan import scan
 from gradgeo.detector.weighing import CAUSES, EMPHASES, CauseModel, Suspects, checked_weights, flagged, weigh
 from gradgeo.errors import ArgumentError
 
@@ -101,3 +103,21 @@ def test_emphasis_is_one_of_three() -> None:
     assert len(CAUSES) == 3
     with pytest.raises(ArgumentError, match="emphasis"):
         Detector(nn.Linear(2, 2), emphasis="everything")
+
+
+def test_nothing_is_learned_from_mistakes_of_a_patient_who_calibrates() -> None:
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 3)).eval()
+    with torch.no_grad():
+        labels = model(x).argmax(1)
+    labels[::4] = (labels[::4] + 1) % 3  # a mistake of each patient
+    patient = torch.arange(300).numpy() // 4
+    settings = Detector(model, evidence="lite").settings
+    scanned = scan(model, x, labels, batch_size=64)
+    trusted, _ = fitting.split(model, scanned, settings, patient)
+    calibrating = set(patient[trusted.rows[trusted.calibrates]])
+    found = fitting.Mistakes.of(scanned, trusted, 0, patient)
+    assert len(found.learned) > 10
+    assert calibrating.isdisjoint(patient[found.learned])
+    assert not calibrating.isdisjoint(patient[fitting.Mistakes.of(scanned, trusted, 0).learned])

@@ -62,7 +62,7 @@ def fit(
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
     trusted, extractor = split(model, scanned, settings, together, groups)
-    mistakes = Mistakes.of(scanned, trusted, settings.seed)
+    mistakes = Mistakes.of(scanned, trusted, settings.seed, together)
     extractor, measured, made = extract(
         model, data, trusted, extractor, mistakes, settings=settings, noise=noise, observer=observer
     )
@@ -83,10 +83,13 @@ class Mistakes:
     """Some of the others, which the questions are weighed by."""
 
     @classmethod
-    def of(cls, scanned: DataScan, trusted: "TrustedSet", seed: int) -> Self:
-        """Drawn by the seed."""
+    def of(cls, scanned: DataScan, trusted: "TrustedSet", seed: int, together: Any = None) -> Self:
+        """Drawn by the seed. Nothing is learned from what belongs `together` with an input that calibrates."""
         mistakes: BoolArray = scanned.usable & ~scanned.correct
         apart = exchangeability.mistakes_apart(mistakes, float(trusted.calibrates.mean()), seed)
+        if together is not None:
+            units = exchangeability.unit_numbers(together, len(mistakes))
+            mistakes = mistakes & ~np.isin(units, units[trusted.rows[trusted.calibrates]])
         return cls(apart, suspects.mistakes_to_learn(np.flatnonzero(mistakes), apart, seed))
 
     @property
