@@ -22,7 +22,8 @@ $(if $(filter -e,$(3)),$(1)/bin/python $(INSTALL) --no-deps --no-build-isolation
 endef
 endif
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# Rewriting the tests' assertions takes each process half a minute; kept as bytecode, it is done once.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # PyTorch, oneDNN and MKL with the kernels of a processor without AVX, and of one without AVX-512.
 SSE := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2

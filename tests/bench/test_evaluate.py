@@ -100,6 +100,7 @@ def test_finished_pieces_are_not_scored_again(digits: Task) -> None:
     assert calls[finished:] == ["fit", 40]
 
 
+@pytest.mark.simulation
 def test_methods_that_share_passes_score_as_by_themselves(
     few: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,6 +227,7 @@ def test_an_absent_class_is_no_hindrance_or_named(model: nn.Module) -> None:
     assert found["SHE"].startswith("SHE learns a pattern of every class, and 1 of 4 have no trusted input")
 
 
+@pytest.mark.simulation
 def test_sixty_inputs_of_many_features_are_enough() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1280), nn.ReLU(), nn.Linear(1280, 3)).eval().requires_grad_(False)

@@ -36,6 +36,7 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.simulation
 def test_a_model_data_and_a_detector_without_labels(mine: Path) -> None:
     task = user_task(f"{mine}/net.py:load", f"{mine}/id.npz", 50)
     scenarios = user_scenarios((f"{mine}/ood.npz",), ("pgd",))

@@ -8,6 +8,7 @@ from benchmarks import copies
 from benchmarks.shipped import Suite
 
 
+@pytest.mark.simulation
 def test_near_copies_void_alpha_and_groups_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "SHAPES", ((60, 12),))
     monkeypatch.setattr(copies, "KINDS", {name: copies.KINDS[name] for name in ("a millionth apart", "equal")})

@@ -31,6 +31,7 @@ def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.startswith("# Scoring at any size\n")
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("kind", scoring.KINDS)
 def test_data_that_memory_is_measured_on(tmp_path: Path, kind: str) -> None:
     items = list(open_source(scoring.KINDS[kind](tmp_path / "data", 1005)))

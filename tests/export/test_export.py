@@ -417,7 +417,7 @@ def replace_in(found: dict[str, Tensor], name: str, value: Tensor) -> dict[str, 
 def test_on_the_command_line(tmp_path: Path) -> None:
     net = tmp_path / "net.py"
     net.write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
-    detector = Detector(load_model(f"{net}:net"), evidence="paper").fit(digits.split()["fit"][0][:200])
+    detector = Detector(load_model(f"{net}:net"), evidence="lite").fit(digits.split()["fit"][0][:200])
     detector.save(tmp_path / "d.gradgeo", notes={"class_names": [*"0123456789"]})
     arguments = ["export", f"{tmp_path}/d.gradgeo", "-m", f"{net}:net", "-f", "pt2", "-o"]
     ran = CliRunner().invoke(cli.app, [*arguments, f"{tmp_path}/d.pt2", "-d", "digits/test"])

@@ -49,13 +49,18 @@ def box(path: Path) -> str:
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def boxes() -> frozenset[str]:
     return frozenset(box(path) for path in modules())
 
 
-def imported(source: str) -> Iterator[tuple[int, str]]:
+def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Line and box of every import of the package, also within functions and under TYPE_CHECKING."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             parts = (node.module or "").split(".")
             if parts[0] == "gradgeo":
@@ -83,7 +88,7 @@ def forbidden(own: str, name: str) -> str | None:
 def test_imports_run_one_way() -> None:
     wrong = []
     for path in modules():
-        for line, name in imported(path.read_text()):
+        for line, name in imported(parsed(path)):
             if (reason := forbidden(box(path), name)) is not None:
                 wrong.append(f"{path.relative_to(PACKAGE)}:{line}: {reason}")
     assert wrong == []
@@ -91,7 +96,7 @@ def test_imports_run_one_way() -> None:
 
 def test_an_upward_import_is_noticed() -> None:
     source = "def f():\n    from gradgeo.cli.console import say\n    from gradgeo import Detector, geometry\n"
-    assert list(imported(source)) == [(2, "cli"), (3, "Detector"), (3, "geometry")]
+    assert list(imported(ast.parse(source))) == [(2, "cli"), (3, "Detector"), (3, "geometry")]
     assert forbidden("scoring", "cli") == "scoring imports cli, which is not below it"
     assert forbidden("scoring", "serve") == "scoring imports serve, which is not below it"
     assert forbidden("data", "geometry") == "data imports geometry, which is not below it"
@@ -106,7 +111,7 @@ def test_the_house_is_small_enough_to_remember() -> None:
     assert len(boxes()) <= MOST_BOXES
     uses = {name: set[str]() for name in boxes()}
     for path in modules():
-        uses[box(path)] |= {name for _, name in imported(path.read_text())} & boxes() - {box(path)}
+        uses[box(path)] |= {name for _, name in imported(parsed(path))} & boxes() - {box(path)}
     assert 1 < depth(uses) <= MOST_LAYERS
     lines = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in modules()}
     assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
@@ -130,7 +135,7 @@ def test_a_circle_of_imports_is_noticed() -> None:
 
 def test_the_laboratory_stays_outside_the_package() -> None:
     for path in modules():
-        tree = ast.walk(ast.parse(path.read_text()))
+        tree = ast.walk(parsed(path))
         named = [(n.module or "") for n in tree if isinstance(n, ast.ImportFrom)]
         assert not any(name.split(".")[0] in ("benchmarks", "tests", "helpers") for name in named), path
 
@@ -192,5 +197,5 @@ def test_files_with_the_mark_of_rounding_are_found_by_its_name(request: pytest.F
 
 def test_every_module_says_what_it_is_for() -> None:
     for path in [*modules(), PACKAGE / "__init__.py"]:
-        first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+        first = (ast.get_docstring(parsed(path)) or "").split("\n")[0]
         assert len(first) > 20, path

@@ -71,6 +71,7 @@ def cpu_seconds(*runs: tuple[list[str], dict[str, str]]) -> list[float]:
     return [min(taken) for taken in times]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("ask", ["help", "help of a command", "version", "completion of an option"])
 def test_the_command_line_answers_at_once(ask: str) -> None:
     """Half a second where importing its two libraries takes a quarter; a ratio, because machines differ."""
@@ -123,6 +124,7 @@ def test_importing_us_imports_no_library() -> None:
     assert in_a_fresh_interpreter(f"import sys, gradgeo; print([n for n in {HEAVY} if n in sys.modules])") == "[]"
 
 
+@pytest.mark.process
 def test_names_and_submodules_need_no_import_of_their_own() -> None:
     used = "print(gradgeo.plots.csm.__name__, gradgeo.metrics.auroc.__name__)"
     every = "print(*[n for n in dir(gradgeo) if getattr(gradgeo, n) is None])"

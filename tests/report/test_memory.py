@@ -50,6 +50,7 @@ def peak(work: Callable[[], object]) -> int:
     return int(pool.max_memory())
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("name", ["name", "error", "cause", "thumbnail"])
 def test_one_long_value_in_every_row_is_kept_once(tmp_path: Path, name: str, stored: bool) -> None:

@@ -422,6 +422,7 @@ def test_drift_knows_its_direction_and_what_is_exactly_uniform() -> None:
     assert drift.uniform(3).tolist()[::50] == [0, 0.25, 0.5, 0.75, 1]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("accuracy", [0.99, 0.9, 0.75])
 def test_mistakes_are_no_drift(accuracy: float) -> None:
     """Traffic of a classifier that errs as it did at `fit`, whose mistakes look odd, sets off no more alarms."""
@@ -451,6 +452,7 @@ def test_a_file_that_does_not_know_its_mistakes_is_not_judged(tmp_path: Path) ->
     assert "does not state how its mistakes look" in Text(report.html(path)).words
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("amount", "says"),
     [
@@ -464,6 +466,7 @@ def test_drift_is_told_in_plain_words(tmp_path: Path, amount: float, says: str) 
     assert re.search(says, Text(report.html(path)).words.replace("\u00a0", " "))
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("odd", "says"), [(0.0, "no more than false alarms explain"), (0.2, "more than false alarms explain")]
 )

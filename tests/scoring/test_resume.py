@@ -323,11 +323,11 @@ def test_killed_while_the_folders_change_places(
 
 
 def test_damaged_and_half_written_parts_are_made_again(detector: Detector, data: Path, tmp_path: Path) -> None:
-    score(detector, open_source(data), tmp_path / "whole", part_size=10)
+    score(detector, open_source(data), tmp_path / "whole", batch_size=5, part_size=10)
     begun(detector, data, tmp_path / "v")
     (tmp_path / "v" / "part-00001.parquet").write_bytes(b"PAR1")
     (tmp_path / "v" / ".part-00002.0123abcd.parquet").write_bytes(b"PAR1")
-    assert score(detector, open_source(data), tmp_path / "v", part_size=10).resumed == 10
+    assert score(detector, open_source(data), tmp_path / "v", batch_size=5, part_size=10).resumed == 10
     assert pq.read_table(tmp_path / "v").equals(pq.read_table(tmp_path / "whole"))
     assert len(list((tmp_path / "v").iterdir())) == 6
 
@@ -369,17 +369,18 @@ DAMAGES = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_csv_part_that_lost_rows_is_made_again(
     detector: Detector, data: Path, tmp_path: Path, damage: str, number: int
 ) -> None:
     source = open_source(data, start=1)
-    score(detector, source, tmp_path / "whole.csv", part_size=10)
+    score(detector, source, tmp_path / "whole.csv", batch_size=5, part_size=10)
     with pytest.raises(ModelError, match="out of memory"):
         score(Counting(detector, 24), source, tmp_path / "v.csv", batch_size=5, part_size=10)
     damaged(tmp_path / ".v.csv.parts" / f"part-{number:05d}.csv", DAMAGES[damage])
-    assert score(detector, source, tmp_path / "v.csv", part_size=10).resumed == 10
+    assert score(detector, source, tmp_path / "v.csv", batch_size=5, part_size=10).resumed == 10
     assert (tmp_path / "v.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 

@@ -70,6 +70,7 @@ def goes_on(path: Path) -> list[str]:
     return [f"the run that writes {path} has not ended: the page shows the rows so far."]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("name", NAMES)
 def test_the_report_counts_what_score_counted(detector: Detector, data: Path, tmp_path: Path, name: str) -> None:
     counted = scored(detector, open_source(data), tmp_path / name)

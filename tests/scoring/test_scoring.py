@@ -174,6 +174,7 @@ class Failing:
         return self.detector.judge(x, explain=explain)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 @pytest.mark.parametrize(
     "act",

@@ -48,6 +48,7 @@ def test_many_inputs_have_the_same_law_in_the_limit(monkeypatch: pytest.MonkeyPa
     assert FalseAlarmRate(0, 5, 0.95).chance_of_more(1, 10) == 0.0
 
 
+@pytest.mark.simulation
 def test_where_rates_hold_one_is_rarely_said_to_be_exceeded(fitted: Detector) -> None:
     """Over calibration sets and sites, of exchangeable inputs: overall, classes and groups together at most `LEVEL`."""
     x = inputs(120 * 120, seed=3, shape=(12,))

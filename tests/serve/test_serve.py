@@ -501,6 +501,7 @@ def test_without_a_worker_it_is_not_ready_and_says_so() -> None:
         assert (status, told["error"]) == (503, "no worker can be started at the moment")
 
 
+@pytest.mark.process
 def test_run_returns_when_asked_to_end_and_leaves_the_signals_as_they_were() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     for number in (signal.SIGTERM, signal.SIGINT):
