@@ -195,3 +195,37 @@ def test_every_peer_runs(digits: Task, name: str) -> None:
     scores = alone(name, digits, digits.x[:10])
     assert scores.shape == (10,)
     assert np.isfinite(scores).all()
+
+
+def test_ours_are_fitted_on_mistakes_too_and_peers_on_trusted_inputs(few: Task) -> None:
+    wrong = torch.zeros(400, dtype=torch.bool)
+    wrong[::8] = True
+    y = (few.classifier.y + wrong) % 4
+    classifier = ClassifierUnderTest("mistaken", few.classifier.model, few.classifier.x, y, 250)
+    given: dict[str, tuple[Tensor, Tensor]] = {}
+
+    class Noting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def fit(self, loader: DataLoader) -> None:
+            x, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+            given[self.name] = x, labels
+
+        def predict(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x))
+
+    for name, peer in (("ours", False), ("peer", True)):
+        group = {name: Method(lambda model, x, name=name: Noting(name), peer)}
+        score(group, classifier, {"a": classifier.x[300:310]}, timed=False)
+    x, labels = given["peer"]
+    assert torch.equal(x, classifier.x[:250][~wrong[:250]])
+    assert torch.equal(labels, y[:250][~wrong[:250]])
+    x, labels = given["ours"]
+    assert torch.equal(x[218:], classifier.x[:250][wrong[:250]])
+    assert torch.equal(labels[218:], y[:250][wrong[:250]])
+    half = classifier.refitted(1)
+    x, labels = half.with_mistakes
+    assert (len(half.trusted), len(x)) == (109, 125)
+    assert torch.equal(x[: len(half.trusted)], half.trusted)
+    assert set(labels[len(half.trusted) :].tolist()) <= set(y[:250][wrong[:250]].tolist())

@@ -76,6 +76,14 @@ class ClassifierUnderTest:
         """The predicted classes of `trusted`, which are its labels, also where there are none."""
         return self.logits[self._fitted_on].argmax(1)
 
+    @property
+    def with_mistakes(self) -> tuple[Tensor, Tensor]:
+        """`trusted` and, behind them, the inputs of the first half that are misclassified, with all their labels (n,):
+        what a user fits a detector of ours on. Peers have no use for mistakes."""
+        wrong = (~self.correct[: self.half]).nonzero()[:, 0]
+        rows = torch.cat([self._fitted_on, self._kept_of_split(wrong)[0]])
+        return self.x[rows], torch.cat([self.trusted_classes, self.y[rows[len(self._fitted_on) :]]])
+
     def refitted(self, split: int) -> "ClassifierUnderTest":
         """The same with detectors fitted on another half of the first half; what was computed is kept."""
         other = copy.copy(self)
@@ -95,7 +103,10 @@ class ClassifierUnderTest:
     @property
     def _shared_out(self) -> tuple[Tensor, Tensor]:
         """The indices of `trusted` and of `held_out`."""
-        rows = self.correct[: self.half].nonzero()[:, 0]
+        return self._kept_of_split(self.correct[: self.half].nonzero()[:, 0])
+
+    def _kept_of_split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The `rows` that the split fits on, and the others."""
         if not self.split:
             return rows, rows[:0]
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.split))

@@ -13,7 +13,9 @@ from gradgeo.bench.made_ranking import COMPARED, OUTLIERS
 from gradgeo.bench.methods import Method
 from gradgeo.bench.scenarios import COSTLY, Scenario, Task, attack_kind
 from gradgeo.classifier.wrapper import Classifier
+from gradgeo.detector.fit.fitting import LIKELIEST
 from gradgeo.detector.fit.made_outliers import FAMILIES
+from gradgeo.detector.fit.suspects import KINDS, SOURCES
 
 ATTACKS = {
     "pgd": (100, 0),
@@ -35,7 +37,7 @@ UNKNOWN_ATTACK = (100, 0)
 FEW = ("apgd ensemble", "c&w", "b&b")
 """Attacks that are tried on `COSTLY` inputs at most."""
 
-OURS = {"gradgeo": (25.0, 0.7), "gradgeo fast": (15.0, 0.0), "ten statistics": (3.0, 0.7)}
+OURS = {"gradgeo": (10.0, 0.7), "gradgeo fast": (9.0, 0.0), "gradgeo lite": (4.0, 0.0), "ten statistics": (3.0, 0.7)}
 """What a verdict lasts, in forward passes: so many, and so many for each class."""
 
 FIT = 1.6
@@ -111,9 +113,13 @@ def passes(
     if beside:
         inputs += OUTLIERS * len(FAMILIES) + COMPARED
         fits = len(seeds_of_fits(range(splits)))
-    fitted = len(task.classifier.trusted) * (1 + (fits - 1) / 2)  # further ones are on a half
-    verdicts = {name: _by_class(OURS[name], classes) for name in methods if name in OURS}
-    ours = max(verdicts.values(), default=0.0) * (inputs + FIT * fitted)  # they share their passes
+    with_mistakes = len(task.classifier.with_mistakes[0])
+    fitted, fitted_ours = (
+        count * (1 + (fits - 1) / 2) for count in (len(task.classifier.trusted), with_mistakes)
+    )  # further ones are on a half
+    verdicts = {name: _by_class(OURS[name], min(classes, LIKELIEST)) for name in methods if name in OURS}
+    made = fits * SOURCES * len(KINDS)
+    ours = max(verdicts.values(), default=0.0) * (inputs + FIT * fitted_ours + made)  # they share their passes
     by_itself = {name: SHARED if method.shared else OWN for name, method in methods.items() if name not in verdicts}
     peers = (1 + sum(by_itself.values())) * (inputs + fitted) if by_itself else 0.0
     timed = 0.0

@@ -1,4 +1,4 @@
-"""The detectors that are compared, fitted on the same trusted inputs: ours, pytorch-ood's, and a few written here.
+"""The detectors that are compared, fitted on the same labelled inputs: ours, pytorch-ood's, and a few written here.
 
 A method of your own takes one line: `METHODS["mine"] = Method(lambda model, x: my_detector)`, where `my_detector` has
 pytorch-ood's two methods: `fit(loader)`, and `predict(x)` with outlier scores (N,), larger = less trustworthy.
@@ -71,6 +71,7 @@ def _written(make: peers.Make, source: str) -> Method:
 METHODS: dict[str, Method] = {
     "gradgeo": _ours("full", "up to 7 forward, min(C, F, 20) backward"),
     "gradgeo fast": _ours("fast", "up to 7 forward, 1 backward"),
+    "gradgeo lite": _ours("lite", "3 forward"),
     "ten statistics": _ours("paper", "1 forward, min(C, F) backward"),
     "MaxSoftmax": _library(peers.on_logits("MaxSoftmax"), "Hendrycks and Gimpel 2017"),
     "MaxLogit": _library(peers.on_logits("MaxLogit"), "Hendrycks et al. 2022"),
@@ -103,5 +104,5 @@ METHODS: dict[str, Method] = {
     "DkNN": _written(NearestNeighbours, "Papernot and McDaniel 2018"),
 }
 """Every method by name; peers at the defaults of pytorch-ood or of their papers, on penultimate features where they
-take features, fitted on trusted inputs and predicted classes alone. RMD is the relative Mahalanobis distance; with ++
-features are of length 1."""
+take features, fitted on trusted inputs and predicted classes alone; ours learn from mistakes, too, where labels tell of
+any. RMD is the relative Mahalanobis distance; with ++ features are of length 1."""

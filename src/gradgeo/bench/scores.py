@@ -77,7 +77,8 @@ def score_or_errors(
 def score(
     group: Group, classifier: ClassifierUnderTest, inputs: dict[str, Tensor], *, timed: bool = True
 ) -> dict[str, MethodScores]:
-    """The scores of the methods of a group, fitted on the trusted inputs of the first half; cached.
+    """The scores of the methods of a group, fitted on the trusted inputs of the first half, ours on its mistakes, too;
+    cached.
 
     Fitting waits until a score is needed that the cache lacks, and leaves out the methods that lack none.
 
@@ -88,7 +89,8 @@ def score(
         inputs: (N, *input) by scenario.
         timed: whether `costs` are wanted.
     """
-    x, y = classifier.trusted, classifier.trusted_classes
+    peers = any(method.peer for method in group.values())
+    x, y = (classifier.trusted, classifier.trusted_classes) if peers else classifier.with_mistakes
     fitted_on = weights_key(classifier.model), tensor_hash(x), tensor_hash(y)
     keys = {name: (name, *fitted_on, method.version) for name, method in group.items()}
     pieces = {scenario: torch.split(values, CHUNK) for scenario, values in inputs.items()}
@@ -141,8 +143,8 @@ class _LazyDetectors:
     Args:
         group: the methods.
         model: the classifier.
-        x: trusted inputs to fit on.
-        y: their classes.
+        x: inputs to fit on.
+        y: their labels.
     """
 
     def __init__(self, group: Group, model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -61,7 +61,8 @@ def _markdown_of(run: ModelResults, *, alone: bool) -> list[str]:
     blocks.append(f"**{_plain(run.headline)}**")
     blocks.append(
         f"{number(model['classes'])} classes, accuracy {percent(model['accuracy'])} %, fitted on "
-        f"{number(model['fitted_on'])} trusted inputs, compared with {number(model['trusted'])} others."
+        f"{number(model['fitted_on'])} trusted inputs{run.learned_mistakes}, compared with "
+        f"{number(model['trusted'])} others."
     )
     if run.columns:
         rows = [[name, *(_both(run, name, scenario) for scenario in run.ordered)] for name in run.ranked()]

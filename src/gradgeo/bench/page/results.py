@@ -125,6 +125,12 @@ class ModelResults:
         said: str = self.differences[scenario].get("of_fit", "")
         return said if self.verdict(scenario) == "not told apart" != said else ""
 
+    @property
+    def learned_mistakes(self) -> str:
+        """What else ours were fitted on, for behind the number of trusted inputs."""
+        count = self.model.get("mistakes")
+        return f", ours on {number(count)} {'mistake' if count == 1 else 'mistakes'}, too" if count else ""
+
     @cached_property
     def headline(self) -> str:
         """What the figures say of our method against the best peer."""
@@ -297,6 +303,9 @@ def remarks(runs: Sequence[ModelResults]) -> list[str]:
     former = [run.model["name"] for run in runs if not any(entry.get("kinds") for entry in run.summary.values())]
     if 0 < len(former) < len(runs):
         found[f"Measured by a former protocol, with means over all scenarios: {', '.join(former)}."] = None
+    without = [run.model["name"] for run in runs if "mistakes" not in run.model and run.model["name"] not in former]
+    if 0 < len(without) < len(runs):
+        found[f"Measured before ours learned from the mistakes among the fit inputs: {', '.join(without)}."] = None
     return list(found)
 
 
