@@ -112,6 +112,7 @@ def test_methods_that_share_passes_score_as_by_themselves(
     assert cost["gradgeo"] > max(cost["gradgeo fast"], cost["ten statistics"])  # each by itself
 
 
+@pytest.mark.simulation
 def test_only_what_is_not_finished_of_those_that_share_is_done(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[str] = []
     adopt = Detector.adopt

@@ -232,6 +232,7 @@ def test_a_quick_benchmark_gives_the_figures_it_gave(
         assert measured[method] == pytest.approx(known, abs=NEAR), method
 
 
+@pytest.mark.release
 def test_every_page_can_be_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
     pages = {page.stem for page in (ROOT / "results").glob("*.md")}
     assert set(reproduce.commands()) == pages == {*BENCHMARKS, "battery"}

@@ -1,6 +1,8 @@
 """What a row says of an input, and what a person is shown of a flagged one."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +169,10 @@ def test_a_folder_of_odd_images(detector: Detector, tmp_path: Path) -> None:
     Image.fromarray(pixels(64, 64, 3)).save(whole, "PNG")
     (folder / "truncated.png").write_bytes(whole.getvalue()[:-200])
     (folder / "zero.png").write_bytes(b"")
-    Image.new("1", (30_000, 30_000)).save(folder / "bomb.png")
+    bomb = bytearray(whole.getvalue())
+    bomb[16:24] = struct.pack(">II", 30_000, 30_000)  # the size that its header states
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    (folder / "bomb.png").write_bytes(bomb)
     source = open_source(folder, preprocess=Preprocess(size=(4, 4), channels=3))
     with pytest.warns(match="3 of 9 inputs have no verdict"):
         summary = score(detector, source, tmp_path / "v.csv", workers=2)

@@ -291,6 +291,7 @@ class Gammas(Chooses):
         return torch.lgamma(self.net(x).square() + 1)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -319,6 +320,7 @@ def own_evidence() -> Iterator[None]:
     del EVIDENCE["mine"]
 
 
+@pytest.mark.export
 @pytest.mark.usefixtures("own_evidence")
 def test_evidence_that_reads_values_is_refused_by_name(tmp_path: Path) -> None:
     detector = fitted(network(), evidence=["csm", "mine"])
