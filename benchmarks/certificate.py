@@ -166,7 +166,9 @@ def _attacks(page: Page, suite: Suite, classifier: ClassifierUnderTest) -> list[
         f"{REPEATS} draws, which no attack on them exceeds but by chance. It is below the bound, which knows the mean "
         "of p alone: most inputs are far from a trusted mistake, and some are one already. What is missing between "
         "attack and most is the attack's, or the network's, whose regions are no half-spaces; where they are, the "
-        "attack reaches it (tests/test_certificate.py). Ten tries: one success of ten counts."
+        "attack reaches it (tests/test_certificate.py). Ten tries: one success of ten counts. The bound holds with the "
+        "confidence of e0, on average over inputs such as those that e0 was counted on; these few may lie above it by "
+        "chance, as without any attack (r 0)."
     )
     rows = [
         [
