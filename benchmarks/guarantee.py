@@ -1,7 +1,9 @@
 """Whether false alarms are as rare as stated: the rate over random splits of real test data."""
 
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import cpu_count, get_context
 
 import numpy as np
 import torch
@@ -43,14 +45,19 @@ def run(suite: Suite) -> Page:
         "beta variance (a beta-binomial for each split). One row in 20 lies outside by chance; and the rows of one "
         "classifier share their splits."
     )
-    rows = []
-    for name in suite.wanted(CASES):
-        for preset, rates_at, n, m in _refit(suite[name]):
-            for alpha, rates in rates_at.items():
-                rows.append(_row(page, name, preset, alpha, rates, n, m, "joint model and calibration refitted"))
-    if suite.wanted(("digits",)):
-        rates, n, m = _refit_all(suite["digits"], 0.05)
-        rows.append(_row(page, "digits", "full", 0.05, rates, n, m, "the whole Detector refitted, radius included"))
+    names = suite.wanted(CASES)
+    with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as processes:
+        whole = processes.submit(_refit_all, suite, "digits", 0.05) if "digits" in names else None
+        found = dict(zip(names, processes.map(partial(_refit, suite), names), strict=True))
+        rows = []
+        for name, presets in found.items():
+            for preset, rates_at, n, m in presets:
+                for alpha, rates in rates_at.items():
+                    rows.append(_row(page, name, preset, alpha, rates, n, m, "joint model and calibration refitted"))
+        if whole is not None:
+            rows.append(
+                _row(page, "digits", "full", 0.05, *whole.result(), "the whole Detector refitted, radius included")
+            )
     page.table(["data", "evidence", "alpha", "calibration", "test", "false alarms", "interval", "inside", "how"], rows)
     return page
 
@@ -66,8 +73,10 @@ def _row(page: Page, name: str, preset: str, alpha: float, rates: list[float], n
     return [name, preset, str(alpha), str(n), str(m), rate, interval, "yes" if inside else "NO", how]
 
 
-def _refit(classifier: ClassifierUnderTest) -> Iterator[tuple[str, dict[float, list[float]], int, int]]:
+def _refit(suite: Suite, name: str) -> list[tuple[str, dict[float, list[float]], int, int]]:
     """Each preset, its rates by alpha, and how many inputs each split calibrates and tests on."""
+    torch.set_num_threads(1)
+    classifier, found = suite[name], []
     right = classifier.x[classifier.correct]
     apart = min(APART, len(right) // 6)
     typical, taken = right[:apart], right[apart : apart + TAKEN]
@@ -101,7 +110,8 @@ def _refit(classifier: ClassifierUnderTest) -> Iterator[tuple[str, dict[float, l
             p = conformal.p_values(np.sort(known), new)
             for alpha in ALPHAS:
                 rates[alpha].append(float((p <= alpha).mean()))
-        yield preset, rates, size, n - learn - size
+        found.append((preset, rates, size, n - learn - size))
+    return found
 
 
 def _part(measured: EvidenceFeatures, names: tuple[str, ...]) -> EvidenceFeatures:
@@ -118,7 +128,9 @@ def _made(
     return MeasuredSuspects(measured, kind, tuple(FAMILIES[name] for name in made), rows)
 
 
-def _refit_all(classifier: ClassifierUnderTest, alpha: float) -> tuple[list[float], int, int]:
+def _refit_all(suite: Suite, name: str, alpha: float) -> tuple[list[float], int, int]:
+    torch.set_num_threads(1)
+    classifier = suite[name]
     right = np.flatnonzero(classifier.correct.numpy())
     rng, rates, n, m = np.random.default_rng(1), [], 0, 0
     for seed in range(SPLITS):
