@@ -114,7 +114,7 @@ def _row(page: Page, name: str, population: Array, n: int, level: Level, most: f
     for i in range(DETECTORS):
         calibration = np.sort(rng.choice(population, n))
         # flagged: p <= k / (n + 1), that is a score above the k-th largest of calibration
-        own[i] = 1 - np.searchsorted(population, calibration[n - rate.ranks], side="right") / size
+        own[i] = (size - np.searchsorted(population, calibration[n - rate.ranks], side="right")) / size
         if i == 0:
             p = conformal.p_values(calibration, population)
             assert np.isclose(own[0], (p <= level.threshold(n)).mean())

@@ -13,7 +13,7 @@ def test_the_computed_chance_is_that_of_draws(decimals: int, n: int, ranks: int,
     rng = np.random.default_rng(0)
     population = np.sort(rng.normal(size=257).round(decimals))
     drawn = np.sort(rng.choice(population, (4000, n)), axis=1)[:, n - ranks]
-    own = 1 - np.searchsorted(population, drawn, side="right") / len(population)
+    own = (257 - np.searchsorted(population, drawn, side="right")) / 257
     low, high = stats.binom.interval(0.999, 4000, chance_beyond(population, n, ranks, bound))
     assert low <= (own > bound).sum() <= high
 
