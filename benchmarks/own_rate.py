@@ -96,7 +96,7 @@ def _interval(share: float) -> tuple[float, float]:
 
 def _within(row: dict[str, Any]) -> bool:
     low, high = _interval(row["computed"])
-    return low <= row["beyond"] <= high
+    return bool(low <= row["beyond"] <= high)
 
 
 def chance_beyond(population: Array, n: int, ranks: int, bound: float) -> float:
