@@ -24,7 +24,7 @@ def scan(predicted: Any, labels: Any = LABELS, **others: Any) -> DataScan:
     correct = np.ones(n, bool) if labels is None else predicted == labels
     seen = DataScan(
         input_shape=(1, 4, 4), num_classes=2, first_usable=torch.zeros(1, 1, 4, 4), probability=np.ones(n),
-        margin=np.ones(n), usable=np.ones(n, bool), correct=correct, copy=np.zeros(n, bool), model_fingerprint={},
+        margin=np.ones(n), usable=np.ones(n, bool), correct=correct, content=np.arange(n), model_fingerprint={},
         predicted=predicted, labels=labels, low=0.0, high=1.0, record={},
     )  # fmt: skip
     return replace(seen, **others)

@@ -1,4 +1,4 @@
-"""Q-values against scipy's, and what the false discovery rate is of a whole batch."""
+"""Q-values against scipy's and online-fdr's, and what the false discovery rate is of a whole batch."""
 
 import numpy as np
 import pytest
@@ -31,6 +31,34 @@ def test_a_selection_is_that_of_the_step_up_procedure() -> None:
         assert set(np.flatnonzero(fdr(p).numpy() <= level)) == selected_by_steps(p, level)
         share = (1 + (p > 0.5).sum()) / (0.5 * len(p))
         assert set(np.flatnonzero(fdr(p, method="storey").numpy() <= level)) == selected_by_steps(p, level / share)
+
+
+def estimated_rate(p: np.ndarray, threshold: float) -> float:
+    """Of what is selected up to a threshold: Storey, Taylor and Siegmund (2004, Journal of the Royal Statistical Society B
+    66), for finite samples (W + 1) / ((1 - lambda) m) * t / (R(t) / m), W p-values being above lambda. The estimate is
+    not cut at lambda, as it is not by Benjamini, Krieger and Yekutieli (2006, Biometrika 93)."""
+    m, above, selected = len(p), (p > 0.5).sum(), (p <= threshold).sum()
+    return (above + 1) / ((1 - 0.5) * m) * threshold / (max(selected, 1) / m)
+
+
+@pytest.mark.parametrize("n", [1, 2, 17, 300])
+def test_storeys_q_values_are_the_least_estimated_rates(n: int) -> None:
+    """Storey (2002, Journal of the Royal Statistical Society B 64): the least over thresholds that select the input."""
+    rng = np.random.default_rng(n)
+    for p in (rng.beta(0.3, 1, n), np.ceil(20 * rng.random(n)) / 20, rng.random(n) ** 9 / 2):
+        least = [min(estimated_rate(p, t) for t in p if t >= own) for own in p]
+        np.testing.assert_allclose(fdr(p, method="storey").numpy(), np.minimum(least, 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 17, 300])
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.9])
+def test_storeys_procedure_selects_what_online_fdr_does(n: int, alpha: float) -> None:
+    oracle = pytest.importorskip("online_fdr.p_values", reason="online-fdr is not installed")
+    rng = np.random.default_rng(n)
+    for p in (rng.beta(0.3, 1, n), np.ceil(300 * rng.beta(0.4, 1, n)) / 300, np.full(n, 0.5)):
+        batch = oracle.BatchStoreyBH(alpha, 0.5)
+        selected = batch.test_batch(p.tolist())
+        assert (fdr(p, method="storey").numpy() <= batch.alpha_s[0]).tolist() == selected
 
 
 def test_inputs_without_verdict_are_not_counted() -> None:

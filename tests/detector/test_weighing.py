@@ -105,19 +105,40 @@ def test_emphasis_is_one_of_three() -> None:
         Detector(nn.Linear(2, 2), emphasis="everything")
 
 
-def test_nothing_is_learned_from_mistakes_of_a_patient_who_calibrates() -> None:
-    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+LABELLED = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+
+
+def three_classes() -> tuple[nn.Module, torch.Tensor]:
+    """A network, and labels of `LABELLED` of which every fourth is another than it predicts."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 3)).eval()
     with torch.no_grad():
-        labels = model(x).argmax(1)
-    labels[::4] = (labels[::4] + 1) % 3  # a mistake of each patient
-    patient = torch.arange(300).numpy() // 4
+        labels = model(LABELLED).argmax(1)
+    labels[::4] = (labels[::4] + 1) % 3
+    return model, labels
+
+
+@pytest.mark.parametrize("argument", ["together", "groups"])
+def test_nothing_is_learned_from_mistakes_of_a_patient_who_calibrates(argument: str) -> None:
+    model, labels = three_classes()
+    patient = np.arange(300) // 4  # a mistake of each
+    scanned = scan(model, LABELLED, labels, batch_size=64)
     settings = Detector(model, evidence="lite").settings
-    scanned = scan(model, x, labels, batch_size=64)
-    trusted, _ = fitting.split(model, scanned, settings, patient)
+    trusted, _ = fitting.split(model, scanned, settings, **{argument: patient.astype(str)})
     calibrating = set(patient[trusted.rows[trusted.calibrates]])
-    found = fitting.Mistakes.of(scanned, trusted, 0, patient)
+    found = fitting.Mistakes.of(scanned, trusted, 0)
     assert len(found.learned) > 10
     assert calibrating.isdisjoint(patient[found.learned])
-    assert not calibrating.isdisjoint(patient[fitting.Mistakes.of(scanned, trusted, 0).learned])
+    alone, _ = fitting.split(model, scanned, settings)
+    calibrating = set(patient[alone.rows[alone.calibrates]])
+    assert not calibrating.isdisjoint(patient[fitting.Mistakes.of(scanned, alone, 0).learned])
+
+
+def test_nothing_is_learned_from_a_calibrating_input_under_another_label() -> None:
+    model, labels = three_classes()
+    labels = torch.cat([labels, (labels + 1) % 3])  # all by a second person, who agrees on few
+    scanned = scan(model, LABELLED.repeat(2, 1), labels, batch_size=64)
+    trusted, _ = fitting.split(model, scanned, Detector(model, evidence="lite").settings)
+    found = fitting.Mistakes.of(scanned, trusted, 0)
+    assert len(found.learned) > 10
+    assert set(trusted.rows[trusted.calibrates] % 300).isdisjoint(found.learned % 300)

@@ -474,32 +474,44 @@ def pattern(data: bytes) -> None:
 
 
 def request(data: bytes) -> None:
-    """A request to the server: the length of its JSON, then its body."""
+    """A request to the server, for a model of numbers or of texts: the length of its JSON, then its body."""
+    texts = bool(data[:1]) and data[0] % 2 == 1
     length = None if data[:1] < b"\x40" else str(int.from_bytes(data[1:3], "little") - 7)
     body, shape, dtype = data[3:], (2, 3), np.dtype(np.float32)
     at = reading.json_length(body, length)
-    head = reading.read_head(body[:at], len(body) - at, shape=shape, dtype=dtype, most_rows=4)
+    head = reading.read_head(body[:at], len(body) - at, shape=shape, dtype=dtype, most_rows=4, texts=texts)
     asked = reading.with_tensor(head, memoryview(body)[at:], shape=shape, dtype=dtype)
     assert asked.x.shape[1:] == (2, 3)
-    assert len(asked.x) <= 4
     assert asked.x.dtype == np.float32
+    assert max(len(asked.x), len(asked.files)) <= 4
+    assert not texts or not len(asked.x)
 
 
 def request_seeds() -> list[bytes]:
-    plain = {"inputs": [{"name": "input", "shape": [1, 2, 3], "datatype": "FP32", "data": [[[1, 2, 3], [4, 5, 6]]]}]}
+    def tensor(shape: list[int], datatype: str = "FP32", **others: object) -> dict[str, object]:
+        return {"inputs": [{"name": "input", "shape": shape, "datatype": datatype, **others}]}
+
+    plain = tensor([1, 2, 3], data=[[[1, 2, 3], [4, 5, 6]]])
     asked = {
         **plain,
         "id": "1",
         "parameters": {"conditional": "class", "group": "A"},
         "outputs": [{"name": "cause"}, {"name": "logits", "parameters": {"binary_data": True}}],
     }
-    binary = {
-        "inputs": [{"name": "input", "shape": [1, 2, 3], "datatype": "FP32", "parameters": {"binary_data_size": 24}}]
-    }
-    text = json.dumps(binary).encode()
+    files = tensor([2], "BYTES", data=["QUJD", "RA=="])
+    shared = {**files, "outputs": [{"name": "cause", "parameters": {"shared_memory_region": "a"}}]}
+    odd = {**plain, "parameters": {"conditional": "day", "group": True}}
+    texts = tensor([2, 1], "BYTES", data=[["a"], ["\u00e9"]])
+    numbers = tensor([1, 2, 3], parameters={"binary_data_size": 24})
+    elements = tensor([2], "BYTES", parameters={"binary_data_size": 11})
+    behind = [(0xFE, numbers, bytes(24))] + [(first, elements, b"\2\0\0\0AB\1\0\0\0C") for first in (0xFE, 0xFF)]
     return [
-        *(b"\0\0\0" + json.dumps(body).encode() for body in (plain, asked)),
-        b"\xff" + struct.pack("<H", len(text) + 7) + text + bytes(24),
+        *(b"\0\0\0" + json.dumps(body).encode() for body in (plain, asked, files, shared, odd)),
+        *(b"\1\0\0" + json.dumps(body).encode() for body in (plain, texts)),
+        *(
+            bytes([first]) + struct.pack("<H", len(head) + 7) + head + tail
+            for first, head, tail in ((first, json.dumps(body).encode(), tail) for first, body, tail in behind)
+        ),
     ]
 
 

@@ -36,8 +36,8 @@ class DataScan:
     """(N,), whether input and logits are finite."""
     correct: BoolArray
     """(N,), whether the predicted class is the label; all True without labels."""
-    copy: BoolArray
-    """(N,), whether an earlier input that is usable and correct is the same, entry by entry."""
+    content: IntArray
+    """(N,), the same number for inputs that are the same, entry by entry."""
     model_fingerprint: dict[str, Any]
     """Of the model, by which a later change of it is noticed."""
     predicted: IntArray
@@ -59,6 +59,14 @@ class DataScan:
     def right(self) -> int:
         """How many of them are predicted as that."""
         return int((self.usable & self.correct).sum())
+
+    @property
+    def copy(self) -> BoolArray:
+        """Whether an earlier input that is usable and correct is the same (N,), of those that are."""
+        good = self.usable & self.correct
+        found = np.zeros_like(good)
+        found[good] = exchangeability.repeats(self.content[good])
+        return found
 
     @property
     def trusted(self) -> BoolArray:
@@ -126,7 +134,7 @@ def scan(
     """
     classifier, noisy = Classifier.of(model), noise.reading()
     shape: tuple[int, ...] | None = None
-    rows, copy, true, seen_rows, ranges, record = [], [], [], set[bytes](), [], DataRecord()
+    rows, content, true, seen_rows, ranges, record = [], [], [], dict[bytes, int](), [], DataRecord()
     with observer.stage("reading", size_of(data)) as advance:
         for x, y in batches(data, labels, batch_size=batch_size):
             if shape is None:
@@ -145,7 +153,7 @@ def scan(
             top = logits.double().topk(2, dim=1).values  # (n, 2)
             rows.append((logits.double().softmax(1).amax(1), top[:, 0] - top[:, 1], usable, correct, predicted))
             true.append(y)
-            copy.append(exchangeability.is_copy(x, usable & correct, seen_rows))
+            content.append(exchangeability.content_numbers(x, seen_rows))
             finite = x[usable.to(x.device)]
             ranges += [(float(finite.min()), float(finite.max()))] if finite.numel() else []
             num_classes = logits.shape[1]
@@ -166,7 +174,7 @@ def scan(
         margin=margin,
         usable=usable_rows,
         correct=correct_rows,
-        copy=np.concatenate(copy),
+        content=np.concatenate(content),
         model_fingerprint=identity,
         predicted=predicted_rows,
         labels=torch.cat([y for y in true if y is not None]).numpy() if true[0] is not None else None,

@@ -15,33 +15,37 @@ from gradgeo.detector.settings import Settings
 from gradgeo.errors import ArgumentError, warn
 
 
-def is_copy(x: Tensor, counts: Tensor, seen: set[bytes]) -> BoolArray:
-    """Whether each row of `x` (n, *input) has been `seen` before, by a hash of its bytes; adds those that are new.
-
-    Args:
-        counts: (n,) bool, the rows to look at; the others are no copies and none are copies of them.
-        seen: hashes of 16 bytes, which do not collide by chance.
-    """
-    found = np.zeros(len(x), np.bool_)
+def content_numbers(x: Tensor, seen: dict[bytes, int]) -> IntArray:
+    """A number for each row of `x` (n, *input), the same (n,) for rows that are equal entry by entry; adds those that
+    are new to what has been `seen`, by hashes of 16 bytes, which do not collide by chance."""
     rows = x.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()  # (n, bytes)
-    for i in np.flatnonzero(counts.numpy()):
-        key = hashlib.blake2b(rows[i], digest_size=16).digest()
-        found[i] = key in seen
-        seen.add(key)
+    return np.array(
+        [seen.setdefault(hashlib.blake2b(row, digest_size=16).digest(), len(seen)) for row in rows], np.int64
+    )
+
+
+def repeats(numbers: IntArray) -> BoolArray:
+    """Whether each of the numbers (n,) occurs earlier."""
+    found = np.ones(len(numbers), np.bool_)
+    found[np.unique(numbers, return_index=True)[1]] = False
     return found
 
 
-def unit_numbers(together: Any, n: int) -> IntArray:
-    """What each of n inputs belongs to (n,), numbered in the order in which they occur."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in group_names(together, n, "together")])
-
-
-def units_of_groups(groups: Sequence[str], rows: IntArray, enough: float) -> IntArray:
-    """Which inputs at `rows` belong together, as numbers (T,): those of a group with fewer than `enough`. Every other
-    input is by itself, for a rate of its own takes inputs of the group on both sides."""
-    _, group, counts = np.unique(np.asarray(groups)[rows], return_inverse=True, return_counts=True)  # (T,), (G,)
-    return np.where(counts[group] < enough, group, len(counts) + np.arange(len(rows)))
+def unit_numbers(
+    trusted: BoolArray, settings: Settings, together: Any = None, groups: Sequence[str] | None = None
+) -> IntArray:
+    """What each of N inputs belongs to, as numbers (N,): what it belongs `together` with, or, where nothing is said of
+    that, its group, where too few of that are `trusted` (N,) for a rate of its own. Every other input is by itself, for
+    such a rate takes inputs of the group on both sides."""
+    n = len(trusted)
+    if together is not None:
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(name, len(numbers)) for name in group_names(together, n, "together")])
+    if groups is None:
+        return np.arange(n)
+    names, group = np.unique(groups, return_inverse=True)  # (G,), (N,)
+    few = np.bincount(group[trusted], minlength=len(names)) < settings.level.least / settings.calibration  # (G,)
+    return np.where(few[group], group, len(names) + np.arange(n))
 
 
 def set_apart(units: IntArray, size: int, least: int, settings: Settings) -> BoolArray:

@@ -62,7 +62,7 @@ def fit(
     if groups is not None:
         groups = group_names(groups, len(scanned.usable))  # before any long work
     trusted, extractor = split(model, scanned, settings, together, groups)
-    mistakes = Mistakes.of(scanned, trusted, settings.seed, together)
+    mistakes = Mistakes.of(scanned, trusted, settings.seed)
     extractor, measured, made = extract(
         model, data, trusted, extractor, mistakes, settings=settings, noise=noise, observer=observer
     )
@@ -83,13 +83,14 @@ class Mistakes:
     """Some of the others, which the questions are weighed by."""
 
     @classmethod
-    def of(cls, scanned: DataScan, trusted: "TrustedSet", seed: int, together: Any = None) -> Self:
-        """Drawn by the seed. Nothing is learned from what belongs `together` with an input that calibrates."""
+    def of(cls, scanned: DataScan, trusted: "TrustedSet", seed: int) -> Self:
+        """Drawn by the seed. Nothing is learned from what belongs together with an input that calibrates, or is the
+        same under another label."""
         mistakes: BoolArray = scanned.usable & ~scanned.correct
         apart = exchangeability.mistakes_apart(mistakes, float(trusted.calibrates.mean()), seed)
-        if together is not None:
-            units = exchangeability.unit_numbers(together, len(mistakes))
-            mistakes = mistakes & ~np.isin(units, units[trusted.rows[trusted.calibrates]])
+        calibrate = trusted.rows[trusted.calibrates]
+        for belongs in (trusted.units, scanned.content):
+            mistakes = mistakes & ~np.isin(belongs, belongs[calibrate])
         return cls(apart, suspects.mistakes_to_learn(np.flatnonzero(mistakes), apart, seed))
 
     @property
@@ -110,14 +111,19 @@ class TrustedSet:
     """(T,) largest less second logit."""
     calibrates: BoolArray
     """(T,) whether set apart; the others are learned from."""
-    total: int
-    """N."""
+    units: IntArray
+    """(N,) what each input of the data belongs to; all of one are on one side."""
     num_classes: int
     """C, of the model."""
     least: int
     """Inputs that learning takes."""
     level: Level
     """The false-alarm rate that calibration must allow."""
+
+    @property
+    def total(self) -> int:
+        """N."""
+        return len(self.units)
 
     @property
     def learn_rows(self) -> IntArray:
@@ -166,17 +172,10 @@ def split(
     size = conformal.calibration_size(
         len(rows), settings.calibration, settings.alpha, at_most=len(rows) - least, confidence=settings.confidence
     )
-    units = np.arange(len(rows))
-    if together is not None:
-        units = exchangeability.unit_numbers(together, len(scanned.trusted))[rows]
-    elif groups is not None:
-        enough = settings.level.least / settings.calibration
-        units = exchangeability.units_of_groups(groups, rows, enough)
-    calibrates = exchangeability.set_apart(units, size, least, settings)
+    units = exchangeability.unit_numbers(scanned.trusted, settings, together, groups)
+    calibrates = exchangeability.set_apart(units[rows], size, least, settings)
     probability, margins = scanned.probability[rows], scanned.margin[rows]
-    trusted = TrustedSet(
-        rows, probability, margins, calibrates, len(scanned.trusted), scanned.num_classes, least, settings.level
-    )
+    trusted = TrustedSet(rows, probability, margins, calibrates, units, scanned.num_classes, least, settings.level)
     temperature = settings.temperature
     if isinstance(temperature, str):
         temperature = typical_temperature(margins[~calibrates])

@@ -26,15 +26,15 @@ class LabelledReading:
         self._batches = fitted.labelled_inputs(data, labels, batch_size=batch_size)
         self._noise = Noise(fitted.noise or 0.0)
         self._labels: list[Tensor] = []
-        self._copies: list[BoolArray] = []
+        self._contents: list[IntArray] = []
 
     def __iter__(self) -> Iterator[Tensor]:
-        seen: set[bytes] = set()
+        seen: dict[bytes, int] = {}
         noisy = self._noise.reading()
         for x, y in self._batches:
             if y is not None:
                 self._labels.append(y)
-            self._copies.append(exchangeability.is_copy(x, torch.ones(len(x), dtype=torch.bool), seen))
+            self._contents.append(exchangeability.content_numbers(x, seen))
             yield noisy(x)
 
     @property
@@ -45,7 +45,7 @@ class LabelledReading:
     @property
     def copies(self) -> BoolArray:
         """(N,) whether an earlier input is the same, entry by entry."""
-        return np.concatenate([np.zeros(0, np.bool_), *self._copies])
+        return exchangeability.repeats(np.concatenate([np.zeros(0, np.int64), *self._contents]))
 
     def right(self, predicted: IntArray, usable: BoolArray) -> BoolArray:
         """Whether each prediction (N,) is the label, all True without labels; warns where most `usable` are not."""
