@@ -4,8 +4,6 @@ The verdicts are made, by no detector (`benchmarks/made_scores.py`). Chromium is
 names it.
 """
 
-import os
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -17,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import made_scores
+from benchmarks.chromium import chromium
 from gradgeo import report
 
 ROOT = Path(__file__).parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,9 @@ def take(page: Any, shot: Shot, out: Path) -> None:
 
 def main(names: list[str]) -> None:
     """Draw the named pictures, all by default."""
-    from playwright.sync_api import sync_playwright
-
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     out = ROOT / "docs" / "screenshots"
     out.mkdir(exist_ok=True)
-    unboxed = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=unboxed)
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         pages: dict[str, Path] = {}
         for name in names or SHOTS:
             shot = SHOTS[name]
@@ -110,7 +103,6 @@ def main(names: list[str]) -> None:
             page.goto(pages[shot.kind].as_uri())
             take(page, shot, out / f"{name}.jpg")
             page.close()
-        browser.close()
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from gradgeo import cli
 from gradgeo.bench import cache
 from gradgeo.bench.evaluate import evaluate
 from gradgeo.bench.methods import METHODS
+from gradgeo.bench.scenarios import Scenario, Task
 from gradgeo.bench.user_model import select_methods, user_scenarios, user_task
+from gradgeo.data.models import load_model
 from gradgeo.errors import ArgumentError
 from helpers.waiting import until
 
@@ -38,7 +41,7 @@ def mine(tmp_path: Path) -> Path:
 
 @pytest.mark.simulation
 def test_a_model_data_and_a_detector_without_labels(mine: Path) -> None:
-    task = user_task(f"{mine}/net.py:load", f"{mine}/id.npz", 50)
+    task = user_task("net", load_model(f"{mine}/net.py:load"), f"{mine}/id.npz", 50)
     scenarios = user_scenarios((f"{mine}/ood.npz",), ("pgd",))
     methods = select_methods(("gradgeo", "gradgeo fast", "KNN"), (f"{mine}/net.py:Mine",))
     result = evaluate(task, scenarios=scenarios, methods=methods)
@@ -91,7 +94,7 @@ def test_killed_it_resumes_where_it_was(mine: Path, monkeypatch: pytest.MonkeyPa
 
 def test_unbounded_data_gets_unbounded_attacks_in_its_own_units(mine: Path) -> None:
     np.savez(mine / "raw.npz", x=40 * np.random.default_rng(0).standard_normal((120, 48)).astype(np.float32))
-    classifier = user_task(f"{mine}/net.py:load", f"{mine}/raw.npz", 10).classifier
+    classifier = user_task("net", load_model(f"{mine}/net.py:load"), f"{mine}/raw.npz", 10).classifier
     assert classifier.bounds is None
     assert classifier.budgets[0] == pytest.approx(40 * 8 / 255, rel=0.1)
 
@@ -103,9 +106,30 @@ def test_bad_choices_are_refused_before_any_work() -> None:
         select_methods(("nope",), ())
 
 
+def test_data_are_prepared_by_code_as_fit_has_it(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mine)
+    monkeypatch.setattr(cache, "CACHE", Path("cache"))
+    (mine / "prepare.py").write_text("def dark(x):\n    return 0.5 * x\n")
+    seen: list[tuple[Task, dict[str, Scenario]]] = []
+
+    def evaluated(task: Task, *, scenarios: dict[str, Scenario], **options: object) -> None:
+        seen.append((task, scenarios))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradgeo.bench.evaluate.evaluate", evaluated)
+    bench = ["bench", "--model", "net.py:load", "--id", "id.npz", "--ood", "ood.npz", "--methods", "MaxLogit"]
+    for transform in ([], ["--transform", "prepare.py:dark"]):
+        CliRunner().invoke(cli.app, [*bench, "--inputs", "20", *transform])
+    (plain, of_plain), (dark, of_dark) = seen
+    assert torch.equal(0.5 * plain.classifier.x, dark.classifier.x)
+    assert torch.equal(0.5 * of_plain["ood.npz"].generate(plain), of_dark["ood.npz"].generate(dark))
+    refused = CliRunner().invoke(cli.app, [*bench, "--transform", "prepare.py:dark", "--size", "3"])
+    assert "leave out --size, which cannot stand beside --transform" in refused.stderr
+
+
 def test_ood_data_of_another_shape_says_so_in_its_scenario(mine: Path) -> None:
     np.savez(mine / "wide.npz", x=np.zeros((5, 3, 4, 9), np.float32))
-    task = user_task(f"{mine}/net.py:load", f"{mine}/id.npz", 20)
+    task = user_task("net", load_model(f"{mine}/net.py:load"), f"{mine}/id.npz", 20)
     scenarios = {"w": user_scenarios((f"{mine}/wide.npz",), ())["wide.npz"]}
     result = evaluate(task, scenarios=scenarios, methods={"MaxLogit": METHODS["MaxLogit"]})
     assert "(3, 4, 9)" in result["columns"]["w"]["error"]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
@@ -178,6 +179,21 @@ def test_the_server_under_load_loses_nothing() -> None:
         assert killed["without an answer"] == 0, name
     crowd = results("serving")["crowd"]
     assert (crowd["neither"], crowd["status afterwards"]) == (0, 200)
+
+
+@pytest.mark.release
+def test_files_are_served_at_the_rate_of_tensors_plus_decoding() -> None:
+    for name, rates in results("file-serving")["rates"].items():
+        assert median(rates["ratios"]) >= 0.9, name
+
+
+@pytest.mark.release
+def test_pages_answer_at_once_in_a_browser() -> None:
+    found = results("browser")
+    assert found["slider"]["rows"] >= 10**6
+    assert found["slider"]["most_ms"] < 100
+    assert found["queue"]["items"] == 2000
+    assert found["queue"]["longest_ms"] <= 200
 
 
 @pytest.mark.release

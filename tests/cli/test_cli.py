@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import warnings
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +18,11 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
+from typer.main import get_command
 
 import gradgeo
 from gradgeo import cli
+from gradgeo.cli.option_groups import AskedOptions, PreparationOptions
 from gradgeo.data import Preprocess, digits
 from gradgeo.data.models import load_model
 from gradgeo.detector.fit.progress import Lines, duration, progress, rate
@@ -52,6 +55,16 @@ def test_help_of_every_command_shows_an_example() -> None:
         code, out, _ = run(name, "--help")
         assert code == 0
         assert f"Example: gradgeo {name}" in out
+
+
+def test_commands_have_the_options_of_a_group_in_common() -> None:
+    commands = get_command(cli.app).commands  # type: ignore[attr-defined]
+    asked = {"score", "check", "recalibrate", "explain", "certify"}
+    for group, names in ((AskedOptions, asked), (PreparationOptions, {"fit", "path", "bench", *asked})):
+        for name in names:
+            options = {option.name: option for option in commands[name].params}
+            for field in fields(group):
+                assert options[field.name].default == field.default, (name, field.name)
 
 
 def test_version() -> None:

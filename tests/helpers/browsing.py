@@ -1,29 +1,25 @@
 """A real browser for tests of pages: what they load, show, and complain of. Skipped where there is no Chromium."""
 
-import os
-import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from benchmarks.chromium import chromium
+from gradgeo.errors import DataError, MissingDependencyError
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Of one module: as long as it lives, nothing else in this process can run an event loop."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip("no Chromium: set CHROMIUM to its path, or install it, for instance by apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        # as root, in a container, Chromium has no sandbox of its own
-        unboxed = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-        launched = playwright.chromium.launch(executable_path=found, args=unboxed)
+    """Of one module, see `chromium`."""
+    with ExitStack() as opened:
+        try:
+            launched = opened.enter_context(chromium())
+        except (DataError, MissingDependencyError) as error:
+            pytest.skip(str(error))
         yield launched
-        launched.close()
 
 
 class Opened:

@@ -1,16 +1,16 @@
 """The canvas of the docs' front page in a browser. Skipped where `make try` has not put its files in their place."""
 
-import functools
 import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from benchmarks.browser import try_site
 from gradgeo.detector.weighing import CAUSES
+from gradgeo.errors import DataError
 from helpers import ROOT
 
 pytestmark = pytest.mark.browser
@@ -18,26 +18,13 @@ pytestmark = pytest.mark.browser
 TRY = ROOT / "docs" / "assets" / "try"
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *of: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    missing = [name for name in ("detector.onnx", "detector.json", "ort.wasm.min.mjs") if not (TRY / name).is_file()]
-    if missing:
-        pytest.skip(f"docs/assets/try/ lacks {', '.join(missing)}: run make try")
-    site = tmp_path_factory.mktemp("site")
-    (site / "assets").mkdir()
-    (site / "assets" / "try").symlink_to(TRY)
-    found = re.search(r'<div id="try".*?</script>', (ROOT / "docs" / "index.md").read_text(), re.DOTALL)
-    assert found is not None
-    (site / "index.html").write_text(f'<!doctype html><link rel="icon" href="data:,">{found[0]}')
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
+    with ExitStack() as opened:
+        try:
+            yield opened.enter_context(try_site(tmp_path_factory.mktemp("site")))
+        except DataError as error:
+            pytest.skip(str(error))
 
 
 def test_what_is_drawn_is_judged_in_the_browser(browser: Any, address: str) -> None:

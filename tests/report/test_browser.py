@@ -158,7 +158,9 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(browser: Any, file
 HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\"> '\""
 
 
-@pytest.mark.parametrize("kind", ["hostile", "none flagged", "all errors", "no rows", "signals"])
+@pytest.mark.parametrize(
+    "kind", ["hostile", "long and from the right", "none flagged", "all errors", "no rows", "signals"]
+)
 def test_other_files_load_without_complaint(browser: Any, tmp_path: Path, kind: str) -> None:
     made = made_scores.columns(
         0 if kind == "no rows" else 500,
@@ -171,6 +173,10 @@ def test_other_files_load_without_complaint(browser: Any, tmp_path: Path, kind: 
         made["name"] = [HOSTILE] * 500
         made["cause"] = [value and HOSTILE for value in made["cause"].to_pylist()]
         told = made_scores.metadata(class_names=[HOSTILE] * 10, data=HOSTILE, evidence=[HOSTILE, *"abcde"])
+    if kind == "long and from the right":
+        made["name"] = ["\u202e" + "\u05d0" * 10_000] * 500
+        made["cause"] = [value and "\u0639" * 10_000 for value in made["cause"].to_pylist()]
+        told = made_scores.metadata(class_names=[f"{i}\u05d0" * 5000 for i in range(10)])
     if kind == "none flagged":
         made["trusted"] = np.ones(500, bool)
     pq.write_table(made_scores.table(made, told), tmp_path / "a.parquet")
@@ -178,6 +184,7 @@ def test_other_files_load_without_complaint(browser: Any, tmp_path: Path, kind: 
     with Opened(browser, tmp_path / "a.html") as page:
         assert page.title() == f"gradgeo report: {HOSTILE if kind == 'hostile' else 'photos/'}"
         assert page.locator("#cards > li").count() == summary.flagged
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
         assert page.locator("#cards .signal").count() == (summary.flagged if kind == "signals" else 0)
         if kind == "hostile":
             assert page.locator("#cards h3").first.text_content().startswith(HOSTILE[:60])

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradgeo.bench.cache import CHUNK
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.bench.library_attacks import is_library_attack, library_attack
 from gradgeo.bench.methods import METHODS, Method
 from gradgeo.bench.scenarios import SCENARIOS, Scenario, Task, attack_kind, attack_scenario
-from gradgeo.data import Preprocess, Source, digits, open_source
+from gradgeo.data import Source, digits, open_source
 from gradgeo.data.models import load_model
+from gradgeo.data.preprocess import Preparation
 from gradgeo.data.user_code import load_object
 from gradgeo.errors import ArgumentError, DataError, expected
 
@@ -22,14 +23,14 @@ DIGITS_BUDGETS = (0.3, 0.1)
 
 
 def user_classifier(
-    model: str,
+    name: str,
+    model: nn.Module,
     data: str,
     *,
-    weights: str | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preparation | None = None,
     budgets: tuple[float, ...] | None = None,
 ) -> ClassifierUnderTest:
-    """A classifier under test from a model and data as the other commands name them.
+    """A classifier under test from a model, and data as the other commands name them.
 
     The data is shuffled by a fixed seed and halved; without labels every input counts as classified correctly. Inputs
     within 0..1 keep to these bounds under attack, with budgets of 8, 2 and 1 levels of 255; others are unbounded, with
@@ -43,13 +44,15 @@ def user_classifier(
     if budgets is None:
         budgets = tuple(scale * levels / 255 for levels in (8, 2, 1))
     bounds = (0.0, 1.0) if bounded else None
-    return ClassifierUnderTest(Path(model).name, load_model(model, weights), x, y, len(x) // 2, budgets, bounds)
+    return ClassifierUnderTest(name, model, x, y, len(x) // 2, budgets, bounds)
 
 
-def user_task(model: str, data: str, size: int, *, attacked: int | None = None, **options: Any) -> Task:
+def user_task(
+    name: str, model: nn.Module, data: str, size: int, *, attacked: int | None = None, **options: Any
+) -> Task:
     """The task of a user's own classifier, whose attacks are tried on so many inputs; options as in
     `user_classifier`."""
-    return Task(user_classifier(model, data, **options), size, attacked)
+    return Task(user_classifier(name, model, data, **options), size, attacked)
 
 
 def digits_classifier() -> ClassifierUnderTest:
@@ -75,7 +78,7 @@ def read_inputs(source: Source) -> tuple[Tensor, Tensor]:
 
 
 def user_scenarios(
-    ood: tuple[str, ...], attacks: tuple[str, ...] | None, preprocess: Preprocess | None = None
+    ood: tuple[str, ...], attacks: tuple[str, ...] | None, preprocess: Preparation | None = None
 ) -> dict[str, Scenario]:
     """Scenarios of the user's other data, the synthetic ones, attacks of these kinds, and the mistakes.
 
@@ -100,7 +103,7 @@ def user_scenarios(
     return of_data | of_libraries | own
 
 
-def _reader(spec: str, preprocess: Preprocess | None) -> Callable[[Task], Tensor]:
+def _reader(spec: str, preprocess: Preparation | None) -> Callable[[Task], Tensor]:
     def read(task: Task) -> Tensor:
         x, _ = read_inputs(open_source(spec, preprocess=preprocess, limit=None))
         if x.shape[1:] != task.input_shape:

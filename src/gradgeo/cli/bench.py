@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from gradgeo.cli.console import say
-from gradgeo.cli.options import DATA, MODELS, Channels, Mean, Size, Std, Weights, numbers, preprocess_for
+from gradgeo.cli.option_groups import PreparationOptions, grouped
+from gradgeo.cli.options import DATA, MODELS, Weights, numbers
+from gradgeo.cli.single import preparation_for_fit
 
 
 def demo(
@@ -22,7 +24,9 @@ def demo(
     import_module("gradgeo.demo").run(out)
 
 
+@grouped
 def bench(
+    *,
     model: Annotated[str | None, typer.Option("--model", "-m", help=f"Your classifier: {MODELS}")] = None,
     weights: Weights = None,
     data: Annotated[str | None, typer.Option("--id", help=f"Data that your classifier should trust. {DATA}")] = None,
@@ -37,10 +41,7 @@ def bench(
     methods: Annotated[str | None, typer.Option(help="Built-in methods, with commas; default all.")] = None,
     inputs: Annotated[int, typer.Option(min=10, help="Inputs in a scenario.")] = 1000,
     attacked: Annotated[int, typer.Option(min=10, help="Inputs that attacks are tried on.")] = 100,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
+    preparation: PreparationOptions,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")] = Path("results"),
     quick: Annotated[bool, typer.Option("--quick", help="The digits and 100 inputs: a check in a minute.")] = False,
 ) -> None:
@@ -57,14 +58,16 @@ def bench(
     else:
         if data is None:
             raise typer.BadParameter("pass --id, the data that your classifier should trust")
-        from gradgeo.data import Preprocess
+        assert model is not None
+        from gradgeo.data.models import load_model
 
-        preprocess = preprocess_for(Preprocess(), size, channels, mean, std)
+        loaded = load_model(model, weights)
+        preprocess = preparation_for_fit(loaded, model, preparation)
         budgets = None if epsilon is None else numbers("--epsilon", epsilon, ",", float)
         kinds = () if attacks == "none" else _names(attacks)
         scenarios = user.user_scenarios(tuple(ood or ()), kinds, preprocess)
-        options = {"weights": weights, "preprocess": preprocess, "budgets": budgets}
-        task = user.user_task(model, data, inputs, attacked=attacked, **options)
+        options = {"attacked": attacked, "preprocess": preprocess, "budgets": budgets}
+        task = user.user_task(Path(model).name, loaded, data, inputs, **options)
     estimate = import_module("gradgeo.bench.estimate")
     duration = estimate.told(estimate.seconds(task, scenarios, chosen, beside=not quick))
     say(f"{task.classifier.name}: this takes {duration}, less what an earlier run finished; killed, it goes on later")

@@ -6,30 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from gradgeo.cli.console import print_pairs, share
+from gradgeo.cli.option_groups import AskedOptions, PreparationOptions, grouped
 from gradgeo.cli.options import (
     AsJson,
-    Bits,
-    Channels,
-    Crop,
-    DataRoot,
     DataSpec,
     DetectorPath,
-    Device,
     Index,
-    Interpolation,
-    Keys,
-    Mean,
-    Order,
-    Resize,
-    SameModel,
-    Sha256,
-    Size,
-    Start,
-    Std,
-    Streaming,
-    Transform,
-    Weights,
-    Window,
     fraction,
 )
 from gradgeo.cli.single import detector_and_items
@@ -38,10 +20,12 @@ from gradgeo.errors import DataError, one_line
 HEADING = f"{'answer':<22}  {'radius':>8}  {'share':>6}  item"
 
 
+@grouped
 def certify(
     file: DetectorPath,
     data: DataSpec,
-    model: SameModel = None,
+    *,
+    asked: AskedOptions,
     index: Index = None,
     radius: Annotated[
         float, typer.Option(help="The least certified radius, L2 in units of the input, of a trusted input.")
@@ -50,25 +34,8 @@ def certify(
     pilot: Annotated[int, typer.Option(help="Draws before them, by which the answer is chosen.")] = 100,
     confidence: Annotated[str, typer.Option(help="With which the certificate of each input holds.")] = "99.9%",
     as_json: AsJson = False,
-    weights: Weights = None,
-    sha256: Sha256 = None,
-    start: Start = 0,
     limit: Annotated[int | None, typer.Option(help="Items to take at most; each costs draws + pilot verdicts.")] = 10,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    order: Order = None,
-    interpolation: Interpolation = None,
-    bits: Bits = None,
-    window: Window = None,
-    data_root: DataRoot = None,
-    stream: Streaming = False,
-    keys: Keys = None,
-    transform: Transform = None,
-    device: Device = "cpu",
+    preparation: PreparationOptions,
 ) -> None:
     """For each input the answer of most draws of noise, and how far no change can alter it. Needs fit --noise.
 
@@ -81,33 +48,9 @@ def certify(
 
     sure = fraction("--confidence", confidence)
     assert sure is not None
-    detector, items = detector_and_items(
-        file,
-        data,
-        model=model,
-        weights=weights,
-        sha256=sha256,
-        device=device,
-        index=index,
-        start=start,
-        limit=limit,
-        data_root=data_root,
-        stream=stream,
-        keys=keys,
-        transform=transform,
-        size=size,
-        channels=channels,
-        mean=mean,
-        std=std,
-        resize=resize,
-        crop=crop,
-        order=order,
-        interpolation=interpolation,
-        bits=bits,
-        window=window,
-    )
-    asked: dict[str, Any] = {"draws": draws, "pilot": pilot, "radius": radius, "confidence": sure}
-    certificates(detector, torch.empty(0, *detector.input_shape_), **asked)  # refuses what is wrong before any work
+    detector, items = detector_and_items(file, data, asked, preparation, index=index, limit=limit)
+    how: dict[str, Any] = {"draws": draws, "pilot": pilot, "radius": radius, "confidence": sure}
+    certificates(detector, torch.empty(0, *detector.input_shape_), **how)  # refuses what is wrong before any work
     rows: list[dict[str, Any]] = []
     if not as_json:
         typer.echo(HEADING)
@@ -116,7 +59,7 @@ def certify(
             row: dict[str, Any] = {"index": item.index, "name": item.name, "true_label": item.label}
             row["error"] = item.error
             if item.x is not None:
-                found = certificates(detector, item.x[None], **asked)
+                found = certificates(detector, item.x[None], **how)
                 row |= {key: value.tolist()[0] for key, value in vars(found).items()}
                 row["share"] = None if row["abstained"] else row["share"]
             rows.append(row)
@@ -125,7 +68,7 @@ def certify(
     finally:  # what was done before an interruption is not lost
         noise = detector.noise_
         assert noise is not None
-        stated = {"noise": noise, **asked, "largest_radius": largest_radius(noise=noise, draws=draws, confidence=sure)}
+        stated = {"noise": noise, **how, "largest_radius": largest_radius(noise=noise, draws=draws, confidence=sure)}
         judged = [row for row in rows if row["error"] is None]
         if as_json:
             typer.echo(json.dumps({**stated, "inputs": rows}, indent=2, allow_nan=False))

@@ -11,58 +11,47 @@ import typer
 
 from gradgeo._files import atomic_path, refuse_source
 from gradgeo.cli.console import print_pairs
+from gradgeo.cli.option_groups import AskedOptions, PreparationOptions, grouped
 from gradgeo.cli.options import (
     AsJson,
     BatchSize,
-    Bits,
-    Channels,
     Columns,
     Confidence,
-    Crop,
     DataRoot,
     DataSpec,
     DetectorPath,
     Device,
     Groups,
     Index,
-    Interpolation,
     Keys,
     Label,
     Limit,
-    Mean,
     ModelSpec,
-    Order,
-    Resize,
-    SameModel,
     Sha256,
-    Size,
     Start,
-    Std,
     Streaming,
     Together,
-    Transform,
     Weights,
-    Window,
     Workers,
     fraction,
     names,
     number_or,
     on_device,
-    preparation_for_fit,
-    preprocess_for,
 )
 from gradgeo.cli.record import record
-from gradgeo.cli.single import detector_and_items
+from gradgeo.cli.single import detector_and_items, preparation_for_fit
 from gradgeo.errors import DataError, warn
 
 LISTED = 20
 """Classes or groups whose rates `info` prints; of more only `--json` does."""
 
 
+@grouped
 def fit(
     model: ModelSpec,
     data: DataSpec,
     out: Annotated[Path, typer.Option("--out", "-o", help="The detector file to write.")],
+    *,
     weights: Weights = None,
     alpha: Annotated[float, typer.Option(help="Share of trusted inputs that may be flagged.")] = 0.05,
     confidence: Confidence = None,
@@ -98,16 +87,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of the split into fitting and calibration.")] = 0,
     start: Start = 0,
     limit: Limit = None,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    order: Order = None,
-    interpolation: Interpolation = None,
-    bits: Bits = None,
-    window: Window = None,
+    preparation: PreparationOptions,
     expect_accuracy: Annotated[
         str | None, typer.Option(help="What the model is known to reach, as 97%; far less is a warning.")
     ] = None,
@@ -116,7 +96,6 @@ def fit(
     data_root: DataRoot = None,
     stream: Streaming = False,
     keys: Keys = None,
-    transform: Transform = None,
     device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
@@ -134,20 +113,11 @@ def fit(
 
     began = time.monotonic()
     wanted = evidence if evidence in PRESETS else evidence.split(",")
-    named: dict[str, Any] = {
-        "resize": resize,
-        "crop": crop,
-        "order": order,
-        "interpolation": interpolation,
-        "bits": bits,
-        "window": window,
-    }
-    declared = preprocess_for(Preprocess(), size, channels, mean, std, **named)
     known_accuracy = fraction("--expect-accuracy", expect_accuracy)
     refuse_source(out, data)
     with atomic_path(out) as temporary:
         loaded = on_device(device, load_model(model, weights))
-        preprocess = preparation_for_fit(loaded, model, transform, declared)
+        preprocess = preparation_for_fit(loaded, model, preparation)
         read = partial(
             open_source,
             data,
@@ -231,61 +201,22 @@ def fit(
     )
 
 
+@grouped
 def explain(
     file: DetectorPath,
     data: DataSpec,
-    model: SameModel = None,
+    *,
+    asked: AskedOptions,
     index: Index = None,
     as_json: AsJson = False,
-    weights: Weights = None,
-    sha256: Sha256 = None,
-    start: Start = 0,
     limit: Limit = 3,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    order: Order = None,
-    interpolation: Interpolation = None,
-    bits: Bits = None,
-    window: Window = None,
-    data_root: DataRoot = None,
-    stream: Streaming = False,
-    keys: Keys = None,
-    transform: Transform = None,
-    device: Device = "cpu",
+    preparation: PreparationOptions,
 ) -> None:
     """Say why single inputs are trusted or not. Takes those of --index, or else the first few.
 
     Example: gradgeo explain digits.gradgeo -m digits -d digits/test -i 7
     """
-    detector, items = detector_and_items(
-        file,
-        data,
-        model=model,
-        weights=weights,
-        sha256=sha256,
-        device=device,
-        index=index,
-        start=start,
-        limit=limit,
-        data_root=data_root,
-        stream=stream,
-        keys=keys,
-        transform=transform,
-        size=size,
-        channels=channels,
-        mean=mean,
-        std=std,
-        resize=resize,
-        crop=crop,
-        order=order,
-        interpolation=interpolation,
-        bits=bits,
-        window=window,
-    )
+    detector, items = detector_and_items(file, data, asked, preparation, index=index, limit=limit)
     rows: list[dict[str, Any]] = []
     for item in items:
         rows.append({"index": item.index, "name": item.name, "true_label": item.label, "error": item.error})

@@ -1,7 +1,6 @@
 """The options that commands share, and what their texts mean."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gradgeo import Detector
-    from gradgeo.data import Item, Preprocess, Source
-    from gradgeo.data.preprocess import Preparation
+    from gradgeo.data import Item, Source
     from gradgeo.detector.file.serialization import Contents
 
 SOUGHT = 10_000
@@ -118,59 +116,6 @@ def keys_of(contents: "Contents", data: str, keys: str | None) -> tuple[str, ...
     return tuple(map(str, known)) if has_keys and isinstance(known, list) else ()
 
 
-def preparation_for_fit(model: "nn.Module", spec: str, transform: str | None, declared: "Preprocess") -> "Preparation":
-    """What makes inputs of the data: what the user named, or else what the model's library says it was trained with."""
-    from gradgeo.classifier.text import TextClassifier
-    from gradgeo.data import Preprocess
-    from gradgeo.data.models import pretrained_preprocessing
-    from gradgeo.data.transform import TextPreparation, load_transform
-
-    if isinstance(model, TextClassifier):
-        refuse_options(transform, declared, "a model of texts, whose tokenizer prepares them")
-        return TextPreparation(model)
-    if transform is not None:
-        refuse_options(None, declared, "--transform")
-        return load_transform(transform, spec)
-    if declared != Preprocess():
-        return declared
-    return load_transform(spec) if spec.startswith("hf:") else Preprocess.from_dict(pretrained_preprocessing(spec))
-
-
-def detector_and_preparation(
-    contents: "Contents",
-    model: str | None,
-    weights: str | None,
-    device: str,
-    transform: str | None,
-    options: dict[str, Any],
-) -> "tuple[Detector, Preparation]":
-    """A detector, and what made the inputs of its `fit`, with the `options` of `preprocess_for` that are passed now."""
-    from gradgeo.classifier.text import TextClassifier
-    from gradgeo.data import Preprocess
-    from gradgeo.data.transform import TextPreparation, preparation_of
-
-    known, declared = contents.notes.get("preprocess"), preprocess_for(Preprocess(), **options)
-    prepared: Preparation | None = None
-    if not isinstance(known, dict) or "text" not in known:  # refused before the model is loaded
-        prepared = preparation_of(contents.notes, transform, model)
-        if not isinstance(prepared, Preprocess) or transform is not None:
-            refuse_options(None, declared, "--transform")
-        else:
-            prepared = preprocess_for(prepared, **options)
-    detector = load_detector(contents, model, weights, device)
-    if isinstance(detector.model, TextClassifier):
-        refuse_options(transform, declared, "a model of texts, whose tokenizer prepares them")
-        prepared = TextPreparation(detector.model)
-    return detector, prepared or Preprocess.from_dict(known)
-
-
-def refuse_options(transform: str | None, declared: "Preprocess", beside: str) -> None:
-    """DataError for options of pictures, or a transform, `beside` something that takes their place."""
-    passed = ["--transform"] if transform is not None else [f"--{name}" for name in declared.declared()]
-    if passed:
-        raise DataError(f"leave out {', '.join(passed)}, which cannot stand beside {beside}.")
-
-
 def on_device(device: str, model: "nn.Module") -> "nn.Module":
     """`model` moved to the device of that name."""
     import torch
@@ -181,42 +126,10 @@ def on_device(device: str, model: "nn.Module") -> "nn.Module":
         raise expected("device", "one that this machine has", device, str(error).splitlines()[0]) from error
 
 
-def preprocess_for(
-    base: "Preprocess",
-    size: str | None = None,
-    channels: int | None = None,
-    mean: str | None = None,
-    std: str | None = None,
-    *,
-    resize: int | None = None,
-    crop: str | None = None,
-    order: str | None = None,
-    interpolation: str | None = None,
-    bits: int | None = None,
-    window: str | None = None,
-) -> "Preprocess":
-    """`base` with the options that the user passed in place of its own."""
-    passed: dict[str, Any] = {
-        "size": size and _sides("--size", size),
-        "channels": channels,
-        "mean": mean and numbers("--mean", mean, ",", float),
-        "std": std and numbers("--std", std, ",", float),
-        "resize": resize,
-        "crop": crop and _sides("--crop", crop),
-        "order": order,
-        "interpolation": interpolation,
-        "bits": bits,
-        "window": window and numbers("--window", window, ",", float),
-    }
-    if size or resize:  # one takes the other's place, and what was cut out of it goes too
-        base = replace(base, size=None, resize=None, crop=None, stretch=False)
-    return replace(base, **{name: value for name, value in passed.items() if value is not None})
-
-
-def _sides(option: str, text: str) -> tuple[int, ...]:
+def sides(option: str, text: str) -> tuple[int, ...]:
     """A height and a width; of a single number both."""
-    sides: tuple[int, ...] = numbers(option, text, "x", int)
-    return sides * 2 if len(sides) == 1 else sides
+    found: tuple[int, ...] = numbers(option, text, "x", int)
+    return found * 2 if len(found) == 1 else found
 
 
 def item_at(source: "Source", which: str) -> "Item":

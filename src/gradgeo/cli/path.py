@@ -8,32 +8,29 @@ import typer
 
 from gradgeo._files import atomic_path, refuse_source
 from gradgeo.cli.console import print_pairs
+from gradgeo.cli.option_groups import PreparationOptions, grouped
 from gradgeo.cli.options import (
-    Channels,
     DataRoot,
     DataSpec,
     Device,
-    Mean,
     SameModel,
-    Size,
-    Std,
-    Transform,
     Weights,
     item_at,
     load_detector,
     numbers,
     on_device,
-    preprocess_for,
-    refuse_options,
 )
+from gradgeo.cli.single import preparation_as_fitted
 from gradgeo.errors import DataError, expected
 
 
+@grouped
 def path(
     data: DataSpec,
     index: Annotated[str, typer.Option("--index", "-i", help="The item to start from: its number or name.")],
     epsilon: Annotated[float, typer.Option(help="How far the attack may go, in units of the input.")],
     out: Annotated[list[Path], typer.Option("--out", "-o", help=".png, .svg, .pdf, .json or .csv; may be repeated.")],
+    *,
     detector: Annotated[Path | None, typer.Option(help="A file that fit wrote, for outlier scores.")] = None,
     model: SameModel = None,
     weights: Weights = None,
@@ -42,11 +39,7 @@ def path(
     target: Annotated[int | None, typer.Option(help="The class to lead to; default any other.")] = None,
     bounds: Annotated[str, typer.Option(help="Range of the inputs as LOW,HIGH, or none.")] = "0,1",
     points: Annotated[int, typer.Option(help="Points of the line.")] = 41,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    transform: Transform = None,
+    preparation: PreparationOptions,
     data_root: DataRoot = None,
     device: Device = "cpu",
 ) -> None:
@@ -55,10 +48,8 @@ def path(
     Example: gradgeo path -m digits -d digits/test -i 7 --epsilon 0.3 -o path.png
     """
     from gradgeo.attacks.decision_path import ENDINGS, adversary, decision_path
-    from gradgeo.data import Preprocess, open_source
+    from gradgeo.data import open_source
     from gradgeo.data.models import load_model
-    from gradgeo.data.preprocess import Preparation
-    from gradgeo.data.transform import preparation_of
     from gradgeo.detector.file import serialization
     from gradgeo.report import plots
 
@@ -68,12 +59,7 @@ def path(
             raise expected("out", f"a file ending in {', '.join(endings)}", str(file))
     contents = serialization.read(detector) if detector else None
     notes = contents.notes if contents else {}
-    declared = preprocess_for(Preprocess(), size, channels, mean, std)
-    preprocess: Preparation = preparation_of(notes, transform, model)
-    if transform is not None or not isinstance(preprocess, Preprocess):
-        refuse_options(None, declared, "--transform")
-    else:
-        preprocess = preprocess_for(preprocess, size, channels, mean, std)
+    preprocess = preparation_as_fitted(notes, model, preparation)
     source = open_source(data, preprocess=preprocess, data_root=data_root)
     item = item_at(source, index)
     with ExitStack() as stack:

@@ -10,38 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradgeo.cli.console import print_pairs, share
+from gradgeo.cli.option_groups import AskedOptions, PreparationOptions, grouped
 from gradgeo.cli.options import (
     BatchSize,
-    Bits,
-    Channels,
-    Crop,
-    DataRoot,
     DataSpec,
     DetectorPath,
-    Device,
-    Interpolation,
-    Keys,
     Label,
     Limit,
-    Mean,
-    Order,
-    Resize,
-    SameModel,
-    Sha256,
-    Size,
-    Start,
-    Std,
-    Streaming,
-    Transform,
-    Weights,
-    Window,
     Workers,
     columns_of,
-    detector_and_preparation,
     fraction,
     keys_of,
     names,
 )
+from gradgeo.cli.single import detector_and_preparation
 from gradgeo.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,30 +39,16 @@ PART = 4096
 """`gradgeo.scoring.PART`, whose import would load torch for a line of help; a test holds them equal."""
 
 
+@grouped
 def score(
     file: DetectorPath,
     data: DataSpec,
     out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet or .csv file; else a folder of Parquet parts.")],
-    model: SameModel = None,
-    weights: Weights = None,
-    sha256: Sha256 = None,
-    start: Start = 0,
+    *,
+    asked: AskedOptions,
     limit: Limit = None,
-    size: Size = None,
-    channels: Channels = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    order: Order = None,
-    interpolation: Interpolation = None,
-    bits: Bits = None,
-    window: Window = None,
+    preparation: PreparationOptions,
     label: Label = None,
-    data_root: DataRoot = None,
-    stream: Streaming = False,
-    keys: Keys = None,
-    transform: Transform = None,
     time: Annotated[str | None, typer.Option(help="The column that says when each input was taken.")] = None,
     keep: Annotated[str | None, typer.Option(help="Columns of the data to carry along, with commas.")] = None,
     conditional: Annotated[
@@ -97,7 +65,6 @@ def score(
     watch_state: Annotated[
         Path | None, typer.Option("--watch", help="A file in which the watch for shifts goes on from run to run.")
     ] = None,
-    device: Device = "cpu",
     batch_size: BatchSize = 64,
     workers: Workers = 1,
     part_size: Annotated[int, typer.Option(min=1, help="Inputs in a part, which is what a kill loses at most.")] = PART,
@@ -121,33 +88,28 @@ def score(
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine is {' or '.join(ENGINES)}, got {engine}")
     scoring.check_out(out)
-    contents = serialization.read(file, sha256=sha256)
+    contents = serialization.read(file, sha256=asked.sha256)
     notes = contents.notes
     by = tuple(map(str, notes.get("groups") or ())) if groups else ()
     if groups and not by:
         raise DataError("--groups: the detector was not fitted with any; pass fit --groups the columns of its data.")
     rate = fraction("--fdr", fdr)
-    preparation: dict[str, Any] = {"size": size, "channels": channels, "mean": mean, "std": std, "resize": resize}
-    preparation |= {"crop": crop, "order": order, "interpolation": interpolation, "bits": bits, "window": window}
     job = Job(
         file=file.absolute(),
         sha256=contents.sha256,
-        model=model,
-        weights=weights,
-        device=device,
+        asked=asked,
         data=data,
-        transform=transform,
-        preparation=preparation | {"crop": crop, "order": order, "interpolation": interpolation},
+        preparation=preparation,
         options={
-            "start": start,
+            "start": asked.start,
             "limit": limit,
-            "data_root": data_root,
+            "data_root": asked.data_root,
             "class_order": tuple(map(str, notes.get("class_names") or ())),
-            "streaming": stream,
+            "streaming": asked.stream,
             "time": time,
             "columns": columns_of(contents, data),
             "label": label,
-            "keys": keys_of(contents, data, keys),
+            "keys": keys_of(contents, data, asked.keys),
             "keep": tuple(dict.fromkeys(names(keep) + by)),
         },
     )
@@ -203,7 +165,7 @@ def score(
         },
         longest=None,
     )
-    for line in next_steps(out, file, data, model, weights, summary.first_flagged):
+    for line in next_steps(out, file, data, asked.model, asked.weights, summary.first_flagged):
         typer.echo(line)
 
 
@@ -265,15 +227,11 @@ class Job:
     file: Path
     sha256: str
     """Of the file when the command began."""
-    model: str | None
-    weights: str | None
-    device: str
+    asked: AskedOptions
     data: str
-    transform: str | None
-    preparation: dict[str, Any]
-    """Options of `preprocess_for`."""
+    preparation: PreparationOptions
     options: dict[str, Any]
-    """Others of `open_source`."""
+    """Of `open_source`, but for the preparation."""
 
     def __call__(self) -> "tuple[Detector, Source]":
         """The detector and the data."""
@@ -285,8 +243,6 @@ class Job:
         """The detector of a file that has been read, and the data."""
         from gradgeo.data import open_source
 
-        detector, preprocess = detector_and_preparation(
-            contents, self.model, self.weights, self.device, self.transform, self.preparation
-        )
+        detector, preprocess = detector_and_preparation(contents, self.asked, self.preparation)
         source = open_source(self.data, preprocess=preprocess, **self.options)
         return detector, source.match(tuple(contents.fitted["input_shape"]))

@@ -11,19 +11,24 @@ import typer
 
 from gradgeo._files import atomic_stream, check_writable, refuse_source
 from gradgeo.cli.console import print_pairs
+from gradgeo.cli.option_groups import AskedOptions, PreparationOptions, grouped
 from gradgeo.cli.options import (
     AsJson,
+    BatchSize,
     DataSpec,
     DetectorPath,
+    Groups,
+    Label,
+    Limit,
+    Workers,
     columns_of,
-    detector_and_preparation,
     fraction,
     keys_of,
     load_detector,
     names,
 )
 from gradgeo.cli.record import data_record
-from gradgeo.cli.site_options import SiteOptions, with_site_options
+from gradgeo.cli.single import detector_and_preparation
 from gradgeo.errors import DataError, listed, warn
 
 if TYPE_CHECKING:
@@ -35,12 +40,31 @@ EXCEEDED, TOO_FEW = 3, 4
 """Exit codes of `check`: a stated rate does not hold; too few inputs to tell."""
 
 
-@with_site_options
+@dataclass(frozen=True)
+class SiteOptions:
+    """What `check` and `recalibrate` are told of the data of a site."""
+
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Count right predictions only, by the labels of the data. Else all inputs.")
+    ] = False
+    groups: Groups = None
+    decisions: Annotated[
+        Path | None, typer.Option("--decisions", help="What a person decided in the review queue of a report, .json.")
+    ] = None
+    limit: Limit = None
+    label: Label = None
+    batch_size: BatchSize = 64
+    workers: Workers = 1
+
+
+@grouped
 def check(
     file: DetectorPath,
     data: Annotated[str | None, typer.Option("--data", "-d", help="Data of the site; or pass --decisions.")] = None,
     *,
+    asked: AskedOptions,
     given: SiteOptions,
+    preparation: PreparationOptions,
     level: Annotated[str, typer.Option(help="Chance of saying that a rate is exceeded where all hold.")] = "5%",
     must_see: Annotated[
         str | None, typer.Option(help="A rate that must be seen, as 10%; default thrice the stated one.")
@@ -66,16 +90,16 @@ def check(
     if out is not None:
         _check_out(out, data)
     options: dict[str, Any] = {"level": fraction("--level", level), "must_see": fraction("--must-see", must_see)}
-    contents = serialization.read(file, sha256=given.sha256)
+    contents = serialization.read(file, sha256=asked.sha256)
     made = {"file": file.name, "SHA-256 of the file": contents.sha256}
     if decisions is not None:
-        detector = load_detector(contents, given.model, given.weights, given.device)
+        detector = load_detector(contents, asked.model, asked.weights, asked.device)
         found: SiteCheck = check_decisions(detector, Decisions.read(decisions), **options)
         made["decisions"] = decisions.name
     else:
         assert data is not None
         site = Site(contents, data, names(given.groups), given.labels)
-        detector = site.open(given)
+        detector = site.open(asked, given, preparation)
         found = site.run("checking", lambda loader, kinds: check_site(detector, loader, groups=kinds, **options))
         made |= {"data": data, "SHA-256 of its inputs and labels": site.items.sha256 or ""}
     made |= {"date": today(), "command": shlex.join(["gradgeo", *sys.argv[1:]])}
@@ -105,13 +129,15 @@ def check(
         raise typer.Exit(EXCEEDED if found.verdict == "exceeded" else TOO_FEW)
 
 
-@with_site_options
+@grouped
 def recalibrate(
     file: DetectorPath,
     data: DataSpec,
     out: Annotated[Path, typer.Option("--out", "-o", help="The new detector file to write.")],
     why: Annotated[str, typer.Option(help="Why, which the new file keeps: another scanner, a new season.")],
+    asked: AskedOptions,
     given: SiteOptions,
+    preparation: PreparationOptions,
 ) -> None:
     """Calibrate a detector anew on the data of a site: same scorer, other p-values. The new file names its parent.
 
@@ -126,9 +152,9 @@ def recalibrate(
     refuse_source(out, data)
     refuse_source(out, file)
     check_writable(out)
-    contents = serialization.read(file, sha256=given.sha256)
+    contents = serialization.read(file, sha256=asked.sha256)
     site = Site(contents, data, names(given.groups), given.labels)
-    parent = site.open(given)
+    parent = site.open(asked, given, preparation)
     if decisions is not None:
         if given.labels or given.groups:
             raise typer.BadParameter("--decisions takes the place of --labels, and knows no --groups")
@@ -172,22 +198,20 @@ class Site:
     source: Any = None
     items: Any = None
 
-    def open(self, given: SiteOptions) -> "Detector":
+    def open(self, asked: AskedOptions, given: SiteOptions, preparation: PreparationOptions) -> "Detector":
         """Open the data for the detector, which is loaded and returned.
 
         Raises: DataError where labels are asked for and it has none of the detector's classes.
         """
         from gradgeo.data import ReadableItems, open_source
 
-        detector, preprocess = detector_and_preparation(
-            self.contents, given.model, given.weights, given.device, given.transform, given.preparation
-        )
+        detector, preprocess = detector_and_preparation(self.contents, asked, preparation)
         detector.batch_size = given.batch_size
         classes = tuple(map(str, self.contents.notes.get("class_names") or ()))
         source: Source = open_source(
             self.data, preprocess=preprocess, class_order=classes, columns=columns_of(self.contents, self.data),
-            keep=self.groups, start=given.start, limit=given.limit, data_root=given.data_root, label=given.label,
-            streaming=given.stream, keys=keys_of(self.contents, self.data, given.keys),
+            keep=self.groups, start=asked.start, limit=given.limit, data_root=asked.data_root, label=given.label,
+            streaming=asked.stream, keys=keys_of(self.contents, self.data, asked.keys),
         )  # fmt: skip
         source.match(tuple(self.contents.fitted["input_shape"]))
         if self.labels:

@@ -25,8 +25,8 @@ TEXTS, PICTURES = 500_000, 700_000
 NAMED = 120
 """Characters of a name that are shown."""
 
-SPOKE = 3
-"""Kinds of evidence that an item shows, of those that are significant."""
+SIGNIFICANT = 3
+"""Kinds of significant evidence that an item shows at most."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def _item(card: Card, trusted: bool, on_page: bool) -> dict[str, Any]:
     if card.time:
         item["w"] = card.time
     if not trusted and card.evidence:
-        spoke = [entry for entry in card.evidence if entry[0] in card.significant] or card.evidence[:1]
-        item["e"] = [[plain(name), _rounded(value)] for name, value in spoke[:SPOKE]]
+        significant = [entry for entry in card.evidence if entry[0] in card.significant] or card.evidence[:1]
+        item["e"] = [[plain(name), _rounded(value)] for name, value in significant[:SIGNIFICANT]]
     return item
 
 

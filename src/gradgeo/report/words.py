@@ -22,5 +22,5 @@ PLAIN = {
 
 
 def plain(name: str) -> str:
-    """What a kind of evidence says when it speaks."""
+    """What a kind of evidence says where it is significant."""
     return f"{PLAIN[name]} ({name})" if name in PLAIN else name
