@@ -22,7 +22,7 @@ $(if $(filter -e,$(3)),$(1)/bin/python $(INSTALL) --no-deps --no-build-isolation
 endef
 endif
 
-# Rewriting the tests' assertions takes each process half a minute; kept as bytecode, it is done once.
+# Each process rewrites the assertions of all tests; kept as bytecode, also where that is off, it is done once.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # PyTorch, oneDNN and MKL with the kernels of a processor without AVX, and of one without AVX-512.

@@ -97,9 +97,8 @@ def test_the_joint_detector_is_ahead_of_every_peer_on_the_classifiers_of_the_rea
     # mnist is a tie with feature squeezing, 94.8 and 95.1; of diamonds the layer Mahalanobis distance is ahead, 87.6 to 85.1.
     assert {name for name, shortfall in shortfalls.items() if shortfall >= 1} <= {"mnist", "diamonds"}
     of_old = [shortfalls[name] for name in ("mnist", "fashion", "cifar10", "cifar100", "ecg5000")]
-    assert (
-        sum(of_old) / len(of_old) <= 0.65
-    )  # .61: cifar10 is now a mean over causes, of which its mistakes are the worst
+    # .61: cifar10 is now a mean over causes, of which its mistakes are the worst.
+    assert sum(of_old) / len(of_old) <= 0.65
 
 
 @pytest.mark.release
