@@ -299,6 +299,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return room
 
 
+@pytest.mark.journey
 def test_the_command_writes_pictures_and_data(room: Path) -> None:
     base = ("path", "-m", f"{room}/net.py:net", "-d", "digits/test", "-i", 7, "--epsilon", 0.2, "--steps", 10)
     outs = [room / name for name in ("p.png", "p.svg", "p.json", "p.csv")]
@@ -314,6 +315,7 @@ def test_the_command_writes_pictures_and_data(room: Path) -> None:
     assert told["outlier_score"] is None
 
 
+@pytest.mark.journey
 def test_the_command_with_a_detector(room: Path) -> None:
     model = f"{room}/net.py:net"
     assert run("fit", "-m", model, "-d", "digits/fit", "-o", room / "d.gradgeo", "--limit", 200)[0] == 0

@@ -77,6 +77,7 @@ def test_all_of_it_is_in_the_result_and_json(result: dict[str, Any]) -> None:
     assert set(result["made_outliers"]["methods"]) == {*OURS, *PEERS} - {"broken"}
 
 
+@pytest.mark.simulation
 def test_causes_are_those_that_explanations_name(task: Task) -> None:
     detector = Detector(task.classifier.model, evidence="fast").fit(task.classifier.trusted)
     x = torch.cat([task.x, task.x + 3, 0.1 * task.x, torch.full_like(task.x[:1], torch.nan)])
@@ -167,6 +168,7 @@ def test_former_results_have_no_such_sections(result: dict[str, Any]) -> None:
     assert '<figure class="quality">' not in page
 
 
+@pytest.mark.simulation
 def test_a_full_disk_ends_the_run_and_is_no_failure_of_a_method(
     task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

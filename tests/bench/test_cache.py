@@ -24,6 +24,7 @@ CASES = {
 }
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", CASES)
 def test_a_change_of_any_file_changes_the_key(name: str, tmp_path: Path) -> None:
     patterns, sources = CASES[name]
@@ -51,6 +52,7 @@ def test_a_new_file_changes_the_key(tmp_path: Path) -> None:
     assert hash_of_code(tmp_path, DETECTOR_CODE) != before
 
 
+@pytest.mark.simulation
 def test_ours_and_peers_have_the_keys_of_their_code() -> None:
     assert METHODS["gradgeo"].version == hash_of_code(PACKAGE, DETECTOR_CODE)
     assert hash_of_code(PACKAGE, PEER_CODE) in METHODS["KNN"].version

@@ -143,6 +143,7 @@ def test_where_sharing_fails_each_is_tried_by_itself(few: Task, monkeypatch: pyt
     assert list(result["methods"]) == list(OURS)
 
 
+@pytest.mark.simulation
 def test_other_fits_are_of_other_halves_and_score_the_first_inputs(few: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluating, "SPLIT_INPUTS", 20)
     fitted: list[Tensor] = []
@@ -190,6 +191,7 @@ def test_peers_are_those_of_pytorch_ood_on_the_same_model(digits: Task) -> None:
     assert np.allclose(scores, EnergyBased(digits.classifier.model).predict(digits.x).double().numpy())
 
 
+@pytest.mark.simulation
 @pytest.mark.grid
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "gradgeo"])
 def test_every_peer_runs(digits: Task, name: str) -> None:

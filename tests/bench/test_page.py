@@ -290,6 +290,7 @@ def test_failures_are_told(whole: tuple[dict, Page]) -> None:
     assert ["misclassified", "misclassified", "12", "–", "fewer than 30 inputs: the interval is wide"] in page.rows
 
 
+@pytest.mark.page
 @pytest.mark.grid
 @pytest.mark.parametrize("options", DEGENERATE.values(), ids=DEGENERATE)
 def test_degenerate_runs_still_make_pages(options: dict) -> None:
@@ -303,6 +304,7 @@ def test_degenerate_runs_still_make_pages(options: dict) -> None:
     assert "ecg5000" in both.words
 
 
+@pytest.mark.page
 def test_what_json_cannot_hold_is_shown_as_absent(tmp_path: Path) -> None:
     results = made_up()
     results["cells"]["KNN"]["MNIST"]["auroc"] = [float("nan")] * 3
@@ -368,6 +370,8 @@ def test_markdown_holds_the_figures() -> None:
         assert f"| {m} | {' | '.join(row)} |" in lines
 
 
+@pytest.mark.witness
+@pytest.mark.page
 def test_nothing_is_loaded_and_nothing_runs(whole: tuple[dict, Page]) -> None:
     results, _ = whole
     text = report.html([results, made_up(1, name="ecg5000")])
@@ -382,6 +386,7 @@ def test_nothing_is_loaded_and_nothing_runs(whole: tuple[dict, Page]) -> None:
     assert set(re.findall(r"https?://[^\s\"<]*", text)) == {report.PAPER}
 
 
+@pytest.mark.page
 def test_the_page_can_be_used_without_a_mouse(whole: tuple[dict, Page]) -> None:
     results, _ = whole
     text = report.html([results, made_up(1, name="ecg5000")])
@@ -409,6 +414,7 @@ def test_a_page_of_five_models_is_small_and_always_the_same() -> None:
     assert page == report.html(json.loads(json.dumps(runs)))
 
 
+@pytest.mark.page
 def test_the_overview_has_every_method_of_every_model() -> None:
     runs = [made_up(seed, name=f"model {seed}") for seed in range(2)]
     page, text = Page(report.html(runs)), report.markdown(runs)
@@ -423,6 +429,7 @@ def test_the_overview_has_every_method_of_every_model() -> None:
             assert f"| {run['model']['name']} | {' | '.join(row)} |" in text
 
 
+@pytest.mark.page
 def test_the_first_table_is_of_ours_its_presets_and_the_best_peer() -> None:
     runs = [made_up(s, name=n, methods=METHODS | {"gradgeo fast": False}) for s, n in enumerate(("vit", "ecg5000"))]
     runs[0]["methods"]["gradgeo"]["cost"] = {"n64": 15.21}
@@ -460,6 +467,7 @@ def charts_cost(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+@pytest.mark.page
 def test_the_headline_names_the_worst_kind_beside_the_mean() -> None:
     results = made_up()
     kind, area = results["summary"]["gradgeo"]["worst_kind"]
@@ -469,6 +477,7 @@ def test_the_headline_names_the_worst_kind_beside_the_mean() -> None:
     assert said in report.markdown(results)
 
 
+@pytest.mark.page
 def test_a_loss_of_these_fits_is_not_hidden() -> None:
     results = made_up()
     for entry in results["differences"].values():
@@ -489,6 +498,7 @@ def test_mistakes_have_a_table_of_their_own(whole: tuple[dict, Page]) -> None:
     assert "| KNN | misclassified | 20.0 \\[10.0, 30.0\\] | 30.0 | 1.0 |" in report.markdown(results)
 
 
+@pytest.mark.page
 def test_what_the_protocol_says_is_shown() -> None:
     runs = [made_up(s, name=str(s)) for s in range(2)]
     for run in runs:
@@ -499,6 +509,7 @@ def test_what_the_protocol_says_is_shown() -> None:
         )  # above all, and with each
 
 
+@pytest.mark.page
 def test_a_page_made_in_parts_says_so_and_what_it_lacks() -> None:
     runs = [made_up(s, name=str(s)) for s in range(2)]
     runs[1]["made"] = {**runs[0]["made"]}
@@ -519,6 +530,7 @@ def test_a_page_tells_which_models_have_means_of_another_kind() -> None:
     assert told not in report.markdown(runs[:1])  # there is no other to mistake it for
 
 
+@pytest.mark.page
 def test_former_results_are_read() -> None:
     former = made_up()
     for name in ("tallies", "mistakes"):
@@ -568,6 +580,7 @@ def test_the_headline_tells_of_a_peer_with_a_higher_tnr95() -> None:
     assert "ViM has a higher mean TNR95, 60.0." in Page(report.html(results)).words
 
 
+@pytest.mark.page
 def test_a_peer_with_easy_columns_only_is_not_the_best_peer() -> None:
     results = made_up(methods={"gradgeo": False, "KNN": True, "ViM": True})
     results["cells"]["ViM"] = {"MNIST": results["cells"]["ViM"]["MNIST"]}
@@ -662,6 +675,7 @@ def test_scores_of_any_size_are_drawn() -> None:
     assert "-1.7e+308" in Page(report.html(results)).words
 
 
+@pytest.mark.page
 def test_an_empty_column_says_so() -> None:
     results = made_up(missing={"FGSM 8/255": ""})
     results["columns"]["FGSM 8/255"] |= {"error": None, "note": "epsilon 8/255", "success_rate": 0.0}

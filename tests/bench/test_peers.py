@@ -211,6 +211,7 @@ OF_FEATURES = ("Mahalanobis", "Mahalanobis++", "RMD", "RMD++", "KNN", "NNGuide",
 OF_HEAD = (*OF_FEATURES, "GradNorm", "ReAct", "ASH", "SCALE")
 
 
+@pytest.mark.simulation
 def test_without_a_linear_head_peers_of_features_say_so_and_the_others_work() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 4), nn.Flatten()).eval()

@@ -29,6 +29,7 @@ def test_scenarios_are_generated_from_the_second_half_and_stay_within_bounds(dig
             assert torch.equal(x, scenario.inputs(digits).x), name
 
 
+@pytest.mark.simulation
 def test_attack_scenarios_hold_only_successes_within_budget(digits: Task) -> None:
     generated = SCENARIOS["PGD"].inputs(digits)
     predicted = digits.classifier.model(generated.x).argmax(1)

@@ -36,6 +36,7 @@ def group(model: nn.Module) -> DetectorGroup:
     return DetectorGroup([Detector(model, evidence=preset) for preset in PRESETS]).fit(*trusted(model))
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("number", range(len(PRESETS)))
 def test_each_detector_is_what_it_would_be_alone(number: int, group: DetectorGroup, model: nn.Module) -> None:
     alone, shared = Detector(model, evidence=PRESETS[number]).fit(*trusted(model)), group.detectors[number]
@@ -75,6 +76,7 @@ def test_an_input_is_measured_once(group: DetectorGroup, monkeypatch: pytest.Mon
     assert shared == sum(made) > 0
 
 
+@pytest.mark.simulation
 def test_so_few_inputs_that_they_would_be_split_otherwise_are_refused(model: nn.Module) -> None:
     x = inputs(60)
     detectors = [Detector(model, evidence=preset) for preset in PRESETS]

@@ -48,6 +48,7 @@ def test_the_number_of_maps_of_a_share() -> None:
     assert number_of_maps(0.5, 2) == 2
 
 
+@pytest.mark.simulation
 def test_statistics_of_the_most_likely_classes_are_those_of_fewer_maps() -> None:
     task = Suite(Path()).task("digits", 40)
     found = ten_statistics(task.classifier, task.x[:6], 3.0, share=0.5)
@@ -89,6 +90,7 @@ def test_a_process_says_what_it_is_at_and_leaves_its_work_in_the_cache(
     assert set(cache.CACHE.iterdir()) == stored
 
 
+@pytest.mark.simulation
 def test_the_page_is_whole_after_each_network_and_keeps_those_of_other_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

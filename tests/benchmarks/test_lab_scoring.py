@@ -10,6 +10,7 @@ from benchmarks.shipped import Suite
 from gradgeo.data import open_source
 
 
+@pytest.mark.simulation
 def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "FIT", 250)
     monkeypatch.setattr(scoring, "EVIDENCE", ("fast",))
@@ -31,6 +32,7 @@ def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.startswith("# Scoring at any size\n")
 
 
+@pytest.mark.simulation
 @pytest.mark.grid
 @pytest.mark.parametrize("kind", scoring.KINDS)
 def test_data_that_memory_is_measured_on(tmp_path: Path, kind: str) -> None:

@@ -17,6 +17,7 @@ from helpers.serving import SHAPE, LocalPool, judge, served
 INPUTS = np.random.default_rng(0).uniform(0.3, 1, (256, *SHAPE)).astype(np.float32)
 
 
+@pytest.mark.simulation
 def test_a_soak_tells_good_from_bad() -> None:
     with served(LocalPool(), Limits(delay=0, rows=2 * serving.ROWS)) as server:
         soak = serving.soaked(serving.Served(server.address, os.getpid()), INPUTS, 200, clients=4)
@@ -59,6 +60,7 @@ def test_the_bare_model_answers_as_a_detector_does() -> None:
     assert columns["trusted"].all()
 
 
+@pytest.mark.simulation
 def test_the_page_of_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("LENGTH", 40), ("LONG", 200), ("USUAL", 60), ("PATIENCE", 40), ("BASELINE", 50)):
         monkeypatch.setattr(watching, name, value)

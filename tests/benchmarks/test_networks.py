@@ -95,6 +95,7 @@ def test_one_that_is_killed_while_it_is_written_leaves_no_half(tiny: Path, monke
     assert making.made("tiny", TINY, tiny).accuracy is not None
 
 
+@pytest.mark.simulation
 def test_as_many_trusted_inputs_to_fit_on_as_the_name_says(tiny: Path) -> None:
     suite = Suite(tiny, inputs=50)
     whole = registry.loaded("tiny", tiny)

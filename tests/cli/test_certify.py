@@ -31,6 +31,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.journey
 def test_it_says_what_the_library_says(file: Path) -> None:
     arguments = ("certify", file, "-d", "digits/test", "--limit", 4, *FEW, "--radius", 0.05)
     with repeatable(0):

@@ -48,6 +48,7 @@ def model(room: Path) -> str:
     return f"{room}/net.py:net"
 
 
+@pytest.mark.journey
 def test_help_of_every_command_shows_an_example() -> None:
     names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
     assert {"demo", "fit", "score", "explain", "info"} <= set(names)
@@ -82,6 +83,8 @@ def test_demo_runs_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 # Each command
 
 
+@pytest.mark.witness
+@pytest.mark.journey
 def test_fit_score_explain_info(room: Path, model: str, tmp_path: Path) -> None:
     out = tmp_path / "v.parquet"
     code, text, err = run("score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "-o", out)
@@ -137,6 +140,7 @@ def test_fit_says_what_it_saw_and_what_to_expect(room: Path) -> None:
     assert record["mistakes"]["judged"] == min(64, 300 - record["right"])
 
 
+@pytest.mark.journey
 def test_less_accuracy_than_expected_is_a_warning(model: str, tmp_path: Path) -> None:
     fit = ("fit", "-m", model, "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 300, "--evidence", "csm")
     code, _, err = run(*fit, "--expect-accuracy", "99.9%")
@@ -159,6 +163,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.journey
 def test_colours_are_brought_to_the_detectors_channels_and_items_have_names(
     room: Path, model: str, pictures: Path, tmp_path: Path
 ) -> None:
@@ -223,6 +228,7 @@ def test_options_of_fit_reach_the_detector(room: Path, model: str, tmp_path: Pat
     assert facts["notes"]["preprocess"] == Preprocess(mean=(0.1,), std=(0.9,)).as_dict()
 
 
+@pytest.mark.journey
 def test_preprocessing_of_fit_is_used_again_unless_overridden(model: str, tmp_path: Path) -> None:
     x = np.repeat(np.random.RandomState(0).randint(0, 255, (60, 8, 10, 1), np.uint8), 3, 3)
     np.savez(tmp_path / "rgb.npz", x=x)
@@ -265,6 +271,7 @@ def test_a_zoo_model_sees_what_it_was_trained_on_unless_something_is_declared(
     assert (code, err) == (0, "")  # --size takes the place of --resize and --crop
 
 
+@pytest.mark.journey
 def test_score_into_a_folder_goes_on_and_says_so(room: Path, model: str, tmp_path: Path) -> None:
     score = ("score", room / "d.gradgeo", "-m", model, "-d", "digits/test", "-o", tmp_path / "v", "--part-size", 100)
     code, text, err = run(*score)
@@ -286,6 +293,7 @@ def test_score_into_a_folder_goes_on_and_says_so(room: Path, model: str, tmp_pat
     assert "--engine is local or ray, got abacus" in " ".join(err.replace("│", " ").split())
 
 
+@pytest.mark.journey
 def test_streams_and_times(room: Path, model: str, tmp_path: Path) -> None:
     members = [(f"{i}.npy", np.random.RandomState(i).rand(1, 8, 8)) for i in range(20)]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -325,6 +333,7 @@ with torch.no_grad():  # the nearest of the means 1, 2, 3
 """
 
 
+@pytest.mark.journey
 def test_ucr_by_name(tmp_path: Path) -> None:
     random = np.random.RandomState(0)
     (tmp_path / "Beats").mkdir()
@@ -376,6 +385,7 @@ def test_notes_of_a_hostile_file(room: Path, model: str, tmp_path: Path, notes: 
     assert "\x1b" not in err
 
 
+@pytest.mark.journey
 def test_the_model_of_the_digits_needs_no_naming(tmp_path: Path) -> None:
     assert run("fit", "-m", "digits", "-d", "digits/fit", "-o", tmp_path / "d.gradgeo", "--limit", 200)[0] == 0
     assert run("explain", tmp_path / "d.gradgeo", "-d", "digits/test")[0] == 0
@@ -391,6 +401,7 @@ def test_another_model_is_refused(room: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "o.csv").exists()
 
 
+@pytest.mark.journey
 def test_weights(room: Path, model: str, tmp_path: Path) -> None:
     (tmp_path / "bare.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
     save_file(load_model(model).state_dict(), tmp_path / "w.safetensors")
@@ -493,6 +504,7 @@ def test_not_a_detector(tmp_path: Path) -> None:
         assert err.count("\n") == 1
 
 
+@pytest.mark.journey
 def test_data_without_labels_and_with_bad_items(model: str, tmp_path: Path) -> None:
     x = np.random.RandomState(0).rand(60, 1, 8, 8)
     rows = [row.tolist() for row in x]
@@ -672,6 +684,7 @@ def test_a_fit_from_python_is_recorded_as_one_of_the_command_line(room: Path, tm
     assert "holds no record" not in text
 
 
+@pytest.mark.journey
 def test_no_rows_of_features_where_none_are_wanted(model: str, tmp_path: Path) -> None:
     arguments = ("-m", model, "-d", "digits/fit", "--limit", 200, "--evidence", "confidence,neighbours")
     assert run("fit", *arguments, "-o", tmp_path / "rows.gradgeo")[0] == 0
@@ -685,6 +698,7 @@ def test_no_rows_of_features_where_none_are_wanted(model: str, tmp_path: Path) -
     assert facts["holds"]["means of features of trusted inputs by class"] == "10 x 64 (mahalanobis)"
 
 
+@pytest.mark.journey
 def test_verdicts_without_pictures_and_names(
     room: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -728,6 +742,7 @@ def test_a_card_is_no_place_for_markup() -> None:
     assert "holds no record" in text
 
 
+@pytest.mark.journey
 def test_a_detector_with_noise_is_fitted_told_and_not_exported(room: Path, model: str, tmp_path: Path) -> None:
     fitted = tmp_path / "noisy.gradgeo"
     options = ("-m", model, "-d", "digits/fit", "--evidence", "lite", "--noise", 0.1, "-o", fitted)

@@ -54,6 +54,7 @@ def write(room: Path, load: str) -> None:
     (room / "net.py").write_text(f"{NET}\nload = {load}\n")
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("title", ["A folder of images", "A table", "Texts"])
 @pytest.mark.filterwarnings("ignore:.*copies of others", "ignore:.*count as misclassified")
 def test_the_first_verdict_takes_two_commands(title: str, room: Path) -> None:
@@ -88,6 +89,7 @@ def test_the_first_verdict_takes_two_commands(title: str, room: Path) -> None:
         assert [(row["name"], row["error"]) for row in rows] == [("order 4", ""), ("what", ""), ("2", "no text")]
 
 
+@pytest.mark.journey
 @pytest.mark.filterwarnings("ignore:.*evidence")
 def test_preparation_by_code_is_asked_for_again_and_held_to_its_hash(room: Path) -> None:
     write(room, "images")

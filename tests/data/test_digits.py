@@ -39,6 +39,7 @@ def test_the_shipped_weights_are_small() -> None:
     assert digits.WEIGHTS.stat().st_size < 250_000
 
 
+@pytest.mark.simulation
 def test_training_again_gives_the_same_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A full training takes seconds, and its weights depend on the processor: `python -m benchmarks.digits` makes them."""
     net = training.train(epochs=3)

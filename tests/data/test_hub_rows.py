@@ -63,6 +63,7 @@ def test_rows_say_what_the_detector_says(detector: Detector, tmp_path: Path) -> 
         assert np.allclose(matrix, why.csm[place][:, place], atol=1e-5)
 
 
+@pytest.mark.journey
 def test_the_first_64_flagged_of_each_part_have_pictures(detector: Detector, tmp_path: Path) -> None:
     x = 5 * np.random.RandomState(0).rand(250, 3, 4, 4)
     x[7] = np.nan

@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.zoo
 def test_a_text_classifier_comes_with_its_tokenizer(folder: Path) -> None:
     model, texts = load_model(f"hf:{folder / 'texts'}"), ["good film", "bad", "good bad good bad film"]
     assert isinstance(model, TextClassifier)

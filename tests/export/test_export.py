@@ -75,6 +75,8 @@ def test_the_module_says_what_the_detector_says(model: Callable[[], nn.Module], 
     assert found.verdicts.all()
 
 
+@pytest.mark.witness
+@pytest.mark.export
 def test_a_confidence_reaches_the_threshold_of_the_graph() -> None:
     """The graph flags up to the rank that keeps to alpha with this confidence, as the detector does, not up to alpha."""
     detector = fitted(network(), evidence=["confidence"], alpha=0.1, confidence=0.95)
@@ -91,6 +93,7 @@ def test_a_confidence_reaches_the_threshold_of_the_graph() -> None:
     assert (found["trusted"] == detector.predict(x).trusted).double().mean() > 0.99  # a score may round past a rank
 
 
+@pytest.mark.export
 def test_the_module_explains_where_asked_for() -> None:
     detector, x = fitted(network(), evidence="fast"), inputs(8, 2)
     classifier = Classifier.of(detector.model)
@@ -333,6 +336,7 @@ def simple() -> Detector:
     return fitted(network(), evidence="paper")
 
 
+@pytest.mark.export
 def test_arguments_are_refused_before_the_work(
     simple: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,7 +418,6 @@ def replace_in(found: dict[str, Tensor], name: str, value: Tensor) -> dict[str, 
     return {**found, name: value}
 
 
-@pytest.mark.witness
 @pytest.mark.export
 def test_on_the_command_line(tmp_path: Path) -> None:
     net = tmp_path / "net.py"

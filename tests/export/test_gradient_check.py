@@ -127,6 +127,7 @@ def checked(model: nn.Module, x: Tensor) -> TracedClassifier:
     return found
 
 
+@pytest.mark.export
 @pytest.mark.grid
 @pytest.mark.usefixtures("only_in_float64")
 @pytest.mark.parametrize("name", LAYERS)
@@ -136,6 +137,7 @@ def test_gradients_of_the_graphs_are_those_of_autograd(name: str) -> None:
     assert checked(make(), torch.randn(6, *shape)).graphs.tiles
 
 
+@pytest.mark.export
 @pytest.mark.usefixtures("only_in_float64")
 def test_rows_that_do_not_lie_together_go_one_by_one() -> None:
     torch.manual_seed(0)
@@ -150,6 +152,7 @@ FRAMES: dict[str, Callable[[], Tensor]] = {
 }
 
 
+@pytest.mark.export
 @pytest.mark.grid
 @pytest.mark.usefixtures("only_in_float64")
 @pytest.mark.parametrize("frames", FRAMES)
@@ -159,6 +162,7 @@ def test_units_within_rounding_of_a_kink_are_no_reason_to_refuse(frames: str) ->
     assert checked(model, FRAMES[frames]()).graphs.tiles
 
 
+@pytest.mark.export
 def test_what_does_not_compute_in_float64_is_compared_in_its_own_type() -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 12)
@@ -193,6 +197,7 @@ WRONG: dict[str, dict[Any, Callable[..., Any]]] = {
 }
 
 
+@pytest.mark.export
 @pytest.mark.grid
 @pytest.mark.parametrize("what", WRONG)
 def test_a_graph_whose_gradients_are_wrong_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +209,7 @@ def test_a_graph_whose_gradients_are_wrong_is_refused(what: str, monkeypatch: py
         checked(model, torch.randn(8, 2, 8, 8))
 
 
+@pytest.mark.export
 def test_a_graph_that_is_wrong_for_one_input_of_eight_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     right, threshold = traced.backward_rules, rules.aten.threshold_backward.default
     monkeypatch.setattr(
@@ -218,6 +224,7 @@ def test_a_graph_that_is_wrong_for_one_input_of_eight_is_refused(monkeypatch: py
         checked(nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3)), x)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("model", [Guesses, Compares])
 def test_answers_that_depend_on_more_than_the_input_are_refused(model: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

@@ -12,12 +12,14 @@ from gradgeo.export.torch_internals import Symbolic, Trace
 aten = torch.ops.aten
 
 
+@pytest.mark.export
 def test_only_the_batch_is_a_symbol() -> None:
     x = Symbolic().batch(torch.rand(3, 3, 8))
     assert [torch_internals.varying(size) for size in x.shape] == [True, False, False]
     assert not torch_internals.fixed(x)
 
 
+@pytest.mark.export
 def test_a_trace_serves_other_batch_sizes_and_holds_no_operator_in_place() -> None:
     world = Symbolic()
     x = world.batch(torch.rand(3, 4))
@@ -54,6 +56,7 @@ def test_backward_operators_have_rules() -> None:
     }
 
 
+@pytest.mark.export
 @pytest.mark.parametrize(("function", "unknown"), [(torch.digamma, ["prims.digamma.default"]), (torch.square, [])])
 def test_operators_without_an_onnx_form_are_told(function: Callable[[Tensor], Tensor], unknown: list[str]) -> None:
     world = Symbolic()

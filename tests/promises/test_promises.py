@@ -164,7 +164,6 @@ OPTIONAL = [
 ]
 
 
-@pytest.mark.witness
 @pytest.mark.process
 def test_importing_us_imports_no_optional_library() -> None:
     code = f"import sys, gradgeo; dir(gradgeo); gradgeo.Detector; print([m for m in {OPTIONAL} if m in sys.modules])"

@@ -80,6 +80,8 @@ def test_the_command_line_answers_at_once(ask: str) -> None:
     assert answer < 2 * libraries
 
 
+@pytest.mark.witness
+@pytest.mark.process
 def test_completion_can_be_installed() -> None:
     script = subprocess.run(
         [sys.executable, "-m", "gradgeo"],

@@ -50,6 +50,7 @@ def peak(work: Callable[[], object]) -> int:
     return int(pool.max_memory())
 
 
+@pytest.mark.page
 @pytest.mark.grid
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("name", ["name", "error", "cause", "thumbnail"])
@@ -66,6 +67,7 @@ def test_one_long_value_in_every_row_is_kept_once(tmp_path: Path, name: str, sto
         assert "aaaa" in pages[0]
 
 
+@pytest.mark.page
 def test_a_large_row_group_is_not_unpacked_as_a_whole(tmp_path: Path) -> None:
     path, rows = tmp_path / "a.parquet", 1_000_000
     required = [name for name, column in SCHEMA.items() if column.required]
@@ -84,6 +86,7 @@ def test_texts_in_other_encodings_are_read_too(tmp_path: Path, encoding: str) ->
     assert len(one) == 7
 
 
+@pytest.mark.page
 def test_values_that_extend_the_one_before_are_read_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +114,7 @@ def test_lists_and_columns_that_are_too_long_are_refused(tmp_path: Path, monkeyp
         report.html(path)
 
 
+@pytest.mark.page
 def test_classes_beyond_number_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(flagged(label=pa.array(np.arange(ROWS))), tmp_path / "a.parquet")
     for module in ("summary", "kinds"):

@@ -36,6 +36,7 @@ def made(
     )
 
 
+@pytest.mark.page
 @pytest.mark.parametrize(("ending", "head"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_pictures_are_written_without_a_display(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, head: bytes
@@ -139,6 +140,7 @@ def test_a_csm_has_its_values_names_and_frame(tmp_path: Path) -> None:
         plots.csm(matrix, classes=(1, 2))
 
 
+@pytest.mark.page
 def test_saliency_maps_share_one_scale(tmp_path: Path) -> None:
     maps = torch.stack([torch.full((3, 4, 4), value) for value in (-1.0, 0.5, 2.0)])
     figure = plots.saliency_maps(maps, torch.rand(3, 4, 4), tmp_path / "maps.png", classes=(5, 1, 2), names=("a", "b"))

@@ -104,6 +104,7 @@ def test_what_is_shown_is_flagged_and_led_by_the_oddest(whole: Path) -> None:
     assert taken[0]["csm"] == rows[taken[0]["index"]]["csm"]
 
 
+@pytest.mark.page
 def test_parts_in_a_folder_are_one_file(tmp_path: Path, whole: Path) -> None:
     table = pq.read_table(whole)
     for part, start in enumerate(range(0, 3000, 700)):
@@ -138,6 +139,7 @@ def test_files_of_before_are_read_as_far_as_their_columns_go(tmp_path: Path) -> 
     assert not re.search(r"\b(nan|None|inf|Undefined)\b", words)
 
 
+@pytest.mark.page
 def test_counting_does_not_depend_on_the_size_of_a_batch(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = report.html(whole)
     monkeypatch.setattr("gradgeo.scoring.verdict_file.BATCH", 97)
@@ -176,6 +178,7 @@ def changed(name: str) -> dict[str, Any]:
 KINDS = ["none flagged", "all flagged", "all errors", "one row", "no rows", "one time", "equal scores", "huge scores", "far times", "p beyond 1", "time", "cause", "evidence", "thumbnail", "csm", "csm_classes", "name", "label", "outlier_score", "p_value", "true_label"]  # fmt: skip
 
 
+@pytest.mark.page
 @pytest.mark.grid
 @pytest.mark.parametrize("kind", KINDS)
 def test_degenerate_files_make_pages_too(tmp_path: Path, kind: str) -> None:
@@ -191,6 +194,8 @@ def test_degenerate_files_make_pages_too(tmp_path: Path, kind: str) -> None:
     assert says.get(kind, "") in words
 
 
+@pytest.mark.witness
+@pytest.mark.page
 def test_what_a_file_says_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     made = made_scores.columns(600, odd=0.2)
     made["name"] = [HOSTILE] * 600
@@ -214,6 +219,7 @@ def test_what_a_file_says_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     assert re.search(r"default-src 'none'; .*script-src 'sha256-", page)
 
 
+@pytest.mark.page
 def test_no_text_of_a_file_reaches_the_page_with_control_characters(tmp_path: Path) -> None:
     odd = "\x1b[31mred \u202egnp.exe\u2066\nline"
     made = made_scores.columns(600, odd=0.2)
@@ -330,6 +336,7 @@ def no_space(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.page
 def test_writing_is_all_or_nothing(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "report.html"
     summary = report.write(whole, out)
@@ -354,6 +361,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, whole: Path, monkeypatch: pyt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "report.html"]
 
 
+@pytest.mark.page
 def test_a_page_of_many_rows_is_small_and_soon_made(tmp_path: Path) -> None:
     path = made_scores.write(tmp_path / "a.parquet", 50_000, pictures=1000)
     start = time.process_time()
@@ -363,6 +371,7 @@ def test_a_page_of_many_rows_is_small_and_soon_made(tmp_path: Path) -> None:
     assert len(re.findall('<li class="card"', page)) == 240
 
 
+@pytest.mark.page
 def test_many_classes_reasons_and_causes_stay_small(tmp_path: Path) -> None:
     made = made_scores.columns(6000, errors=0.3, pictures=0)
     made["label"] = np.arange(6000)
@@ -434,6 +443,7 @@ def test_mistakes_are_no_drift(accuracy: float) -> None:
         assert alone.crowded > 0.5
 
 
+@pytest.mark.page
 def test_without_times_there_is_no_drift_over_the_order_of_names(tmp_path: Path) -> None:
     made = made_scores.columns(3000, drift=0.8)
     del made["time"]
@@ -443,6 +453,7 @@ def test_without_times_there_is_no_drift_over_the_order_of_names(tmp_path: Path)
     assert "The data has no times, so nothing can be followed over them: rows stand in the order of names" in words
 
 
+@pytest.mark.page
 def test_a_file_that_does_not_know_its_mistakes_is_not_judged(tmp_path: Path) -> None:
     path = made_scores.write(tmp_path / "a.parquet", 3000, drift=0.8, pictures=0)
     table = pq.read_table(path)
@@ -510,6 +521,7 @@ def test_the_metadata_of_the_file_are_the_agreed_ones(whole: Path) -> None:
     assert (about.alpha, about.calibration_size, about.input_shape) == (0.05, 999, (3, 32, 32))
 
 
+@pytest.mark.page
 def test_the_command_writes_the_page_and_prints_its_counts(whole: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["report", str(whole), "--out", str(tmp_path / "page.html")])
     assert (result.exit_code, result.stderr) == (0, "")

@@ -146,6 +146,7 @@ def test_a_column_named_as_one_of_ours_is_refused(detector: Detector, tmp_path: 
         score(detector, open_source(tmp_path / "a.npz", keep=["q_value"]), tmp_path / "v.csv")
 
 
+@pytest.mark.journey
 @pytest.mark.filterwarnings("ignore:.*(have no verdict|are compared with all)")
 def test_the_report_tells_groups_apart(data: Path, detector: Detector, tmp_path: Path) -> None:
     score(detector, open_source(data, keep=["site", "scanner"]), tmp_path / "v.parquet", groups=["site"])
@@ -165,6 +166,7 @@ def test_the_report_tells_groups_apart(data: Path, detector: Detector, tmp_path:
     assert "score without --conditional and --groups to follow drift" in page
 
 
+@pytest.mark.journey
 def test_what_chance_does_not_explain_is_marked(tmp_path: Path) -> None:
     columns = made_scores.columns(4000, seed=2, odd=0.0, errors=0.0, pictures=0)
     columns["lot"] = pa.array(["bad" if i % 8 == 0 else f"lot {i % 3}" for i in range(4000)])
@@ -192,6 +194,7 @@ def test_the_chance_is_that_of_the_beta_binomial(judged: int) -> None:
     assert chance(1, 10, Level(0.05).rate(3)) == 0.0
 
 
+@pytest.mark.journey
 @pytest.mark.filterwarnings("ignore:.*(have no verdict|are compared with all)")
 def test_the_commands(data: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner

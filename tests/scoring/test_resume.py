@@ -241,6 +241,7 @@ def test_what_is_done_is_not_done_again(detector: Detector, data: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.npy", name, f"whole{name}"])
 
 
+@pytest.mark.journey
 def test_the_summary_of_a_resumed_run_is_that_of_a_whole_one(detector: Detector, tmp_path: Path) -> None:
     x = np.random.RandomState(0).rand(50, 1, 4, 4)
     x[3] = np.nan
@@ -268,6 +269,7 @@ def test_a_finished_folder_is_left_as_it_is(detector: Detector, data: Path, tmp_
     assert len(pq.read_table(tmp_path / "v")) == 50
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("name", ["v", "v.csv"])
 def test_another_run_is_refused(detector: Detector, data: Path, tmp_path: Path, name: str) -> None:
     begun(detector, data, tmp_path / name)
@@ -322,6 +324,7 @@ def test_killed_while_the_folders_change_places(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "v"]
 
 
+@pytest.mark.journey
 def test_damaged_and_half_written_parts_are_made_again(detector: Detector, data: Path, tmp_path: Path) -> None:
     score(detector, open_source(data), tmp_path / "whole", batch_size=5, part_size=10)
     begun(detector, data, tmp_path / "v")
@@ -369,6 +372,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.journey
 @pytest.mark.grid
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -401,6 +405,7 @@ class Rows:
         return 25
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("name", ["v", "v.csv"])
 def test_a_short_part_is_not_taken_for_the_end_of_a_stream(detector: Detector, tmp_path: Path, name: str) -> None:
     source = Stream(Rows(), "rows", preprocess=Preprocess())

@@ -70,6 +70,7 @@ def goes_on(path: Path) -> list[str]:
     return [f"the run that writes {path} has not ended: the page shows the rows so far."]
 
 
+@pytest.mark.journey
 @pytest.mark.grid
 @pytest.mark.parametrize("name", NAMES)
 def test_the_report_counts_what_score_counted(detector: Detector, data: Path, tmp_path: Path, name: str) -> None:
@@ -86,6 +87,7 @@ def test_the_report_counts_what_score_counted(detector: Detector, data: Path, tm
     assert "NaN or infinite values" in text
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_the_report_states_what_the_rows_were_made_with(
     detector: Detector, data: Path, tmp_path: Path, name: str
@@ -104,6 +106,7 @@ def test_the_report_states_what_the_rows_were_made_with(
     assert again.encode() == metadata.encode()
 
 
+@pytest.mark.journey
 def test_the_report_of_a_run_that_has_not_ended_says_so(detector: Detector, data: Path, tmp_path: Path) -> None:
     out, source = tmp_path / "v", open_source(data)
     broken_off(detector, source, out)
@@ -123,6 +126,7 @@ def test_the_report_of_a_run_that_has_not_ended_says_so(detector: Detector, data
     assert page(out)[1] == goes_on(out)
 
 
+@pytest.mark.journey
 def test_a_finished_folder_is_reported_until_the_restarted_run_is_complete(
     detector: Detector, data: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.journey
 def test_one_unreadable_image_among_many(detector: Detector, thousand: Path, tmp_path: Path) -> None:
     done: list[int] = []
     out = tmp_path / "out.parquet"

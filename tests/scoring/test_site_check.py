@@ -140,6 +140,7 @@ def test_recalibrated_detectors_name_their_parents(fitted: Detector, tmp_path: P
             fitted.recalibrate(NEW, why=why)
 
 
+@pytest.mark.journey
 def test_the_command_line(tmp_path: Path) -> None:
     file, new = tmp_path / "d.gradgeo", tmp_path / "n.gradgeo"
     assert run("fit", "-m", "digits", "-d", "digits/fit", "--evidence", "lite", "-o", file)[0] == 0

@@ -42,6 +42,7 @@ def test_a_second_server_is_told_while_the_first_loads() -> None:
         pass
 
 
+@pytest.mark.process
 def test_an_address_that_is_taken_while_it_loads_is_told_in_words() -> None:
     """By something else than this program, which claims no name; the workers are ended."""
     port = free_port()

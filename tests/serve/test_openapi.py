@@ -55,6 +55,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.simulation
 @pytest.mark.grid
 @pytest.mark.parametrize(("method", "path"), POINTS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

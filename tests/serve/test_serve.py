@@ -523,6 +523,7 @@ def test_run_returns_when_asked_to_end_and_leaves_the_signals_as_they_were() -> 
     assert gc.get_freeze_count() == 0
 
 
+@pytest.mark.process
 def test_workers_that_cannot_load_end_the_server_with_their_reason() -> None:
     class Broken(LocalPool):
         async def start(self) -> Any:

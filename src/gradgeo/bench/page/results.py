@@ -351,11 +351,13 @@ def thousandths(value: float | None) -> str:
 
 def finite(value: Any) -> Any:
     """`value` with None for each number that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, float):  # asked first: there are a million of them
+        return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    return value
 
 
 def _ratio(value: float | None) -> str:

@@ -110,10 +110,8 @@ class ClassConditionalCopula(OneClass):
         from sklearn.preprocessing import QuantileTransformer
 
         n, width = features.shape
-        scores = QuantileTransformer(n_quantiles=min(QUANTILES, n), output_distribution="normal", subsample=None).fit(
-            features
-        )
-        normal = scores.transform(features)  # (n, F)
+        quantiles = QuantileTransformer(n_quantiles=min(QUANTILES, n), subsample=None).fit(features).quantiles_
+        normal = normal_scores(torch.from_numpy(features), torch.from_numpy(quantiles)).numpy()  # (n, F)
         own = [c for c in range(num_classes) if (predicted == c).sum() >= per_class * width]
         group = np.zeros(num_classes, np.int64)
         group[own] = np.arange(1, len(own) + 1)
@@ -121,7 +119,7 @@ class ClassConditionalCopula(OneClass):
         # A feature that is constant over the trusted inputs has no variance; the ridge keeps its inverse finite.
         covariance = np.stack([f.covariance_ for f in fits]) + 1e-6 * np.eye(width)  # (G, F, F)
         return cls(
-            quantiles=scores.quantiles_,
+            quantiles=quantiles,
             center=np.stack([f.location_ for f in fits]),
             precision=np.asarray(np.linalg.inv(covariance), np.float64),
             log_volume=np.asarray(np.linalg.slogdet(covariance)[1], np.float64),
