@@ -19,7 +19,6 @@ from gradgeo.detector.detector import Detector
 from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fit import suspects
-from gradgeo.detector.fit.made_outliers import FAMILIES
 from gradgeo.detector.fit.suspects import MeasuredSuspects
 from gradgeo.detector.fusion import EvidenceFusion
 
@@ -124,8 +123,7 @@ def _made(
     """What is measured of outliers made from the inputs `taken` at `rows`."""
     made = suspects.make(classifier.model, taken[torch.from_numpy(rows)], seed=0)
     measured = measured_by(classifier, typical, torch.cat([*made.values()]), EVERY)
-    kind = np.repeat(np.arange(len(made)), [len(each) for each in made.values()])
-    return MeasuredSuspects(measured, kind, tuple(FAMILIES[name] for name in made), rows)
+    return MeasuredSuspects.of(made, measured, rows)
 
 
 def _refit_all(suite: Suite, name: str, alpha: float) -> tuple[list[float], int, int]:

@@ -1,6 +1,6 @@
 """Inputs that ought to be flagged, from what a user has at `fit`: made from trusted inputs, or misclassified."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -45,6 +45,12 @@ class MeasuredSuspects:
     """Of each kind."""
     sources: IntArray
     """Positions in the data of the trusted inputs that they were made from."""
+
+    @classmethod
+    def of(cls, made: Mapping[str, Tensor], measured: EvidenceFeatures, sources: IntArray) -> Self:
+        """Of all outliers of each kind of `made`, one kind after another, as they were `measured`."""
+        kind = np.repeat(np.arange(len(made)), [len(each) for each in made.values()])
+        return cls(measured, kind, tuple(FAMILIES[name] for name in made), sources)
 
     def part(self, extractor: EvidenceExtractor, evidence: tuple[Evidence, ...]) -> Self:
         """Of some of the evidence of the `extractor` that measured them."""
@@ -114,5 +120,4 @@ def measure(
     with observer.stage("outliers made from trusted inputs", len(every)) as advance:
         parts = torch.split(every, batch_size)
         measured = extractor.measure(model, parts, batch_size=batch_size, quiet=True, advance=advance)
-    kind = np.repeat(np.arange(len(made)), [len(each) for each in made.values()])
-    return MeasuredSuspects(measured, kind, tuple(FAMILIES[name] for name in made), rows)
+    return MeasuredSuspects.of(made, measured, rows)
