@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from gradgeo._typing import Array
-from gradgeo.detector.fusion import BODY, LEVELS, EvidenceFusion, TailSurprisal
+from gradgeo.detector.fusion import BODY, LEVELS, POWER, QUIET, EvidenceFusion, TailSurprisal, checked_floors
 from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
     NearestMean,
@@ -176,3 +176,29 @@ def test_upper_tail_minds_only_large_values() -> None:
         torch.tensor([[-9.0, -9.0], [0.0, 0.0], [0.0, 4.0]], dtype=torch.float64), torch.zeros(3).long()
     )
     assert small < usual < large
+
+
+def test_stability_and_geometry_count_by_extremes_alone() -> None:
+    """Below a surprisal of 2 they add nothing, so that what ranks ordinary inputs is what ranks mistakes."""
+    n, questions = 400, ["confidence", "stability", "geometry"]
+    features = [torch.from_numpy(RNG.exponential(size=(n, 1))) for _ in questions]
+    fusion, _ = EvidenceFusion.fit([UpperTail] * 3, questions, features, torch.zeros(n, dtype=torch.long), 2, seed=0)
+    assert fusion.floors.tolist() == [0, QUIET, QUIET]
+    ordinary = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.9, 1.9], [0.5, 5.0, 0.0]], dtype=torch.float64)
+    added = fusion.counted(ordinary)
+    assert added[0].equal(added[1])
+    assert added[2, 1] == pytest.approx(3**POWER)
+
+
+def test_where_no_other_question_is_asked_extremes_are_not_all_that_counts() -> None:
+    features = [torch.from_numpy(RNG.exponential(size=(400, 1))) for _ in range(2)]
+    labels = torch.zeros(400, dtype=torch.long)
+    fusion, _ = EvidenceFusion.fit([UpperTail] * 2, ["stability", "geometry"], features, labels, 2, seed=0)
+    assert not fusion.floors.any()
+    assert len(fusion.fuse(fusion.scores(features, labels)).unique()) > 300
+
+
+@pytest.mark.parametrize("floors", [[2.0, 2.0], [-1.0, 0.0], [9.0, 0.0], [math.nan, 0.0], [0.0]])
+def test_floors_of_no_fit_are_refused(floors: list[float]) -> None:
+    with pytest.raises(ValueError, match="floors"):
+        checked_floors(np.array(floors), 2)

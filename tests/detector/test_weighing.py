@@ -16,6 +16,10 @@ RNG = np.random.default_rng(0)
 TRUSTED = RNG.exponential(size=(400, 2))
 
 
+def raised(surprisal: torch.Tensor) -> torch.Tensor:
+    return surprisal**1.5
+
+
 def suspects(**kinds: tuple[float, float]) -> Suspects:
     """Two questions, each of which sees a family by so much."""
     rows = [RNG.exponential(size=(60, 2)) + np.array(seen) for seen in kinds.values()]
@@ -23,12 +27,12 @@ def suspects(**kinds: tuple[float, float]) -> Suspects:
 
 
 def test_what_sees_more_counts_more() -> None:
-    weights = weigh(TRUSTED, suspects(noise=(2.0, 0.0), level=(2.0, 0.0)), 1.5).weights
+    weights = weigh(TRUSTED, suspects(noise=(2.0, 0.0), level=(2.0, 0.0)), raised).weights
     assert weights[0] > weights[1]
 
 
 def test_what_sees_alike_counts_alike() -> None:
-    found = weigh(TRUSTED, suspects(noise=(2.0, 0.1), attack=(0.1, 2.0)), 1.5)
+    found = weigh(TRUSTED, suspects(noise=(2.0, 0.1), attack=(0.1, 2.0)), raised)
     assert found.weights.tolist() == [1, 1]
     assert found.families.keys() == {"noise", "attack"}
     assert all(0 <= area <= 100 for pair in found.families.values() for area in pair)
@@ -36,7 +40,7 @@ def test_what_sees_alike_counts_alike() -> None:
 
 def test_emphasis_moves_the_weight() -> None:
     seen = suspects(noise=(2.0, 0.0), attack=(0.0, 2.0))
-    attacks, ood = (weigh(TRUSTED, seen, 1.5, emphasis).weights for emphasis in ("attacks", "ood"))
+    attacks, ood = (weigh(TRUSTED, seen, raised, emphasis).weights for emphasis in ("attacks", "ood"))
     assert attacks[1] / attacks[0] > ood[1] / ood[0]
 
 
@@ -48,7 +52,7 @@ def test_few_mistakes_are_not_gone_by() -> None:
 
 def test_causes_are_learned_from_two_on() -> None:
     seen = suspects(attack=(0.0, 6.0), noise=(6.0, 0.0), mistake=(3.0, 3.0))
-    model = CauseModel.fit(flagged(TRUSTED, seen, np.ones(2), 1.5))
+    model = CauseModel.fit(flagged(TRUSTED, seen, np.ones(2), raised))
     assert model is not None
     assert model.names(torch.tensor([[0.3, 7.0], [7.0, 0.3]], dtype=torch.float64)) == ["unstable", "unlike"]
     two = CauseModel.fit(suspects(attack=(0.0, 6.0), noise=(6.0, 0.0)))

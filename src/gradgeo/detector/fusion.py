@@ -6,7 +6,8 @@ weak alarms count as much as one strong alarm, but every further member dilutes 
 alone does the opposite. We add powers of 1.5, between the two, in two steps: first over the evidence that answers one
 question, whose sum becomes a surprisal again, then over the questions, each with the weight that it earns on this
 classifier (`gradgeo.detector.weighing`). So ten ways to look at the geometry do not outvote the one that knows of
-mistakes. results/evidence.md compares this with other rules.
+mistakes. Stability and geometry tell attacks and odd inputs by extremes; how far an ordinary value lies from the middle
+is noise, in which mistakes drown, so they count from `QUIET` on. results/evidence.md compares this with other rules.
 
 Evidence is dependent, so the sum has no known distribution and claims none: split conformal calibration of the sum is
 what makes the p-value valid.
@@ -29,6 +30,9 @@ from gradgeo.detector.weighing import CauseModel, Suspects, Weighing, question_g
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`
 POWER = 1.5
+QUIET = 2.0
+"""The surprisal that the questions of `EXTREMES` count from: one trusted input in seven has more (exp -2)."""
+EXTREMES = ("stability", "geometry")
 ROUNDING = 1e-9  # relative: far more than float64 sums and powers differ by between processors
 BODY = 0.9  # beyond this quantile the tail is taken to be exponential
 
@@ -90,12 +94,16 @@ class EvidenceFusion:
     """Of each question's sum of powers, in the order of `question_names`."""
     weights: Array = field(default_factory=lambda: np.ones(0))
     """(Q,) of the questions; equal ones where none are given."""
+    floors: Array = field(default_factory=lambda: np.zeros(0))
+    """(Q,) the surprisal that each question counts from; 0 where none are given."""
     causes: CauseModel | None = None
     """Which cause a flag names; None where too little was known to learn it."""
 
     def __post_init__(self) -> None:
         if not len(self.weights):
             object.__setattr__(self, "weights", np.ones(len(self.question_names)))
+        if not len(self.floors):
+            object.__setattr__(self, "floors", np.zeros(len(self.question_names)))
 
     @property
     def question_names(self) -> tuple[str, ...]:
@@ -143,13 +151,13 @@ class EvidenceFusion:
         members = tuple(kind.fit(table, labels, num_classes) for kind, table in zip(kinds, tables, strict=True))
         by_evidence = TailSurprisal.fit(scores)
         sums = _sums(by_evidence.of(torch.from_numpy(scores)), questions)  # (n, Q)
-        fusion = cls(members, tuple(questions), by_evidence, TailSurprisal.fit(sums.numpy()))
+        fusion = cls(members, tuple(questions), by_evidence, TailSurprisal.fit(sums.numpy()), floors=_floors(questions))
         if made is None:
             return fusion, None
         trusted = fusion.by_question.of(sums).numpy()
         suspects = Suspects(fusion.group_surprisal(made_scores).numpy(), made.kind, made.families)
-        weighed = weighing.weigh(trusted, suspects, POWER, emphasis)
-        causes = CauseModel.fit(weighing.flagged(trusted, suspects, weighed.weights, POWER))
+        weighed = weighing.weigh(trusted, suspects, fusion.counted, emphasis)
+        causes = CauseModel.fit(weighing.flagged(trusted, suspects, weighed.weights, fusion.counted))
         return replace(fusion, weights=weighed.weights, causes=causes), weighed
 
     def scores(self, features: Sequence[Tensor], predicted: Tensor) -> Tensor:
@@ -185,9 +193,13 @@ class EvidenceFusion:
         """One outlier score (N,) of the members' scores (N, M); of a single member, its score itself."""
         return scores[:, 0] if scores.shape[1] == 1 else self._weighted(self.group_surprisal(scores))
 
+    def counted(self, surprisal: Tensor) -> Tensor:
+        """What each question adds (N, Q) by its surprisal (N, Q), before its weight."""
+        return (surprisal - torch.from_numpy(self.floors)).clamp_min(0) ** POWER
+
     def _weighted(self, surprisal: Tensor) -> Tensor:
         """The score (N,) of the questions' surprisal (N, Q)."""
-        return (surprisal**POWER * torch.from_numpy(self.weights)).sum(1)
+        return (self.counted(surprisal) * torch.from_numpy(self.weights)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -219,6 +231,23 @@ def _folds(n: int, seed: int, first: Sequence[int] | IntArray = ()) -> IntArray:
 def _scores(models: Sequence[OneClass], features: Sequence[Tensor], predicted: Tensor) -> Array:
     """The score (N, M) of each model."""
     return np.stack([m.score(t, predicted).numpy() for m, t in zip(models, features, strict=True)], axis=1)
+
+
+def _floors(questions: Sequence[str]) -> Array:
+    """(Q,) the surprisal that each question counts from: 0 for all where none but `EXTREMES` are asked, for something
+    must rank ordinary inputs."""
+    names = tuple(dict.fromkeys(questions))
+    quiet = QUIET if set(names) - set(EXTREMES) else 0.0
+    return np.array([quiet if name in EXTREMES else 0.0 for name in names])
+
+
+def checked_floors(floors: Array, questions: int) -> Array:
+    """Those read from a file; ValueError where they are not what `fit` gives for so many `questions`."""
+    (floors,) = checked_arrays(
+        {"floors": ("f8", ("questions",))}, {"floors": floors}, {"questions": questions}
+    ).values()
+    ensure(bool(((floors >= 0) & (floors <= QUIET)).all()) and not floors.all(), "floors are not those of a fit")
+    return floors
 
 
 def _sums(surprisal: Tensor, questions: Sequence[str]) -> Tensor:

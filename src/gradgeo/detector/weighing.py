@@ -6,7 +6,7 @@ and the inputs that the classifier gets wrong, rank evidence much as real outlie
 No outlier of the user's is looked at, and no input that calibrates, so p-values stay exact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -76,7 +76,11 @@ class Weighing:
         return {name: [round(before, 2), round(after, 2)] for name, (before, after) in self.families.items()}
 
 
-def weigh(trusted: Array, suspects: Suspects, power: float, emphasis: str | None = None) -> Weighing:
+Count = Callable[[Tensor], Tensor]
+"""What each question adds (N, Q) by its surprisal (N, Q), before its weight."""
+
+
+def weigh(trusted: Array, suspects: Suspects, count: Count, emphasis: str | None = None) -> Weighing:
     """The weights that tell suspects best from trusted inputs, as a mean over families.
 
     One weight after the other takes the best of `GRID`, `ROUNDS` times over; leaving 1 costs `PRIOR`.
@@ -84,20 +88,20 @@ def weigh(trusted: Array, suspects: Suspects, power: float, emphasis: str | None
     Args:
         trusted: (n, Q) surprisal of trusted inputs, by models that have not seen them.
         suspects: of the same questions.
-        power: of surprisal, before questions are added.
+        count: of surprisal, before questions are weighed and added.
         emphasis: of `EMPHASES`, whose families count `STRESSED` times.
     """
-    base, families = trusted**power, suspects.of_family()
-    raised = {family: [rows**power for rows in kinds] for family, kinds in families.items()}
+    base, families = _counted(trusted, count), suspects.of_family()
+    raised = {family: [_counted(rows, count) for rows in kinds] for family, kinds in families.items()}
     stressed = () if emphasis is None else EMPHASES[emphasis]
-    count = np.array([STRESSED if family in stressed else 1.0 for family in raised])
+    stress = np.array([STRESSED if family in stressed else 1.0 for family in raised])
 
     def areas(weights: Array) -> Array:
         joined = np.sort(base @ weights)  # (n,)
         return np.array([np.mean([_area(joined, kind @ weights) for kind in kinds]) for kinds in raised.values()])
 
     def gain(weights: Array) -> float:
-        return float(areas(weights) @ count / count.sum() - PRIOR * np.square(np.log2(weights)).sum())
+        return float(areas(weights) @ stress / stress.sum() - PRIOR * np.square(np.log2(weights)).sum())
 
     equal = np.ones(trusted.shape[1])
     weights, best = equal.copy(), gain(equal)
@@ -113,6 +117,10 @@ def weigh(trusted: Array, suspects: Suspects, power: float, emphasis: str | None
             break
     both = zip(areas(equal).tolist(), areas(weights).tolist(), strict=True)
     return Weighing(weights, dict(zip(raised, both, strict=True)))
+
+
+def _counted(surprisal: Array, count: Count) -> Array:
+    return count(torch.from_numpy(surprisal)).numpy()
 
 
 def _area(trusted: Array, suspects: Array) -> float:
@@ -184,10 +192,10 @@ def checked_weights(weights: Array, questions: int) -> Array:
     return weights
 
 
-def flagged(trusted: Array, suspects: Suspects, weights: Array, power: float, share: float = 0.95) -> Suspects:
+def flagged(trusted: Array, suspects: Suspects, weights: Array, count: Count, share: float = 0.95) -> Suspects:
     """The suspects whose score lies above that of a `share` of the trusted inputs (n, Q): only they need a cause."""
-    bound = np.quantile(trusted**power @ weights, share)
-    rows: BoolArray = suspects.surprisal**power @ weights > bound
+    bound = np.quantile(_counted(trusted, count) @ weights, share)
+    rows: BoolArray = _counted(suspects.surprisal, count) @ weights > bound
     return Suspects(suspects.surprisal[rows], suspects.kind[rows], suspects.families)
 
 

@@ -13,7 +13,7 @@ from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.calibration.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.calibration.mondrian import CalibrationGroups
 from gradgeo.detector.fitted import FittedDetector
-from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal
+from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal, checked_floors
 from gradgeo.detector.one_class.base import OneClass, checked_arrays, ensure
 from gradgeo.detector.one_class.kinds import KINDS
 from gradgeo.detector.weighing import CauseModel, checked_weights
@@ -21,7 +21,7 @@ from gradgeo.errors import DetectorFileError
 
 Arrays = dict[str, NDArray[Any]]
 
-_MISTAKES, _WEIGHTS = "mistake_scores", "weights"
+_MISTAKES, _WEIGHTS, _FLOORS = "mistake_scores", "weights", "floors"
 _BY_QUESTION, _CAUSES = "question_", "cause_"  # before the names of the arrays of `by_question` and `causes`
 
 
@@ -35,6 +35,8 @@ def arrays_of(fitted: FittedDetector) -> Arrays:
     }
     if (fusion.weights != 1).any():
         arrays[_WEIGHTS] = np.ascontiguousarray(fusion.weights, np.float64)
+    if fusion.floors.any():
+        arrays[_FLOORS] = np.ascontiguousarray(fusion.floors, np.float64)
     if fusion.causes is not None:
         arrays |= _prefixed(_CAUSES, _as_laid_out(fusion.causes, vars(fusion.causes)))
     for name, member in zip(fitted.extractor.names, fusion.members, strict=True):
@@ -95,10 +97,13 @@ def models_of(
         ensure(bool((np.diff(mistakes) >= 0).all()), "the scores of mistakes are not sorted")
     asked = len(set(questions))
     weights = checked_weights(rest.pop(_WEIGHTS), asked) if _WEIGHTS in rest else np.ones(asked)
+    floors = checked_floors(rest.pop(_FLOORS), asked) if _FLOORS in rest else np.zeros(asked)
     causes = taken(CauseModel.LAYOUT, _CAUSES)
     ensure(not rest, "it holds other arrays than its settings ask for")
     cause_model = CauseModel.from_arrays(causes, asked) if causes else None
-    fusion = EvidenceFusion(tuple(members), questions, by_evidence, by_question, weights, cause_model)
+    fusion = EvidenceFusion(
+        tuple(members), questions, by_evidence, by_question, weights=weights, floors=floors, causes=cause_model
+    )
     low, high = (np.sort(bound.numpy()) for bound in fusion.fuse_bounds(torch.from_numpy(calibration.scores)))
     between = (low <= calibration.outlier_scores) & (calibration.outlier_scores <= high)
     ensure(bool(between.all()), "calibration is not what its reference_scores join to")
