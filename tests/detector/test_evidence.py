@@ -283,7 +283,7 @@ def test_explanations_name_evidence_and_cause() -> None:
         assert surprisal == sorted(surprisal, reverse=True)
         assert all(0 < score.p_value <= 1 for score in why.evidence.values())
         weight = dict(zip(fusion.question_names, fusion.weights.tolist(), strict=True))
-        beyond = {name: max(q - 2 * (name in ("stability", "geometry")), 0) for name, q in why.questions.items()}
+        beyond = {name: max(q - 1.5 * (name in ("stability", "geometry")), 0) for name, q in why.questions.items()}
         assert why.outlier_score == pytest.approx(sum(weight[name] * q**1.5 for name, q in beyond.items()))
         assert why.as_dict()["cause"] == why.cause
         assert all(math.isfinite(q) for q in why.as_dict()["questions"].values())

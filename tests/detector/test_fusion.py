@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from gradgeo._typing import Array
-from gradgeo.detector.fusion import BODY, LEVELS, POWER, QUIET, EvidenceFusion, TailSurprisal, checked_floors
+from gradgeo.detector.fusion import BODY, FLOOR, LEVELS, POWER, EvidenceFusion, TailSurprisal, checked_floors
 from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
     NearestMean,
@@ -179,15 +179,23 @@ def test_upper_tail_minds_only_large_values() -> None:
 
 
 def test_stability_and_geometry_count_by_extremes_alone() -> None:
-    """Below a surprisal of 2 they add nothing, so that what ranks ordinary inputs is what ranks mistakes."""
+    """Below their floors they add nothing, so that what ranks ordinary inputs is what ranks mistakes."""
     n, questions = 400, ["confidence", "stability", "geometry"]
     features = [torch.from_numpy(RNG.exponential(size=(n, 1))) for _ in questions]
     fusion, _ = EvidenceFusion.fit([UpperTail] * 3, questions, features, torch.zeros(n, dtype=torch.long), 2, seed=0)
-    assert fusion.floors.tolist() == [0, QUIET, QUIET]
-    ordinary = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.9, 1.9], [0.5, 5.0, 0.0]], dtype=torch.float64)
+    assert fusion.floors.tolist() == [0, FLOOR["stability"], FLOOR["geometry"]]
+    ordinary = torch.tensor([[0.5, 0.0, 0.0], [0.5, 1.4, 1.4], [0.5, 4.5, 0.0]], dtype=torch.float64)
     added = fusion.counted(ordinary)
     assert added[0].equal(added[1])
     assert added[2, 1] == pytest.approx(3**POWER)
+
+
+def test_who_stresses_mistakes_hears_extremes_alone() -> None:
+    questions = ["confidence", "features", "stability", "geometry", "residual"]
+    features = [torch.from_numpy(RNG.exponential(size=(200, 1))) for _ in questions]
+    labels = torch.zeros(200, dtype=torch.long)
+    fusion, _ = EvidenceFusion.fit([UpperTail] * 5, questions, features, labels, 2, seed=0, emphasis="mistakes")
+    assert fusion.floors.tolist() == [0, 0, 3, 3, 3]
 
 
 def test_where_no_other_question_is_asked_extremes_are_not_all_that_counts() -> None:

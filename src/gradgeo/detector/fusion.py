@@ -7,7 +7,7 @@ alone does the opposite. We add powers of 1.5, between the two, in two steps: fi
 question, whose sum becomes a surprisal again, then over the questions, each with the weight that it earns on this
 classifier (`gradgeo.detector.weighing`). So ten ways to look at the geometry do not outvote the one that knows of
 mistakes. Stability and geometry tell attacks and odd inputs by extremes; how far an ordinary value lies from the middle
-is noise, in which mistakes drown, so they count from `QUIET` on. results/evidence.md compares this with other rules.
+is noise, in which mistakes drown, so they count from a `FLOOR` on. results/evidence.md compares this with other rules.
 
 Evidence is dependent, so the sum has no known distribution and claims none: split conformal calibration of the sum is
 what makes the p-value valid.
@@ -30,9 +30,10 @@ from gradgeo.detector.weighing import CauseModel, Suspects, Weighing, question_g
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`
 POWER = 1.5
-QUIET = 2.0
-"""The surprisal that the questions of `EXTREMES` count from: one trusted input in seven has more (exp -2)."""
-EXTREMES = ("stability", "geometry")
+FLOOR = dict.fromkeys(("stability", "geometry"), 1.5)
+"""The surprisal that a question counts from, where not 0: 22 % of trusted inputs have more (exp -1.5)."""
+FLOOR_FOR_MISTAKES = dict.fromkeys(("stability", "geometry", "residual"), 3.0)
+"""Where a user stresses mistakes: 5 % have more, and confidence and features rank all others."""
 ROUNDING = 1e-9  # relative: far more than float64 sums and powers differ by between processors
 BODY = 0.9  # beyond this quantile the tail is taken to be exponential
 
@@ -151,7 +152,9 @@ class EvidenceFusion:
         members = tuple(kind.fit(table, labels, num_classes) for kind, table in zip(kinds, tables, strict=True))
         by_evidence = TailSurprisal.fit(scores)
         sums = _sums(by_evidence.of(torch.from_numpy(scores)), questions)  # (n, Q)
-        fusion = cls(members, tuple(questions), by_evidence, TailSurprisal.fit(sums.numpy()), floors=_floors(questions))
+        fusion = cls(
+            members, tuple(questions), by_evidence, TailSurprisal.fit(sums.numpy()), floors=_floors(questions, emphasis)
+        )
         if made is None:
             return fusion, None
         trusted = fusion.by_question.of(sums).numpy()
@@ -233,12 +236,12 @@ def _scores(models: Sequence[OneClass], features: Sequence[Tensor], predicted: T
     return np.stack([m.score(t, predicted).numpy() for m, t in zip(models, features, strict=True)], axis=1)
 
 
-def _floors(questions: Sequence[str]) -> Array:
-    """(Q,) the surprisal that each question counts from: 0 for all where none but `EXTREMES` are asked, for something
-    must rank ordinary inputs."""
-    names = tuple(dict.fromkeys(questions))
-    quiet = QUIET if set(names) - set(EXTREMES) else 0.0
-    return np.array([quiet if name in EXTREMES else 0.0 for name in names])
+def _floors(questions: Sequence[str], emphasis: str | None) -> Array:
+    """(Q,) the surprisal that each question counts from. Something must rank ordinary inputs: where every question
+    would have a floor, none has."""
+    floor = FLOOR_FOR_MISTAKES if emphasis == "mistakes" else FLOOR
+    floors = np.array([floor.get(name, 0.0) for name in dict.fromkeys(questions)])
+    return np.zeros_like(floors) if floors.all() else floors
 
 
 def checked_floors(floors: Array, questions: int) -> Array:
@@ -246,7 +249,10 @@ def checked_floors(floors: Array, questions: int) -> Array:
     (floors,) = checked_arrays(
         {"floors": ("f8", ("questions",))}, {"floors": floors}, {"questions": questions}
     ).values()
-    ensure(bool(((floors >= 0) & (floors <= QUIET)).all()) and not floors.all(), "floors are not those of a fit")
+    ensure(
+        bool(((floors >= 0) & (floors <= max(FLOOR_FOR_MISTAKES.values()))).all()) and not floors.all(),
+        "floors are not those of a fit",
+    )
     return floors
 
 
