@@ -14,6 +14,7 @@ BENCHMARKS = (
     "coverage",
     "detection",
     "drift",
+    "emphasis",
     "engine",
     "evasion",
     "evidence",
