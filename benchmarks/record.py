@@ -15,7 +15,7 @@ AT_LEAST, AT_MOST = 20, 400
 """Rounds."""
 WITHIN = 0.04
 """How far an end of the interval of the throughput's ratio may be from the median, as a share of it, once there are
-rounds enough: it decides whether a cost of 5 % is excluded, whatever the machine does beside."""
+rounds enough: where a record costs next to nothing, a cost of 5 % is then excluded."""
 
 
 def run(suite: Suite) -> Page:
