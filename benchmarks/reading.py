@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,16 +39,17 @@ class Case:
     ending: str = ""
     """Of the path; none for a folder."""
     task: str = "read"
-    """`read`, `score`, or `score to size`."""
+    """`read`, `score`, `score to size`, `load` of a detector, or `report` of verdicts."""
 
 
 def run(suite: Suite) -> Page:
     """Peak memory of reading or scoring each, in a process of its own."""
     page = Page("Memory of reading")
     page.say(
-        "Largest resident memory of a process that reads data item by item, or scores it with a linear classifier of "
-        "images of 2 x 2; one thread. The first row is a process that imports what the others do and reads nothing. "
-        "Most of the data is refused, or consists of items with an error; none of it takes all memory."
+        "Largest resident memory of a process that reads data item by item, scores it with a linear classifier of "
+        "images of 2 x 2, loads it as that classifier's detector, or reports it as verdicts; one thread. The first row "
+        "is a process that imports what the others do and reads nothing. Most of the data is refused, or consists of "
+        "items with an error; none of it takes all memory."
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -78,29 +81,42 @@ def _shown(size: int) -> str:
 def child() -> None:
     """Do the task of a case; print the peak memory in MB, and the error if there is one."""
     import torch
-    from torch import nn
 
-    import gradgeo
+    from gradgeo import Detector, report
     from gradgeo.data import Preprocess, open_source
     from gradgeo.scoring import score
 
     task, path = sys.argv[1:]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).eval()
-    detector = gradgeo.Detector(model, evidence=["confidence"]).fit(torch.rand(100, 3, 2, 2))
+    detector = _fitted()
     words = ""
     try:
-        source = open_source(path, preprocess=Preprocess(size=(2, 2)) if task == "score to size" else None)
-        if task == "read":
-            words = next((item.error for item in islice(source, MOST) if item.error), "")
+        if task == "load":
+            Detector.load(path, detector.model)
+        elif task == "report":
+            report.html(path)
         else:
-            words = score(detector, source, Path(path).with_suffix(".verdicts.csv")).first_error or ""
+            source = open_source(path, preprocess=Preprocess(size=(2, 2)) if task == "score to size" else None)
+            if task == "read":
+                words = next((item.error for item in islice(source, MOST) if item.error), "")
+            else:
+                words = score(detector, source, Path(path).with_suffix(".verdicts.csv")).first_error or ""
     except GradgeoError as error:
         words = str(error)
     print(peak_resident() * MEBIBYTE / 1e6)
     print(words.replace(path, Path(path).name))
+
+
+def _fitted() -> Any:
+    import torch
+    from torch import nn
+
+    from gradgeo import Detector
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).eval()
+    return Detector(model, evidence=["confidence"]).fit(torch.rand(100, 3, 2, 2))
 
 
 def _photographs(path: Path) -> None:
@@ -127,6 +143,15 @@ def _black(path: Path) -> None:
     image = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     for number in range(16):
         (path / f"{number:02}.png").write_bytes(image)
+
+
+def _scans(path: Path) -> None:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("L", (4000, 4000)).save(stream, "JPEG", progressive=True, quality=30)
+    plain = stream.getvalue()
+    path.write_bytes(plain[:-2] + plain[plain.rindex(b"\xff\xda") : -2] * 400 + b"\xff\xd9")
 
 
 def _sparse(path: Path) -> None:
@@ -186,6 +211,40 @@ def _many_labels(path: Path) -> None:
             writer.write_table(table)
 
 
+def _large_input(path: Path) -> None:
+    """A detector file, its hash right, of inputs of 2^28 entries."""
+    from safetensors.numpy import load, save
+
+    from gradgeo.detector.file import serialization
+
+    _fitted().save(path)
+    data = path.read_bytes()
+    text = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])["__metadata__"]["gradgeo"][65:]
+    text, arrays = text.replace('"input_shape": [3, 2, 2]', f'"input_shape": [{1 << 28}]'), load(data)
+    path.write_bytes(save(arrays, metadata={"gradgeo": f"{serialization._digest(text, arrays)} {text}"}))
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _long_name(path: Path) -> None:
+    """Verdicts, all of one name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n = 20_000
+    names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array(["a" * MEBIBYTE]))
+    ones = np.ones(n)
+    columns = {
+        **{"index": np.arange(n), "name": names, "label": np.zeros(n, np.int64), "probability": ones},
+        **{"outlier_score": ones, "p_value": 0.01 * ones, "trusted": np.zeros(n, bool)},
+        "error": pa.nulls(n, pa.string()),
+    }
+    options = {"compression": "zstd", "store_schema": False, "dictionary_pagesize_limit": 1 << 30}
+    pq.write_table(pa.table(columns), path, **options)
+
+
 def _archive(path: Path, **arrays: tuple[str, tuple[int, ...]]) -> None:
     """Compressed arrays of zeros of a type and shape."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -203,6 +262,7 @@ CASES = (
     Case("12 JPEG photographs of 24 megapixels", _photographs, task="score"),
     Case("12 JPEG photographs of 24 megapixels, with a size", _photographs, task="score to size"),
     Case("16 PNG of 8192 x 8192 black pixels", _black, task="score"),
+    Case("a JPEG of 16 megapixels in 406 scans", _scans, ".jpg"),
     Case("a shard of 200 sparse members of 256 MiB", _sparse, ".tar"),
     Case("a packed shard of 24 arrays of 256 MiB", _packed, ".tar.gz", "score"),
     Case("a shard whose header states 4 GiB", _long_header, ".tar.gz"),
@@ -214,4 +274,7 @@ CASES = (
         ".npz",
     ),
     Case(".npz, compressed inputs of 2 GiB", lambda p: _archive(p, x=("<f4", ((1 << 31) // 256, 64))), ".npz"),
+    Case("a detector that states inputs of 2^28 entries", _large_input, ".gradgeo", "load"),
+    Case("a link to /dev/zero as a detector", _endless, ".gradgeo", "load"),
+    Case("verdicts, one name of 1 MiB in 20,000 rows", _long_name, ".parquet", "report"),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import serving
+from benchmarks import record, serving
 from benchmarks import watch as watching
 from benchmarks.shipped import Suite
 from gradgeo.serve.limits import Limits
@@ -70,3 +70,17 @@ def test_the_page_of_the_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert page.data["delays"]["4 of 1, fit"][0].isdigit()
     assert page.data["delays"]["0 of 1, fit"] == ["> 40", "> 40"]
     assert page.write(tmp_path, "watch", "python -m benchmarks watch").read_text().startswith("# How soon")
+
+
+def test_the_interval_of_a_median_of_ratios_holds_it_and_says_when_it_is_narrow() -> None:
+    rng = np.random.default_rng(0)
+    for n in (20, 61):
+        draws = np.exp(rng.standard_normal((2000, n)))
+        low, median, high = np.array([record._spread(list(row)) for row in draws]).T
+        assert 0.94 < ((low <= 1) & (high >= 1)).mean() < 0.98
+        assert np.allclose(median, np.median(draws, axis=1))
+    low, _, high = record._spread([float(number) for number in range(1, 21)])
+    assert (low, high) == (6, 15)  # with probability 95.9 %
+    near = list(rng.normal(1, 0.02, 20))
+    assert record._narrow(near)
+    assert not record._narrow([*near[:10], *(1.2 * ratio for ratio in near[10:])])

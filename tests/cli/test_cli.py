@@ -27,6 +27,7 @@ from gradgeo.data import Preprocess, digits
 from gradgeo.data.models import load_model
 from gradgeo.detector.fit.progress import Lines, duration, progress, rate
 from gradgeo.errors import GradgeoWarning
+from gradgeo.scoring.schema import PREVIEW_COLUMNS
 from helpers.commands import NET, run
 
 
@@ -702,7 +703,7 @@ def test_no_rows_of_features_where_none_are_wanted(model: str, tmp_path: Path) -
 def test_verdicts_without_pictures_and_names(
     room: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((12, 1, 8, 8), np.float32))
+    np.savez(tmp_path / "x.npz", x=digits.split()["test"][0][:12].numpy())
     arguments = ("score", room / "d.gradgeo", "-m", model, "-d", tmp_path / "x.npz", "--names", "hash", "--pictures", 0)
     code, _, err = run(*arguments, "-o", tmp_path / "v.parquet")
     assert code == 1
@@ -716,7 +717,11 @@ def test_verdicts_without_pictures_and_names(
     names = table.column("name").to_pylist()
     assert all(re.fullmatch("[0-9a-f]{16}", name) for name in names)
     assert len(set(names)) == 12
-    assert table.column("thumbnail").null_count == 12
+    assert sum(table.column("trusted").to_pylist()) > 9
+    assert {table.column(name).null_count for name in PREVIEW_COLUMNS} == {12}
+    pictured = (*arguments[:-2], "--pictures", 1, "-o", tmp_path / "p.parquet")
+    assert run(*pictured)[0] == 0
+    assert pq.read_table(tmp_path / "p.parquet").column("thumbnail").null_count < 12  # of trusted inputs that are drawn
     assert run(*arguments, "-o", tmp_path / "w.parquet", *state)[0] == 0  # the same inputs again count once
     assert json.loads((tmp_path / "watch.json").read_text())["watches"]["fit"]["inputs"] == 12
     assert run(*arguments, "--limit", 5, "-o", tmp_path / "u.parquet", *state)[0] == 0

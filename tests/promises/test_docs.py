@@ -143,6 +143,38 @@ def test_a_wrong_option_is_noticed(tmp_path: Path) -> None:
         command.make_context("fit", ["--modell", "x", "--data", "y", "--out", "z"])
 
 
+def named_in_vain(row: str) -> list[str]:
+    """Of a row of a table, the commands of its last cell but one and files of its last cell that do not exist."""
+    app, makefile = typer.main.get_command(cli.app), (ROOT / "Makefile").read_text()
+    *_, cell, evidence, _ = row.split("|")
+    options: set[str] = set()
+    files = re.findall(r"`((?:results|tests)/[^`]+|[\w.-]+\.(?:md|lock))`", evidence)
+    missing = [name for name in files if not (ROOT / name).exists()]
+    for code in re.findall(r"`([^`/][^`]*)`", cell):
+        first, *words = code.removeprefix("gradgeo ").split()
+        if first == "make":
+            found = all("=" in word or f"\n{word}: " in makefile for word in words) and bool(words)
+        elif first.startswith("--"):  # of the command named before it
+            found = first in options
+        else:
+            command = app.commands.get(first)
+            options = {option for each in command.params for option in each.opts} if command else set()
+            found = command is not None and {word for word in words if word.startswith("--")} <= options
+        if not found:
+            missing.append(code)
+    return missing
+
+
+def test_the_table_of_requirements_names_what_exists() -> None:
+    rows = [line for line in (DOCS / "compliance.md").read_text().splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 15
+    assert [missing for row in rows for missing in named_in_vain(row)] == []
+    wrong = (
+        "| a | `gradgeo card FILE --bensch x`, `fit --groups`, `--together`, `make fuss`, `lint` | `results/none.md` |"
+    )
+    assert named_in_vain(wrong) == ["results/none.md", "gradgeo card FILE --bensch x", "make fuss", "lint"]
+
+
 @pytest.mark.site
 def test_the_pictures_of_the_theory_are_drawn_by_the_code(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")

@@ -60,7 +60,7 @@ def score(
     fdr: Annotated[
         str | None, typer.Option(help="A false discovery rate, as 10%: adds q-values of all rows together.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Flagged inputs of a part that are pictured; 0 for none.")] = 64,
+    pictures: Annotated[int, typer.Option(min=0, help="Flagged inputs pictured in a part; 0: no picture at all.")] = 64,
     file_names: Annotated[str, typer.Option("--names", help=f"keep, or hash: by the secret in ${NAMES_KEY}.")] = "keep",
     watch_state: Annotated[
         Path | None, typer.Option("--watch", help="A file in which the watch for shifts goes on from run to run.")

@@ -80,7 +80,7 @@ def score(
         fdr: a false discovery rate. The column q_value then holds `gradgeo.fdr` of all rows together, filled in when
             the last one is scored: rows with a q-value of at most `fdr` are selected. All p-values are held in memory,
             8 bytes a row.
-        pictures: flagged inputs of each part that get a thumbnail or signal and a CSM; 0 for none.
+        pictures: flagged inputs of each part that get a thumbnail or signal and a CSM; 0 for none of any input.
         names_key: a secret by which names are replaced by hashes (HMAC-SHA256) in the columns name and error; None to
             keep names. Without the key nobody can find the name of a hash by trying; the column index stays.
 

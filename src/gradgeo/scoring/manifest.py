@@ -31,7 +31,7 @@ class RunOptions:
     fdr: float | None = None
     """The false discovery rate for which there are to be q-values."""
     pictures: int = PREVIEWS
-    """Flagged inputs of a part that get a picture and a CSM."""
+    """Flagged inputs of a part that get a picture and a CSM; with 0 trusted ones that are drawn get none either."""
     key: bytes | None = field(default=None, repr=False)
     """Of the hashes that stand in place of names; None where names stay."""
 

@@ -108,7 +108,7 @@ class BatchScorer:
             batch["compared"][row] = None if compared is None else int(compared[i])
             explanation = judgement.explanations.get(i)
             if verdicts["trusted"][i]:
-                if draw.pictured(batch["index"][row]):
+                if self.options.pictures and draw.pictured(batch["index"][row]):
                     _fill(batch, row, picture(x, self.preprocess))
                 continue
             if explanation is None:
