@@ -19,7 +19,8 @@ SOUGHT = 10_000
 """Names among which one that was meant is looked for."""
 
 MODELS = (
-    "file.py:function, package.module:function, a .pt or .pt2 file, hf:ORG/NAME, torchvision:NAME, timm:NAME, digits."
+    "file.py:function, package.module:function, a .pt or .pt2 file, hf:ORG/NAME, monai:FOLDER, torchvision:NAME, "
+    "timm:NAME, digits."
 )
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
 DATA = (
@@ -43,7 +44,8 @@ Keys = Annotated[
 Transform = Annotated[
     str | None,
     typer.Option(
-        help="In place of --size to --interpolation: file.py:function, timm, torchvision:WEIGHTS or hf:ORG/NAME."
+        help="In place of --size to --interpolation: file.py:function, timm, torchvision:WEIGHTS, hf:ORG/NAME or "
+        "monai:FOLDER."
     ),
 ]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the UCR archive; default $UCR_DATA_HOME.")]
