@@ -36,8 +36,10 @@ Weights = Annotated[str | None, typer.Option(help="The model's weights, a .safet
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
 Start = Annotated[int, typer.Option(help="Items to leave out at the beginning.")]
 Limit = Annotated[int | None, typer.Option(help="Items to take at most.")]
-Columns = Annotated[str | None, typer.Option(help="Of a .csv or .tsv file: the model's inputs, in its order: a,b,c.")]
-Label = Annotated[str | None, typer.Option(help="Of a .csv or .tsv file: the column of the labels.")]
+Columns = Annotated[
+    str | None, typer.Option(help="Of .csv, .tsv and .parquet: the model's inputs, in its order: a,b,c.")
+]
+Label = Annotated[str | None, typer.Option(help="Of .csv, .tsv and .parquet: the column of the labels.")]
 Keys = Annotated[
     str | None, typer.Option(help="Of code and .jsonl: the keys of input and label in an item, as pixel_values,labels.")
 ]
@@ -104,9 +106,12 @@ def columns_of(contents: "Contents", data: str) -> list[str] | None:
     """The names by which the detector's inputs are taken from `data`; None where either has no names."""
     from gradgeo.data.csv_file import ENDINGS
 
-    columns = contents.fitted.get("columns") or contents.notes.get("columns")
+    columns, endings = contents.fitted.get("columns"), (*ENDINGS, ".parquet")
+    if not columns:  # of pictures or texts, in a file of the kind that fit read
+        columns = contents.notes.get("columns")
+        endings = ENDINGS if str(contents.notes.get("data")).lower().endswith(ENDINGS) else (".parquet",)
     known = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
-    return columns if known and data.lower().endswith(ENDINGS) else None
+    return columns if known and data.lower().endswith(endings) else None
 
 
 def keys_of(contents: "Contents", data: str, keys: str | None) -> tuple[str, ...]:
