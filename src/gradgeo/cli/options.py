@@ -106,7 +106,8 @@ def columns_of(contents: "Contents", data: str) -> list[str] | None:
     """The names by which the detector's inputs are taken from `data`; None where either has no names."""
     from gradgeo.data.csv_file import ENDINGS
 
-    columns, endings = contents.fitted.get("columns"), (*ENDINGS, ".parquet")
+    columns = contents.fitted.get("columns")
+    endings: tuple[str, ...] = (*ENDINGS, ".parquet")
     if not columns:  # of pictures or texts, in a file of the kind that fit read
         columns = contents.notes.get("columns")
         endings = ENDINGS if str(contents.notes.get("data")).lower().endswith(ENDINGS) else (".parquet",)
