@@ -26,13 +26,12 @@ METADATA, WEIGHTS = "configs/metadata.json", "models/model.pt"
 ANY_SIDE = 64
 """Of an input whose metadata leave a side open, as "*" or "16*n"."""
 
-
 _brought: dict[str, str] = {}
 """Names of imported modules of a bundle, and its folder."""
 
 
 def from_bundle(spec: str) -> nn.Module:
-    """The network that the configuration defines, with its weights; `class_names` are those of the metadata.
+    """The network that the configuration defines, with its weights; `bundle_class_names` are those of the metadata.
 
     Raises: ArgumentError for another folder; ModelError for a bundle without a network or weights, or whose network
         gives a class to each pixel or voxel, and where its code fails; MissingDependencyError.
@@ -56,7 +55,7 @@ def from_bundle(spec: str) -> nn.Module:
                 "each pixel or voxel, as of segmentation, which is not judged here."
             )
         names = _channel_names(metadata)
-        network.class_names = names if (1, len(names)) == shape else ()  # type: ignore[assignment]
+        network.bundle_class_names = names if (1, len(names)) == shape else ()  # type: ignore[assignment]
     return network
 
 

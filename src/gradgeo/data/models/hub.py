@@ -67,9 +67,8 @@ def class_names(model: nn.Module) -> tuple[str, ...]:
 
     That is the configuration of Hugging Face, or the metadata of a MONAI bundle.
     """
-    known = getattr(model, "class_names", ())
-    if isinstance(known, tuple) and known and all(isinstance(name, str) for name in known):
-        return known
+    if known := getattr(model, "bundle_class_names", ()):
+        return tuple(known)
     names = getattr(getattr(model, "config", None), "id2label", None)
     if not isinstance(names, dict) or sorted(names) != list(range(len(names))):
         return ()
