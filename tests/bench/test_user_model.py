@@ -1,6 +1,7 @@
 """A user's own classifier, data and detector: as the command line names them."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
 from gradgeo import cli
@@ -20,6 +23,7 @@ from gradgeo.bench.scenarios import Scenario, Task
 from gradgeo.bench.user_model import select_methods, user_scenarios, user_task
 from gradgeo.data.models import load_model
 from gradgeo.errors import ArgumentError
+from helpers import ROOT
 from helpers.waiting import until
 
 pytestmark = pytest.mark.skipif(find_spec("pytorch_ood") is None, reason="pytorch-ood is not installed")
@@ -50,6 +54,19 @@ def test_a_model_data_and_a_detector_without_labels(mine: Path) -> None:
     assert "FGSM" not in result["columns"]
     assert result["columns"]["misclassified"]["count"] == 0
     assert set(result["cells"]) == {"gradgeo", "gradgeo fast", "KNN", f"{mine}/net.py:Mine"}
+
+
+def test_a_detector_of_another_library_as_the_page_has_it(tmp_path: Path) -> None:
+    viyog = pytest.importorskip("viyog", reason="viyog is not installed")
+    (code,) = re.findall(r"```python\n(from viyog .*?)```", (ROOT / "docs/measure.md").read_text(), re.S)
+    (tmp_path / "rough.py").write_text(code)
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)), torch.rand(60, 1, 8, 8)
+    model(x)
+    loader = DataLoader(TensorDataset(x, torch.zeros(60)), batch_size=16)
+    (method,) = select_methods((), (f"{tmp_path / 'rough.py'}:Roughness",)).values()
+    scores = method.make(model, x).fit(loader).predict(x[:5])
+    torch.testing.assert_close(scores, viyog.Viyog(model).fit(loader).score(x[:5]))
 
 
 def test_data_of_the_same_name_keeps_its_whole_path(mine: Path) -> None:

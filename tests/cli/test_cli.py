@@ -22,11 +22,12 @@ from typer.main import get_command
 
 import gradgeo
 from gradgeo import cli
+from gradgeo.cli.console import warnings_as_lines
 from gradgeo.cli.option_groups import AskedOptions, PreparationOptions
 from gradgeo.data import Preprocess, digits
 from gradgeo.data.models import load_model
 from gradgeo.detector.fit.progress import Lines, duration, progress, rate
-from gradgeo.errors import GradgeoWarning
+from gradgeo.errors import GradgeoWarning, warn
 from gradgeo.scoring.schema import PREVIEW_COLUMNS
 from helpers.commands import NET, run
 
@@ -398,7 +399,7 @@ def test_another_model_is_refused(room: Path, tmp_path: Path) -> None:
         "score", room / "d.gradgeo", "-m", f"{tmp_path}/other.py:net", "-d", "digits/test", "-o", tmp_path / "o.csv"
     )
     assert code == 1
-    assert err.startswith("gradgeo: error: Detector.load: ")
+    assert err.startswith("gradgeo: error: ")
     assert not (tmp_path / "o.csv").exists()
 
 
@@ -422,19 +423,19 @@ def test_weights(room: Path, model: str, tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["--out", "{tmp}/nowhere/d.gradgeo"], 1, "error: cannot write {tmp}/nowhere/d.gradgeo: No such file"),
-        (["--data", "{tmp}/a.parquet"], 1, "error: open_source: {tmp}/a.parquet cannot be read as Parquet"),
-        (["--data", "{tmp}/a.npz"], 1, "error: open_source: {tmp}/a.npz holds Python objects, which are pickles"),
-        (["--data", "{tmp}/empty"], 1, "error: open_source: no images in {tmp}/empty"),
-        (["--data", "nowhere"], 1, "error: open_source: nowhere is not here"),
-        (["--model", "resnet18"], 1, "error: load_model: expected model to be file.py:function"),
+        (["--data", "{tmp}/a.parquet"], 1, "error: {tmp}/a.parquet cannot be read as Parquet"),
+        (["--data", "{tmp}/a.npz"], 1, "error: {tmp}/a.npz holds Python objects, which are pickles"),
+        (["--data", "{tmp}/empty"], 1, "error: no images in {tmp}/empty"),
+        (["--data", "nowhere"], 1, "error: nowhere is not here"),
+        (["--model", "resnet18"], 1, "error: expected model to be file.py:function"),
         (["--start", "5000"], 1, "expected start to be below the number of items in digits/fit, 700, got 5000"),
-        (["--alpha", "2"], 1, "error: Detector: expected alpha to be a number between 0 and 1"),
+        (["--alpha", "2"], 1, "error: expected alpha to be a number between 0 and 1"),
         (["--evidence", "tea"], 1, "expected evidence to be one of 'confidence'"),
-        (["--limit", "30"], 1, "error: Detector.fit: expected at least 51 trusted inputs"),
+        (["--limit", "30"], 1, "error: expected at least 51 trusted inputs"),
         (["--device", "abacus"], 1, "expected device to be one that this machine has, got 'abacus'"),
-        (["--size", "4"], 1, "error: Detector.fit: the model failed on inputs of shape (N, 1, 4, 4)"),
+        (["--size", "4"], 1, "error: the model failed on inputs of shape (N, 1, 4, 4)"),
         (["--temperature", "hot"], 2, "--temperature has something that is not a number: hot"),
-        (["--one-class", "svm"], 1, "error: Detector: expected one_class to be one of 'copula', 'loda'"),
+        (["--one-class", "svm"], 1, "error: expected one_class to be one of 'copula', 'loda'"),
         (["--size", "big"], 2, "--size has something that is not a number: big"),
         (["--alpha", "much"], 2, "Invalid value for '--alpha'"),
         (["--flag"], 2, "No such option"),
@@ -759,3 +760,10 @@ def test_a_detector_with_noise_is_fitted_told_and_not_exported(room: Path, model
     assert "judges inputs with fresh noise (noise=0.1), which no exported graph draws" in err
     code, _, err = run("fit", "-m", model, "-d", "digits/fit", "--noise", 0, "-o", fitted)
     assert (code, "expected noise to be None or a number above 0, in input units, got 0.0" in err) == (1, True)
+
+
+def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings_as_lines():
+        for text in ("one", "two", "one"):
+            warn(text)
+    assert capsys.readouterr().err == "gradgeo: warning: one\ngradgeo: warning: two\n"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from gradgeo.data import limits, open_source
@@ -127,3 +128,29 @@ def test_a_detector_of_the_command_line_takes_columns_by_name(tmp_path: Path) ->
     code, _, err = run("score", detector, *net, "-d", written(tmp_path, "c0,c1\n1,2\n"), "-o", tmp_path / "v.csv")
     assert code != 0
     assert "has no column c2" in err
+
+
+def test_parquet_has_columns_by_name_as_well(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"b": [1, 2, None], "kind": ["x", "y", "x"], "a": [0.5, 1.5, 2.5], "on": [True, None, False]}
+    file = tmp_path / "t.parquet"
+    parquet.write_table(arrow.table(columns), file)
+    source = open_source(file, columns=["a", "b", "on"], label="kind")
+    assert source.columns == ("a", "b", "on")
+    nan = float("nan")
+    wanted = torch.tensor([[0.5, 1.0, 1.0], [1.5, 2.0, nan], [2.5, nan, 0.0]])
+    torch.testing.assert_close(torch.stack([item.x for item in source if item.x is not None]), wanted, equal_nan=True)
+    assert [item.label for item in source] == [0, 1, 0]
+    assert [item.name for item in source] == ["0", "1", "2"]
+    with pytest.raises(DataError, match=r"the columns kind of .*t.parquet hold no numbers. Name those"):
+        open_source(file)
+    with pytest.raises(DataError, match=r"t.parquet has no column c; it has b, kind, a, on"):
+        open_source(file, columns=["c"])
+    plain = {name: columns[name] for name in "ba"} | {"label": [3, 4, 5]}
+    parquet.write_table(arrow.table(plain), file)
+    source = open_source(tmp_path / "*.parquet", keep=["b"])
+    assert source.columns == ("a",)
+    assert [item.label for item in source] == [3, 4, 5]
+    assert open_source(file).columns == ("b", "a")
+    with pytest.raises(ArgumentError, match=r"expected columns to be None for data other than .csv, .tsv and .parquet"):
+        open_source(f"hf:{file}", columns=["a"])

@@ -285,7 +285,7 @@ def test_not_parquet(tmp_path: Path) -> None:
 
 def test_parquet_without_inputs(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1], "b": ["text"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="a: int64, b: string"):
+    with pytest.raises(DataError, match=r"the columns b of .* hold no numbers"):
         open_source(tmp_path / "a.parquet")
     pq.write_table(pa.table({"x": pa.array([], pa.list_(pa.float32()))}), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="has no rows"):

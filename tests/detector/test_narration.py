@@ -1,5 +1,6 @@
 """What `fit` says of the data, and what it takes for forgotten."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from gradgeo import Detector, GradgeoWarning
+from gradgeo.detector.extraction import LONG_ENOUGH, _seconds
 from gradgeo.detector.fit.data_scan import DataScan
 from gradgeo.detector.fit.narration import SILENT, FitObserver, Narrator, doubts, facts, observer_of
 from gradgeo.detector.fit.suspects import KINDS
@@ -120,3 +122,14 @@ def test_fit_tells_python_too_and_learns_the_same(capsys: pytest.CaptureFixture[
     for wrong in (["cat"], ["cat", "cat", "dog"], "cat", None):
         detector.notes["class_names"] = wrong
         assert detector.class_names_ == ()
+
+
+def test_the_first_call_of_all_is_not_counted() -> None:
+    called: list[int] = []
+
+    def work(some: torch.Tensor) -> None:
+        time.sleep(0.0 if called else 2 * LONG_ENOUGH)  # as imports and compilation take
+        called.append(len(some))
+
+    assert _seconds(torch.zeros(32, 1), work) < LONG_ENOUGH
+    assert called == [1, 1, 4, 32]

@@ -68,8 +68,11 @@ class Command(TyperCommand):
         except Exception as error:
             if ctx.find_root().params.get("debug"):
                 traceback.print_exc()
-            known = isinstance(error, GradgeoError)
-            say(f"error: {error if known else f'{type(error).__name__}: {error} (--debug says where)'}")
+            if isinstance(error, GradgeoError):
+                error.where = None  # a function of Python, which the user of the command line did not call
+                say(f"error: {error}")
+            else:
+                say(f"error: {type(error).__name__}: {error} (--debug says where)")
             raise typer.Exit(FAILED) from error
 
 
@@ -100,16 +103,18 @@ def share(part: int, whole: int) -> str | None:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Our warnings become lines; what Pillow or pydicom says of a bad file stands in the item's error already."""
+    """Our warnings become lines, each text once; what Pillow or pydicom says of a file stands in the item's error."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", GradgeoWarning)
         for library in ("PIL", "pydicom"):
             warnings.filterwarnings("ignore", module=library)
-        usual = warnings.showwarning
+        usual, said = warnings.showwarning, set[str]()
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, GradgeoWarning):
-                say(f"warning: {message}")
+                if str(message) not in said:
+                    said.add(str(message))
+                    say(f"warning: {message}")
             else:
                 usual(message, category, *place, **more)
 

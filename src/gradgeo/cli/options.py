@@ -19,7 +19,8 @@ SOUGHT = 10_000
 """Names among which one that was meant is looked for."""
 
 MODELS = (
-    "file.py:function, package.module:function, a .pt or .pt2 file, hf:ORG/NAME, torchvision:NAME, timm:NAME, digits."
+    "file.py:function, package.module:function, a .pt or .pt2 file, hf:ORG/NAME, monai:FOLDER, torchvision:NAME, "
+    "timm:NAME, digits."
 )
 SAME_MODEL = "As for fit; may be left out where that was digits, torchvision: or timm:."
 DATA = (
@@ -35,15 +36,18 @@ Weights = Annotated[str | None, typer.Option(help="The model's weights, a .safet
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
 Start = Annotated[int, typer.Option(help="Items to leave out at the beginning.")]
 Limit = Annotated[int | None, typer.Option(help="Items to take at most.")]
-Columns = Annotated[str | None, typer.Option(help="Of a .csv or .tsv file: the model's inputs, in its order: a,b,c.")]
-Label = Annotated[str | None, typer.Option(help="Of a .csv or .tsv file: the column of the labels.")]
+Columns = Annotated[
+    str | None, typer.Option(help="Of .csv, .tsv and .parquet: the model's inputs, in its order: a,b,c.")
+]
+Label = Annotated[str | None, typer.Option(help="Of .csv, .tsv and .parquet: the column of the labels.")]
 Keys = Annotated[
     str | None, typer.Option(help="Of code and .jsonl: the keys of input and label in an item, as pixel_values,labels.")
 ]
 Transform = Annotated[
     str | None,
     typer.Option(
-        help="In place of --size to --interpolation: file.py:function, timm, torchvision:WEIGHTS or hf:ORG/NAME."
+        help="In place of --size to --interpolation: file.py:function, timm, torchvision:WEIGHTS, hf:ORG/NAME or "
+        "monai:FOLDER."
     ),
 ]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the UCR archive; default $UCR_DATA_HOME.")]
@@ -102,9 +106,13 @@ def columns_of(contents: "Contents", data: str) -> list[str] | None:
     """The names by which the detector's inputs are taken from `data`; None where either has no names."""
     from gradgeo.data.csv_file import ENDINGS
 
-    columns = contents.fitted.get("columns") or contents.notes.get("columns")
+    columns = contents.fitted.get("columns")
+    endings: tuple[str, ...] = (*ENDINGS, ".parquet")
+    if not columns:  # of pictures or texts, in a file of the kind that fit read
+        columns = contents.notes.get("columns")
+        endings = ENDINGS if str(contents.notes.get("data")).lower().endswith(ENDINGS) else (".parquet",)
     known = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
-    return columns if known and data.lower().endswith(ENDINGS) else None
+    return columns if known and data.lower().endswith(endings) else None
 
 
 def keys_of(contents: "Contents", data: str, keys: str | None) -> tuple[str, ...]:

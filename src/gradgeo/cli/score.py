@@ -158,7 +158,9 @@ def score(
             "selected": None if rate is None else f"{summary.selected} at a false discovery rate of {rate:.3g}",
             "accuracy": share(summary.correct, summary.labelled),
             "accuracy of the trusted": share(summary.trusted_correct, summary.trusted_labelled),
-            "shift alarm": None if watch is None else f"{watch.state} (rows in their order)",
+            "shift alarm": None
+            if watch is None
+            else f"{watch.state} (by the order of rows, which need not be that of time)",
             "rate": _rate(summary.rows - summary.resumed, summary.seconds),
             "time in the model": None if busy is None else f"{busy:.0%} of {duration(summary.seconds)}",
             "written to": out,

@@ -35,7 +35,11 @@ def preparation_for_fit(model: "nn.Module", spec: str, given: PreparationOptions
     declared = given.over(Preprocess())
     if declared != Preprocess():
         return declared
-    return load_transform(spec) if spec.startswith("hf:") else Preprocess.from_dict(pretrained_preprocessing(spec))
+    return (
+        load_transform(spec)
+        if spec.startswith(("hf:", "monai:"))
+        else Preprocess.from_dict(pretrained_preprocessing(spec))
+    )
 
 
 def preparation_as_fitted(notes: dict[str, Any], model: str | None, given: PreparationOptions) -> "Preparation":

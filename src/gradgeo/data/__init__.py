@@ -60,9 +60,9 @@ def open_source(
     Args:
         spec: an image; a folder of images or DICOM, or of one sub-folder per class; a .csv or .tsv file with a row of
             names, whose columns are numbers or one of which names image files beside it; a .parquet file in the Hugging
-            Face image layout or with number lists or fixed-shape tensors, or a folder of such files; an .npz file with
-            `x` and, if there are labels, `y`; an .npy file; WebDataset shards, .tar or .tar.gz, or a folder of them; a
-            pattern of .parquet or .tar files, as `day-*.parquet` or `part-{000..146}.tar`;
+            Face image layout, with number lists, fixed-shape tensors or columns of numbers, or a folder of such files;
+            an .npz file with `x` and, if there are labels, `y`; an .npy file; WebDataset shards, .tar or .tar.gz, or a
+            folder of them; a pattern of .parquet or .tar files, as `day-*.parquet` or `part-{000..146}.tar`;
             `hf:OWNER/NAME:SPLIT` or `hf:OWNER/NAME:CONFIG:SPLIT` of the Hugging Face hub, or `hf:` with
             a file or folder that its library reads; `file.py:function`, code of yours that gives a Dataset or an
             iterable of x, (x, y) or mappings; an address (s3://, gs://, https:// ...) of such files, which fsspec
@@ -76,8 +76,8 @@ def open_source(
             renumbered by name; the label of a name that is not listed is None.
         data_root: folder that holds the UCR archive; default $UCR_DATA_HOME.
         streaming: read `hf:` data over the network without storing it on disk.
-        columns: of a .csv or .tsv file, those that are the model's inputs, in its order; None for all but label and
-            time.
+        columns: of .csv, .tsv and .parquet files, those that are the model's inputs, in its order; None for all but
+            label and time.
         label: its column of labels; None for the first called label, labels or y.
         keys: of `file.py:function` and .jsonl: those of the input and the label in items that are mappings; none for
             the usual ones, as image, pixel_values or text, and label or labels.
@@ -114,11 +114,12 @@ def open_source(
             reader: Reader | StreamReader = _own(name, tuple(keys), wanted, raw=raw, of_text=of_text)
         elif ending in csv_file.ENDINGS and Path(name).expanduser().exists():
             reader = CsvFile(Path(name).expanduser(), columns, label, of_text=of_text, **wanted)
-        elif columns is not None or label is not None:
-            rule = "None for data other than a .csv or .tsv file"
-            raise expected("columns" if label is None else "label", rule, name)
         else:
-            reader = _reader(name, root, streaming=streaming, columns=wanted, of_text=of_text)
+            by_name = {} if columns is None and label is None else {"columns": columns, "label": label}
+            if by_name and (ending != ".parquet" or name.startswith("hf:")):
+                rule = "None for data other than .csv, .tsv and .parquet files"
+                raise expected("columns" if label is None else "label", rule, name)
+            reader = _reader(name, root, streaming=streaming, columns=wanted | by_name, of_text=of_text)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error}") from error
     options = {"preprocess": preprocess or Preprocess(), "start": start, "limit": limit, "class_order": class_order}

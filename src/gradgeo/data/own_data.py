@@ -42,7 +42,7 @@ def open_own(spec: str, keys: Sequence[str] = (), *, raw: bool = False) -> Reade
     value = load_object(spec, "data", DataError)
     content_id = source_sha256(spec, value)[:16]
     give = value if _is_function(value) else lambda: value
-    data = call(give, spec, DataError)
+    data = call(give, f"{spec}()", DataError)
     if hasattr(data, "collate_fn") and hasattr(data, "dataset"):  # a DataLoader: batches are made here
         if data.collate_fn.__module__.partition(".")[0] != "torch":
             raise DataError(f"{spec} gives a DataLoader with a collate_fn of its own. Give its items, or its dataset.")

@@ -1,4 +1,4 @@
-"""Parquet files: the Hugging Face image layout, or a column of number lists or tensors."""
+"""Parquet files: the Hugging Face image layout, a column of number lists or tensors, or columns of numbers by name."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from gradgeo.data.lines import TEXTS, shortened
 from gradgeo.data.parquet_cells import Cells, RowGroup, Size
 from gradgeo.data.parquet_pages import Column, columns_of, unpacked
 from gradgeo.data.timestamps import parse_timestamps
-from gradgeo.errors import DataError, require
+from gradgeo.errors import DataError, listed, require
 
 INPUTS = ("image", "img", "x", "images", "data")
 LABELS = ("label", "labels", "y")
@@ -40,6 +41,17 @@ class Parquet:
     binary for encoded images, a list (also fixed-size or nested) or a fixed-shape tensor for numbers. Paths inside a
     file are names and are not opened. With `of_text` it is the first column of text, of those in `TEXTS` if there are
     any. Memory: that of `Cells`, and the labels.
+
+    Where no column fits, or `columns` names several, the file is a table, as a .csv file is: an input is (F,), the
+    numbers in `columns`, in that order, or else in all but label, time and `keep`. Memory: all of them as float32.
+
+    Args:
+        files: of the same columns.
+        time: the column of the times; None for none.
+        keep: columns whose values are carried along.
+        columns: the input, or the inputs of a table, by name; None for what is said above.
+        label: the column of the labels; None for the first called one of `LABELS`, if there is one.
+        of_text: whether an input is a text.
     """
 
     def __init__(
@@ -48,6 +60,8 @@ class Parquet:
         time: str | None = None,
         keep: Sequence[str] = (),
         *,
+        columns: Sequence[str] | None = None,
+        label: str | None = None,
         of_text: bool = False,
     ) -> None:
         self._paths = [files] if isinstance(files, Path) else list(files)
@@ -56,13 +70,17 @@ class Parquet:
         self.content_id = content_id(self._paths)
         first = self._open(self._paths[0])
         schema = first.schema_arrow
-        self._column = self._input_column(self._paths[0], schema)
-        label = next((name for name in LABELS if name in schema.names and name != self._column), None)
-        asked = [name for name in (time, *keep) if name is not None]
-        for name in asked:
+        asked = [name for name in (label, time, *keep) if name is not None]
+        for name in (*asked, *(columns or ())):
             if name not in schema.names:
-                raise DataError(f"{self._paths[0]} has no column {name}; it has {', '.join(schema.names)}.")
-        read: dict[str, list[NDArray[Any]]] = {name: [] for name in (label, *asked) if name is not None}
+                raise DataError(f"{self._paths[0]} has no column {name}; it has {listed(schema.names)}.")
+        inputs = self._input_columns(self._paths[0], schema, columns, asked)
+        if label is None:
+            label = next((name for name in LABELS if name in schema.names and name not in inputs), None)
+        self._column = inputs[0]
+        is_table = not self._is_input(schema.field(self._column).type)
+        self.columns: tuple[str, ...] | None = tuple(inputs) if is_table else None
+        read: dict[str, list[NDArray[Any]]] = {name: [] for name in (label, *asked, *(self.columns or ())) if name}
         groups: list[RowGroup] = []
         for number, path in enumerate(self._paths):
             file = self._open(path)
@@ -81,26 +99,31 @@ class Parquet:
             raise DataError(f"{self._paths[0]} has no rows.")
         if read:
             limits.check_labels(place, len(self))
+        if self.columns:
+            limits.check_size(f"the table in {place}", 8 * len(self) * len(self.columns), limits.LARGEST_ARRAY)
         for path in self._paths:
             for name, column in read.items():
                 try:
                     column.append(self._read(path, name))
                 except (self._arrow.ArrowException, OSError, UnicodeDecodeError) as error:
                     raise DataError(f"the column {name} of {path} cannot be read: {error}") from error
-        columns = {name: np.concatenate(parts) for name, parts in read.items()}
+        found = {name: np.concatenate(parts) for name, parts in read.items()}
+        self._table = np.column_stack([_as_numbers(found[name]) for name in self.columns]) if self.columns else None
         self.labels: list[int | None] | None = None
         self.classes: tuple[str, ...] = ()
         if label is not None:
-            self.labels, text = encode_labels(columns[label], place)
+            self.labels, text = encode_labels(found[label], place)
             self.classes = text or class_names(schema.metadata, label)
-        self.times = parse_timestamps(columns[time], place) if time is not None else None
-        self.kept = [texts(columns[name]) for name in keep]
+        self.times = parse_timestamps(found[time], place) if time is not None else None
+        self.kept = [texts(found[name]) for name in keep]
 
     def __len__(self) -> int:
         return len(self._cells)
 
     def name(self, index: int) -> str:
         """The path stored with the image, how a text begins, or else the number of the row."""
+        if self._table is not None:
+            return str(index)
         cell = self._cells[index]
         if self._of_text:
             return shortened(cell.as_py() or str(index))
@@ -108,7 +131,9 @@ class Parquet:
         return path or str(index)
 
     def load(self, index: int) -> Tensor | str:
-        """The decoded image (C, H, W), the numbers of the row, or its text."""
+        """The decoded image (C, H, W), the numbers of the row, NaN where one is missing, or its text."""
+        if self._table is not None:
+            return torch.from_numpy(self._table[index].copy())
         cell = self._cells[index]
         if self._of_text:
             if not cell.is_valid or not cell.as_py():
@@ -222,20 +247,32 @@ class Parquet:
                 wanted = f"{name}: {first.field(name).type}"
                 raise DataError(f"expected the column {wanted} in {path} as in {self._paths[0]}, got {kind}.")
 
-    def _input_column(self, path: Path, schema: Any) -> str:
-        usable = [name for name in schema.names if self._is_input(schema.field(name).type)]
+    def _input_columns(self, path: Path, schema: Any, columns: Sequence[str] | None, apart: Sequence[str]) -> list[str]:
+        """The column whose cells are inputs, or those whose numbers are one together."""
+        named = columns or schema.names
+        usable = [name for name in named if self._is_input(schema.field(name).type)]
         if not usable and self._of_text:
-            raise DataError(f"expected a column of texts in {path}, got {', '.join(schema.names)}.")
-        if not usable:
-            raise DataError(
-                f"expected a column of images (struct with bytes, or binary), number lists or tensors in {path}, "
-                f"got {', '.join(f'{field.name}: {field.type}' for field in schema)}."
-            )
+            raise DataError(f"expected a column of texts in {path}, got {', '.join(named)}.")
+        if not usable or (columns is not None and len(columns) > 1):
+            apart = [*apart, *LABELS] if columns is None else ()
+            names = [name for name in named if name not in apart]
+            others = [name for name in names if not self._is_table_number(schema.field(name).type)]
+            if not names or (columns is None and len(others) == len(names)):
+                raise DataError(
+                    "expected a column of images (struct with bytes, or binary), number lists or tensors, or columns "
+                    f"of numbers in {path}, got {', '.join(f'{field.name}: {field.type}' for field in schema)}."
+                )
+            if others:
+                raise DataError(
+                    f"the columns {listed(others)} of {path} hold no numbers. Name those that are the model's inputs, "
+                    "in its order, with columns (--columns a,b,c); what is text must be encoded as for training."
+                )
+            return names
         column = next((name for name in (TEXTS if self._of_text else INPUTS) if name in usable), usable[0])
         kind = schema.field(column).type
         if not self._of_text and not self._is_list(kind) and not self._is_tensor(kind):
             require("PIL.Image", "images")
-        return column
+        return [column]
 
     def _is_input(self, kind: Any) -> bool:
         if self._of_text:
@@ -251,6 +288,9 @@ class Parquet:
 
     def _is_number(self, kind: Any) -> bool:
         return bool(self._arrow.types.is_integer(kind) or self._arrow.types.is_floating(kind))
+
+    def _is_table_number(self, kind: Any) -> bool:
+        return self._is_number(kind) or bool(self._arrow.types.is_boolean(kind))
 
     def _is_tensor(self, kind: Any) -> bool:
         return isinstance(kind, self._arrow.FixedShapeTensorType)
@@ -293,6 +333,13 @@ def _numbered(column: Any, texts: dict[str | None, int]) -> NDArray[Any]:
         raise OSError("a number beyond its dictionary")
     numbers: NDArray[Any] = np.array([*own, missing], dtype=np.int64)[indices]
     return numbers
+
+
+def _as_numbers(column: NDArray[Any]) -> NDArray[np.float32]:
+    """A column of numbers or truth values, NaN where one is missing."""
+    if column.dtype == object:
+        column = np.array([np.nan if value is None else value for value in column], np.float64)
+    return column.astype(np.float32)
 
 
 def _has(kind: Any, field: str) -> bool:

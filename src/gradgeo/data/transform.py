@@ -20,7 +20,7 @@ from gradgeo.data.preprocess import Preprocess
 from gradgeo.data.user_code import call, load_object, source_sha256
 from gradgeo.errors import DataError, describe, expected, one_line
 
-KINDS = "file.py:function, timm:NAME, torchvision:WEIGHTS, hf:ORG/NAME or a folder hf:FOLDER"
+KINDS = "file.py:function, timm:NAME, torchvision:WEIGHTS, hf:ORG/NAME or hf:FOLDER, or monai:FOLDER, a bundle"
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,19 @@ def load_transform(spec: str, model: str | None = None) -> Preprocess | Transfor
     Args:
         spec: `file.py:function`, a function of one value, or one without arguments that returns such a function, a
             torchvision transform or a `Preprocess`; `timm:NAME` and `torchvision:WEIGHTS`, or `timm` and `torchvision`
-            for what `model` was trained with; `hf:ORG/NAME` or `hf:FOLDER`, an image processor.
+            for what `model` was trained with; `hf:ORG/NAME` or `hf:FOLDER`, an image processor; `monai:FOLDER`, the
+            preprocessing of a bundle, whose code is run, or `monai` for that of `model`.
         model: the model's name.
 
     Raises: ArgumentError for a name that is not there; DataError where the code fails; MissingDependencyError.
     """
     kind = spec.partition(":")[0]
-    if spec in ("timm", "torchvision"):
+    if spec in ("timm", "torchvision", "monai"):
         if model is None or not model.startswith(f"{spec}:"):
-            raise expected("transform", f"{spec}:NAME where the model is no {spec}: model", spec)
+            what = "FOLDER" if spec == "monai" else "NAME"
+            raise expected("transform", f"{spec}:{what} where the model is no {spec}: model", spec)
         spec = model
+        kind = spec.partition(":")[0]
     if kind in ("timm", "torchvision"):
         from gradgeo.data.models.zoo import zoo_preprocessing
 
@@ -136,12 +139,17 @@ def load_transform(spec: str, model: str | None = None) -> Preprocess | Transfor
 
         processor, sha256 = image_processor(spec)
         return simplified(Transform(spec, sha256, processor))
+    if kind == "monai":
+        from gradgeo.data.models.bundle import bundle_preprocessing
+
+        function, sha256 = bundle_preprocessing(spec)
+        return Transform(spec, sha256, function)
     if not spec.rpartition(":")[0]:
         raise expected("transform", KINDS, spec)
     value = load_object(spec, "transform", DataError)
     sha256 = source_sha256(spec, value)
     if not isinstance(value, type) and inspect.isfunction(value) and not inspect.signature(value).parameters:
-        value = call(value, spec, DataError)
+        value = call(value, f"{spec}()", DataError)
     if isinstance(value, Preprocess):
         return value
     if isinstance(value, Mapping):

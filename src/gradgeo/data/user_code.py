@@ -1,4 +1,4 @@
-"""Code that the user names on the command line, as `file.py:function` or `package.module:function`: it is run.
+"""Code that the user names on the command line, `file.py:function`, `package.module:function` or a bundle: it is run.
 
 Nothing named in a file (a detector's notes, a data set's card) comes here: only what the user named in this call.
 """
@@ -56,12 +56,16 @@ def resolved(place: str, name: str, argument: str = "model", failure: type[Gradg
         yield getattr(code, name)
 
 
-def call(function: Callable[[], T], name: str, failure: type[GradgeoError] = ModelError) -> T:
+def call(function: Callable[[], T], what: str, failure: type[GradgeoError] = ModelError) -> T:
     """What `function` returns. Raises: `failure` for whatever it raises."""
     try:
         return function()
     except (Exception, SystemExit) as error:
-        raise failure(f"{name}() failed: {type(error).__name__}: {error}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        behind = "" if cause is error else f" ({type(cause).__name__}: {str(cause).partition(chr(10))[0]})"
+        raise failure(f"{what} failed: {type(error).__name__}: {error}{behind}") from error
 
 
 def unknown(what: str, name: str, known: list[str], place: str, argument: str = "model") -> ArgumentError:

@@ -69,6 +69,7 @@ class _Done:
 
 def _seconds(x: Tensor, work: Callable[[Tensor], object]) -> float:
     """What `work` takes for one input: by 1, or by 4 or all of `x` where that is quick, for few at once take longer."""
+    work(x[:1])  # the first call of all also imports and compiles, for more than a second
     each = 0.0
     for count in (1, 4, len(x)):
         began = time.perf_counter()

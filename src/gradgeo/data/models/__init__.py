@@ -1,7 +1,7 @@
-"""Models by name: code of the user's, a file, a name of Hugging Face, torchvision or timm, or `digits`.
+"""Models by name: code of the user's, a file, a MONAI bundle, a name of Hugging Face, torchvision or timm, or `digits`.
 
-The code behind `file.py:function` and `package.module:function` is the user's own and is run. Weights are read from
-safetensors, a format that cannot hold code, or by PyTorch's reader of tensors and plain values.
+The code behind `file.py:function` and `package.module:function`, and that of a bundle, is the user's own and is run.
+Weights are read from safetensors, a format that cannot hold code, or by PyTorch's reader of tensors and plain values.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradgeo.data.models.bundle import from_bundle
 from gradgeo.data.models.files import ENDINGS, from_file
 from gradgeo.data.models.hub import class_names as class_names
 from gradgeo.data.models.hub import from_hub
@@ -19,7 +20,7 @@ from gradgeo.data.models.weights import (
     arguments_in,
     checkpoint,
     fill,
-    fill_from_checkpoint,
+    fill_from,
     weights_file,
 )
 from gradgeo.data.models.zoo import ZOOS, from_zoo
@@ -28,8 +29,10 @@ from gradgeo.data.user_code import call, resolved
 from gradgeo.errors import expected, public, warn
 
 KINDS = (
-    "file.py:function, package.module:function, a .pt or .pt2 file, hf:ORG/NAME, torchvision:NAME, timm:NAME or digits"
+    "file.py:function, package.module:function, a .pt or .pt2 file, hf:ORG/NAME, monai:FOLDER, torchvision:NAME, "
+    "timm:NAME or digits"
 )
+WITH_WEIGHTS = {"hf:": from_hub, "monai:": from_bundle}
 NAMED = {"digits": "gradgeo.data.digits:digits_classifier"}
 
 
@@ -45,8 +48,9 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
         spec: `file.py:function` or `package.module:function`, called without arguments, or the name of an nn.Module
             object; `torchvision:NAME` or `timm:NAME`, the architecture with the number of classes of `weights`,
             without a download; `hf:ORG/NAME` or `hf:FOLDER`, a classifier of images or texts of Hugging Face, the
-            latter as `gradgeo.text` makes them; a file of TorchScript (.pt, .pth, .ts) or torch.export (.pt2), which
-            are programs: read only what you would run; `digits`, the classifier of the demo.
+            latter as `gradgeo.text` makes them; `monai:FOLDER`, the network of a bundle, whose code is run; a file of
+            TorchScript (.pt, .pth, .ts) or torch.export (.pt2), which are programs: read only what you would run;
+            `digits`, the classifier of the demo.
         weights: a .safetensors file whose keys are exactly those of the model, or a checkpoint of Lightning (.ckpt) of
             tensors and plain values; a class that `spec` names is called with its hyperparameters.
 
@@ -58,11 +62,12 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
         ModelError: the function fails, or the weights are not this model's. MissingDependencyError.
     """
     file = None if weights is None else weights_file(Path(weights).expanduser())
-    if spec.startswith("hf:") or (":" not in spec and Path(spec).suffix in ENDINGS):
+    if spec.startswith(tuple(WITH_WEIGHTS)) or (":" not in spec and Path(spec).suffix in ENDINGS):
         if file is not None:
             raise expected("weights", f"None for {spec}, which brings its own", file.name)
-        model = from_hub(spec) if spec.startswith("hf:") else from_file(Path(spec).expanduser())
-        return _in_eval_mode(model)
+        read = WITH_WEIGHTS.get(f"{spec.partition(':')[0]}:")
+        with torch.random.fork_rng(devices=[]):
+            return _in_eval_mode(from_file(Path(spec).expanduser()) if read is None else read(spec))
     full = NAMED.get(spec, spec)
     in_zoo = full.startswith(ZOOS)
     place, _, name = full.partition(":") if in_zoo else full.rpartition(":")
@@ -73,7 +78,7 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
         known = checkpoint(file) if file is not None and file.suffix == CHECKPOINT else None
         model = from_zoo(place, name, file if known is None else None) if in_zoo else _from_code(place, name, known)
     if file is not None and known is not None:
-        fill_from_checkpoint(model, known, file)
+        fill_from(model, known["state_dict"], file)
     elif file is not None:
         fill(model, file)
     elif in_zoo:
@@ -100,7 +105,7 @@ def _from_code(place: str, name: str, known: dict[str, Any] | None = None) -> nn
     with resolved(place, name) as model:
         if not isinstance(model, nn.Module) and callable(model):
             arguments = arguments_in(known, model) if known is not None and isinstance(model, type) else {}
-            model = call(partial(model, **arguments), f"{place}:{name}")
+            model = call(partial(model, **arguments), f"{place}:{name}()")
     if not isinstance(model, nn.Module):
         raise expected("model", f"a torch.nn.Module from {place}:{name}", model)
     return model

@@ -63,7 +63,12 @@ def image_processor(spec: str) -> tuple[Callable[[Any], Any], str]:
 
 
 def class_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the classes in the order of the logits, where a Hugging Face configuration has them; else none."""
+    """Names of the classes in the order of the logits, where what the model came from has them; else none.
+
+    That is the configuration of Hugging Face, or the metadata of a MONAI bundle.
+    """
+    if known := getattr(model, "bundle_class_names", ()):
+        return tuple(known)
     names = getattr(getattr(model, "config", None), "id2label", None)
     if not isinstance(names, dict) or sorted(names) != list(range(len(names))):
         return ()

@@ -38,18 +38,39 @@ def checkpoint(file: Path) -> dict[str, Any]:
 
     Raises: ModelError for one with other objects, which executes code when it is read, or without weights.
     """
+    known = _read(file)
+    found: dict[str, Any] = known if isinstance(known, dict) else {}
+    if not _are_weights(found.get("state_dict")):
+        raise ModelError(f"expected {file.name} to be a checkpoint of Lightning with a state_dict, got none.")
+    return found
+
+
+def tensors_in(file: Path) -> dict[str, torch.Tensor]:
+    """A state dict as `torch.save` writes it, bare or as "model" or "state_dict" among other plain values.
+
+    Raises: ModelError for a file with other objects, which executes code when it is read, or without weights.
+    """
+    known = _read(file)
+    inside = [known.get(name) for name in ("model", "state_dict")] if isinstance(known, dict) else []
+    weights: dict[str, torch.Tensor] | None = next(filter(_are_weights, [known, *inside]), None)
+    if weights is None:
+        raise ModelError(f"expected {file.name} to be a state dict of tensors, got none.")
+    return weights
+
+
+def _read(file: Path) -> Any:
+    """Tensors and plain values."""
     try:
-        known = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the reader raises on other content
         raise ModelError(
             f"{file.name} holds other objects than tensors and plain values, or is broken. Reading such objects "
             "executes code, so it is not done: save the state dict alone, as .safetensors."
         ) from error
-    found: dict[str, Any] = known if isinstance(known, dict) else {}
-    weights = found.get("state_dict")
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ModelError(f"expected {file.name} to be a checkpoint of Lightning with a state_dict, got none.")
-    return found
+
+
+def _are_weights(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(each, torch.Tensor) for each in value.values())
 
 
 def arguments_in(known: dict[str, Any], build: Callable[..., Any]) -> dict[str, Any]:
@@ -63,12 +84,11 @@ def arguments_in(known: dict[str, Any], build: Callable[..., Any]) -> dict[str, 
     return {p.name: stored[p.name] for p in parameters if p.name in stored}
 
 
-def fill_from_checkpoint(model: nn.Module, known: dict[str, Any], file: Path) -> None:
+def fill_from(model: nn.Module, weights: dict[str, torch.Tensor], file: Path) -> None:
     """Load the weights; where the model is a part of the module that was trained, those below its one name there.
 
     Raises: ModelError unless each tensor of the model is there, in its shape.
     """
-    weights: dict[str, torch.Tensor] = known["state_dict"]
     own = model.state_dict()
     shortest = min(own, key=len, default="")
     ends = [key for key in weights if key == shortest or key.endswith(f".{shortest}")]

@@ -73,10 +73,10 @@ def from_zoo(zoo: str, name: str, weights: Path | None) -> nn.Module:
     # Tags after the dot name pretrained weights; other prefixes would make timm download.
     if name.partition(".")[0] not in known:
         raise unknown("classifier", name, known, zoo)
-    model: nn.Module = call(lambda: build(name), f"{zoo}:{name}")
+    model: nn.Module = call(lambda: build(name), f"{zoo}:{name}()")
     classes = None if weights is None else _classes(model, weights)
     if classes is not None:
-        model = call(lambda: build(name, num_classes=classes), f"{zoo}:{name}")
+        model = call(lambda: build(name, num_classes=classes), f"{zoo}:{name}()")
     return model
 
 
