@@ -14,9 +14,9 @@ from benchmarks import BENCHMARKS, reproduce
 from helpers import ROOT
 
 FACTORY = {"factory_tops", "factory_shirts", "factory_animals", "factory_outdoors"}
-FORMER = {"fashion", "cifar100"}
-"""Classifiers that were last measured with the presets of before."""
-README_CLASSIFIERS = {"mnist", "cifar10", "ecg5000", "diamonds", *FACTORY, *FORMER}
+FORMER = {"cifar100"}
+"""The classifier that was last measured with the presets of before."""
+README_CLASSIFIERS = {"mnist", "fashion", "cifar10", "ecg5000", "diamonds", *FACTORY, *FORMER}
 """Those of its tables."""
 
 
@@ -94,11 +94,11 @@ def test_the_joint_detector_is_ahead_of_every_peer_on_the_classifiers_of_the_rea
     found = {result["model"]["name"]: result["summary"]["gradgeo"]["shortfall"] for result in results("battery")}
     shortfalls = {name: found[name] for name in README_CLASSIFIERS}
     assert max(shortfalls[name] for name in FORMER) < 1
-    # mnist is a tie with feature squeezing, 94.8 and 95.1; of diamonds the layer Mahalanobis distance is ahead, 87.6 to 85.1.
+    # mnist is a tie with feature squeezing, 94.4 and 95.1; of diamonds the layer Mahalanobis distance is ahead, 87.6 to 85.6.
     assert {name for name, shortfall in shortfalls.items() if shortfall >= 1} <= {"mnist", "diamonds"}
     of_old = [shortfalls[name] for name in ("mnist", "fashion", "cifar10", "cifar100", "ecg5000")]
-    # .61: cifar10 is now a mean over causes, of which its mistakes are the worst.
-    assert sum(of_old) / len(of_old) <= 0.65
+    # .69: cifar10 and fashion are now means over causes, of which mistakes are the worst; over columns they were .1 and .3.
+    assert sum(of_old) / len(of_old) <= 0.7
 
 
 @pytest.mark.release
