@@ -60,8 +60,8 @@ def _measured(task: Task, scenarios: dict[str, Scenario]) -> dict[str, dict[str,
     alone = Detector(model, evidence=["confidence"]).fit(x, y)
     scores: dict[str, dict[str, Any]] = {name: {} for name in (*every, CONFIDENCE)}
     for scenario, part in inputs.items():
-        for name, found in zip(scores, [*group.predict(part), alone.predict(part)], strict=True):
-            scores[name][scenario] = torch.nan_to_num(found.outlier_score, nan=torch.inf).numpy()
+        for name, predictions in zip(scores, [*group.predict(part), alone.predict(part)], strict=True):
+            scores[name][scenario] = torch.nan_to_num(predictions.outlier_score, nan=torch.inf).numpy()
     kinds = {scenario: described[scenario]["kind"] for scenario in inputs if scenario != "trusted"}
     measured = {}
     for name, found in scores.items():

@@ -13,6 +13,7 @@ COSTLY = {
     "simulation": "runs an experiment: fits, attacks or draws, repeated until a rate is known, or a benchmark in small",
     "browser": "opens a page in Chromium, and is skipped where there is none",
     "page": "draws a page or a picture, or counts a long file for one",
+    "example": "runs the examples in the docstrings of a module",
     "journey": "uses several commands, or one again, on a detector or verdicts that it makes first",
     "data": "needs GRADGEO_DATA, the folder with the trained classifiers and their data",
     "release": "checks the committed figures of results/, which are made anew for a release",

@@ -179,8 +179,15 @@ def test_what_needs_optional_libraries_can_be_imported_without() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+EXAMPLES = [
+    pytest.param("gradgeo", marks=pytest.mark.witness),
+    *(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "gradgeo.")),
+]
+
+
+@pytest.mark.example
 @pytest.mark.rounding
-@pytest.mark.parametrize("name", ["gradgeo", *(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "gradgeo."))])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_in_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
     torch.manual_seed(0)
