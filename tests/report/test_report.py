@@ -531,4 +531,4 @@ def test_the_command_writes_the_page_and_prints_its_counts(whole: Path, tmp_path
     assert (tmp_path / "page.html").read_text() == report.html(whole)
     result = CliRunner().invoke(cli.app, ["report", str(tmp_path / "no.csv"), "--out", str(tmp_path / "page.html")])
     assert result.exit_code == 1
-    assert re.fullmatch(r"gradgeo: error: write: .*no\.csv does not exist\n", result.stderr)
+    assert re.fullmatch(r"gradgeo: error: .*no\.csv does not exist\n", result.stderr)
