@@ -109,10 +109,12 @@ def test_bytes_read_ahead_are_bounded(monkeypatch: pytest.MonkeyPatch, workers: 
     assert len(reader.loaded) <= 16 + 4 + workers
     assert [item.index for batch in batches for item in batch] == list(range(16, 64))
     assert sorted(reader.loaded) == list(range(64))
+    before = set(threading.enumerate())
     batches = Indexed(reader, "slow", preprocess=Preprocess()).batches(16, workers=workers)
     next(batches)
+    assert set(threading.enumerate()) > before
     batches.close()  # ends the threads that wait
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("gradgeo-read")]
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_error_of_the_feeder_arrives_in_its_place() -> None:

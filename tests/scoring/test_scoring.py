@@ -1,5 +1,6 @@
 import csv
 import os
+import threading
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -187,10 +188,11 @@ def test_an_interrupted_run_leaves_what_was_there(
 ) -> None:
     out = tmp_path / f"out.{ending}"
     out.write_text("before")
-    failing = Failing(detector, act)
+    failing, before = Failing(detector, act), set(threading.enumerate())
     with pytest.raises(type(act), match=str(act.args[-1])):
         score(failing, open_source(thousand, limit=30), out, batch_size=10)
     assert failing.calls == 2
+    assert set(threading.enumerate()) <= before
     assert out.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", out.name]
 

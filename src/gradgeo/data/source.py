@@ -230,8 +230,9 @@ class Source(ABC):
         return None
 
     def __iter__(self) -> Iterator[Item]:
-        for batch in self.batches(1):
-            yield from batch
+        with closing(self.batches(1)) as batches:
+            for batch in batches:
+                yield from batch
 
     def _item(
         self,

@@ -101,7 +101,9 @@ class RetainedGraph:
 
         Where memory does not take it nothing is known of the model, and nothing is slow but this pass."""
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+            # A pattern of its own: an equal filter would be taken out before it is put first, and the other threads,
+            # whose filters these are too, would for a moment be without it.
+            warnings.filterwarnings("always", ".*")
             try:
                 maps, slow = torch.func.vmap(self._gradient)(cotangents), None
             except Exception as error:  # whatever cannot be batched: custom functions, values read out

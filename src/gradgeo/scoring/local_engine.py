@@ -4,7 +4,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
@@ -78,13 +78,10 @@ def local(
     names = job.parts.schema.metadata.class_names
     scorer = BatchScorer(job.detector, job.source.preprocess, job.source.keep, job.options, names)
     tally = Tally.of(job.source.preprocess)
-    with repeated_warnings_once():
-        batches = job.source.batches(
-            job.batch_size,
-            workers=job.workers,
-            parts=map(job.positions, numbers),
-            shape=job.detector.input_shape_,
-        )
+    ahead = job.source.batches(
+        job.batch_size, workers=job.workers, parts=map(job.positions, numbers), shape=job.detector.input_shape_
+    )
+    with repeated_warnings_once(), closing(ahead) as batches:  # closed, an interrupted run leaves no thread waiting
         for number, part in groupby(batches, job.number):
             columns, previews = no_rows(job.source.keep), job.options.pictures
             for batch in part:
