@@ -136,7 +136,7 @@ def detector() -> gradgeo.Detector:
 
 
 def test_texts_in_verdicts_out(detector: gradgeo.Detector) -> None:
-    assert detector.evidence_ == ("confidence", "mahalanobis", "residual")
+    assert detector.evidence_ == ("confidence", "mahalanobis", "layer_1")
     texts = some_texts(20, seed=1)
     verdicts = detector.predict(texts)
     single = torch.cat([detector.outlier_score([text]) for text in texts])

@@ -15,7 +15,6 @@ from torch import nn
 
 from gradgeo import Detector
 from gradgeo.data import Preprocess, open_source
-from gradgeo.detector.evidence import PRESETS
 from gradgeo.scoring import draw, score
 from gradgeo.scoring.previews import SIDE, picture, signal, similarities, thumbnail
 from gradgeo.scoring.schema import MOST_POINTS
@@ -44,7 +43,7 @@ def test_rows_say_what_the_detector_says(detector: Detector, tmp_path: Path) -> 
     explanations = detector.explain(torch.from_numpy(x))
     for row, why in zip(rows, explanations, strict=True):
         assert row["evidence"] == pytest.approx(
-            [why.evidence[e].p_value for e in PRESETS["fast"]],
+            [why.evidence[e].p_value for e in detector.evidence_],
             abs=1e-6,
         )
         assert row["cause"] == why.cause

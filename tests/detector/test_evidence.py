@@ -9,7 +9,8 @@ from torch import Tensor, nn
 import gradgeo
 from gradgeo import Detector, GradgeoError
 from gradgeo.classifier.wrapper import Classifier, preserve_state
-from gradgeo.detector.evidence import EVIDENCE, PRESETS
+from gradgeo.detector.evidence import EVIDENCE, PRESETS, Evidence
+from gradgeo.detector.fusion import FLOOR
 from gradgeo.detector.measurements import DRAWS, RADII, EvidenceContext, margin, shift, shiftable
 from gradgeo.detector.results import likely_cause
 from gradgeo.detector.weighing import CAUSES
@@ -36,7 +37,11 @@ def context(
     with preserve_state(x):
         maps = Maps(Loss("cross_entropy", temperature), classes)
         batch = classifier.prepare(x)
-        return EvidenceContext(AutogradJacobian(classifier.optimized(batch), batch), maps, **options)
+        return EvidenceContext(AutogradJacobian(classifier.optimized(batch), batch, layers=True), maps, **options)
+
+
+def available(ctx: EvidenceContext) -> dict[str, Evidence]:
+    return {name: evidence for name, evidence in EVIDENCE.items() if evidence.available(ctx.forward)}
 
 
 def test_boundary_distances_of_a_linear_model_are_exact() -> None:
@@ -166,16 +171,17 @@ def test_no_sample_depends_on_its_batch() -> None:
     every = context(model, x, radius=0.05)
     for i in range(6):
         single = context(model, x[i : i + 1], radius=0.05)
-        for name, evidence in EVIDENCE.items():
+        for name, evidence in available(every).items():
             assert torch.allclose(evidence.measure(single)[0], evidence.measure(every)[i], atol=1e-6), name
 
 
 def test_every_evidence_has_as_many_features_as_names_and_is_documented() -> None:
     ctx = context(network(), inputs(4), radius=0.05)
-    for name, evidence in EVIDENCE.items():
+    assert EVIDENCE.keys() - available(ctx).keys() == {"layer_3", "layer_4", "layer_5", "layer_6"}
+    for name, evidence in available(ctx).items():
         measured = evidence.measure(ctx)
         assert name == evidence.name
-        assert measured.shape == (4, len(evidence.features) or 24), name
+        assert measured.shape == (4, len(evidence.features) or (4 if name == "layer_2" else 24)), name
         assert measured.isfinite().all(), name
         assert (evidence.measure.__doc__ or "").strip(), name
 
@@ -184,7 +190,8 @@ def test_every_evidence_has_as_many_features_as_names_and_is_documented() -> Non
 def test_fewer_maps(classes: int | None) -> None:
     ctx = context(network(), inputs(4), classes=classes, radius=0.05)
     assert ctx.boundary_distances.shape == (4, (classes or 4) - 1)
-    assert all(EVIDENCE[name].measure(ctx).isfinite().all() for name in PRESETS["full"])
+    full = available(ctx).keys() & set(PRESETS["full"])
+    assert all(EVIDENCE[name].measure(ctx).isfinite().all() for name in full)
 
 
 def test_the_fast_preset_costs_a_backward_pass_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +256,13 @@ def test_a_model_without_a_linear_head() -> None:
         Detector(model, evidence=["csm", "neighbours"]).fit(inputs(120))
 
 
+def test_layers_of_another_model_are_refused() -> None:
+    detector = Detector(network(), evidence="lite").fit(inputs(120))
+    shallow = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double()
+    with pytest.raises(GradgeoError, match=r"expected the model to be one with outputs of 2 layers, as at fit, got 1"):
+        detector.fitted_.extractor.measure(shallow, [inputs(3)], batch_size=3)
+
+
 def test_two_classes() -> None:
     with pytest.warns(gradgeo.GradgeoWarning, match="with two classes"):
         detector = Detector(network(2)).fit(inputs(160))
@@ -275,15 +289,15 @@ def test_explanations_name_evidence_and_cause() -> None:
     detector = Detector(network(), alpha=0.2).fit(inputs(200))
     odd, fusion = inputs(30, seed=5) * 4, detector.fitted_.fusion
     for why in detector.explain(odd):
-        assert set(why.evidence) == set(PRESETS["full"])
-        assert set(why.questions) == {"confidence", "features", "stability", "geometry", "residual"}
+        assert set(why.evidence) == set(PRESETS["full"]) - {"layer_3", "layer_4", "layer_5", "layer_6"}
+        assert set(why.questions) == {"confidence", "features", "stability", "geometry", "layers"}
         assert (why.cause is None) == why.trusted
         assert why.cause in (*CAUSES, None)
         surprisal = [score.surprise for score in why.evidence.values()]
         assert surprisal == sorted(surprisal, reverse=True)
         assert all(0 < score.p_value <= 1 for score in why.evidence.values())
         weight = dict(zip(fusion.question_names, fusion.weights.tolist(), strict=True))
-        beyond = {name: max(q - 1.5 * (name in ("stability", "geometry")), 0) for name, q in why.questions.items()}
+        beyond = {name: max(q - FLOOR.get(name, 0), 0) for name, q in why.questions.items()}
         assert why.outlier_score == pytest.approx(sum(weight[name] * q**1.5 for name, q in beyond.items()))
         assert why.as_dict()["cause"] == why.cause
         assert all(math.isfinite(q) for q in why.as_dict()["questions"].values())

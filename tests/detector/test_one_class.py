@@ -77,6 +77,7 @@ ARRAYS = {
     "neighbours": {"references": np.eye(2, dtype=np.float32)},
     "residual": {"mean": np.zeros(2), "minor": np.eye(2)[:, :1]},
     "nearest_mean": {"whitening": np.eye(2), "means": np.zeros((1, 2))},
+    "nearest_layer_mean": {"whitening": np.eye(2), "means": np.zeros((1, 2))},
     "loda": {"directions": np.eye(2), "low": -np.ones(2), "high": np.ones(2), "surprisal": np.ones((2, 4))},
 }
 

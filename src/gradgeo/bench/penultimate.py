@@ -36,7 +36,7 @@ class Penultimate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, F) of inputs (N, *input)."""
         with preserve_state(x):
-            _, features, made = self._copy[0](x)
-        if features is None or not made:
+            found = self._copy[0](x)
+        if found.features is None or not found.makes_logits:
             raise ModelError("no linear layer of the model makes its logits here, so it has no penultimate features.")
-        return features
+        return found.features

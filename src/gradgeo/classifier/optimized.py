@@ -2,14 +2,16 @@
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gradgeo.classifier.change_detection import state_of
 from gradgeo.classifier.conv_kernels import freeze
+from gradgeo.classifier.forward_watch import NORMS, ForwardWatch
 from gradgeo.classifier.isolated_copy import Model, isolated_copy
+from gradgeo.classifier.layers import LayerOutputs
 from gradgeo.classifier.linear_kernels import freeze_linear, wide
 from gradgeo.classifier.logits import Draws, logits_of
 
@@ -21,8 +23,18 @@ AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 Folding multiplies two float32 weights, whose products round otherwise than the two layers did: 1e-6 on ResNets."""
 
-_FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+class ForwardPass(NamedTuple):
+    """What a pass over N inputs gives."""
+
+    logits: Tensor
+    """(N, C)."""
+    features: Tensor | None
+    """(N, F) that enter the head; None without one."""
+    makes_logits: bool
+    """Whether the head makes the logits of the features, so that d logits = W d features."""
+    layers: tuple[Tensor, ...]
+    """(N, F) of each of `OptimizedModel.layers`, averaged over positions, where asked for; else none."""
 
 
 class OptimizedModel:
@@ -64,6 +76,8 @@ class OptimizedModel:
         self._classes = 0
         self.activations = 0
         """Entries per sample of the outputs of its layers, all that a graph of it holds; 0 if not known."""
+        self.layers = LayerOutputs([])
+        """Of the whole model, up to six; none where it is a function or cannot be copied."""
         self._channels_last = False
         self._calls = threading.local()
         self._draws = Draws()
@@ -82,22 +96,22 @@ class OptimizedModel:
             self.head.register_forward_hook(self._note_call)
         if private and isinstance(self.model, nn.Module):
             for module in self.model.modules():
-                if isinstance(module, _NORMS):
+                if isinstance(module, NORMS):
                     module.register_forward_hook(_match_grad_layout)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None, bool]:
-        """Logits (N, C); the features (N, F) that enter `head`, None without one; and whether it makes the logits of
-        them, so that d logits = W d features."""
-        with self._turn:
+    def __call__(self, x: Tensor, *, layers: bool = False) -> ForwardPass:
+        """A pass over inputs (N, *input), with the outputs of `layers` if asked for."""
+        with self._turn, self.layers.noted() if layers else nullcontext({}) as noted:
             logits = logits_of(self.model, self._to_memory_format(x), self._draws)
+        outputs = self.layers.of(noted, logits.shape[0])
         call, self._calls.last = getattr(self._calls, "last", None), None
         if call is None:
-            return logits, None, False
+            return ForwardPass(logits, None, False, outputs)
         features, version, output = call
         # Equal values are not enough where gradients count: what comes after the head may have a derivative of its own.
         same = output is logits or (not torch.is_grad_enabled() and torch.equal(output, logits))
         unchanged = features._version == version  # not written to in place after the head read them
-        return logits, features if unchanged else None, same and unchanged
+        return ForwardPass(logits, features if unchanged else None, same and unchanged, outputs)
 
     @torch.no_grad()
     def classes(self, x: Tensor) -> int:
@@ -115,17 +129,45 @@ class OptimizedModel:
 
     def _optimize(self, model: nn.Module, x: Tensor, *, traced: bool) -> None:
         plain = isolated_copy(model)
-        watch = _ForwardWatch(plain)
+        watch = ForwardWatch(plain)
         before = state_of(plain)
         logits = watch.run(x, self._draws)  # (n, C)
         if before is not None and state_of(plain) == before:  # so that threads need not wait for each other
             self._turn = nullcontext()
         self.model, self.head = plain, watch.head_of(logits)
         self._classes, self.activations = logits.shape[1], watch.entries // len(x)
-        if logits.dtype not in AGREEMENT:
-            return
         names = {layer: name for name, layer in plain.named_modules()}
-        pairs = [(names[layer], names[norm]) for layer, norm in watch.foldable()]
+        # What a norm gives is the same where it is folded, and what the layer before it gives is not.
+        noted = [
+            (names[watch.norm_after.get(layer, layer)], not isinstance(layer, nn.Linear))
+            for layer in watch.spread_layers(x, self._draws)
+        ]
+        if logits.dtype in AGREEMENT:
+            pairs = [(names[layer], names[norm]) for layer, norm in watch.foldable()]
+            signals = [names[layer] for layer in watch.last_signals()]
+            self._change(model, x, logits, pairs, signals, traced=traced)
+        if self.head is not None and self.model is not plain:
+            head = self.model.get_submodule(names[self.head])
+            self.head = head if isinstance(head, nn.Linear) else None
+        self.layers = LayerOutputs([(self.model.get_submodule(name), convolves) for name, convolves in noted])
+
+    def _change(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        logits: Tensor,
+        pairs: list[tuple[str, str]],
+        signals: list[str],
+        *,
+        traced: bool,
+    ) -> None:
+        """Take a changed copy of `model` in the place of the plain one, if one gives its logits.
+
+        Args:
+            pairs: names of layers and of the norms to be folded into them.
+            signals: names of layers whose outputs are signals that enter no convolution.
+        """
+        plain = self.model
         channels_last = not traced and _gains_from_channels_last(plain)
         products = not traced and bool(wide(plain))
         # From most to least that may be changed; the first copy whose logits agree is taken.
@@ -135,14 +177,12 @@ class OptimizedModel:
             changed = isolated_copy(model)
             if products:
                 freeze_linear(changed)
-            _change(changed, pairs if fold else [], channels_last=last, traced=traced)
-            for layer in watch.last_signals() if last else ():
-                changed.get_submodule(names[layer]).register_forward_hook(_grad_to_channels_last)
+            _rewrite(changed, pairs if fold else [], channels_last=last, traced=traced)
+            for name in signals if last else ():
+                changed.get_submodule(name).register_forward_hook(_grad_to_channels_last)
             # What a trace would have to prove is tested instead: a folded pair that was read elsewhere shows here.
             if self._agrees(changed, x, logits, last) and not (last and _changes_grad_layout(changed, x)):
                 self.model, self._channels_last = changed, last
-                head = None if self.head is None else changed.get_submodule(names[self.head])
-                self.head = head if isinstance(head, nn.Linear) else None
                 return
 
     def _agrees(self, model: nn.Module, x: Tensor, logits: Tensor, channels_last: bool) -> bool:
@@ -169,7 +209,7 @@ def _gains_from_channels_last(model: nn.Module) -> bool:
     return any(isinstance(m, nn.Conv1d | nn.Conv2d) and m.weight.device.type == "cpu" for m in model.modules())
 
 
-def _change(model: nn.Module, pairs: list[tuple[str, str]], *, channels_last: bool, traced: bool) -> None:
+def _rewrite(model: nn.Module, pairs: list[tuple[str, str]], *, channels_last: bool, traced: bool) -> None:
     for layer, norm in pairs:
         _fold(model, model.get_submodule(layer), model.get_submodule(norm))
     if channels_last:
@@ -195,86 +235,6 @@ def _fold(model: nn.Module, layer: Any, norm: Any) -> None:
         for name, child in parent.named_children():
             if child is norm:
                 setattr(parent, name, nn.Identity())
-
-
-class _ForwardWatch:
-    """What enters and leaves the layers of interest during one forward pass."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._output_of: dict[int, tuple[nn.Module, Tensor, int]] = {}  # by id: layer, output, version
-        self._linear: list[tuple[nn.Linear, Tensor]] = []
-        self._pairs: list[tuple[nn.Module, nn.Module]] = []
-        self._calls: list[nn.Module] = []
-        self._signals: list[tuple[nn.Module, Tensor]] = []
-        self._convolved: list[Tensor] = []
-        self.entries = 0
-        """Entries of the outputs of all layers."""
-
-    def run(self, x: Tensor, draws: Draws) -> Tensor:
-        """The logits (n, C) of `x`."""
-        handles = []
-        for module in self._model.modules():
-            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
-                continue
-            hooked = _hooked(module)
-            if not any(True for _ in module.children()):
-                handles.append(module.register_forward_hook(self._count))
-            if isinstance(module, nn.Conv1d):
-                handles.append(module.register_forward_pre_hook(self._convolve))
-            if isinstance(module, nn.Linear) or (type(module) in _FOLDABLE and not hooked):
-                handles.append(module.register_forward_hook(self._after))
-            elif type(module) in _NORMS and module.running_mean is not None and not hooked:
-                handles.append(module.register_forward_pre_hook(self._before))
-        try:
-            return logits_of(self._model, x.clone(), draws)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _after(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._calls.append(layer)
-        if isinstance(output, Tensor):
-            self._output_of[id(output)] = (layer, output, output._version)  # while it is held, no other has its id
-            if isinstance(layer, nn.Linear) and output.ndim == 2:
-                self._linear.append((layer, output))
-
-    def _count(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor):
-            self.entries += output.numel()
-            if output.ndim == 3 and not any(True for _ in module.parameters()):
-                self._signals.append((module, output))
-
-    def _convolve(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._convolved += [x for x in inputs if isinstance(x, Tensor)]
-
-    def _before(self, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._calls.append(norm)
-        known = self._output_of.get(id(inputs[0])) if inputs else None
-        if known is not None:
-            layer, output, version = known
-            if output._version == version and _weighted(layer):  # else something wrote into the output since
-                self._pairs.append((layer, norm))
-
-    def head_of(self, logits: Tensor) -> nn.Linear | None:
-        """The last linear layer whose output is the logits."""
-        heads = [layer for layer, output in self._linear if output.shape == logits.shape and output.equal(logits)]
-        return heads[-1] if heads else None
-
-    def last_signals(self) -> list[nn.Module]:
-        """Layers without weights whose outputs are signals (N, channels, length) that enter no convolution."""
-        if not self._convolved:
-            return []
-        return [layer for layer, output in self._signals if not any(output is x for x in self._convolved)]
-
-    def foldable(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Layers and the BatchNorm that follows each, both called once."""
-        return [pair for pair in self._pairs if all(self._calls.count(module) == 1 for module in pair)]
-
-
-def _weighted(layer: nn.Module) -> bool:
-    """Whether its weight is its own, not computed at each call as by weight_norm."""
-    return type(layer) in _FOLDABLE and layer._parameters.get("weight") is not None
 
 
 def _match_grad_layout(norm: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -329,7 +289,3 @@ def _channels_last_signal(above: Tensor) -> Tensor:
     if torch._C._functorch.is_batchedtensor(above):
         return above.mT.contiguous().mT
     return above.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

@@ -11,9 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gradgeo.classifier.layers import LAYERS
 from gradgeo.detector.measurements import RADII, EvidenceContext, log_root, margin, shiftable
 from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
+    NearestLayerMean,
     NearestMean,
     NearestNeighbours,
     OneClass,
@@ -49,6 +51,8 @@ class Evidence:
     """Whether a model has what is measured, by a pass of one input or of none."""
     neighbourhood: Literal["none", "values", "gradients"] = "none"
     """What it measures at points around the input; `Detector.fit` then finds their radius."""
+    layers: bool = False
+    """Whether it asks for the outputs of layers, which are noted in the one pass."""
 
 
 def _csm(ctx: EvidenceContext) -> Tensor:
@@ -223,6 +227,30 @@ def _symmetry(ctx: EvidenceContext) -> Tensor:
     return ctx.symmetry_drop
 
 
+@dataclass(frozen=True)
+class LayerOutput:
+    """The output of one of up to six layers, evenly spaced through the classifier, averaged over positions: for models
+    of its distance from trusted ones (Lee et al., NeurIPS 2018).
+
+    No pass of its own. Early layers know of noise, light and textures, which late ones have learned to overlook. Blind
+    to mistakes, and the early ones to small attacks.
+    """
+
+    place: int
+
+    def __call__(self, ctx: EvidenceContext) -> Tensor:
+        """(N, F)."""
+        if not self.available(ctx.forward):
+            raise expected(
+                "the model", f"one with outputs of {self.place + 1} layers, as at fit", len(ctx.forward.layers)
+            )
+        return ctx.forward.layers[self.place].double()
+
+    def available(self, forward: InputJacobian) -> bool:
+        """Whether a pass that noted the outputs of layers has this one."""
+        return self.place < len(forward.layers)
+
+
 def _has_head(forward: InputJacobian) -> bool:
     return forward.features is not None
 
@@ -234,6 +262,9 @@ def _has_axes(forward: InputJacobian) -> bool:
 def _at_radii(*names: str) -> tuple[str, ...]:
     return tuple(f"{name}_{radius:g}" for name in names for radius in RADII)
 
+
+OF_LAYERS = tuple(f"layer_{place + 1}" for place in range(LAYERS))
+"""The evidence of each of the layers that are looked at, the first of which is nearest to the input."""
 
 EVIDENCE: dict[str, Evidence] = {
     e.name: e
@@ -255,14 +286,18 @@ EVIDENCE: dict[str, Evidence] = {
         Evidence("flips", _at_radii("flips"), _flips, UpperTail, "stability", neighbourhood="gradients"),
         Evidence("curvature", _at_radii("curvature", "largest_curvature"), _curvature, neighbourhood="gradients"),
         Evidence("magnitude", ("magnitude",), _magnitude, UpperTail, "features", _has_head),
+        *(
+            Evidence(name, (), layer, NearestLayerMean, "layers", layer.available, layers=True)
+            for name, layer in zip(OF_LAYERS, map(LayerOutput, range(LAYERS)), strict=True)
+        ),
     )
 }
 """Every evidence by name; add to it to use your own in `Detector(evidence=[...])`."""
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    "full": ("confidence", "mahalanobis", "symmetry", "shifts", "csm", "boundary", "residual"),
-    "fast": ("confidence", "mahalanobis", "symmetry", "shifts", "nearest_boundary", "residual"),
-    "lite": ("confidence", "mahalanobis", "symmetry", "residual"),
+    "full": ("confidence", "mahalanobis", "symmetry", "shifts", "csm", "boundary", *OF_LAYERS),
+    "fast": ("confidence", "mahalanobis", "symmetry", "shifts", "nearest_boundary", *OF_LAYERS),
+    "lite": ("confidence", "mahalanobis", "symmetry", *OF_LAYERS),
     "paper": ("csm",),
 }
 """Named sets of evidence: all that helps; the best with one backward pass; what takes 3 forward passes and no backward

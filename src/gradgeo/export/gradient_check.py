@@ -103,7 +103,7 @@ def _compared(
 
 
 def _pulled(graphs: GradientGraphs, x: Tensor, cotangents: Tensor) -> Tensor:
-    _, _, saved = graphs(x)
+    *_, saved = graphs(x)
     return graphs.vjp(saved, cotangents)
 
 

@@ -35,8 +35,8 @@ class GraphJacobian(InputJacobian):
 
     def __init__(self, graphs: GradientGraphs, x: Tensor) -> None:
         batch = clean(x, traced=True)
-        logits, features, self._saved = graphs(batch.x)  # (N, C), (N, F)
-        super().__init__(batch, logits, features, rank=graphs.rank, weight=graphs.weight)
+        logits, features, layers, self._saved = graphs(batch.x)  # (N, C), (N, F)
+        super().__init__(batch, logits, features, layers=layers, rank=graphs.rank, weight=graphs.weight)
         self._graphs = graphs
 
     def _rows(self, cotangents: Tensor) -> Tensor:

@@ -28,21 +28,24 @@ class GradientGraphs(nn.Module):
         halves: of the joint trace.
         rank: how many gradients span all others, R: those of the features where these are what is differentiated.
         has_features: whether the features are among what the forward graph gives.
+        layers: how many outputs of layers are, behind them.
         weight: (C, F), which makes the logits of the features, where these are what is differentiated.
     """
 
-    def __init__(self, halves: Partition, *, rank: int, has_features: bool, weight: Tensor | None) -> None:
+    def __init__(self, halves: Partition, *, rank: int, has_features: bool, layers: int, weight: Tensor | None) -> None:
         super().__init__()
         self.forward_graph, self.backward_graph, self._axes = halves.forward, halves.backward, halves.axes
-        self.rank, self._has_features = rank, has_features
+        self.rank, self._has_features, self._layers = rank, has_features, layers
         self.weight = None if weight is None else nn.Buffer(weight.contiguous())
         self.tiles = True
         """Whether cotangents are further rows of one backward pass, or have one each."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        """Logits (N, C) of finite inputs, features (N, F) or None, and what the backward graph wants to know."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...], list[Tensor]]:
+        """Logits (N, C) of finite inputs, features (N, F) or None, the outputs (N, F) of layers, and what the backward
+        graph wants to know."""
         logits, *rest = self.forward_graph(x)
-        return logits, rest.pop(0) if self._has_features else None, rest
+        features = rest.pop(0) if self._has_features else None
+        return logits, features, tuple(rest[: self._layers]), rest[self._layers :]
 
     def vjp(self, saved: list[Tensor], cotangents: Tensor) -> Tensor:
         """J^T v for each of the cotangents: (K, N, R) -> (K, N, *input)."""
@@ -61,6 +64,7 @@ class GradientGraphs(nn.Module):
             Partition(forward, backward, self._axes),
             rank=self.rank,
             has_features=self._has_features,
+            layers=self._layers,
             weight=None if self.weight is None else self.weight.double(),
         )
         lifted.tiles = self.tiles
@@ -80,17 +84,20 @@ class Differentiate:
     """Of how many outputs the gradient is taken, R: the features' where these are fewer than logits, or the logits'."""
     has_features: bool
     of_features: bool
+    layers: int
+    """How many layers have outputs that are looked at."""
 
     @classmethod
     def of(cls, classifier: Classifier, x: Tensor, *, dtype: torch.dtype | None = None) -> Self:
         """That of a classifier, whose model is prepared on inputs `x` and computes in `dtype` if not in its own."""
         model = OptimizedModel(classifier.module, private=classifier.private, x=x, traced=True, dtype=dtype)
         leaf = x.to(dtype or x.dtype, copy=True).requires_grad_()
-        logits, features, makes_logits = model(leaf.clone())
+        logits, features, makes_logits, layers = model(leaf.clone(), layers=True)
         if features is None:
-            return cls(model, logits.shape[1], has_features=False, of_features=False)
+            return cls(model, logits.shape[1], has_features=False, of_features=False, layers=len(layers))
         fewer = makes_logits and features.shape[1] < logits.shape[1] and features.requires_grad
-        return cls(model, (features if fewer else logits).shape[1], has_features=True, of_features=fewer)
+        rank = (features if fewer else logits).shape[1]
+        return cls(model, rank, has_features=True, of_features=fewer, layers=len(layers))
 
     @property
     def weight(self) -> Tensor | None:
@@ -98,12 +105,13 @@ class Differentiate:
         return self.model.head.weight.detach() if self.of_features and self.model.head is not None else None
 
     def __call__(self, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
-        """Logits (N, C), features (N, F) if there are any, and J^T v (N, *input), for a cotangent v (N, R)."""
+        """Logits (N, C), features (N, F) if there are any, the outputs (N, F) of layers, and J^T v (N, *input), for a
+        cotangent v (N, R)."""
         leaf = x.detach().requires_grad_()
-        logits, features, _ = self.model(leaf.clone())  # the clone lets the model work in place
+        logits, features, _, layers = self.model(leaf.clone(), layers=True)  # the clone lets the model work in place
         if features is None:
-            return logits, gradient(logits, leaf, cotangent)
-        return logits, features, gradient(features if self.of_features else logits, leaf, cotangent)
+            return logits, *layers, gradient(logits, leaf, cotangent)
+        return logits, features, *layers, gradient(features if self.of_features else logits, leaf, cotangent)
 
 
 @dataclass(frozen=True)
@@ -130,8 +138,14 @@ class TracedClassifier:
         with preserve_state(x, recurrent=classifier.recurrent):
             function = Differentiate.of(classifier, x)
             joint = _traced(function, x)
-        halves = partition(joint.graph, 1 + function.has_features)
-        graphs = GradientGraphs(halves, rank=function.rank, has_features=function.has_features, weight=function.weight)
+        halves = partition(joint.graph, 1 + function.has_features + function.layers)
+        graphs = GradientGraphs(
+            halves,
+            rank=function.rank,
+            has_features=function.has_features,
+            layers=function.layers,
+            weight=function.weight,
+        )
         return cls(graphs, joint, function)
 
 

@@ -21,13 +21,16 @@ class AutogradJacobian(InputJacobian):
     the gradients, are in the model's own. Cost: one forward pass, then two.
     """
 
-    def __init__(self, model: OptimizedModel, batch: PreparedBatch, *, once: bool = False) -> None:
+    def __init__(
+        self, model: OptimizedModel, batch: PreparedBatch, *, once: bool = False, layers: bool = False
+    ) -> None:
         self._model = model
         n = len(batch)
         # Many models refuse an empty batch; one zero input stands in and is sliced away again.
         x = batch.x.detach() if n else batch.x.new_zeros(1, *batch.x.shape[1:])
         leaf = x.detach().to(model.dtype or x.dtype).requires_grad_()
-        logits, features, makes_logits = model(leaf.clone())  # the clone lets the model work in place
+        # The clone lets the model work in place.
+        logits, features, makes_logits, outputs = model(leaf.clone(), layers=layers)
         source, weight = with_gradient(logits), None
         if makes_logits and features is not None and features.shape[1] < logits.shape[1] and features.requires_grad:
             source, weight = features, model.weight
@@ -35,13 +38,14 @@ class AutogradJacobian(InputJacobian):
         self._graph = RetainedGraph(model, source, leaf)
         if model.exact is not None:
             with torch.no_grad():
-                logits, features, _ = model.exact(x.clone())
+                logits, features, _, outputs = model.exact(x.clone(), layers=layers)
         super().__init__(
             PreparedBatch(x[:n], batch.usable),
             logits[:n].detach(),
             None if features is None else features[:n].detach(),
             rank=source.shape[1],
             weight=weight,
+            layers=tuple(output[:n].detach() for output in outputs),
             once=once and source.dtype.itemsize >= 4,  # shorter types hold one-hot cotangents, not all others
         )
 
@@ -92,8 +96,8 @@ class DifferentiableJacobian(InputJacobian):
 
     def __init__(self, model: OptimizedModel, batch: PreparedBatch) -> None:
         self._model = model
-        logits, features, _ = model(batch.x.clone())
-        super().__init__(batch, with_gradient(logits), features, rank=sys.maxsize)
+        logits, features, _, layers = model(batch.x.clone(), layers=True)
+        super().__init__(batch, with_gradient(logits), features, layers=layers, rank=sys.maxsize)
         self.has_gradient = torch.ones_like(self.usable)
 
     def _rows(self, cotangents: Tensor) -> Tensor:
@@ -118,7 +122,7 @@ class DifferentiableJacobian(InputJacobian):
 
 def _logits_at(model: OptimizedModel, x: Tensor) -> Tensor:
     batch = clean(x)
-    return torch.where(batch.usable[:, None], model(batch.x.clone())[0], torch.nan)
+    return torch.where(batch.usable[:, None], model(batch.x.clone()).logits, torch.nan)
 
 
 def _affordable_parts(model: OptimizedModel, x: Tensor, rows: Tensor) -> Sequence[Tensor]:

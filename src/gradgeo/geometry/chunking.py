@@ -158,6 +158,7 @@ def map_chunks(
     precision: str = "float32",
     streamed: bool = False,
     once: bool = False,
+    layers: bool = False,
     quiet: bool = False,
 ) -> list[T]:
     """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples unless
@@ -175,6 +176,7 @@ def map_chunks(
         streamed: of many maps `measure` keeps their products and no more than one byte an entry, and holds a few at
             once.
         once: it asks each pass for maps no more than once.
+        layers: it asks for the outputs of layers.
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
@@ -192,7 +194,7 @@ def map_chunks(
             plan = plans[shape]
             if chunk_size is None and (len(batch) > 1 or (len(batch) and memory_budget is not None)):
                 adaptive.size = plan.chunk_size  # of one sample it is not asked, unless to refuse the caller's budget
-            for saw, measured in _map_batch(plan, batch, adaptive, measure, start=seen.total, once=once):
+            for saw, measured in _map_batch(plan, batch, adaptive, measure, start=seen.total, once=once, layers=layers):
                 results.append(measured)
                 seen += saw
     if not quiet:
@@ -209,11 +211,12 @@ def _map_batch(
     *,
     start: int,
     once: bool,
+    layers: bool,
 ) -> Iterator[tuple[_Seen, T]]:
     """`measure` of the chunks of one batch, whose first row is at `start`."""
 
     def run(rows: slice) -> tuple[_Seen, T]:
-        jacobian = AutogradJacobian(plan.model, batch[rows], once=once)
+        jacobian = AutogradJacobian(plan.model, batch[rows], once=once, layers=layers)
         return _Seen.of(jacobian), measure(jacobian, slice(start + rows.start, start + rows.stop))
 
     return adaptive(len(batch), run, needs=plan.one_sample)

@@ -49,6 +49,7 @@ class InputJacobian(ABC):
         batch: the inputs.
         logits: (N, C).
         features: (N, F), what enters the linear layer that makes the logits; None where there is none.
+        layers: (N, F) of each of some layers throughout the classifier; none where they were not asked for.
         rank: how many gradients span all others, R.
         weight: (C, F), which makes the logits of the features, where these are what is differentiated.
         once: maps are asked for once, so that nothing need be kept: as many maps as there are gradients that span them
@@ -67,12 +68,14 @@ class InputJacobian(ABC):
         *,
         rank: int,
         weight: Tensor | None = None,
+        layers: tuple[Tensor, ...] = (),
         once: bool = False,
     ) -> None:
         self.x = batch.x
         """(N, *input): the inputs as they went in, zeros for rows that hold NaN or infinity."""
         self.logits = logits
         self.features = features
+        self.layers = layers
         self.rank = rank
         self.finite = batch.usable
         """(N,) bool: whether every entry of the input is finite."""

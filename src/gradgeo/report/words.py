@@ -1,5 +1,7 @@
 """Kinds of evidence in plain words, with the field's word in brackets; others are called by their name."""
 
+from gradgeo.classifier.layers import LAYERS
+
 PLAIN = {
     "confidence": "the classifier itself is unsure",
     "neighbours": "unlike the trusted inputs nearest to it",
@@ -18,6 +20,7 @@ PLAIN = {
     "raw_csm": "classes lie around it as around no trusted input, by size",
     "boundary": "boundaries are unusually near or far",
     "nearest_boundary": "the nearest boundary is unusually near or far",
+    **{f"layer_{i + 1}": f"unlike trusted inputs inside the classifier, at layer {i + 1}" for i in range(LAYERS)},
 }
 
 

@@ -321,7 +321,7 @@ def _available(model: Model, names: str | Sequence[str], one_class: str, x: Tens
         one = ", ".join(sorted(unfit & {e.name for e in wanted}))
         raise expected("evidence", "what means something for texts", one, "Leave these out, or use a preset.")
     wanted = tuple(e for e in wanted if e.name not in unfit)
-    (forward,) = map_chunks(model, [x], Maps(), lambda forward, rows: forward, quiet=True)
+    (forward,) = map_chunks(model, [x], Maps(), lambda forward, rows: forward, layers=True, quiet=True)
     missing = [e.name for e in wanted if not e.available(forward)]
     if missing and not isinstance(names, str):
         raise expected(

@@ -7,7 +7,7 @@ and exports can carry it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ _LARGEST = 5.199337582605575  # normal quantile of 1 - _EDGE, its largest score
 PER_CLASS = 1  # samples per feature from which a predicted class gets a Gaussian of its own
 QUANTILES = 200
 NEIGHBOUR = 10  # the distance is that to the so-manyth nearest
+FLAT = 1e-3  # of the typical spread of a layer's entries, below which no entry's own is believed
 REFERENCES = 4096  # inputs that a nearest-neighbour model keeps at most
 
 Layout = dict[str, tuple[str, tuple[str, ...]]]
@@ -213,11 +214,11 @@ class NearestNeighbours(OneClass):
 
 
 @dataclass(frozen=True)
-class NearestMean(OneClass):
-    """Squared Mahalanobis distance of features of length 1 to the nearest class mean (Mueller and Hein, ICML 2025).
+class _ClassMeans(OneClass):
+    """Squared Mahalanobis distance of features to the nearest class mean.
 
     All classes share one covariance, of the deviations from their means, shrunk (Ledoit and Wolf 2004), so that few
-    inputs of many features do no harm. Deviation: classes are those predicted, and the shrinkage.
+    inputs of many features do no harm. Deviation from the sources: classes are those predicted, and the shrinkage.
     """
 
     LAYOUT: ClassVar[Layout] = {"whitening": ("f8", ("width", "width")), "means": ("f8", ("groups", "width"))}
@@ -227,19 +228,24 @@ class NearestMean(OneClass):
     means: Array
     """(G, F) of the classes that were predicted, each times `whitening`."""
 
+    @staticmethod
+    def prepared(features: Tensor) -> Tensor:
+        """The features (N, F) whose distance is measured."""
+        return features
+
     @classmethod
     def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
         """As `OneClass.fit`."""
         from sklearn.covariance import ledoit_wolf
 
-        unit = _unit(torch.from_numpy(features)).numpy()
+        rows = cls.prepared(torch.from_numpy(features)).numpy()
         _, group = np.unique(predicted, return_inverse=True)
         counts = np.bincount(group)
-        sums = np.zeros((len(counts), unit.shape[1]))
-        np.add.at(sums, group, unit)
+        sums = np.zeros((len(counts), rows.shape[1]))
+        np.add.at(sums, group, rows)
         means = sums / counts[:, None]  # (G, F)
         several = counts[group] > 1  # of a class seen once the deviation is zero, and says nothing
-        deviations = (unit - means[group])[several] if several.any() else unit - unit.mean(0)
+        deviations = (rows - means[group])[several] if several.any() else rows - rows.mean(0)
         covariance, _ = ledoit_wolf(deviations, assume_centered=True)
         # Features that never vary leave no variance at all; the ridge keeps the inverse finite.
         covariance += (1e-9 * np.trace(covariance) / len(covariance) + 1e-12) * np.eye(len(covariance))
@@ -251,12 +257,48 @@ class NearestMean(OneClass):
         """As `OneClass.validate`."""
         ensure(len(self.means) >= 1, "means are none")
 
+    def _squares(self, features: Tensor) -> Tensor:
+        """(N,) of features (N, F), 0 or more."""
+        rows = self.prepared(features) @ torch.from_numpy(self.whitening)  # (N, F)
+        means = torch.from_numpy(self.means)
+        # |a - b|^2 by its three terms, (N, G): the differences themselves would be (N, G, F).
+        squares = rows.square().sum(1, keepdim=True) - 2 * rows @ means.T + means.square().sum(1)
+        return squares.amin(1).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class NearestMean(_ClassMeans):
+    """`_ClassMeans` of features of length 1 (Mueller and Hein, ICML 2025)."""
+
+    @staticmethod
+    def prepared(features: Tensor) -> Tensor:
+        """As `_ClassMeans.prepared`."""
+        return _unit(features)
+
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
         """As `OneClass.score`."""
-        white, means = _unit(features) @ torch.from_numpy(self.whitening), torch.from_numpy(self.means)  # (N, F)
-        # |a - b|^2 by its three terms, (N, G): the differences themselves would be (N, G, F).
-        squares = white.square().sum(1, keepdim=True) - 2 * white @ means.T + means.square().sum(1)
-        return squares.amin(1).clamp_min(0)
+        return self._squares(features)
+
+
+@dataclass(frozen=True)
+class NearestLayerMean(_ClassMeans):
+    """The logarithm of `_ClassMeans` of a layer's outputs, whose length is part of what they say (Lee et al., NeurIPS
+    2018): distances there grow by orders of magnitude. Each entry has units of its own, its spread over trusted inputs,
+    so that the shrinkage is not that of the largest alone."""
+
+    @classmethod
+    def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
+        """As `OneClass.fit`."""
+        spread = features.std(0)  # (F,)
+        # An entry that hardly varies must not make another processor's rounding a distance.
+        least = FLAT * np.maximum(np.sqrt(np.square(spread).mean()), np.abs(features).mean(0) / 10)
+        units = np.maximum(np.maximum(spread, least), 1e-12)
+        model = super().fit(features / units, predicted, num_classes)
+        return replace(model, whitening=np.ascontiguousarray(model.whitening / units[:, None]))
+
+    def score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """As `OneClass.score`."""
+        return self._squares(features).clamp_min(1e-12).log()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
+    NearestLayerMean,
     NearestMean,
     NearestNeighbours,
     OneClass,
@@ -16,6 +17,7 @@ KINDS: dict[str, type[OneClass]] = {
     "neighbours": NearestNeighbours,
     "residual": Residual,
     "nearest_mean": NearestMean,
+    "nearest_layer_mean": NearestLayerMean,
     "loda": Loda,
 }
 """Every one-class model."""
