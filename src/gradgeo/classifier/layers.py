@@ -35,9 +35,10 @@ class LayerOutputs:
             layer.register_forward_hook(self._hook(place, convolves))
 
     @contextmanager
-    def noted(self) -> Iterator[Noted]:
-        """What passes of this thread give inside; in place of autograd's, in the graph of the pass."""
-        self._calls.noted = noted = Noted()
+    def noted(self, wanted: bool) -> Iterator[Noted]:
+        """What a pass of this thread gives inside, in its graph; nothing where none are `wanted`."""
+        noted = Noted()
+        self._calls.noted = noted if wanted else None
         try:
             yield noted
         finally:

@@ -101,7 +101,7 @@ class OptimizedModel:
 
     def __call__(self, x: Tensor, *, layers: bool = False) -> ForwardPass:
         """A pass over inputs (N, *input), with the outputs of `layers` if asked for."""
-        with self._turn, self.layers.noted() if layers else nullcontext({}) as noted:
+        with self._turn, self.layers.noted(layers) as noted:
             logits = logits_of(self.model, self._to_memory_format(x), self._draws)
         outputs = self.layers.of(noted, logits.shape[0])
         call, self._calls.last = getattr(self._calls, "last", None), None
@@ -167,9 +167,8 @@ class OptimizedModel:
             pairs: names of layers and of the norms to be folded into them.
             signals: names of layers whose outputs are signals that enter no convolution.
         """
-        plain = self.model
-        channels_last = not traced and _gains_from_channels_last(plain)
-        products = not traced and bool(wide(plain))
+        channels_last = not traced and _gains_from_channels_last(model)
+        products = not traced and bool(wide(model))
         # From most to least that may be changed; the first copy whose logits agree is taken.
         for fold, last in dict.fromkeys([(bool(pairs), channels_last), (bool(pairs), False), (False, channels_last)]):
             if not fold and not last and not products:
