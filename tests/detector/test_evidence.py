@@ -332,6 +332,13 @@ def test_likely_causes(doubt: float, features: float, unstable: float, cause: st
     assert likely_cause({"geometry": 4.0}) is None
 
 
+def test_a_text_is_unlike_or_undecided() -> None:
+    assert likely_cause({"confidence": 3.0, "features": 1.0, "geometry": 9.0}) == "undecided"
+    assert likely_cause({"confidence": 3.0, "features": 6.0}) == "unlike"
+    assert likely_cause({"confidence": 3.0, "features": 1.0, "layers": 4.0}) == "unlike"
+    assert likely_cause({"confidence": 3.0, "features": 1.0, "layers": float("nan")}) is None
+
+
 def test_explanations_name_evidence_and_cause() -> None:
     detector = Detector(network(), alpha=0.2).fit(inputs(200))
     odd, fusion = inputs(30, seed=5) * 4, detector.fitted_.fusion
