@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from gradgeo.detector.evidence import EVIDENCE, PRESETS
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fit.fitting import NEAREST, typical_temperature
 from gradgeo.detector.fusion import EvidenceFusion
+from gradgeo.geometry.chunking import map_chunks
 from gradgeo.geometry.losses import Loss
 from gradgeo.geometry.options import Maps
 from gradgeo.metrics import auroc, tnr_at_tpr
@@ -33,7 +35,23 @@ TIMED = 64
 
 EVERY = tuple(dict.fromkeys((*PRESETS["full"], *PRESETS["fast"])))
 
-Sets = dict[str, EvidenceFeatures]
+
+@dataclass(frozen=True)
+class Sets:
+    """What was measured of one classifier."""
+
+    names: tuple[str, ...]
+    """The evidence of `EVERY` that it has."""
+    by_name: dict[str, EvidenceFeatures]
+    """Of the trusted inputs to fit on ("fit"), of others ("trusted"), and of each scenario."""
+
+    def having(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Of these those that it has."""
+        return tuple(name for name in names if name in self.names)
+
+    def tables(self, of: str, names: Sequence[str]) -> list[Tensor]:
+        """The features of some evidence."""
+        return [self.by_name[of].features[self.names.index(name)] for name in names]
 
 
 def run(suite: Suite) -> Page:
@@ -49,7 +67,7 @@ def run(suite: Suite) -> Page:
     measured = {name: _measured(suite, suite[name]) for name in names}
     heading = ["", *names]
     page.say("## Modes and what they cost")
-    modes = [("full", "min(C, F) + 12"), ("fast", "1"), ("paper", "min(C, F)")]
+    modes = [("full", "min(C, F)"), ("fast", "1"), ("paper", "min(C, F)")]
     rows = []
     for preset, backward in modes:
         cells = [_cell(page, name, f"preset {preset}", measured[name], PRESETS[preset]) for name in names]
@@ -59,7 +77,12 @@ def run(suite: Suite) -> Page:
     rows = []
     for evidence in PRESETS["full"]:
         rest = tuple(e for e in PRESETS["full"] if e != evidence)
-        alone = [_cell(page, name, f"only {evidence}", measured[name], (evidence,)) for name in names]
+        alone = [
+            _cell(page, name, f"only {evidence}", measured[name], (evidence,))
+            if evidence in measured[name].names
+            else "has none"
+            for name in names
+        ]
         without = [_cell(page, name, f"without {evidence}", measured[name], rest) for name in names]
         rows.append([evidence, *alone, *without])
     page.table(["evidence", *(f"alone, {n}" for n in names), *(f"without it, {n}" for n in names)], rows)
@@ -81,7 +104,15 @@ def _measured(suite: Suite, classifier: ClassifierUnderTest) -> Sets:
     fit = classifier.trusted[order[:FIT].sort().values]
     _, inputs = generate(Task(classifier, suite.inputs), shipped_scenarios(suite))  # without data that is not at hand
     sets = {"fit": fit, **{name: x[: suite.inputs] for name, x in inputs.items() if len(x) > 1}}
-    return {name: measured_by(classifier, fit[:NEAREST], x, EVERY) for name, x in sets.items()}
+    every = available(classifier, EVERY)
+    return Sets(every, {name: measured_by(classifier, fit[:NEAREST], x, every) for name, x in sets.items()})
+
+
+def available(classifier: ClassifierUnderTest, names: Sequence[str]) -> tuple[str, ...]:
+    """Of these kinds of evidence those that the classifier has."""
+    x = [classifier.x[:1]]
+    (forward,) = map_chunks(classifier.model, x, Maps(), lambda forward, rows: forward, layers=True, quiet=True)
+    return tuple(name for name in names if EVIDENCE[name].available(forward))
 
 
 def measured_by(
@@ -105,15 +136,12 @@ def measured_by(
     return EvidenceFeatures(tuple(joined[name] for name in extractor.names), joined["label"], joined["probability"])
 
 
-def _tables(measured: EvidenceFeatures, names: tuple[str, ...]) -> list[Tensor]:
-    return [measured.features[EVERY.index(name)] for name in names]
-
-
 def _fusion(sets: Sets, names: tuple[str, ...]) -> tuple[EvidenceFusion, dict[str, Tensor]]:
-    """The fusion of some evidence, and the members' scores of every set."""
-    fitted = sets["fit"]
-    fusion = fusion_of(names, _tables(fitted, names), fitted.label, int(fitted.label.max()) + 1, seed=0)
-    return fusion, {name: fusion.scores(_tables(m, names), m.label) for name, m in sets.items() if name != "fit"}
+    """The fusion of some evidence, as far as the classifier has it, and the members' scores of every set."""
+    names, label = sets.having(names), sets.by_name["fit"].label
+    fusion = fusion_of(names, sets.tables("fit", names), label, int(label.max()) + 1, seed=0)
+    others = {name: measured for name, measured in sets.by_name.items() if name != "fit"}
+    return fusion, {name: fusion.scores(sets.tables(name, names), m.label) for name, m in others.items()}
 
 
 def fusion_of(
@@ -168,7 +196,7 @@ JOINING: dict[str, Callable[[EvidenceFusion, Tensor], Tensor]] = {
 
 def _seconds(classifier: ClassifierUnderTest, preset: str) -> float:
     """Wall time of 1,000 inputs, from one timed batch after another that warms up."""
-    evidence = tuple(EVIDENCE[name] for name in PRESETS[preset])
+    evidence = tuple(EVIDENCE[name] for name in available(classifier, PRESETS[preset]))
     extractor = EvidenceExtractor(evidence, Maps(Loss("cross_entropy", classifier.temperature)), 0.01)
     extractor.measure(classifier.model, [classifier.x[:TIMED]], batch_size=TIMED)
     start = time.perf_counter()

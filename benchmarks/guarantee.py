@@ -1,5 +1,6 @@
 """Whether false alarms are as rare as stated: the rate over random splits of real test data."""
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from benchmarks.evidence import EVERY, measured_by
+from benchmarks.evidence import EVERY, available, measured_by
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from gradgeo._typing import IntArray
@@ -80,15 +81,18 @@ def _refit(suite: Suite, name: str) -> list[tuple[str, dict[float, list[float]],
     apart = min(APART, len(right) // 6)
     typical, taken = right[:apart], right[apart : apart + TAKEN]
     wrong = classifier.x[~classifier.correct][: suspects.MOST_MISTAKES]
-    measured, mistakes = (measured_by(classifier, typical, x, EVERY) for x in (taken, wrong))
+    every = available(classifier, EVERY)
+    measured, mistakes = (measured_by(classifier, typical, x, every) for x in (taken, wrong))
     groups = np.split(np.arange(GROUPS * suspects.SOURCES), GROUPS)
-    made = [_made(classifier, typical, taken, rows) for rows in groups]
+    made = [_made(classifier, typical, taken, rows, every) for rows in groups]
     n = len(measured.label)
     learn = min(FIT, n // 3)
     size = conformal.calibration_size(n - learn, 0.5, min(ALPHAS), at_most=n - learn - 1)
-    for preset, names in PRESETS.items():
+    for preset, wanted in PRESETS.items():
         rng, rates = np.random.default_rng(0), {alpha: list[float]() for alpha in ALPHAS}
-        of_evidence = _part(measured, names)
+        names = [name for name in wanted if name in every]
+        part = partial(_part, [every.index(name) for name in names])
+        of_evidence = part(measured)
         for split in range(SPLITS):
             sources = groups[split % GROUPS]  # learned from in any case; all others are drawn
             rest = np.setdiff1d(rng.permutation(n), sources, assume_unique=True)
@@ -103,9 +107,9 @@ def _refit(suite: Suite, name: str) -> list[tuple[str, dict[float, list[float]],
                 learned.label,
                 classifier.logits.shape[1],
                 seed=split,
-                made=replace(of_split, measured=_part(of_split.measured, names)).among(rows, _part(mistakes, names)),
+                made=replace(of_split, measured=part(of_split.measured)).among(rows, part(mistakes)),
             )
-            known, new = (fusion.fuse(fusion.scores(part.features, part.label)).numpy() for part in (calibration, test))
+            known, new = (fusion.fuse(fusion.scores(some.features, some.label)).numpy() for some in (calibration, test))
             p = conformal.p_values(np.sort(known), new)
             for alpha in ALPHAS:
                 rates[alpha].append(float((p <= alpha).mean()))
@@ -113,16 +117,20 @@ def _refit(suite: Suite, name: str) -> list[tuple[str, dict[float, list[float]],
     return found
 
 
-def _part(measured: EvidenceFeatures, names: tuple[str, ...]) -> EvidenceFeatures:
-    return replace(measured, features=tuple(measured.features[EVERY.index(name)] for name in names))
+def _part(places: Sequence[int], measured: EvidenceFeatures) -> EvidenceFeatures:
+    return replace(measured, features=tuple(measured.features[place] for place in places))
 
 
 def _made(
-    classifier: ClassifierUnderTest, typical: torch.Tensor, taken: torch.Tensor, rows: IntArray
+    classifier: ClassifierUnderTest,
+    typical: torch.Tensor,
+    taken: torch.Tensor,
+    rows: IntArray,
+    names: tuple[str, ...],
 ) -> MeasuredSuspects:
-    """What is measured of outliers made from the inputs `taken` at `rows`."""
+    """Some evidence of outliers made from the inputs `taken` at `rows`."""
     made = suspects.make(classifier.model, taken[torch.from_numpy(rows)], seed=0)
-    measured = measured_by(classifier, typical, torch.cat([*made.values()]), EVERY)
+    measured = measured_by(classifier, typical, torch.cat([*made.values()]), names)
     return MeasuredSuspects.of(made, measured, rows)
 
 

@@ -227,6 +227,8 @@ def test_forged_arrays_are_refused(saved: Path, name: str, value: np.ndarray) ->
         ("csm/precision", lambda a: -a, "precision is not positive definite"),
         ("csm/precision", lambda a: a + np.triu(np.ones_like(a), 1), "precision is not symmetric"),
         ("csm/log_volume", lambda a: a - 1e6, "log_volume is not that of precision"),
+        ("mahalanobis/means", lambda a: a[:2].copy(), "means are not of the same classes"),
+        ("layer_1/means", lambda a: a[:2].copy(), "means are not of the same classes"),
     ],
 )
 def test_numbers_that_do_not_follow_from_each_other_are_refused(

@@ -14,7 +14,7 @@ from gradgeo.detector.calibration.mondrian import LAYOUT as GROUP_LAYOUT
 from gradgeo.detector.calibration.mondrian import CalibrationGroups
 from gradgeo.detector.fitted import FittedDetector
 from gradgeo.detector.fusion import EvidenceFusion, TailSurprisal, checked_floors
-from gradgeo.detector.one_class.base import OneClass, checked_arrays, ensure
+from gradgeo.detector.one_class.base import ClassMeans, OneClass, checked_arrays, ensure
 from gradgeo.detector.one_class.kinds import KINDS
 from gradgeo.detector.weighing import CauseModel, checked_weights
 from gradgeo.errors import DetectorFileError
@@ -84,6 +84,8 @@ def models_of(
     for name, kind in zip(settings["evidence"], fitted["one_class"], strict=True):
         with _naming(name):
             members.append(KINDS[kind].from_arrays(taken(KINDS[kind].LAYOUT, f"{name}/"), classes))
+    means = {len(member.means) for member in members if isinstance(member, ClassMeans)}
+    ensure(len(means) < 2, "means are not of the same classes")
     by_evidence = TailSurprisal.from_arrays(taken(TailSurprisal.LAYOUT), count)
     with _naming("questions"):
         by_question = TailSurprisal.from_arrays(taken(TailSurprisal.LAYOUT, _BY_QUESTION), len(set(questions)))

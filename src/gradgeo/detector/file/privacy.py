@@ -6,7 +6,7 @@ from typing import Any
 from gradgeo._typing import Array
 from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.calibration.mondrian import CalibrationGroups
-from gradgeo.detector.one_class.base import NearestMean, NearestNeighbours, OneClass
+from gradgeo.detector.one_class.base import ClassMeans, NearestNeighbours, OneClass
 
 
 def held(
@@ -20,7 +20,7 @@ def held(
     """By kind, how much there is of it, "none" for nothing."""
     named = list(zip(names, members, strict=True))
     rows = [f"{len(m.references)} x {m.width} ({name})" for name, m in named if isinstance(m, NearestNeighbours)]
-    means = [f"{len(m.means)} x {m.width} ({name})" for name, m in named if isinstance(m, NearestMean)]
+    means = [f"{len(m.means)} x {m.width} ({name})" for name, m in named if isinstance(m, ClassMeans)]
     n, statistics = calibration.features.shape
     return {
         "inputs, pictures, file names": "none",

@@ -214,7 +214,7 @@ class NearestNeighbours(OneClass):
 
 
 @dataclass(frozen=True)
-class _ClassMeans(OneClass):
+class ClassMeans(OneClass):
     """Squared Mahalanobis distance of features to the nearest class mean.
 
     All classes share one covariance, of the deviations from their means, shrunk (Ledoit and Wolf 2004), so that few
@@ -267,12 +267,12 @@ class _ClassMeans(OneClass):
 
 
 @dataclass(frozen=True)
-class NearestMean(_ClassMeans):
-    """`_ClassMeans` of features of length 1 (Mueller and Hein, ICML 2025)."""
+class NearestMean(ClassMeans):
+    """`ClassMeans` of features of length 1 (Mueller and Hein, ICML 2025)."""
 
     @staticmethod
     def prepared(features: Tensor) -> Tensor:
-        """As `_ClassMeans.prepared`."""
+        """As `ClassMeans.prepared`."""
         return _unit(features)
 
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
@@ -281,8 +281,8 @@ class NearestMean(_ClassMeans):
 
 
 @dataclass(frozen=True)
-class NearestLayerMean(_ClassMeans):
-    """The logarithm of `_ClassMeans` of a layer's outputs, whose length is part of what they say (Lee et al., NeurIPS
+class NearestLayerMean(ClassMeans):
+    """The logarithm of `ClassMeans` of a layer's outputs, whose length is part of what they say (Lee et al., NeurIPS
     2018): distances there grow by orders of magnitude. Each entry has units of its own, its spread over trusted inputs,
     so that the shrinkage is not that of the largest alone."""
 
