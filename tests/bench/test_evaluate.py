@@ -230,5 +230,6 @@ def test_ours_are_fitted_on_mistakes_too_and_peers_on_trusted_inputs(few: Task) 
     half = classifier.refitted(1)
     x, labels = half.with_mistakes
     assert (len(half.trusted), len(x)) == (109, 125)
+    assert half.with_mistakes[0] is x  # copied once
     assert torch.equal(x[: len(half.trusted)], half.trusted)
     assert set(labels[len(half.trusted) :].tolist()) <= set(y[:250][wrong[:250]].tolist())

@@ -82,6 +82,8 @@ def test_the_first_verdict_takes_two_commands(title: str, room: Path) -> None:
         extra = ["--evidence", "lite"] if words[0] == "fit" else []
         code, _, err = run(*words, *extra)
         assert code == 0, err
+        forgotten = "the data have no labels; columns that are not read: n. With --label NAME" in err
+        assert forgotten == (title == "Texts" and words[0] == "fit")
     rows = list(csv.DictReader((room / "verdicts.csv").read_text().splitlines()))
     assert len(rows) == 3
     assert all(0 < float(row["p_value"]) <= 1 for row in rows[:2])

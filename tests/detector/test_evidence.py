@@ -31,11 +31,17 @@ def inputs(n: int, seed: int = 1) -> Tensor:
 
 
 def context(
-    model: nn.Module, x: Tensor, *, classes: int | None = None, temperature: float = 2.0, **options
+    model: nn.Module,
+    x: Tensor,
+    *,
+    classes: int | None = None,
+    temperature: float = 2.0,
+    loss: Loss | None = None,
+    **options,
 ) -> EvidenceContext:
     classifier = Classifier.of(model)
     with preserve_state(x):
-        maps = Maps(Loss("cross_entropy", temperature), classes)
+        maps = Maps(loss or Loss("cross_entropy", temperature), classes)
         batch = classifier.prepare(x)
         return EvidenceContext(AutogradJacobian(classifier.optimized(batch), batch, layers=True), maps, **options)
 
@@ -56,6 +62,47 @@ def test_boundary_distances_of_a_linear_model_are_exact() -> None:
         expected.append(sorted(float((z[i, k[i]] - z[i, j]) / (w[k[i]] - w[j]).norm()) for j in others))
     found = context(nn.Sequential(nn.Flatten(), layer), x).boundary_distances.exp()
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [Loss("cross_entropy", 2.0), Loss("logit", 0.5), Loss("mse", 2.0), Loss("cross_entropy", 2.0, rescale=True)],
+    ids=lambda loss: f"{loss.name}{' rescaled' * loss.rescale}",
+)
+def test_boundary_distances_to_some_of_many_classes_are_those_of_autograd(loss: Loss) -> None:
+    model, x = network(40), inputs(3)
+    ctx = context(model, x, classes=5, loss=loss)
+    z = model(x).detach()
+    expected = []
+    for i in range(3):
+        k, *others = z[i].topk(5).indices.tolist()
+        for j in others:
+            leaf = x[i : i + 1].clone().requires_grad_()
+            out = model(leaf)[0]
+            (gradient,) = torch.autograd.grad(out[k] - out[j], leaf)
+            expected.append((z[i, k] - z[i, j]) / gradient.norm())
+    found = ctx.boundary_distances.exp()
+    assert torch.allclose(found, torch.stack(expected).view(3, 4).sort(1).values, rtol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [5, 34])  # some, and so many that their products are computed without holding all
+def test_of_many_classes_all_is_made_of_one_gradient_each(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, of = [], AutogradJacobian._rows
+
+    def counted(self: AutogradJacobian, cotangents: Tensor) -> Tensor:
+        rows.append(cotangents.shape[1])
+        return of(self, cotangents)
+
+    model, x = nets.network(60, width=48).double(), inputs(3)
+    monkeypatch.setattr(AutogradJacobian, "_rows", counted)
+    ctx = context(model, x, classes=classes)
+    matrix, norms = ctx.csm, ctx.map_norms
+    EVIDENCE["boundary"].measure(ctx)
+    assert sum(rows) == classes
+    apart = context(model, x, classes=classes)
+    assert torch.equal(matrix, gradgeo.csm(model, x, temperature=2.0, classes=classes))
+    squares = apart.forward.squares(apart._maps.loss.cotangents(apart.forward.logits, apart.classes)[0])
+    assert torch.allclose(norms, squares.log() / 2, rtol=1e-12)
 
 
 def test_map_norms_are_those_of_the_loss_without_its_confidence_factor() -> None:
@@ -283,6 +330,13 @@ def test_likely_causes(doubt: float, features: float, unstable: float, cause: st
     surprise = {"confidence": doubt, "features": features, "stability": unstable, "geometry": 4.0}
     assert likely_cause(surprise) == cause
     assert likely_cause({"geometry": 4.0}) is None
+
+
+def test_a_text_is_unlike_or_undecided() -> None:
+    assert likely_cause({"confidence": 3.0, "features": 1.0, "geometry": 9.0}) == "undecided"
+    assert likely_cause({"confidence": 3.0, "features": 6.0}) == "unlike"
+    assert likely_cause({"confidence": 3.0, "features": 1.0, "layers": 4.0}) == "unlike"
+    assert likely_cause({"confidence": 3.0, "features": 1.0, "layers": float("nan")}) is None
 
 
 def test_explanations_name_evidence_and_cause() -> None:

@@ -61,6 +61,7 @@ def test_what_is_missing_makes_a_row_that_cannot_be_judged() -> None:
         (pd.DataFrame(X.numpy()), "names of the table's columns.*texts"),
         (pd.DataFrame(X.numpy(), columns=["a"] * 12), "distinct"),
         (pd.DataFrame(X.numpy(), columns=NAMES)["sensor 1"], r"a table in memory.*df\[\['name'\]\]"),
+        (pd.Series(["how are you?"]), r"texts take a model made by gradgeo.text\(model, tokenizer\)"),
     ],
 )
 def test_other_tables_are_refused_in_words(table: Any, said: str) -> None:

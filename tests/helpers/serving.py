@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import shlex
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,9 +64,9 @@ class ReadsHere:
 
 
 @contextmanager
-def served(pool: Any = None, limits: Limits | None = None, **options: Any) -> Iterator[Server]:
+def served(pool: Any = None, limits: Limits | None = None, name: str = "m", **options: Any) -> Iterator[Server]:
     """A server that listens, on a thread of its own."""
-    server = Server(pool or LocalPool(), name="m", port=0, limits=limits, **options)
+    server = Server(pool or LocalPool(), name=name, port=0, limits=limits, **options)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     until(lambda: server.started or not thread.is_alive())
@@ -86,6 +89,19 @@ def request(
     told, kind = response.read(), response.headers.get("content-type", "")
     connection.close()
     return response.status, json.loads(told) if kind == "application/json" else told, dict(response.headers)
+
+
+def curl(server: Server, page: str, about: str, folder: Path) -> list[Any]:
+    """What the commands of a page of docs/ that hold a text print, run in a folder."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8").replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line.startswith("curl ") and about in line]
+    here = "{}:{}".format(*server.address)
+    printed = []
+    for line in lines:
+        command = [word.replace("localhost:8000", here) for word in shlex.split(line)]
+        run = subprocess.run([*command, "--silent"], cwd=folder, capture_output=True, check=True, timeout=60)
+        printed.append(json.loads(run.stdout))
+    return printed
 
 
 def asking(x: np.ndarray, **more: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Image files in place of tensors: the verdicts are those of `score`, and hostile files are refused before they cost."""
 
 import base64
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from gradgeo.serve.inference import DetectorInference
 from gradgeo.serve.limits import Limits
 from gradgeo.serve.server import Server
 from helpers.nets import inputs, network
-from helpers.serving import LocalPool, ReadsHere, request, served
+from helpers.serving import LocalPool, ReadsHere, curl, request, served
 
 tritonclient = pytest.importorskip("tritonclient.http")
 
@@ -102,6 +103,8 @@ def test_verdicts_are_those_of_the_same_files_in_a_folder(detector: Detector, se
         assert told["p_value"] == pytest.approx(float(wanted.p_value[i]), abs=0.02)
         assert told["model_name"] == "m"
         assert not {"cause", "detail", "logits"} & set(told)
+    as_curl = {"Content-Type": "application/x-www-form-urlencoded"}  # what it says of `--data-binary @a.jpg`
+    assert judge(server, FILES["a.jpg"], **as_curl) == judge(server, FILES["a.jpg"], **{"Content-Type": "image/jpeg"})
 
     client = tritonclient.InferenceServerClient("{}:{}".format(*server.address))
     for binary in (True, False):
@@ -113,6 +116,15 @@ def test_verdicts_are_those_of_the_same_files_in_a_folder(detector: Detector, se
         assert np.allclose(answer.as_numpy("p_value"), wanted.p_value, atol=0.02)
     assert client.get_model_metadata("m")["parameters"]["files"] is True
     client.close()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_commands_of_the_documentation(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(FILES["a.jpg"])
+    by_group, plain, explained = curl(server, "serving.md", "photo.jpg", tmp_path)
+    assert "fitted without groups" in by_group["error"]
+    assert plain["label"] == explained["label"]
+    assert "cause" in explained
 
 
 def test_a_form_with_a_file(server: Server) -> None:
@@ -206,7 +218,10 @@ def test_models_that_take_no_files_say_why(detector: Detector) -> None:
             assert (status, reason in told["error"]) == (400, True)
             assert judge(server, bytes(1001)) == (413, {"error": "expected a file of at most 1000 bytes"})
             assert request(server, "GET", "/v2/models/m")[1]["parameters"]["files"] is False
-            assert judge(server, b"x", **{"Content-Type": "text/plain"})[0] == 415
+            status, told = judge(server, b"x", **{"Content-Type": "text/plain"})
+            assert (status, "expected a body of type image/..." in told["error"]) == (415, True)
+            status, told = judge(server, b"x", "?explain=maybe")
+            assert told == {"error": "expected explain of the query to be as /openapi.json describes"}
             assert judge(server, b"x", **{"Origin": "http://evil.example"})[0] == 403  # a form of another site
 
 

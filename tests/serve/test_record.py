@@ -63,7 +63,9 @@ def test_a_text_is_told_by_its_bytes_in_utf_8(tmp_path: Path) -> None:
     record.close()
 
 
-def test_files_are_rotated_and_a_full_disk_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_rotated_and_a_full_disk_is_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     lost: list[int] = []
     record = VerdictRecord(tmp_path, "0" * 64, {"gradgeo": "1"}, largest=2000, lost=lost.append)
     written = os.write
@@ -87,6 +89,7 @@ def test_files_are_rotated_and_a_full_disk_is_survived(tmp_path: Path, monkeypat
     add("lost")
     until(lambda: sum(lost) == 3)
     monkeypatch.undo()
+    assert [(line.levelname, line.message) for line in caplog.records] == [("WARNING", "verdicts are not recorded")]
     add("again")
     record.close()
     told = lines(tmp_path)  # every line is whole

@@ -226,9 +226,13 @@ def raw(server: Server, data: bytes, *, half_close: bool = False) -> bytes:
 
 
 def test_wrong_routes_are_told_in_json(server: Server) -> None:
-    for method, path, status in (("GET", "/v1", 404), ("GET", "/v2/models/x", 404), ("GET", "/v2/models/m/infer", 405)):
+    for method, path, status, text in (
+        ("GET", "/health", 404, "nothing is at this path. One image file or text goes to POST /v1/judge"),
+        ("GET", "/v2/models/x", 404, "no such model or version; here is m"),
+        ("GET", "/v2/models/m/infer", 405, "expected the method POST, got GET"),
+    ):
         got, told, _ = request(server, method, path)
-        assert (got, list(told)) == (status, ["error"])
+        assert (got, list(told), told["error"].startswith(text)) == (status, ["error"], True)
 
 
 def test_what_is_no_http_is_told_in_json(server: Server) -> None:

@@ -76,7 +76,7 @@ class ClassifierUnderTest:
         """The predicted classes of `trusted`, which are its labels, also where there are none."""
         return self.logits[self._fitted_on].argmax(1)
 
-    @property
+    @cached_property
     def with_mistakes(self) -> tuple[Tensor, Tensor]:
         """`trusted` and, behind them, the inputs of the first half that are misclassified, with all their labels (n,):
         what a user fits a detector of ours on. Peers have no use for mistakes."""
@@ -85,8 +85,9 @@ class ClassifierUnderTest:
         return self.x[rows], torch.cat([self.trusted_classes, self.y[rows[len(self._fitted_on) :]]])
 
     def refitted(self, split: int) -> "ClassifierUnderTest":
-        """The same with detectors fitted on another half of the first half; what was computed is kept."""
+        """The same with detectors fitted on another half of the first half; what does not depend on it is kept."""
         other = copy.copy(self)
+        vars(other).pop("with_mistakes", None)
         object.__setattr__(other, "split", split)
         return other
 

@@ -118,7 +118,8 @@ class Classifier:
                 "x",
                 "a floating-point tensor",
                 x,
-                "Images: x / 255. Token ids: pass the input embeddings instead.",
+                "Images: x / 255. Token ids: pass the input embeddings instead, or texts to gradgeo.text(model, "
+                "tokenizer).",
             )
         if x.ndim < 2:
             raise expected("x", "of shape (N, *input)", x, "For a single input add the batch axis: x[None].")

@@ -11,7 +11,7 @@ from gradgeo.cli.console import print_pairs
 from gradgeo.data import ReadableItems
 from gradgeo.detector import Detector
 from gradgeo.detector.fit.narration import TEXTS, Narrator
-from gradgeo.errors import warn
+from gradgeo.errors import listed, warn
 
 if TYPE_CHECKING:
     from gradgeo.detector.fit.data_scan import DataScan
@@ -40,9 +40,19 @@ class FitWords(Narrator):
         if self._of_texts:
             self.unit = TEXTS
         super().scanned(scan)
-        for text in (tally.different_sizes(), tally.few_bits(), *tally.notes(), self._missed(scan)):
+        of_labels = self._missed(scan), self._unlabelled(scan)
+        for text in (tally.different_sizes(), tally.few_bits(), *tally.notes(), *of_labels):
             if text is not None:
                 warn(text)
+
+    def _unlabelled(self, scan: "DataScan") -> str | None:
+        """A sentence where no column was taken for labels, and one that is not read may hold them."""
+        if scan.labelled is not None or not self._items.unread:
+            return None
+        return (
+            f"the data have no labels; columns that are not read: {listed(self._items.unread)}. With --label NAME the "
+            "model's mistakes are known, left out and learned from."
+        )
 
     def _missed(self, scan: "DataScan") -> str | None:
         """A sentence where the accuracy is below what the user expects."""

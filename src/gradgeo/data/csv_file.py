@@ -108,6 +108,8 @@ class CsvFile:
             )
         else:
             self._places = [self._names.index(name) for name in chosen]
+        inputs = [self._names[place] for place in self._places]
+        self.unread = tuple(name for name in self._names if name not in (*inputs, label, time, *keep))
         self.labels: list[int | None] | None = None
         self.classes: tuple[str, ...] = ()
         self.times: NDArray[Any] | None = None

@@ -73,6 +73,11 @@ class ReadableItems(IterableDataset[Batch]):
         """Whether its items are texts."""
         return isinstance(self._source.preprocess, TextPreparation)
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Columns of the data that nothing is read of."""
+        return self._source.unread
+
     def inputs(self) -> Iterator[Tensor]:
         """The batches without their labels."""
         return (batch if isinstance(batch, Tensor) else batch[0] for batch in self)

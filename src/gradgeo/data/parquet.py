@@ -77,6 +77,7 @@ class Parquet:
         inputs = self._input_columns(self._paths[0], schema, columns, asked)
         if label is None:
             label = next((name for name in LABELS if name in schema.names and name not in inputs), None)
+        self.unread = tuple(name for name in schema.names if name not in (*inputs, label, *asked))
         self._column = inputs[0]
         is_table = not self._is_input(schema.field(self._column).type)
         self.columns: tuple[str, ...] | None = tuple(inputs) if is_table else None

@@ -133,6 +133,7 @@ class Source(ABC):
         classes: names of the labels 0, 1, ...; empty where the data has none.
         own_classes: the names that the data itself has, in its own order.
         columns: names of an input's entries, for rows of numbers; None for other data.
+        unread: columns of the data that are nothing here: no input, label or time, and not kept.
         labelled: whether any item can have a label.
         time: the name of the time column; None where none was requested.
         is_datetime: whether times are dates (True) or numbers (False); None for data without times.
@@ -173,6 +174,7 @@ class Source(ABC):
                 self._class_index = {i: class_order.index(c) for i, c in enumerate(reader.classes) if c in class_order}
             self.classes = class_order
         self.columns: tuple[str, ...] | None = getattr(reader, "columns", None)
+        self.unread: tuple[str, ...] = getattr(reader, "unread", ())
         self.preprocess = preprocess
         self.time = time
         self.keep = keep

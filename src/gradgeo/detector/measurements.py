@@ -90,15 +90,31 @@ class EvidenceContext:
 
     def _cosines(self, *, sign: bool, temperature: float | None = None) -> Tensor:
         maps = self._maps_of(sign, temperature)
-        matrix = csm_of(self.forward, maps, memory_for(None, self.forward.x.device))
+        gradients = self._loss_gradients[0] if self._kept and temperature is None else None
+        matrix = csm_of(self.forward, maps, memory_for(None, self.forward.x.device), gradients=gradients)
         return torch.where(self.forward.has_gradient[:, None, None], matrix, torch.nan)
+
+    @property
+    def _kept(self) -> bool:
+        """Whether the losses' gradients are kept, for all that is made of them: where they are fewer than span all
+        others (`InputJacobian.basis`), of which all is made otherwise."""
+        return self.classes.shape[1] < self.forward.rank
+
+    @cached_property
+    def _loss_gradients(self) -> tuple[Tensor, Tensor]:
+        """The gradient (N, K, *input) of the loss of each of `classes`, and the factor (N, K), float64, that brings it
+        to its true size."""
+        cotangents, scale = self._maps.loss.cotangents(self.forward.logits, self.classes)  # (N, K, C), (N, K)
+        return self.forward.vjp(cotangents), scale
 
     @cached_property
     def map_norms(self) -> Tensor:
         """Log Euclidean length (N, K) of each class's loss gradient, less the confidence factor 1 - p_i; NaN where all
         vanish."""
-        # (N, K)
-        squares = self.forward.squares(self._maps.loss.cotangents(self.forward.logits, self.classes)[0])
+        if self._kept:
+            squares = self._loss_gradients[0].flatten(2).double().square().sum(2)  # (N, K)
+        else:
+            squares = self.forward.squares(self._maps.loss.cotangents(self.forward.logits, self.classes)[0])
         return log_root(squares).masked_fill((squares == 0).all(1, keepdim=True), torch.nan)
 
     @cached_property
@@ -106,9 +122,14 @@ class EvidenceContext:
         """Log of the first-order distance (N, K - 1) to each boundary with another class, the nearest first:
         (z_k - z_j) / |grad (z_k - z_j)|.
 
-        Cost: K - 1 backward passes, or those of the gradients that span all maps.
+        Cost: the gradients of K losses, which the CSM is made of too, or those that span all maps; of a loss that
+        does not differ as logits do, K - 1 backward passes more.
         """
-        return self._distances_to(self.rivals).sort(1).values
+        if self._kept and self._maps.loss.differs_as_logits:
+            squares = self._squares_of_differences()
+        else:
+            squares = self._squares_to(self.rivals)
+        return self._log_distances(self.rivals, squares).sort(1).values
 
     def nearest_boundary(self, rivals: int) -> Tensor:
         """Log of the first-order distance (N,) to the nearest of the boundaries with the most likely `rivals`.
@@ -119,18 +140,36 @@ class EvidenceContext:
         if self.rivals.shape[1] <= rivals:
             return self.boundary_distances[:, 0]
         order = self.forward.logits.gather(1, self.rivals).topk(rivals, dim=1).indices
-        return self._distances_to(self.rivals.gather(1, order)).amin(1)
+        nearest = self.rivals.gather(1, order)
+        return self._log_distances(nearest, self._squares_to(nearest)).amin(1)
 
-    def _distances_to(self, rivals: Tensor) -> Tensor:
-        """Log of the first-order distance (N, R) to the boundary with each of `rivals` (N, R)."""
+    def _log_distances(self, rivals: Tensor, squares: Tensor) -> Tensor:
+        """Log of the first-order distance (N, R) to the boundary with each of `rivals` (N, R), of the `squares` (N, R)
+        of the gradients there."""
+        logits = self.forward.logits.double()
+        gaps = logits.amax(1, keepdim=True) - logits.gather(1, rivals)  # (N, R), 0 or more
+        return gaps.clamp_min(1e-30).log() - log_root(squares)
+
+    def _squares_to(self, rivals: Tensor) -> Tensor:
+        """|grad (z_k - z_j)|^2 (N, R) for each of `rivals` (N, R)."""
         n, width = rivals.shape
         # The cotangent e_k - e_j pulls back to the gradient of z_k - z_j. (N, R, C)
         apart = self.forward.logits.new_zeros(n, width, self.forward.logits.shape[1])
         apart.scatter_(2, self.forward.predicted.view(n, 1, 1).expand(n, width, 1), 1.0)
         apart.scatter_(2, rivals[..., None], -1.0)
-        logits = self.forward.logits.double()
-        gaps = logits.amax(1, keepdim=True) - logits.gather(1, rivals)  # (N, R), 0 or more
-        return gaps.clamp_min(1e-30).log() - log_root(self.forward.squares(apart))
+        return self.forward.squares(apart)
+
+    def _squares_of_differences(self) -> Tensor:
+        """`_squares_to` all of `rivals` (N, K - 1), without a further pass: z_k - z_j is the temperature times the
+        difference of the losses of k and j."""
+        gradients, scale = self._loss_gradients
+        rows, sizes = gradients.flatten(2), (self.temperature * scale)[..., None]  # (N, K, d), (N, K, 1)
+        place = self.position[:, None, None]
+        own = rows.gather(1, place.expand(-1, 1, rows.shape[2]))[:, 0].double() * sizes.gather(1, place)[:, 0]  # (N, d)
+        # One class at a time: of all together the differences in float64 would be large.
+        each = zip(rows.unbind(1), sizes.unbind(1), strict=True)
+        squares = torch.stack([(own - row.double() * size).square().sum(1) for row, size in each], dim=1)  # (N, K)
+        return squares.gather(1, without(self.position, squares.shape[1]))
 
     @cached_property
     def neighbourhood(self) -> "Neighbourhood":

@@ -166,18 +166,21 @@ CAUSE_WORDS = {
 
 def likely_cause(surprisal: Mapping[str, float]) -> str | None:
     """What a flagged input most looks like, by the surprisal of each question, where `fit` could not learn to tell:
-    None without these questions, or where they have no answer because the input cannot be judged.
+    None without confidence and features, or where they have no answer because the input cannot be judged.
 
     "unstable": its prediction does not survive small changes of the input as trusted ones do, or the classifier is
     surer of it than of half the trusted inputs, as it is of strong attacks. "unlike": the classifier is unsure, and
     features are further from trusted ones than its doubt explains. "undecided": doubt is the most surprising, as for
     mistakes, inputs at a boundary and near-OOD ones. results/evidence.md counts how often each is right.
+
+    Of texts, which no small change is made of, it is one of the last two, by the larger of features and layers.
     """
-    if not {"confidence", "features", "stability"} <= surprisal.keys() or any(
-        math.isnan(v) for v in surprisal.values()
-    ):
+    if not {"confidence", "features"} <= surprisal.keys() or any(math.isnan(v) for v in surprisal.values()):
         return None
-    doubt, features, unstable = (surprisal[name] for name in ("confidence", "features", "stability"))
+    doubt, features = surprisal["confidence"], surprisal["features"]
+    if "stability" not in surprisal:
+        return "unlike" if max(features, surprisal.get("layers", 0.0)) > doubt else "undecided"
+    unstable = surprisal["stability"]
     if unstable > max(doubt, features) or doubt < math.log(2):
         return "unstable"
     return "unlike" if features > doubt else "undecided"

@@ -61,7 +61,8 @@ def _frame(table: Any) -> Any:
             "data",
             "a table in memory (pandas, polars, Arrow)",
             table,
-            "Of a column make a table (df[['name']]); collect what is lazy.",
+            "Of a column make a table (df[['name']]); texts take a model made by gradgeo.text(model, tokenizer); what "
+            "is lazy must be collected.",
         ) from None
     except narwhals.exceptions.DuplicateError as error:
         raise expected("the names of the table's columns", "distinct", one_line(str(error))) from None

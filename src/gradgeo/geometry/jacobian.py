@@ -174,10 +174,16 @@ class InputJacobian(ABC):
         maps = coefficients.to(exact) @ rows.flatten(2).to(exact)  # (N, K, d)
         return maps.to(self.x.dtype).view(*maps.shape[:2], *self.x.shape[1:])
 
-    def maps(self, options: Maps) -> Tensor:
-        """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each."""
-        cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
-        return self._finished(self.vjp(cotangents, balanced=options.loss.balanced), options)
+    def maps(self, options: Maps, gradients: Tensor | None = None) -> Tensor:
+        """The saliency maps (N, K, *input); unsigned ones are true gradients only up to a positive factor each.
+
+        Args:
+            gradients: what `vjp` gives of the losses' cotangents, where it is there already.
+        """
+        if gradients is None:
+            cotangents, _ = options.loss.cotangents(self.logits, options.select(self.logits))
+            gradients = self.vjp(cotangents, balanced=options.loss.balanced)
+        return self._finished(gradients, options)
 
     def gradients(self, options: Maps) -> Tensor:
         """The saliency maps (N, K, *input), at their true size where unsigned."""
@@ -187,9 +193,12 @@ class InputJacobian(ABC):
             maps = maps * scale.view(*scale.shape, *[1] * (maps.ndim - 2)).to(maps.dtype)
         return self._finished(maps, options)
 
-    def iter_map_chunks(self, options: Maps, budget: int) -> Iterator[Tensor]:
+    def iter_map_chunks(self, options: Maps, budget: int, gradients: Tensor | None = None) -> Iterator[Tensor]:
         """The maps as in `maps`, some classes (N, k, *input) at a time, and numbers even for samples that are not
         `usable`; graph, cotangents, gradients and one byte for each entry stay within about `budget` bytes."""
+        if gradients is not None:
+            yield from (self._reduced(part, options) for part in gradients.split(SPARE, dim=1))
+            return
         classes = options.select(self.logits)  # (N, K)
         one = max(1, self.x.numel() * self.x.dtype.itemsize)  # bytes of one gradient of every sample
         each = SPARE * one + TABLES * 8 * self.logits.numel()  # for each class of a chunk

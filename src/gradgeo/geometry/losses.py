@@ -35,6 +35,12 @@ class Loss:
         rise alike."""
         return self.name != "logit" and not self.rescale
 
+    @property
+    def differs_as_logits(self) -> bool:
+        """Whether the losses of two classes differ as their logits do: temperature (L_i - L_j) is z_j - z_i, or its
+        negative."""
+        return self.name != "mse" and not self.rescale
+
     def cotangents(self, logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """dL_i/dz for each class i in `classes`, as direction * scale.
 

@@ -122,18 +122,27 @@ def csm(
     return result[0]
 
 
-def csm_of(jacobian: InputJacobian, options: Maps, budget: int = MAP_BYTES, *, out: Tensor | None = None) -> Tensor:
+def csm_of(
+    jacobian: InputJacobian,
+    options: Maps,
+    budget: int = MAP_BYTES,
+    *,
+    out: Tensor | None = None,
+    gradients: Tensor | None = None,
+) -> Tensor:
     """The cosine similarity matrix (N, K, K) of the maps of a pass, which are not all held at once where there are
-    many of them; what is computed in between takes about `budget` bytes. NaN for samples that are not usable."""
+    many of them; what is computed in between takes about `budget` bytes. NaN for samples that are not usable.
+
+    `gradients` are those of the losses (N, K, *input), where they are there already."""
     k = options.count(jacobian.logits.shape[1])
     many = k >= MANY and not jacobian.differentiable
     products: Iterable[Tensor] | None = None  # of each sample, (K, K)
     if many and options.sign:
-        products = map(products_of_signs, _signs(jacobian, options, budget))
+        products = map(products_of_signs, _signs(jacobian, options, budget, gradients))
     elif many and not options.channel_max:
         products = jacobian.grams(options)
     if products is None:
-        matrices = cosine_similarity_matrix(jacobian.maps(options))
+        matrices = cosine_similarity_matrix(jacobian.maps(options, gradients))
         return matrices if out is None else out.copy_(matrices)
     out = _matrices(len(jacobian.logits), k, jacobian) if out is None else out
     for i, product in enumerate(products):  # one by one: in float64, and with what cosines take, each is large
@@ -148,11 +157,11 @@ def _matrices(n: int, k: int, jacobian: InputJacobian) -> Tensor:
     return jacobian.logits.new_empty(n, k, k, dtype=dtype)
 
 
-def _signs(jacobian: InputJacobian, options: Maps, budget: int) -> Tensor:
+def _signs(jacobian: InputJacobian, options: Maps, budget: int, gradients: Tensor | None) -> Tensor:
     """The signed maps (N, K, d) as int8, a quarter of what float32 takes; d without channels if `channel_max`."""
     start, k = 0, options.count(jacobian.logits.shape[1])
     signs = torch.empty(0)
-    for chunk in jacobian.iter_map_chunks(options, budget):  # (N, k, *input)
+    for chunk in jacobian.iter_map_chunks(options, budget, gradients):  # (N, k, *input)
         if start == 0:
             signs = torch.empty(len(chunk), k, chunk[:, :1].flatten(1).shape[1], dtype=torch.int8, device=chunk.device)
         signs[:, start : start + chunk.shape[1]] = chunk.flatten(2)

@@ -133,6 +133,11 @@ REFUSALS = {
     504: "No answer in time.",
 }
 
+NOWHERE = (
+    "nothing is at this path. One image file or text goes to POST /v1/judge, tensors go to POST /v2/models/NAME/infer; "
+    "GET /v2/health/ready tells whether the server is ready, /openapi.json describes all paths."
+)
+
 BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 INFER: dict[str, Any] = {
@@ -178,11 +183,18 @@ async def _protocol_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _error(error.status_code, str(error.detail), error.headers)
+    text = str(error.detail)
+    if error.status_code == 404:
+        text = NOWHERE
+    elif error.status_code == 405:
+        text = f"expected the method {(error.headers or {}).get('Allow', 'of the route')}, got {request.method}"
+    return _error(error.status_code, text, error.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    return _error(400, "expected a request as the OpenAPI document describes it")
+    assert isinstance(error, RequestValidationError)
+    names = ", ".join(str(fault["loc"][-1]) for fault in error.errors())
+    return _error(400, f"expected {names} of the query to be as /openapi.json describes")
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:

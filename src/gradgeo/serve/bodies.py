@@ -20,9 +20,15 @@ MEDIA_TYPES = ("", "application/json", "application/octet-stream")
 """What a body may call itself. Types that a web page can send without asking (text/plain, forms) are not among them."""
 
 MULTIPART = "multipart/form-data"
-FILE_TYPES = ("", "application/octet-stream", "application/dicom", MULTIPART)
+CURL = "application/x-www-form-urlencoded"
+"""What curl calls a body of which nothing is said."""
+
+FILE_TYPES = ("", "application/octet-stream", "application/dicom", MULTIPART, CURL)
 """What a file may call itself, beside image/...: its bytes tell what it is. Pages of other sites, which can send forms,
 are refused by their `Origin`."""
+
+TEXT_TYPES = ("", "text/plain", "application/octet-stream", MULTIPART)
+"""What a text may call itself. A form's fields would be taken for the text, so curl has to say what it sends."""
 
 FORM = 1 << 13
 """Bytes of a form around its file."""
@@ -33,8 +39,8 @@ async def read(service: Service, request: Request) -> InferenceRequest:
 
     Raises: ProtocolError with 408, 413, 415, 429, 499, and what `Parser` raises.
     """
-    if _media_type(request) not in MEDIA_TYPES:
-        raise ProtocolError(415, "expected a body of type application/json or application/octet-stream")
+    if (kind := _media_type(request)) not in MEDIA_TYPES:
+        raise _another_type("application/json or application/octet-stream", kind)
     header_length = request.headers.get(HEADER_LENGTH)
     most, json = _at_most(request, header_length, service)
     held = memory_for(most, json)
@@ -47,13 +53,15 @@ async def read(service: Service, request: Request) -> InferenceRequest:
 
 
 async def read_file(service: Service, request: Request) -> NDArray[Any]:
-    """The input (1, *input) that a file becomes, which a body is or a form holds.
+    """The input (1, *input) that a file becomes, which a body is or a form holds, or the text (1,).
 
     Raises: ProtocolError as `read`.
     """
     kind = _media_type(request)
-    if kind not in FILE_TYPES and not kind.startswith("image/"):
-        raise ProtocolError(415, "expected a body of type image/..., application/octet-stream or multipart/form-data")
+    if service.facts.texts and kind not in TEXT_TYPES:
+        raise _another_type("text/plain or multipart/form-data, for this model judges texts", kind)
+    if not service.facts.texts and kind not in FILE_TYPES and not kind.startswith("image/"):
+        raise _another_type("image/..., application/octet-stream or multipart/form-data", kind)
     longest = service.longest_file + (FORM if kind == MULTIPART else 0)
     most = (
         longest
@@ -70,6 +78,10 @@ async def read_file(service: Service, request: Request) -> NDArray[Any]:
         return await service.parse.inputs((file,))
     finally:
         service.release(most)
+
+
+def _another_type(expected: str, kind: str) -> ProtocolError:
+    return ProtocolError(415, f"expected a body of type {expected}, got {kind[:80]}. Set the header Content-Type.")
 
 
 def _media_type(request: Request) -> str:

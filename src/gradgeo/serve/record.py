@@ -6,6 +6,7 @@ written, as on a full disk, the server goes on, says so in its log and counts wh
 
 import hashlib
 import json
+import logging
 import os
 import queue
 import re
@@ -176,7 +177,7 @@ class VerdictRecord:
         self.lost(lines)
         if time.monotonic() - self._said > AGAIN:
             self._said = time.monotonic()
-            event("verdicts are not recorded", reason=why, folder=str(self.folder), lost=lines)
+            event("verdicts are not recorded", logging.WARNING, reason=why, folder=str(self.folder), lost=lines)
 
 
 def _digest(x: NDArray[Any] | str) -> str:

@@ -1,4 +1,4 @@
-"""`POST /v1/judge`: one image file in, its verdict out, without a word of the Open Inference Protocol."""
+"""`POST /v1/judge`: one image file or text in, its verdict out, without a word of the Open Inference Protocol."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -17,11 +17,11 @@ from gradgeo.serve.service import Service
 PATH = "/v1/judge"
 
 REFUSALS = {
-    400: "The body is no image that the model can take.",
+    400: "The body is no image or text that the model can take.",
     403: "The request comes from a page of another site, or asks for what is withheld.",
     408: "The body did not come in time.",
     413: "The file is too long, or has too many pixels.",
-    415: "The body is compressed, or of another type than a file or a form.",
+    415: "The body is compressed, or of another type than a file, a text or a form.",
     421: "The server is asked by a name that is not its own.",
     429: "Too much is waiting already.",
     500: "The model fails on this input.",
@@ -36,6 +36,7 @@ BODY: dict[str, Any] = {
         "required": True,
         "content": {
             **dict.fromkeys(("image/jpeg", "image/png", "image/webp", "image/tiff", "application/octet-stream"), FILE),
+            "text/plain": {"schema": {"type": "string"}},
             "multipart/form-data": {"schema": FORM},
         },
     }
@@ -68,15 +69,15 @@ def add_judge(app: FastAPI, service: Callable[[], Service]) -> None:
         conditional: Conditional = None,
         group: Group = None,
     ) -> Response:
-        """The verdict on one image file, prepared as at fit: the body, or the file of a form."""
+        """The verdict on one image file, prepared as at fit, or one text: the body, or the file of a form."""
         detail = Detail.PICTURES if pictures else Detail.CAUSE if explain else Detail.VERDICTS
         return await _judge(service(), request, detail, Comparison(conditional, group))
 
 
 async def _judge(service: Service, request: Request, detail: Detail, comparison: Comparison) -> Response:
+    if service.facts.texts and detail == Detail.PICTURES:
+        detail = Detail.CAUSE  # a text has no pictures
     _check_offered(service, detail)
-    if service.facts.texts:
-        raise ProtocolError(400, "this model judges texts: send a BYTES tensor to its infer path")
     x = await bodies.read_file(service, request)
     columns = await unless_gone(request, service.judge(x, detail, comparison))
     service.note(request.state.request, x, columns, comparison)
