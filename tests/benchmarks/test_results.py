@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks import BENCHMARKS, reproduce
+from gradgeo.detector.evidence import PRESETS
 from helpers import ROOT
 
 FACTORY = {"factory_tops", "factory_shirts", "factory_animals", "factory_outdoors"}
@@ -38,9 +41,13 @@ def test_false_alarms_are_as_stated() -> None:
     assert {(row["data"], row["alpha"]) for row in rows} >= {
         (data, alpha) for data in ("cifar10", "ecg5000", "digits") for alpha in (0.05, 0.01)
     }
+    assert {row["evidence"] for row in rows} == set(PRESETS)
+    # Of 41 intervals of 95 % two lie beside alpha by chance; one that is as wide as all of them together need, none.
+    widened = stats.norm.isf(0.025 / len(rows)) / stats.norm.isf(0.025)
     for row in rows:
-        assert row["low"] <= row["rate"] <= row["high"], row
+        assert abs(row["rate"] - row["alpha"]) <= widened * (row["high"] - row["low"]) / 2, row
         assert row["splits"] >= 200
+    assert np.mean([row["low"] <= row["rate"] <= row["high"] for row in rows]) >= 0.85
 
 
 @pytest.mark.release
@@ -90,15 +97,14 @@ def test_the_readme_quotes_the_results() -> None:
 
 
 @pytest.mark.release
-def test_the_joint_detector_is_ahead_of_every_peer_on_the_classifiers_of_the_readme_but_two() -> None:
+def test_the_joint_detector_is_ahead_of_every_peer_on_the_classifiers_of_the_readme_but_one() -> None:
     found = {result["model"]["name"]: result["summary"]["gradgeo"]["shortfall"] for result in results("battery")}
     shortfalls = {name: found[name] for name in README_CLASSIFIERS}
-    assert max(shortfalls[name] for name in FORMER) < 1
-    # mnist is a tie with feature squeezing, 94.4 and 95.1; of diamonds the layer Mahalanobis distance is ahead, 87.6 to 85.6.
-    assert {name for name, shortfall in shortfalls.items() if shortfall >= 1} <= {"mnist", "diamonds"}
+    # Of diamonds the layer Mahalanobis distance is ahead, 87.6 to 87.2.
+    assert {name for name, shortfall in shortfalls.items() if shortfall >= 0.9} <= {"diamonds"}
+    assert shortfalls["diamonds"] < 1.05
     of_old = [shortfalls[name] for name in ("mnist", "fashion", "cifar10", "cifar100", "ecg5000")]
-    # .69: cifar10 and fashion are now means over causes, of which mistakes are the worst; over columns they were .1 and .3.
-    assert sum(of_old) / len(of_old) <= 0.7
+    assert sum(of_old) / len(of_old) <= 0.6
 
 
 @pytest.mark.release
