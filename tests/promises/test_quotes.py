@@ -120,38 +120,23 @@ def test_an_unchecked_figure_is_noticed() -> None:
 
 WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 
-FORMER = ("cifar100",)
-"""The classifier of the README that was last measured by a former protocol."""
-TODAY = tuple(
-    result["model"]["name"] for result in json.loads((ROOT / "results" / "battery.json").read_text())
-    if "mistakes" in result["model"]
-)  # fmt: skip
-
-
 OURS = ("gradgeo", "gradgeo fast", "gradgeo lite")
 
 
 @cache
-def battery(names: tuple[str, ...] = TODAY) -> dict[str, Any]:
-    """The results of classifiers of the README's tables."""
-    return {result["model"]["name"]: result for result in results("battery") if result["model"]["name"] in names}
+def battery() -> dict[str, Any]:
+    """The results by classifier."""
+    return {result["model"]["name"]: result for result in results("battery")}
 
 
-def row(name: str, peer: str, *cost: str) -> list[float]:
-    result = battery(TODAY + FORMER)[name]
-    summary = result["summary"]
-    methods = [*(method for method in OURS if method in summary), peer]
-    figures = [100 * summary[method][figure] for method in methods for figure in ("auroc", "tnr95")]
-    return [*figures, summary["gradgeo"]["shortfall"]]
+def row(name: str, peer: str) -> list[float]:
+    summary, methods = battery()[name]["summary"], battery()[name]["methods"]
+    figures = [100 * summary[method][figure] for method in (*OURS, peer) for figure in ("auroc", "tnr95")]
+    return [*figures, summary["gradgeo"]["shortfall"], *(methods[method]["cost"]["n64"] for method in OURS)]
 
 
-def row_with_cost(name: str, peer: str) -> list[float]:
-    methods = battery()[name]["methods"]
-    return [*row(name, peer), *(methods[method]["cost"]["n64"] for method in OURS)]
-
-
-def scenarios(names: tuple[str, ...]) -> list[float]:
-    return ends(sorted(len(result["cells"]["gradgeo"]) for result in battery(names).values()))
+def scenarios() -> list[float]:
+    return ends(sorted(len(result["cells"]["gradgeo"]) for result in battery().values()))
 
 
 def peers() -> list[float]:
@@ -163,7 +148,7 @@ def peers() -> list[float]:
 
 
 def inputs(name: str) -> list[float]:
-    return [float(re.search(r"--inputs (\d+)", battery(TODAY + FORMER)[name]["made"]["command"])[1])]
+    return [float(re.search(r"--inputs (\d+)", battery()[name]["made"]["command"])[1])]
 
 
 def lost() -> list[float]:
@@ -180,10 +165,6 @@ def behind_on_mistakes() -> list[float]:
     ]
     ahead = sorted(value for value in lead if value > 0)
     return [*ends(ahead), len(ahead), len(lead)]
-
-
-def behind(name: str, scenario: str) -> list[float]:
-    return [-100 * battery(FORMER)[name]["differences"][scenario]["difference"]]
 
 
 def ends(values: list[float]) -> list[float]:
@@ -210,17 +191,12 @@ def price() -> list[float]:
 
 N = r"([\d,]+(?:\.\d+)?)"
 README: dict[str, Callable[..., list[float]]] = {
-    rf"\| (\w+) \| {N} / {N} \| {N} / {N} \| {N} / {N} \| ([A-Za-z][\w+ ]*?) {N} / {N} \| {N} \| {N}, {N} and {N} \|": row_with_cost,
-    rf"\| (\w+) \| {N} / {N} \| {N} / {N} \| (\w+) {N} / {N} \| {N} \|(?! \d)": row,
-    rf"mistakes\) of {N} to {N} scenarios": lambda: scenarios(TODAY),
-    rf"mean over {N} scenarios": lambda: scenarios(FORMER)[:1],
+    rf"\| (\w+) \| {N} / {N} \| {N} / {N} \| {N} / {N} \| ([A-Za-z][\w+ ]*?) {N} / {N} \| {N} \| {N}, {N} and {N} \|": row,
+    rf"mistakes\) of {N} to {N} scenarios": scenarios,
     rf"against {N} to {N} peers": peers,
     rf"{N} inputs a column, against": lambda: inputs("mnist"),
-    rf"eleven peers, {N} inputs a column": lambda: inputs("cifar100"),
     rf"in {N} of {N} \(of (\w+) classifiers\)": lost,
     rf"by {N} to {N} points on (\w+) of (\w+)": behind_on_mistakes,
-    rf"CIFAR-10 against the CIFAR-100 classifier was {N} points behind": lambda: behind("cifar100", "CIFAR-10"),
-    rf"smooth blobs there {N}": lambda: behind("cifar100", "smooth blobs"),
     rf"`evidence=\"full\"` takes {N} forward and min\(C, F, {N}\) backward": lambda: passes("gradgeo"),
     rf"`\"fast\"` {N} forward and {N} backward": lambda: passes("gradgeo fast"),
     rf"up to {N} times less than the authors' function": faster,
