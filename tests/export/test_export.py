@@ -434,6 +434,13 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     ran = CliRunner().invoke(cli.app, [*arguments, f"{tmp_path}/d.gradgeo"])
     assert (ran.exit_code, ran.stdout) == (1, "")
     assert "another file than the detector" in ran.stderr
+    for option, value, said in (
+        ("-f", "tflite", "expected --format to be one of 'onnx', 'pt2', 'aoti', got 'tflite'"),
+        ("-o", "d.zip", "expected --out to be a file ending in .pt2, got 'd.zip'"),
+    ):
+        ran = CliRunner().invoke(cli.app, [*arguments, "d.pt2", option, value])
+        assert (ran.exit_code, ran.stdout) == (1, "")
+        assert said in ran.stderr
 
 
 @pytest.mark.export

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def test_it_needs_no_token_and_loads_nothing_from_elsewhere(server: Server) -> N
         assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy.split("; "))
         assert "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
+    assert b'data-takes="files"' in request(server, "GET", "/")[1]
     status, told, _ = request(server, "POST", "/v1/judge", png(4))
     assert (status, "expected the header Authorization" in told["error"]) == (401, True)
     assert request(server, "GET", "/openapi.json")[0] == 401
@@ -92,6 +94,37 @@ def test_pages_of_other_sites_and_names_get_nothing(server: Server) -> None:
 def test_it_can_be_left_out() -> None:
     with served(page=False) as server:
         assert [request(server, "GET", path)[0] for path in ASSETS] == [404] * 3
+
+
+def of_texts(x: np.ndarray, explain: Detail) -> dict[str, Any]:
+    """Long texts are not trusted."""
+    trusted = np.array([len(text) < 20 for text in x])
+    return {**verdicts(np.zeros((len(x), 1)), Detail.VERDICTS), "trusted": trusted}
+
+
+@pytest.mark.browser
+def test_a_text_is_written_and_judged(browser: Any) -> None:
+    with served(LocalPool(of_texts, facts=replace(FACTS, shape=(20,), texts=True)), Limits(delay=0)) as server:
+        page = browser.new_page()
+        page.goto("http://{}:{}".format(*server.address))
+        assert [page.locator(each).is_visible() for each in ("#write", "#drop", "#numbers")] == [True, False, False]
+        for text, said in (("что? <b>", "trusted"), ("a text of which there is too much", "do not trust this")):
+            page.fill("#text", text)
+            page.click("#write button")
+            page.locator("#verdict", has_text=f"<b>ant</b>: {said}").wait_for()
+            assert page.locator("#seen").is_hidden()
+        assert "file" not in page.inner_text("#facts").split("\n")
+        page.close()
+
+
+@pytest.mark.browser
+def test_numbers_are_pointed_to_their_path(browser: Any) -> None:
+    numbers = replace(FACTS, shape=(7,), parameters={**PARAMETERS, "preprocess": None})
+    with served(LocalPool(verdicts, facts=numbers), Limits(delay=0)) as server:
+        page = browser.new_page()
+        page.goto("http://{}:{}".format(*server.address))
+        assert [page.locator(each).is_visible() for each in ("#write", "#drop", "#numbers")] == [False, False, True]
+        page.close()
 
 
 @pytest.mark.browser

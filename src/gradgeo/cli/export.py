@@ -7,7 +7,7 @@ import typer
 
 from gradgeo.cli.console import print_pairs
 from gradgeo.cli.options import DATA, DataRoot, DetectorPath, SameModel, Sha256, Transform, Weights, load_detector
-from gradgeo.errors import DataError, expected
+from gradgeo.errors import DataError, choice, expected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +37,17 @@ def export(
     Example: gradgeo export digits.gradgeo -m digits -d digits/test -o digits.onnx
     """
     if out.expanduser().resolve() == file.resolve():
-        raise expected("out", "another file than the detector", str(out))
+        raise expected("--out", "another file than the detector", str(out))
     from gradgeo import export as exporting
     from gradgeo.classifier.text import TextClassifier
     from gradgeo.detector.file import serialization
+    from gradgeo.export.formats import SUFFIXES
 
+    choice("--format", form, exporting.FORMATS)
+    if triton and form != "onnx":
+        raise expected("--format", "onnx, which is what --triton writes", form)
+    if not triton and out.suffix != SUFFIXES[form]:
+        raise expected("--out", f"a file ending in {SUFFIXES[form]}", str(out))
     contents = serialization.read(file, sha256=sha256)
     detector = load_detector(contents, model, weights, "cpu")
     if isinstance(detector.model, TextClassifier):
@@ -49,8 +55,6 @@ def export(
     shape = detector.input_shape_
     example = _noise(shape) if data is None else _inputs(data, contents.notes, shape, data_root, transform, model)
     if triton:
-        if form != "onnx":
-            raise expected("--format", "onnx, which is what --triton writes", form)
         name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in file.stem)
         agreement = exporting.triton(detector, example, out, name)
         out = out / name / "1" / "model.onnx"

@@ -50,7 +50,7 @@ def create_app(service: Callable[[], Service], lifespan: Lifespan | None = None,
     _models(app, service)
     add_judge(app, service)
     if page:
-        add_page(app)
+        add_page(app, service)
     _describe(app)
     return app
 

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
@@ -126,6 +126,11 @@ class Service:
         while True:
             await asyncio.sleep(KEEP)
             self.keep_watches()
+
+    @property
+    def takes(self) -> Literal["files", "texts", "numbers"]:
+        """What one input can come as, beside a tensor."""
+        return "texts" if self.facts.texts else "files" if self.takes_files else "numbers"
 
     @property
     def version(self) -> str:

@@ -1,8 +1,9 @@
 "use strict";
 // Texts of the server and of files are only ever set as text; nothing is kept when the page closes.
 const at = (id) => document.getElementById(id);
+const takes = document.documentElement.dataset.takes; // "files", "texts" or "numbers": the server writes it there
 let token = "";
-let last = null; // the file that was sent last
+let last = null; // the file or text that was sent last
 let number = 0; // of the request; only the answer to the last one is shown
 
 const headers = (more) => (token ? { ...more, Authorization: `Bearer ${token}` } : more);
@@ -24,16 +25,16 @@ const say = (text, failed) => {
   at("state").className = failed ? "failed" : "";
 };
 
-async function send(file) {
-  last = file;
+async function send(input) {
+  last = input;
   const mine = ++number;
   at("answer").hidden = true;
   at("ask").hidden = true;
   say("Judging ...");
   let response, answer;
   try {
-    response = await post(file, "?pictures=true");
-    if (response.status === 403) response = await post(file, ""); // outputs are withheld
+    response = await post(input, "?pictures=true");
+    if (response.status === 403) response = await post(input, ""); // outputs are withheld
     answer = await response.json();
   } catch {
     if (mine === number) say("The server cannot be reached, or did not answer.", true);
@@ -43,11 +44,12 @@ async function send(file) {
   at("ask").hidden = response.status !== 401;
   if (!response.ok) return say(answer.error || `Status ${response.status}.`, true);
   say("");
-  show(answer, file.name);
+  show(answer, input.name);
 }
 
-const post = (file, query) =>
-  fetch(`v1/judge${query}`, { method: "POST", body: file, headers: headers({ "Content-Type": "application/octet-stream" }) });
+const kind = takes === "texts" ? "text/plain" : "application/octet-stream";
+const post = (input, query) =>
+  fetch(`v1/judge${query}`, { method: "POST", body: input, headers: headers({ "Content-Type": kind }) });
 
 function show(answer, name) {
   const label = answer.class_name ?? (answer.label === undefined ? "" : `class ${answer.label}`);
@@ -109,6 +111,7 @@ function row(...cells) {
 let classNames = {};
 const names = (c) => classNames[c] ?? `class ${c}`;
 
+at({ files: "drop", texts: "write", numbers: "numbers" }[takes]).hidden = false;
 const drop = at("drop");
 drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
 drop.addEventListener("dragleave", () => drop.classList.remove("over"));
@@ -121,8 +124,12 @@ at("file").addEventListener("change", (event) => {
   if (event.target.files.length) send(event.target.files[0]);
   event.target.value = ""; // so that the same file can be chosen again
 });
+at("write").addEventListener("submit", (event) => {
+  event.preventDefault();
+  send(at("text").value);
+});
 at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   token = at("token").value;
-  if (last) send(last);
+  if (last !== null) send(last);
 });

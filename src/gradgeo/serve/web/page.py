@@ -1,4 +1,4 @@
-"""The page at `/`: drop a picture, see its verdict and why. Three files without a word of any input."""
+"""The page at `/`: drop a picture or write a text, see its verdict and why. Three files without a word of any input."""
 
 from collections.abc import Callable, Coroutine
 from importlib.resources import files
@@ -6,12 +6,17 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 
+from gradgeo.serve.service import Service
+
 FILES = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
 }
-"""Paths, and what is there. They hold nothing of the model or its inputs, and so need no token."""
+"""Paths, and what is there. Of the model they say what kind of input it takes, and no more; so they need no token."""
+
+TAKES = b'data-takes="files"'
+"""Where the page says it."""
 
 POLICY = "; ".join(
     (
@@ -38,16 +43,17 @@ HEADERS = {
 }
 
 
-def add_page(app: FastAPI) -> None:
+def add_page(app: FastAPI, service: Callable[[], Service]) -> None:
     """The routes of the page; the OpenAPI document does not list them."""
     for path, (name, kind) in FILES.items():
-        app.add_api_route(path, _returning(name, kind), methods=["GET"], include_in_schema=False)
+        app.add_api_route(path, _returning(name, kind, service), methods=["GET"], include_in_schema=False)
 
 
-def _returning(name: str, kind: str) -> Callable[[], Coroutine[Any, Any, Response]]:
+def _returning(name: str, kind: str, service: Callable[[], Service]) -> Callable[[], Coroutine[Any, Any, Response]]:
     content = (files("gradgeo.serve.web") / name).read_bytes()
 
     async def file() -> Response:
-        return Response(content, media_type=kind, headers=HEADERS)
+        said = content.replace(TAKES, f'data-takes="{service().takes}"'.encode(), 1)
+        return Response(said, media_type=kind, headers=HEADERS)
 
     return file
