@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.named import find
 from benchmarks.networks.hardened import HARDENED
+from benchmarks.networks.madry import MADRY
 from benchmarks.networks.making import fitted_on, made
 from benchmarks.networks.registry import NETWORKS, base, default_fit, fit_size, loaded
 from gradgeo import attacks
@@ -60,8 +61,12 @@ SHIPPED = {
 }
 
 
+ON_THEIR_DATA = {**HARDENED, **MADRY}
+"""Networks made where a measurement asks for them, of the data of a shipped classifier; NAME-noise is of NAME's."""
+
+
 def base_of(name: str) -> str:
-    """The shipped classifier that NAME-noise or NAME-robust was trained from."""
+    """The shipped classifier whose data NAME-noise, NAME-robust or NAME-madry is of."""
     return name.partition("-")[0]
 
 
@@ -113,9 +118,10 @@ class Suite:
     def _load(self, name: str) -> ClassifierUnderTest:
         if name == "digits":
             return digits_classifier()
-        if name in HARDENED:
+        if name in ON_THEIR_DATA:
             few = self.inputs if self.inputs < 100 else None  # a check that it runs
-            return replace(self[base_of(name)], name=name, model=made(name, HARDENED[name], self.folder, few).model)
+            model = made(name, ON_THEIR_DATA[name], self.folder, few).model
+            return replace(self[base_of(name)], name=name, model=model)
         if name in NETWORKS:
             return loaded(name, self.folder)
         shipped = SHIPPED[name]

@@ -27,7 +27,7 @@ def _noisy(model: nn.Module, x: Tensor) -> Tensor:
     return x + NOISE * torch.randn_like(x)
 
 
-def _attacked(model: nn.Module, x: Tensor, *, epsilon: float) -> Tensor:
+def attacked(model: nn.Module, x: Tensor, *, epsilon: float) -> Tensor:
     """Points within `epsilon` (L-inf) that the model as it is finds least like what it predicts of `x`."""
     classes = model(x).argmax(1)
     point = (x + epsilon * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
@@ -77,9 +77,7 @@ def _network(data: str, net: str, how: str, epochs: int, change: Change, half: i
 HARDENED = {
     "fashion-noise": _network("fashion_mnist", "fashion_cnn", "with noise", 2, _noisy, 5000),
     "mnist-noise": _network("mnist", "mnist_cnn", "with noise", 2, _noisy, 500),
-    "fashion-robust": _network(
-        "fashion_mnist", "fashion_cnn", "under attack", 8, partial(_attacked, epsilon=0.1), 5000
-    ),
-    "mnist-robust": _network("mnist", "mnist_cnn", "under attack", 5, partial(_attacked, epsilon=0.2), 500),
+    "fashion-robust": _network("fashion_mnist", "fashion_cnn", "under attack", 8, partial(attacked, epsilon=0.1), 5000),
+    "mnist-robust": _network("mnist", "mnist_cnn", "under attack", 5, partial(attacked, epsilon=0.2), 500),
 }
 """Made where a measurement asks for them. They are of a shipped classifier's data."""

@@ -55,7 +55,7 @@ def _missing(setups: list[str], causes: list[str], parts: list[str], measured: l
     }
     said = [f"{kind}: {'; '.join(names)}" for kind, names in left.items() if names]
     always = (
-        "the ECG set NonInvasiveFetalECGThorax1, PreResNet-164 and Madry's CNN on 60,000 digits, for want of data and "
+        "the ECG set NonInvasiveFetalECGThorax1, PreResNet-164 and 60,000 digits to train on, for want of data and "
         "weights"
     )
     return f"Of the paper: {always}. " + (f"Of this run: {'. '.join(said)}." if said else "")

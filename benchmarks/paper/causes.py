@@ -44,7 +44,7 @@ class Caused:
 
 
 def inputs(case: Case, cause: str) -> Caused:
-    """The inputs of one cause, cached in pieces; none where an attack needs a package that is not there."""
+    """The inputs of one cause, cached in pieces; none where it has no meaning, or needs a package that is not there."""
     classifier, size = case.classifier, case.suite.inputs
     task = Task(classifier, size)
     epsilon = case.setup.epsilon
@@ -57,6 +57,8 @@ def inputs(case: Case, cause: str) -> Caused:
             return _attack(case, brendel_bethge, norm="linf" if cause.endswith("Linf") else "l2")
         except MissingDependencyError:
             return Caused(task.x[:0], 0)
+    if cause == "rotation" and task.x.dim() != 4:
+        return Caused(task.x[:0], 0)  # a signal has nothing to turn, and the paper no such cell
     if cause == "misclassified":
         return Caused(task.misclassified, len(task.misclassified))
     if cause == "OOD":

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.networks.reading import images
 from benchmarks.shipped import Suite
@@ -112,6 +113,23 @@ SETUPS = {
             "fashion_mnist",
             100,
         ),
+        *(
+            Setup(name, "MNIST", words, _shipped(name), _train("mnist"), 0.3, "fashion_mnist", 100)
+            for name, words in (
+                ("mnist-madry", "Madry's CNN (the paper's network), trained on 4,000 digits"),
+                ("mnist-madry_robust", "Madry's CNN, trained on 4,000 digits under attack"),
+            )
+        ),
+        Setup(
+            "ecg5000",
+            "UCR ECG",
+            "three convolutions with BatchNorm, ECG5000, five classes (the paper: NonInvasiveFetalECGThorax1, 42)",
+            _shipped("ecg5000"),
+            lambda suite: suite.read("ucr:ECG5000/train"),
+            0.1,
+            "ucr:ECG200/test",
+            100,
+        ),
         Setup(
             "cifar100",
             "CIFAR-100",
@@ -131,7 +149,8 @@ def other_data(case: Case, count: int) -> tuple[str, Tensor]:
     """Inputs of another data set: its name and (N, *input). Where SVHN is not at hand, house numbers made here."""
     name, shape = case.setup.other, case.classifier.x.shape[1:]
     try:
-        return name, case.suite.read(name, count)[0]
+        x, _ = case.suite.read(name, count)
+        return name, x if x.shape[1:] == shape else F.interpolate(x, size=shape[1:], mode="linear")
     except (DataError, MissingDependencyError):
         from gradgeo.bench.spoilt import house_numbers
 

@@ -155,7 +155,7 @@ def _verdict(each: Measured) -> str:
     waterfall_says = (
         f"Steps of the waterfall that move pooled AUROC by {ENOUGH:g} points or more: {'; '.join(large) or 'none'}."
     )
-    return f"**{setup.words}** (the paper: {target:.1f} over all six causes). {'. '.join(parts)}. {waterfall_says}"
+    return f"**{setup.words}** (the paper: {target:.1f} over all of its causes). {'. '.join(parts)}. {waterfall_says}"
 
 
 def _steps(each: Measured) -> list[tuple[str, float]]:
