@@ -26,6 +26,7 @@ BENCHMARKS = (
     "one-class",
     "own-rate",
     "paper",
+    "paper-small",
     "per-class",
     "price",
     "reading",

@@ -1,11 +1,16 @@
 """The paper's tables on the paper's terms, its cells beside ours, and a waterfall from our set-up to the authors'."""
 
+from collections.abc import Iterable
+
 from benchmarks.page import Page
 from benchmarks.paper import adaptive, maps, tables, why
 from benchmarks.paper.causes import CAUSES
 from benchmarks.paper.measured import Measured
 from benchmarks.paper.setups import SETUPS, Case
 from benchmarks.shipped import Suite
+
+PHOTOGRAPHS = ("resnet56", "resnet20", "cifar100")
+"""The set-ups of photographs. Those of digits and signals are on a page of their own, `benchmarks/paper_small.py`."""
 
 PARTS = {
     "grid": tables.grid,
@@ -19,9 +24,15 @@ PARTS = {
 
 
 def run(suite: Suite) -> Page:
-    """The whole page. `--cases` takes set-ups, causes and parts by name; of each kind all where none is named."""
-    page = Page("The paper's tables, on the paper's terms")
-    setups, causes, parts = (_chosen(suite, names) for names in (SETUPS, CAUSES, PARTS))
+    """The page of photographs."""
+    return page_of(suite, "The paper's tables, on the paper's terms", PHOTOGRAPHS)
+
+
+def page_of(suite: Suite, title: str, setups_here: tuple[str, ...]) -> Page:
+    """A page. `--cases` takes set-ups, causes and parts by name; of a kind without one all, or `setups_here`."""
+    page = Page(title)
+    setups = _named(suite, SETUPS) or list(setups_here)
+    causes, parts = (_named(suite, names) or list(names) for names in (CAUSES, PARTS))
     page.say(tables.terms(suite))
     measured = [Measured(Case(SETUPS[name], suite), tuple(causes)) for name in setups]
     tables.headline(page, measured)
@@ -31,19 +42,19 @@ def run(suite: Suite) -> Page:
         for name in parts:
             PARTS[name](page, each)
     page.say("## What is missing")
-    page.say(_missing(setups, causes, parts, measured))
+    page.say(_missing([name for name in setups_here if name not in setups], causes, parts, measured))
     return page
 
 
-def _chosen(suite: Suite, names: object) -> list[str]:
-    every = list(names)  # type: ignore[call-overload]
-    return suite.wanted(every) or every
+def _named(suite: Suite, names: Iterable[str]) -> list[str]:
+    """Those that are named; none where everything is measured."""
+    return [] if suite.only is None else suite.wanted(names)
 
 
-def _missing(setups: list[str], causes: list[str], parts: list[str], measured: list[Measured]) -> str:
+def _missing(left_out: list[str], causes: list[str], parts: list[str], measured: list[Measured]) -> str:
     """What of the paper this run did not measure."""
     left = {
-        "set-ups": [SETUPS[name].words for name in SETUPS if name not in setups],
+        "set-ups": [SETUPS[name].words for name in left_out],
         "causes": [cause for cause in CAUSES if cause not in causes],
         "parts": [part for part in PARTS if part not in parts],
         "cells of fewer than 250 inputs": [

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import gradgeo
-from benchmarks import adaptive, evasion, paper
-from benchmarks.paper import tables
+from benchmarks import adaptive, evasion, paper, paper_small
+from benchmarks.paper import causes, tables
 from benchmarks.paper.settings import LOGITS, statistics
+from benchmarks.paper.setups import SETUPS, Case
 from benchmarks.shipped import Suite
 from gradgeo.bench import cache
 from gradgeo.bench.attacked import attacked
@@ -69,12 +70,12 @@ def test_evasion(few, monkeypatch):
 def test_tables_of_the_paper(few, monkeypatch):
     monkeypatch.setattr(paper.why, "LINES", 1)
     monkeypatch.setattr(paper.adaptive, "STEPS", 3)
-    causes = ("PGD", "rotation", "OOD", "misclassified")
-    suite = Suite(few.folder, inputs=6, only=("mnist", *causes))
-    page = paper.run(suite)
+    tried = ("PGD", "rotation", "OOD", "misclassified")
+    suite = Suite(few.folder, inputs=6, only=("mnist", *tried))
+    page = paper_small.run(suite)
     named = page.data["table 1"]["mnist"]
     assert list(named) == list(tables.NAMED)
-    assert all(set(row["tnr95"]) == set(causes) for row in named.values())
+    assert all(set(row["tnr95"]) == set(tried) for row in named.values())
     grid = page.data["grid"]["mnist"]
     assert len(grid) == len(LOGITS) * 4  # the maximum of a single channel is no other setting
     assert grid[str(tables.OURS)] == named["ours: own temperature, copula, held-out"]
@@ -85,8 +86,15 @@ def test_tables_of_the_paper(few, monkeypatch):
     assert fewer["10"]["loss"] == 0
     assert 0 <= page.data["adaptive"]["mnist"]["CSA as theirs"]["flipped"] <= 6
     assert page.data["line"]["mnist"]["lines"] == 1
-    assert set(page.data["why"]["mnist"]) == {"trusted", *causes}
-    assert any("set-ups: ResNet-56" in block and "causes: noise" in block for block in page.blocks)
+    assert set(page.data["why"]["mnist"]) == {"trusted", *tried}
+    assert any("set-ups: Madry's CNN" in block and "causes: noise" in block for block in page.blocks)
+
+
+def test_signals_are_not_turned_and_others_of_another_length_are_stretched(few):
+    case = Case(SETUPS["ecg5000"], few)
+    assert len(causes.inputs(case, "rotation").x) == 0
+    assert causes.inputs(case, "OOD").x.shape[1:] == case.classifier.x.shape[1:]
+    assert [len(x) for _, x in causes.ood(case)] == [few.inputs // 2] * 3
 
 
 def test_the_statistics_of_the_grid_are_those_of_csm(few):
