@@ -19,7 +19,7 @@ DATA = "../shared"
 def commands(results: Path = RESULTS) -> dict[str, list[list[str]]]:
     """The commands of each page, from its JSON: several where it was made in parts."""
     commands = {}
-    for file in sorted(results.glob("*.json")):
+    for file in sorted(results.glob("*.json"), key=lambda file: file.stem):
         document = json.loads(file.read_text())
         parts = document if isinstance(document, list) else [document]
         commands[file.stem] = [shlex.split(line) for line in dict.fromkeys(part["made"]["command"] for part in parts)]

@@ -17,7 +17,10 @@ from gradgeo.detector.evidence import PRESETS
 from helpers import ROOT
 
 FACTORY = {"factory_tops", "factory_shirts", "factory_animals", "factory_outdoors"}
-README_CLASSIFIERS = {"mnist", "fashion", "cifar10", "ecg5000", "cifar100", "diamonds", *FACTORY}
+SEALED = {"factory_vehicles", "factory_knitwear"}
+"""Those of its table that were looked at once, when nothing was chosen any more."""
+
+README_CLASSIFIERS = {"mnist", "fashion", "cifar10", "ecg5000", "cifar100", "diamonds", *FACTORY, *SEALED}
 """Those of its table."""
 
 
@@ -99,8 +102,9 @@ def test_the_joint_detector_is_ahead_of_every_peer_on_the_classifiers_of_the_rea
     found = {result["model"]["name"]: result["summary"]["gradgeo"]["shortfall"] for result in results("battery")}
     shortfalls = {name: found[name] for name in README_CLASSIFIERS}
     # Of diamonds the layer Mahalanobis distance is ahead, 87.6 to 87.2.
-    assert {name for name, shortfall in shortfalls.items() if shortfall >= 0.9} <= {"diamonds"}
+    assert {name for name, shortfall in shortfalls.items() if shortfall >= 0.9} - SEALED <= {"diamonds"}
     assert shortfalls["diamonds"] < 1.05
+    assert all(shortfalls[name] < 1 for name in SEALED)  # nothing can be chosen by them: they are as they were found
     of_old = [shortfalls[name] for name in ("mnist", "fashion", "cifar10", "cifar100", "ecg5000")]
     assert sum(of_old) / len(of_old) <= 0.6
 
@@ -256,7 +260,9 @@ def test_every_page_can_be_reproduced(capsys: pytest.CaptureFixture[str]) -> Non
     assert [page for page, _ in itertools.groupby(listed, lambda line: line.split()[3])] == sorted(pages)
     assert len(set(listed)) == len(listed)
     for line in listed:
-        assert re.fullmatch(r"python -m benchmarks [\w-]+( --[a-z]+ [\w.,@/-]+| -o results)*", line), line
+        assert re.fullmatch(
+            r"python -m benchmarks [\w-]+( --[a-z]+ [\w.,@/-]+| -o results| --open-sealed '[\w ;,]+')*", line
+        ), line
     assert reproduce.run(["nowhere"]) == 2
     assert "no page nowhere; there are accuracy, adaptive" in capsys.readouterr().err
 

@@ -91,6 +91,7 @@ SPOKEN = [  # what looks like a measured figure and is none
     r"radius 0\.0001|[Aa]t 0\.01|at 0\.3",
     r"95 %|90 %|5 %",
     r"Python 3\.11|says 99 % to things",
+    r"the paper has \d+\.\d",
 ]
 
 
@@ -118,15 +119,27 @@ def test_an_unchecked_figure_is_noticed() -> None:
 
 # The README: sentences, and where their figures stand.
 
-WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+WORDS = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+}
 
 OURS = ("gradgeo", "gradgeo fast", "gradgeo lite")
 
 
 @cache
 def battery() -> dict[str, Any]:
-    """The results by classifier."""
-    return {result["model"]["name"]: result for result in results("battery")}
+    """The results by classifier, each fitted as it is by default: NAME@200 shows what fewer trusted inputs do."""
+    named = {result["model"]["name"]: result for result in results("battery")}
+    return {name: result for name, result in named.items() if "@" not in name}
 
 
 def row(name: str, peer: str) -> list[float]:
