@@ -57,8 +57,9 @@ def review(
     Cost: `detector.explain` of at most 1,000 flagged inputs, and one backward pass for where they move the class.
 
     Raises:
-        ArgumentError: `predictions` or `names` of another length. DataError: `decisions` on other verdicts, or no input
-        could be judged. MissingDependencyError: anywidget or Jinja is not installed.
+        ArgumentError: `predictions` or `names` of another length.
+        DataError: `decisions` on other verdicts, or no input could be judged.
+        MissingDependencyError: anywidget or Jinja is not installed.
     """
     kind = _widget_class()
     texts = [str(text) for text in x] if isinstance(detector.model, TextClassifier) and isinstance(x, list) else None
