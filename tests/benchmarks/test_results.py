@@ -20,7 +20,17 @@ FACTORY = {"factory_tops", "factory_shirts", "factory_animals", "factory_outdoor
 SEALED = {"factory_vehicles", "factory_knitwear"}
 """Those of its table that were looked at once, when nothing was chosen any more."""
 
-README_CLASSIFIERS = {"mnist", "fashion", "cifar10", "ecg5000", "cifar100", "diamonds", *FACTORY, *SEALED}
+README_CLASSIFIERS = {
+    "mnist",
+    "fashion",
+    "cifar10",
+    "ecg5000",
+    "cifar100",
+    "diamonds",
+    "lite0_cifar10",
+    *FACTORY,
+    *SEALED,
+}
 """Those of its table."""
 
 

@@ -129,7 +129,7 @@ WORDS = {
     "eight": 8,
     "nine": 9,
     "ten": 10,
-    "twelve": 12,
+    "thirteen": 13,
 }
 
 OURS = ("gradgeo", "gradgeo fast", "gradgeo lite")
