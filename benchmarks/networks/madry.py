@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from benchmarks.networks.hardened import attacked
+from benchmarks.networks import hardened
 from benchmarks.networks.making import Network
 from benchmarks.networks.reading import image_file, images
 from benchmarks.networks.training import fit
@@ -30,7 +30,7 @@ def _train(model: nn.Module, folder: Path, few: int | None, *, robust: bool) -> 
     x, y = images(folder, "mnist", "train", few)
     phases = [(NATURAL, 0.0), *([(RISING, EPSILON / 2), (ATTACKED, EPSILON)] if robust else [])]
     for epochs, epsilon in phases:
-        augment = partial(attacked, model, epsilon=epsilon) if epsilon else None
+        augment = partial(hardened.attacked, model, epsilon=epsilon) if epsilon else None
         fit(model, x, y, epochs=epochs if few is None else 1, rate=1e-3, augment=augment)
     return model.state_dict()
 
@@ -40,7 +40,7 @@ def _held_out(model: nn.Module, folder: Path, few: int | None) -> tuple[Tensor, 
 
 
 def _files(folder: Path) -> list[Path]:
-    return [image_file(folder, "mnist", "train")]
+    return [image_file(folder, "mnist", "train"), Path(hardened.__file__)]  # whose attack the weights depend on
 
 
 def _network(kind: str, words: str, *, robust: bool) -> Network:

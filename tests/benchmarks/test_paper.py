@@ -8,6 +8,7 @@ import torch
 
 import gradgeo
 from benchmarks import adaptive, evasion, paper, paper_small
+from benchmarks.networks.madry import MADRY
 from benchmarks.paper import causes, tables
 from benchmarks.paper.settings import LOGITS, statistics
 from benchmarks.paper.setups import SETUPS, Case
@@ -88,6 +89,12 @@ def test_tables_of_the_paper(few, monkeypatch):
     assert page.data["line"]["mnist"]["lines"] == 1
     assert set(page.data["why"]["mnist"]) == {"trusted", *tried}
     assert any("set-ups: Madry's CNN" in block and "causes: noise" in block for block in page.blocks)
+
+
+@pytest.mark.parametrize("name", MADRY)
+def test_the_papers_network_is_made_and_judges_digits(few, name):
+    classifier = few[name]
+    assert classifier.model(classifier.x[:2]).shape == (2, 10)
 
 
 def test_signals_are_not_turned_and_others_of_another_length_are_stretched(few):
