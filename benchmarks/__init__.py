@@ -28,6 +28,7 @@ BENCHMARKS = (
     "paper",
     "paper-small",
     "per-class",
+    "presets-cost",
     "price",
     "reading",
     "record",

@@ -19,13 +19,14 @@ from gradgeo.bench.classifier_under_test import ClassifierUnderTest
 from gradgeo.certificate import certify, evasion_bound, largest_radius, worst_case
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.noise import repeatable
+from gradgeo.errors import ArgumentError
 from gradgeo.metrics import auroc
 
 EVIDENCE, ALPHA, FIT, OTHERS = "lite", 0.05, 600, 300
 NOISES = (0.0, 0.06, 0.12, 0.25)
 RADII = (0.1, 0.25, 0.5, 1.0)
 NEAREST = 100  # inputs whose distance to another class is measured
-ATTACKED, PART, ATTACK_NOISE, ATTACK_RADII, STEPS, ATTACK_DRAWS = 250, 50, 0.25, (0.1, 0.25), 10, 4
+ATTACKED, PART, ATTACK_NOISE, ATTACK_RADII, STEPS, ATTACK_DRAWS = 500, 50, 0.25, (0.1, 0.25), 10, 4
 REPEATS = 50  # draws by which a point is judged
 CERTIFIED, DRAWS = 20, 200
 TOUGH = ("fashion-noise",)  # attacked, and certified input by input
@@ -43,7 +44,8 @@ def run(suite: Suite) -> Page:
         "length up to r (`gradgeo.certificate.evasion_bound`, 95 % confidence, one query). L2 is in units of the "
         "inputs: pixels in [0, 1], beats of standard deviation 1. Nearest: median L2 distance to another class, "
         f"without noise, by the minimum-norm attack on {NEAREST} correct inputs. NAME-noise: the classifier after "
-        f"two epochs more with noise of {TRAINED_WITH:g}, made by this command."
+        f"two epochs more with noise of {TRAINED_WITH:g}, made by this command. Too few: the classifier gets so few "
+        "noisy inputs right that no detector can be fitted."
     )
     heading = ["model", "nearest", "s", "right", "false alarms", "AUROC other data", "AUROC mistakes", "e0"]
     rows = []
@@ -51,7 +53,13 @@ def run(suite: Suite) -> Page:
         classifier = suite[name]
         nearest = _nearest(classifier, suite.inputs)
         for noise in NOISES:
-            row = {"model": name, "noise": noise, "nearest": nearest, **_row(suite, classifier, name, noise)}
+            try:
+                found = _row(suite, classifier, name, noise)
+            except ArgumentError as error:
+                page.data.setdefault("not fitted", []).append({"model": name, "noise": noise, "error": str(error)})
+                rows.append([name, f"{nearest:.2f}", f"{noise:g}", "too few", *[""] * (len(RADII) + 4)])
+                continue
+            row = {"model": name, "noise": noise, "nearest": nearest, **found}
             page.data.setdefault("rows", []).append(row)
             bounds = [f"{row['bounds'][str(r)]:.1%}" for r in RADII] if noise else ["none"] * len(RADII)
             shares = [f"{row[key]:.1%}" for key in ("right", "false_alarms")]

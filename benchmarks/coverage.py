@@ -1,7 +1,7 @@
 """Whether the stated 95 % intervals hold the true value 95 times in 100, and verdicts are as rarely false as stated."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special, stats
@@ -9,7 +9,7 @@ from scipy import special, stats
 from benchmarks.page import Page
 from benchmarks.shipped import Suite
 from gradgeo._typing import Array
-from gradgeo.bench.comparison import Scores, differences
+from gradgeo.bench.comparison import Scores, differences, intervals
 from gradgeo.bench.verdicts import LEVEL
 from gradgeo.metrics import Difference, Estimate, auroc, auroc_difference, holm, tnr_at_tpr, tnr_difference
 
@@ -20,6 +20,12 @@ BATTERIES = 400
 POWER_BATTERIES = 100
 SMALL = 100  # inputs in either group, below which the coverage is reported and not promised
 FIGURES = ("AUROC", "TNR95", "AUROC difference", "TNR95 difference")
+
+MEAN_KINDS, MEAN_SCENARIOS, MEAN_SIZES = 3, 4, (200, 100)
+"""Kinds of a mean, scenarios of each, and the inputs: trusted ones, and those of a scenario."""
+
+FIT_SPREAD = 0.1
+"""Standard deviation by which a fit moves all of its scores of untrustworthy inputs, where fits differ."""
 
 _SHARED = 0.5  # correlation of two detectors' scores of one input
 _STEP = 0.5  # of the discrete scores, in standard deviations
@@ -88,6 +94,19 @@ def run(_: Suite) -> Page:
                 rows.append([name, f"{area:g}", str(n), str(m), *(f"{100 * held[figure]:.1f}" for figure in FIGURES)])
     page.table(["scores", "AUROC", "trusted", "untrustworthy", *FIGURES], rows)
     page.say(_finding(page))
+    held = {
+        f"{words}, {f'{1 + refits} fits' if refits else 'one fit'}": mean_coverage(same, refits, SIMULATIONS)
+        for words, same in (("made of the same inputs", True), ("of other inputs each", False))
+        for refits in (0, 5)
+    }
+    page.data["means"] = held
+    page.say(
+        f"The mean over {MEAN_KINDS} kinds of {MEAN_SCENARIOS} scenarios each ({MEAN_SIZES[1]} inputs a scenario, "
+        f"{MEAN_SIZES[0]} trusted, AUROC 0.7 to 0.99), the scenarios of a kind "
+        + "; ".join(f"{words} {100 * share:.1f}" for words, share in held.items())
+        + f". With several fits each moves its scores by a normal number of standard deviation {FIT_SPREAD:g}, and the "
+        "true value is the mean over fits."
+    )
     false, verdicts = false_verdicts(BATTERIES)
     allowed = float(stats.binom.ppf(0.975, BATTERIES, 0.05)) / BATTERIES
     page.data["false_verdicts"] = {"batteries": BATTERIES, "share": false, "allowed": allowed, "verdicts": verdicts}
@@ -131,6 +150,38 @@ def coverage(
             for interval, truth in zip(intervals, truths, strict=True)
         ]
     return dict(zip(FIGURES, (held / simulations).tolist(), strict=True))
+
+
+def mean_coverage(same_inputs: bool, refits: int, simulations: int) -> float:
+    """The share of simulations in which the interval of a mean over kinds holds the true value.
+
+    Args:
+        same_inputs: whether the scenarios of a kind are made of the same inputs, whose scores then correlate.
+        refits: further fits, which move all scores of untrustworthy inputs; none for a fit that is given.
+    """
+    rng, (trusted, size) = np.random.default_rng(0), MEAN_SIZES
+    shifts = np.array([_shift(area) for area in np.linspace(0.7, 0.99, MEAN_KINDS * MEAN_SCENARIOS)])
+    spread = FIT_SPREAD if refits else 0.0
+    truth = float(special.ndtr(shifts / np.sqrt(2 + spread**2)).mean())
+    kinds = {str(i): str(i % MEAN_KINDS) for i in range(len(shifts))}
+
+    def fit(inside: Array, outside: list[Array]) -> Scores:
+        moved = spread * rng.standard_normal()
+        scenarios = {str(i): z + shift + moved for i, (z, shift) in enumerate(zip(outside, shifts, strict=True))}
+        return Scores(inside, scenarios)
+
+    held = 0
+    for _ in range(simulations):
+        by_kind = [_alike(rng, MEAN_SCENARIOS, size) for _ in range(MEAN_KINDS)]
+        outside = [
+            by_kind[i % MEAN_KINDS][i // MEAN_KINDS] if same_inputs else rng.standard_normal(size)
+            for i in range(len(shifts))
+        ]
+        inside = rng.standard_normal(trusted)
+        whole = replace(fit(inside, outside), refits=tuple(fit(inside, outside) for _ in range(refits)))
+        low, high = intervals({"ours": whole}, kinds)["ours"]["interval"]
+        held += low <= truth <= high
+    return held / simulations
 
 
 def false_verdicts(batteries: int, *, peers: int = 10, scenarios: int = 17, trusted: int = 300) -> tuple[float, int]:

@@ -28,7 +28,9 @@ def _noisy(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def attacked(model: nn.Module, x: Tensor, *, epsilon: float) -> Tensor:
-    """Points within `epsilon` (L-inf) that the model as it is finds least like what it predicts of `x`."""
+    """Points within `epsilon` (L-inf) that the model, in eval mode, finds least like what it predicts of `x`."""
+    training = model.training
+    model.eval()  # batch norm by what it has learned: an attack must not move it
     classes = model(x).argmax(1)
     point = (x + epsilon * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     for _ in range(STEPS):
@@ -36,6 +38,7 @@ def attacked(model: nn.Module, x: Tensor, *, epsilon: float) -> Tensor:
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), classes), leaf)
         point = point + 2 * epsilon / STEPS * gradient.sign()
         point = torch.minimum(torch.maximum(point, x - epsilon), x + epsilon).clamp(0, 1)
+    model.train(training)
     return point.detach()
 
 
@@ -61,7 +64,7 @@ def _files(folder: Path, *, data: str, net: str) -> list[Path]:
 
 def _network(data: str, net: str, how: str, epochs: int, change: Change, half: int) -> Network:
     return Network(
-        kind=f"SmallCnn, {how}",
+        kind=f"{net}, {how}",
         trained_on=f"{net}, {epochs} epochs more of {data} {how}",
         licence="as its base",
         module="hardened.py",
@@ -79,5 +82,8 @@ HARDENED = {
     "mnist-noise": _network("mnist", "mnist_cnn", "with noise", 2, _noisy, 500),
     "fashion-robust": _network("fashion_mnist", "fashion_cnn", "under attack", 8, partial(attacked, epsilon=0.1), 5000),
     "mnist-robust": _network("mnist", "mnist_cnn", "under attack", 5, partial(attacked, epsilon=0.2), 500),
+    "cifar10-robust": _network(
+        "cifar10", "cifar10_resnet20", "under attack", 12, partial(attacked, epsilon=8 / 255), 5000
+    ),
 }
 """Made where a measurement asks for them. They are of a shipped classifier's data."""

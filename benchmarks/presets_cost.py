@@ -1,0 +1,68 @@
+"""What a verdict of each preset costs, and `fit`, on networks of 10, 100 and 1,000 classes."""
+
+import time
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from benchmarks.page import Page
+from benchmarks.shipped import Suite
+from gradgeo.bench import cost
+from gradgeo.detector.detector import Detector
+
+NAMES: dict[str, tuple[int, int]] = {
+    "cifar10": (64, 500),
+    "cifar100": (64, 500),
+    "lite0_cifar10": (64, 400),
+    "lite0_imagenet": (8, 60),
+}
+"""Inputs of the larger batch, and inputs that a detector is fitted on."""
+
+PRESETS = ("lite", "fast", "full")
+
+
+def run(suite: Suite) -> Page:
+    """A table of the presets on each network."""
+    page = Page("What the presets cost")
+    page.say(
+        "Process time of `Detector.predict` over that of the plain network in eval mode on the same batch: the median "
+        "of rounds in turns in one run, on one thread, with the least and the most of them; N inputs together, and one "
+        "by itself. Fit: process time by trusted input, of all of them. Peak: memory in MiB above what was held "
+        "before, for the larger batch. Maps: of how many classes; of more than 20 `full` takes the 20 most likely. "
+        "lite0: EfficientNet-Lite0 with ImageNet weights at 128 px (CIFAR-10) and 224 px (1,000 classes)."
+    )
+    rows = []
+    for name in suite.wanted(NAMES):
+        batch, fit = NAMES[name]
+        classifier = suite[name]
+        trusted = classifier.trusted[:fit], classifier.trusted_classes[:fit]
+        x = classifier.x[classifier.half :][:batch]
+        for preset in PRESETS:
+            found = _measured(classifier.model, preset, x, *trusted)
+            page.data.setdefault(name, {})[preset] = found
+            shown = [f"{found[n][0]:.3g} ({found[n][1]:.3g} to {found[n][2]:.3g})" for n in ("batch", "single")]
+            figures = [f"{found['fit_ms']:.0f}", f"{found['fit_passes']:.0f}", f"{found['peak_mib']:.0f}"]
+            maps = str(found["maps"]) if preset == "full" else "-"
+            rows.append([name, str(found["classes"]), preset, maps, str(len(x)), *shown, *figures])
+    over = ["of N, over plain", "of one, over plain"]
+    page.table(["network", "classes", "preset", "maps", "N", *over, "fit, ms", "fit, plain passes", "peak, MiB"], rows)
+    return page
+
+
+def _measured(model: nn.Module, preset: str, x: Tensor, fit_x: Tensor, fit_y: Tensor) -> dict[str, Any]:
+    detector = Detector(model, evidence=preset)
+    start = time.process_time()
+    detector.fit(fit_x, fit_y)
+    seconds = time.process_time() - start
+    batch, own = cost.over_plain(model, detector.predict, x)
+    single, _ = cost.over_plain(model, detector.predict, x[:1])
+    return {
+        "classes": detector.num_classes_,
+        "maps": (detector.classes_ or detector.num_classes_) if preset == "full" else None,
+        "batch": batch.tolist(),
+        "single": single.tolist(),
+        "fit_ms": 1000 * seconds / len(fit_x),
+        "fit_passes": seconds / len(fit_x) / (own / batch[0] / len(x)),
+        "peak_mib": cost.peak_mib(partial(detector.predict, x)),
+    }
