@@ -1,10 +1,12 @@
 """The price of evasion is found by bisection, each input for itself; what never succeeds is said so."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from benchmarks import price
-from gradgeo._typing import BoolArray, IntArray
+from gradgeo._typing import Array, BoolArray, IntArray
 
 
 def test_bisection_finds_the_lowest_rung_of_each_input() -> None:
@@ -36,3 +38,17 @@ def test_a_rung_that_is_reported_was_seen_to_succeed(rungs: int) -> None:
     ladder = [float(k) for k in range(rungs)]
     found = price.smallest(ladder, np.full(30, -1), np.full(30, rungs), succeeds)
     assert all(rung == rungs or seen[rung, row] for row, rung in enumerate(found.tolist()))
+
+
+def test_the_long_attack_goes_where_there_is_something_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[int, list[int]]] = []
+
+    def trust(_: object, epsilon: float, rows: IntArray, *, steps: int = price.STEPS, seed: int = 0) -> Array:
+        tried.append((steps, rows.tolist()))
+        return np.array([0.9, 0.2, 0.3, 0.0])[rows] if steps == price.STEPS else np.array([0.0, 0.1, 0.7, 0.6])[rows]
+
+    monkeypatch.setattr(price._Duel, "trust", trust)
+    monkeypatch.setattr(price._Duel, "can_flip", lambda _, __, rows: rows != 3)
+    duel = price._Duel(None, SimpleNamespace(x=np.zeros(4)), ())  # type: ignore[arg-type]
+    assert duel.longest(0.1).tolist() == [0.9, 0.2, 0.7, 0.0]  # the better of the two
+    assert tried == [(price.STEPS, [0, 1, 2, 3]), (price.LONG, [1, 2])]
