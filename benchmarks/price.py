@@ -135,7 +135,8 @@ class _Duel:
 
         def measure() -> dict[str, Any]:
             done = self.flips(epsilon, rows)
-            done[~done] = self.flips(epsilon, rows[~done], steps=LONG, seed=1)
+            if not done.all():
+                done[~done] = self.flips(epsilon, rows[~done], steps=LONG, seed=1)
             return {"done": done}
 
         code, of = source_hash("attacks/*.py"), (weights_key(self.classifier.model), tensor_hash(self.task.x[rows]))
