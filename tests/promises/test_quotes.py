@@ -91,7 +91,7 @@ SPOKEN = [  # what looks like a measured figure and is none
     r"radius 0\.0001|[Aa]t 0\.01|at 0\.3",
     r"95 %|90 %|5 %",
     r"Python 3\.11|says 99 % to things",
-    r"the paper has \d+\.\d",
+    r"the\s+paper\s+has\s+\d+\.\d(?:\s+and\s+\d+\.\d)?",
 ]
 
 
