@@ -45,7 +45,7 @@ WHERE = {
 }
 """Classifiers on which they are attacked; the others on all."""
 
-FIT, STEPS, LONG = 600, 30, 1000
+FIT, STEPS, LONG, PART = 600, 30, 1000, 25
 
 BUDGETS, RATES = (0.01, 8 / 255), (0.05, 0.5)
 LADDER = tuple(8 / 255 * 2 ** (k / 2) for k in range(-10, 9))
@@ -130,18 +130,27 @@ class _Duel:
         success: BoolArray = attacks.pgd(self.classifier.folded, x, y, **options).success.numpy()
         return success
 
-    def can_flip(self, epsilon: float, rows: IntArray) -> BoolArray:
-        """Whether a long PGD changes the answer (n,); cached for all detectors."""
+    @cached_property
+    def can_flip(self) -> dict[float, BoolArray]:
+        """By budget, whether a long PGD changes the answer of each input (n,); cached in parts, for all detectors."""
 
-        def measure() -> dict[str, Any]:
+        def measure(epsilon: float, rows: IntArray) -> dict[str, Any]:
             done = self.flips(epsilon, rows)
             if not done.all():
                 done[~done] = self.flips(epsilon, rows[~done], steps=LONG, seed=1)
             return {"done": done}
 
-        code, of = source_hash("attacks/*.py"), (weights_key(self.classifier.model), tensor_hash(self.task.x[rows]))
-        found: BoolArray = cached(measure, "can flip", code, STEPS, LONG, epsilon, *of)["done"]
-        return found
+        key = "can flip", source_hash("attacks/*.py"), STEPS, LONG, weights_key(self.classifier.model)
+        parts = np.split(np.arange(len(self.task.x)), range(PART, len(self.task.x), PART))
+        return {
+            epsilon: np.concatenate(
+                [
+                    cached(partial(measure, epsilon, rows), *key, epsilon, tensor_hash(self.task.x[rows]))["done"]
+                    for rows in parts
+                ]
+            )
+            for epsilon in BUDGETS
+        }
 
     def trust(self, epsilon: float, rows: IntArray, *, steps: int = STEPS, seed: int = 0) -> Array:
         """The p-value that evasion reaches (n,); 0 where the answer is unchanged."""
@@ -155,9 +164,8 @@ class _Duel:
         """The p-value of each input (n,) by a short attack and, where that leaves something to gain, by a long one."""
         p = self.trust(epsilon, np.arange(len(self.task.x)))
         gains = p <= max(RATES)
-        unchanged = np.flatnonzero(p == 0)
-        if len(unchanged):
-            gains[unchanged] = self.can_flip(epsilon, unchanged)
+        if (p == 0).any():
+            gains &= (p > 0) | self.can_flip[epsilon]
         rest = np.flatnonzero(gains)
         if len(rest):
             p[rest] = np.maximum(p[rest], self.trust(epsilon, rest, steps=LONG, seed=3))

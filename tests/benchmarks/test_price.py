@@ -48,7 +48,7 @@ def test_the_long_attack_goes_where_there_is_something_to_gain(monkeypatch: pyte
         return np.array([0.9, 0.2, 0.3, 0.0])[rows] if steps == price.STEPS else np.array([0.0, 0.1, 0.7, 0.6])[rows]
 
     monkeypatch.setattr(price._Duel, "trust", trust)
-    monkeypatch.setattr(price._Duel, "can_flip", lambda _, __, rows: rows != 3)
+    monkeypatch.setattr(price._Duel, "can_flip", {0.1: np.array([False, False, True, False])})
     duel = price._Duel(None, SimpleNamespace(x=np.zeros(4)), ())  # type: ignore[arg-type]
-    assert duel.longest(0.1).tolist() == [0.9, 0.2, 0.7, 0.0]  # the better of the two
+    assert duel.longest(0.1).tolist() == [0.9, 0.2, 0.7, 0.0]  # the better of the two; who has flipped can
     assert tried == [(price.STEPS, [0, 1, 2, 3]), (price.LONG, [1, 2])]
