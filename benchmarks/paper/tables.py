@@ -27,7 +27,7 @@ FOUR = Choice(tuple(f"{name}{maximum}" for name in TWICE.settings for maximum in
 """Both, with the channel maximum and without."""
 
 BESIDE = Choice((f"rescaled{MAXIMUM}", "own temperature"), fitted_on="training")
-"""The maps of the authors' code and those at the own temperature from one Jacobian, fitted as theirs, with our model."""
+"""The maps of the authors' code and those at the own temperature, from one Jacobian, fitted as theirs, by our model."""
 
 NAMED = {
     "ours: own temperature, copula, held-out": OURS,
