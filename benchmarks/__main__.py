@@ -20,7 +20,9 @@ Data = Annotated[
     Path | None, typer.Option("--data", "-d", help="Folder with data/ and models/.", envvar="GRADGEO_DATA")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the page.")]
-Cases = Annotated[str | None, typer.Option(help="What is measured, by name, with commas; default all.")]
+Cases = Annotated[
+    str | None, typer.Option(help="What is measured, by name, with commas, or semicolons where a name has one.")
+]
 Inputs = Annotated[int, typer.Option(min=10, help="Inputs of each kind.")]
 
 app = typer.Typer(
@@ -97,7 +99,7 @@ def _purpose(name: str) -> str:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(text.split(","))
+    return None if text is None else tuple(text.split(";" if ";" in text else ","))
 
 
 def _command() -> str:
