@@ -40,15 +40,20 @@ def test_a_rung_that_is_reported_was_seen_to_succeed(rungs: int) -> None:
     assert all(rung == rungs or seen[rung, row] for row, rung in enumerate(found.tolist()))
 
 
-def test_the_long_attack_goes_where_there_is_something_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longer_attacks_go_where_there_is_something_to_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[int, list[int]]] = []
+    reached = {
+        price.STEPS: [0.9, 0.2, 0.03, 0.0, 0.0],
+        price.MORE: [0, 0.1, 0.04, 0, 0],
+        price.LONG: [0, 0, 0.7, 0, 0.6],
+    }
 
     def trust(_: object, epsilon: float, rows: IntArray, *, steps: int = price.STEPS, seed: int = 0) -> Array:
         tried.append((steps, rows.tolist()))
-        return np.array([0.9, 0.2, 0.3, 0.0])[rows] if steps == price.STEPS else np.array([0.0, 0.1, 0.7, 0.6])[rows]
+        return np.array(reached[steps])[rows]
 
     monkeypatch.setattr(price._Duel, "trust", trust)
-    monkeypatch.setattr(price._Duel, "can_flip", {0.1: np.array([False, False, True, False])})
-    duel = price._Duel(None, SimpleNamespace(x=np.zeros(4)), ())  # type: ignore[arg-type]
-    assert duel.longest(0.1).tolist() == [0.9, 0.2, 0.7, 0.0]  # the better of the two; who has flipped can
-    assert tried == [(price.STEPS, [0, 1, 2, 3]), (price.LONG, [1, 2])]
+    monkeypatch.setattr(price._Duel, "can_flip", {0.1: np.array([False, False, False, True, False])})
+    duel = price._Duel(None, SimpleNamespace(x=np.zeros(5)), ())  # type: ignore[arg-type]
+    assert duel.longest(0.1).tolist() == [0.9, 0.2, 0.7, 0.0, 0.0]  # the best of all; what has flipped can
+    assert tried == [(price.STEPS, [0, 1, 2, 3, 4]), (price.MORE, [1, 2, 3]), (price.LONG, [2, 3])]
