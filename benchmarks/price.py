@@ -79,10 +79,10 @@ def run(suite: Suite) -> Page:
     )
     page.say(
         "SR@5 and SR@50: share that is flipped and trusted at alpha 5 % and 50 % within .01 and within 8/255, with "
-        f"exact 95 % intervals: evasion of {STEPS} steps; where that is not trusted at 50 %, of {MORE} more from another "
-        f"start; where that is not trusted at 5 %, of {LONG:,} more; the best of them. What PGD of {LONG:,} steps cannot "
-        "flip within a budget is spared the longer ones: a flip is half of an evasion. Each detector is attacked by "
-        "itself with the same steps. An attack finds upper bounds: a stronger one would pay less."
+        f"exact 95 % intervals: evasion of {STEPS} steps; where that is not trusted at 50 %, of {MORE} more from "
+        f"another start; where that is not trusted at 5 %, of {LONG:,} more; the best of them. What PGD of {LONG:,} "
+        "steps cannot flip within a budget is spared the longer ones: a flip is half of an evasion. Each detector is "
+        "attacked by itself with the same steps. An attack finds upper bounds: a stronger one would pay less."
     )
     members = "; ".join(f"{label}: {', '.join(names)}" for label, names in DETECTORS.items())
     page.say(f"Evidence of each detector, fused as `Detector` does. {members}.")
