@@ -40,6 +40,7 @@ MOST, FEW = 200, 50
 
 WHERE = {
     "KNN": ("mnist", "fashion", "cifar10", "mnist-robust", "fashion-robust"),
+    "Mahalanobis": ("mnist", "fashion", "cifar10", "mnist-robust", "fashion-robust"),
     "ten statistics": ("mnist", "cifar10"),
     "fast": ("mnist", "fashion", "cifar10"),
     "full": ("mnist", "cifar10"),
