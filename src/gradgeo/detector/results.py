@@ -171,7 +171,7 @@ def likely_cause(surprisal: Mapping[str, float]) -> str | None:
     "unstable": its prediction does not survive small changes of the input as trusted ones do, or the classifier is
     surer of it than of half the trusted inputs, as it is of strong attacks. "unlike": the classifier is unsure, and
     features are further from trusted ones than its doubt explains. "undecided": doubt is the most surprising, as for
-    mistakes, inputs at a boundary and near-OOD ones. results/evidence.md counts how often each is right.
+    mistakes, inputs at a boundary and near-OOD ones. results/battery.md counts how often each is named.
 
     Of texts, which no small change is made of, it is one of the last two, by the larger of features and layers.
     """
