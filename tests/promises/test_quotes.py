@@ -193,6 +193,10 @@ def faster() -> list[float]:
     return [max(case["times_faster"] for name, case in results("engine")["cases"].items() if "top" not in name)]
 
 
+def cost_of_full() -> list[float]:
+    return [results("presets-cost")[name]["full"]["batch"][0] for name in ("cifar100", "lite0_imagenet")]
+
+
 def evaded() -> list[float]:
     found = results("evasion")["evasion"]["cifar10"]["full"]
     return [found["evasion"]["flipped and trusted"], found["inputs"], found["PGD"]["flipped and trusted"]]
@@ -212,6 +216,7 @@ README: dict[str, Callable[..., list[float]]] = {
     rf"by {N} to {N} points on (\w+) of (\w+)": behind_on_mistakes,
     rf"`evidence=\"full\"` takes {N} forward and min\(C, F, {N}\) backward": lambda: passes("gradgeo"),
     rf"`\"fast\"` {N} forward and {N} backward": lambda: passes("gradgeo fast"),
+    rf"`full` costs {N} plain inferences of a batch, with 1,000 \(EfficientNet-Lite0\) {N} ": cost_of_full,
     rf"up to {N} times less than the authors' function": faster,
     rf"got {N} of {N} inputs misclassified and trusted, where PGD got {N}": evaded,
     rf"costs it about {N} times the change that flips the answer": price,
