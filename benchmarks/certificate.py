@@ -56,6 +56,8 @@ def run(suite: Suite) -> Page:
             try:
                 found = _row(suite, classifier, name, noise)
             except ArgumentError as error:
+                if not noise:
+                    raise
                 page.data.setdefault("not fitted", []).append({"model": name, "noise": noise, "error": str(error)})
                 rows.append([name, f"{nearest:.2f}", f"{noise:g}", "too few", *[""] * (len(RADII) + 4)])
                 continue

@@ -196,7 +196,7 @@ def _duel(suite: Suite, name: str, label: str, inputs: int) -> _Duel:
 def _key(duel: _Duel, *more: object) -> tuple[object, ...]:
     code = source_hash(*DETECTOR_CODE, "attacks/*.py")
     of = weights_key(duel.classifier.model), tensor_hash(duel.task.x), duel.evidence, code
-    return ("price", 3, STEPS, LONG, *of, *more)
+    return ("price", 4, STEPS, MORE, LONG, *of, *more)
 
 
 def _summary(suite: Suite, name: str, label: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The paper's tables on the paper's terms, its cells beside ours, and a waterfall from our set-up to the authors'."""
+"""The paper's tables on the paper's terms, its cells beside ours, and a waterfall from our set-up to the authors'.
+
+Of photographs, 250 inputs a cell: two CPU hours.
+"""
 
 from collections.abc import Iterable
 
