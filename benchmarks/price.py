@@ -1,9 +1,15 @@
-"""The price of evasion: how much farther an attacker must go for the wrong answer to be trusted as well."""
+"""The price of evasion: how much farther an attacker must go for the wrong answer to be trusted as well.
 
+`--cases cifar10,mnist/lite` measures one classifier with every detector and another with one. What the page holds and
+this run does not measure stays there, so that it may be measured in parts: every detector and 200 inputs take hours.
+"""
+
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +21,7 @@ from gradgeo import attacks
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.bench.cache import DETECTOR_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
+from gradgeo.bench.provenance import provenance
 from gradgeo.bench.scenarios import Task
 from gradgeo.detector.calibration.conformal import exact_interval
 from gradgeo.detector.detector import Detector
@@ -36,13 +43,7 @@ COSTLY = ("ten statistics", "fast", "full")
 """Detectors of which a step takes many passes."""
 
 MOST, FEW = 200, 50
-"""Inputs, and those of the costly detectors; half as many photographs."""
-
-WHERE = {
-    **dict.fromkeys(("KNN", "Mahalanobis", "fast"), ("mnist", "fashion", "cifar10")),
-    **dict.fromkeys(("ten statistics", "full"), ("mnist", "cifar10")),
-}
-"""Classifiers on which they are attacked; the others on all."""
+"""Inputs, and those of the costly detectors; fewer by `--inputs`."""
 
 FIT, STEPS, MORE, LONG, PART = 600, 30, 100, 1000, 25
 
@@ -65,7 +66,7 @@ Succeeds = Callable[[float, IntArray], BoolArray]
 
 def run(suite: Suite) -> Page:
     """For each model and detector: the smallest epsilons, their ratio, and success at two budgets and two rates."""
-    page = Page("The price of evasion")
+    page = _Priced("The price of evasion", data={"prices": {}, "networks": {}, "strength": {}})
     page.say(
         f"Correctly classified inputs of the second half of the test split, detectors fitted on up to {FIT} of the "
         f"first. Flips: the smallest epsilon (L-inf) with which PGD of {STEPS} steps changes the answer. Flips and is "
@@ -84,22 +85,87 @@ def run(suite: Suite) -> Page:
     )
     members = "; ".join(f"{label}: {', '.join(names)}" for label, names in DETECTORS.items())
     page.say(f"Evidence of each detector, fused as `Detector` does. {members}.")
-    robust = [name for name in suite.wanted(NAMES) if name.endswith("-robust")]
-    right = [f"{name} {_right(suite, name):.1%} (untouched {_right(suite, base_of(name)):.1%})" for name in robust]
-    page.say(
-        "NAME-robust: the classifier trained further under attack (`benchmarks/networks/hardened.py`); right on the "
-        f"second half: {', '.join(right) or 'not measured'}."
-    )
-    rows = []
-    for name in suite.wanted(NAMES):
-        for label in (each for each in DETECTORS if name in WHERE.get(each, NAMES)):
-            found = _summary(suite, name, label)
-            page.data.setdefault("prices", {}).setdefault(name, {})[label] = found
-            rows.append(_line(name, label, found))
-    rates = [f"SR@{100 * alpha:.0f}, {epsilon:.3g}" for epsilon in BUDGETS for alpha in RATES]
-    page.table(["model", "detector", "inputs", "flips", "flips and is trusted", "ratio", "quartiles", *rates], rows)
-    _strength(page, suite)
+    cells = [(name, label) for name in NAMES for label in DETECTORS if suite.wanted((name, f"{name}/{label}"))]
+    for name, label in cells:
+        page.data["prices"].setdefault(name, {})[label] = _summary(suite, name, label)
+    for name in {name for name, _ in cells}:
+        page.data["networks"][name] = {
+            "weights": weights_key(suite[name].model),
+            "right": _right(suite, name),
+            "untouched": _right(suite, base_of(name)),
+        }
+    for name in STRONG_ON:
+        if (name, STRONG) in cells and (shown := _strength(suite, name, page.data["prices"][name][STRONG])) is not None:
+            page.data["strength"][name] = shown
     return page
+
+
+class _Priced(Page):
+    """A page that keeps what it holds of other runs."""
+
+    def write(self, out: Path, name: str, command: str) -> Path:
+        """Write NAME.md and NAME.json into `out`, with the cells that the page there holds and this run lacks."""
+        made = {key: value for key, value in provenance(command).items() if key in {"command", "date", "processor"}}
+        for cells in self.data["prices"].values():
+            for cell in cells.values():
+                cell["made"] = made
+        file = out / f"{name}.json"
+        if file.exists():
+            _keep(self.data, json.loads(file.read_text()))
+        self._tables()
+        return super().write(out, name, command)
+
+    def _tables(self) -> None:
+        prices, networks = self.data["prices"], self.data["networks"]
+        right = [
+            f"{name} {found['right']:.1%} (untouched {found['untouched']:.1%})"
+            for name, found in networks.items()
+            if name.endswith("-robust")
+        ]
+        self.say(
+            "NAME-robust: the classifier trained further under attack (`benchmarks/networks/hardened.py`); right on "
+            f"the second half: {', '.join(right) or 'not measured'}."
+        )
+        rates = [f"SR@{100 * alpha:.0f}, {epsilon:.3g}" for epsilon in BUDGETS for alpha in RATES]
+        heading = ["model", "detector", "inputs", "flips", "flips and is trusted", "ratio", "quartiles", *rates]
+        lines = [_line(name, label, cell) for name, cells in prices.items() for label, cell in cells.items()]
+        self.table([*heading, "measured"], lines)
+        lacking = [f"{name} {label}" for name in NAMES for label in DETECTORS if label not in prices.get(name, {})]
+        self.say(f"Not measured: {', '.join(lacking) or 'nothing'}. The command of each row is in the JSON.")
+        self.say(
+            f"## Is the attack strong?\n\n`{STRONG}` at the median epsilon of the table, where half of the inputs "
+            f"evade and any gain shows, on {TRIED} inputs: flipped and trusted at alpha 5 % after {STEPS} steps; after "
+            f"{LONG:,} more from another start where these fail; after {LONG:,} from each of {RESTARTS} further starts."
+        )
+        if (broken := prices.get("cifar10")) is not None and set(KNOWN) <= set(broken):
+            shares = [
+                f"{label} {broken[label]['success'][f'{BUDGETS[1]:.4g}'][str(RATES[0])]} of {broken[label]['inputs']}"
+                for label in KNOWN
+            ]
+            self.say(f"What is known to break breaks: of photographs within 8/255 {', '.join(shares)}.")
+        starts = [f"and {LONG:,} from {which}" for which in ("another start", "a third", "a fourth")]
+        rows = [
+            [name, f"{found['epsilon']:.3g}", *(f"{count / found['inputs']:.0%}" for count in found["counts"])]
+            for name, found in self.data["strength"].items()
+        ]
+        self.table(["model", "epsilon", f"{STEPS} steps", *starts], rows)
+
+
+def _keep(data: dict[str, Any], held: dict[str, Any]) -> None:
+    """Add to `data` what `held` has beyond it, in the order of `NAMES` and `DETECTORS`; nothing of other weights."""
+    for name, found in held["networks"].items():
+        if data["networks"].setdefault(name, found)["weights"] != found["weights"]:
+            continue
+        data["prices"][name] = held["prices"].get(name, {}) | data["prices"].get(name, {})
+        if name in held["strength"]:
+            data["strength"].setdefault(name, held["strength"][name])
+    prices = data["prices"]
+    data["prices"] = {
+        name: {label: prices[name][label] for label in DETECTORS if label in prices[name]}
+        for name in NAMES
+        if name in prices
+    }
+    data["networks"] = {name: data["networks"][name] for name in data["prices"]}
 
 
 @dataclass(frozen=True)
@@ -185,8 +251,7 @@ def _right(suite: Suite, name: str) -> float:
 
 
 def _inputs(suite: Suite, name: str, label: str) -> int:
-    wanted = FEW if label in COSTLY else MOST
-    return min(suite.inputs, wanted // 2 if suite[name].x.shape[1] == 3 else wanted)
+    return min(suite.inputs, FEW if label in COSTLY else MOST)
 
 
 def _duel(suite: Suite, name: str, label: str, inputs: int) -> _Duel:
@@ -262,7 +327,7 @@ def _line(name: str, label: str, found: dict[str, Any]) -> list[str]:
     low, middle, high = found["ratio"]
     shares = [_share(count, found["inputs"]) for budget in found["success"].values() for count in budget.values()]
     shown = [f"{found['flips']:.3g}", f"{found['evades']:.3g}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
-    return [name, label, str(found["inputs"]), *shown, *shares]
+    return [name, label, str(found["inputs"]), *shown, *shares, found["made"]["date"]]
 
 
 def _share(count: int, n: int) -> str:
@@ -270,36 +335,24 @@ def _share(count: int, n: int) -> str:
     return f"{count / n:.0%} ({100 * float(low):.0f} to {100 * float(high):.0f})"
 
 
-def _strength(page: Page, suite: Suite) -> None:
-    """What more steps and more starts add, at the epsilon where every gain would show: half of the inputs evade."""
-    page.say(
-        f"## Is the attack strong?\n\n`{STRONG}` at the median epsilon of the table, where half of the inputs evade "
-        f"and any gain shows, on {TRIED} inputs: flipped and trusted at alpha 5 % after {STEPS} steps; after {LONG:,} "
-        f"more from another start where these fail; after {LONG:,} from each of {RESTARTS} further starts."
-    )
-    if (broken := page.data["prices"].get("cifar10")) is not None:
-        shares = [f"{label} {broken[label]['success'][f'{BUDGETS[1]:.4g}'][str(RATES[0])]}" for label in KNOWN]
-        n = broken[KNOWN[0]]["inputs"]
-        page.say(f"What is known to break breaks: of {n} photographs within 8/255 {', '.join(shares)}.")
-    rows = []
-    for name in suite.wanted(STRONG_ON):
-        epsilon = page.data["prices"][name][STRONG]["evades"]
-        duel = _duel(suite, name, STRONG, min(TRIED, _inputs(suite, name, STRONG)))
+def _strength(suite: Suite, name: str, found: dict[str, Any]) -> dict[str, Any] | None:
+    """What more steps and more starts add, at the epsilon where every gain would show: half of the inputs evade.
 
-        def measure(duel: _Duel = duel, epsilon: float = epsilon) -> dict[str, Any]:
-            done, counts = np.zeros(len(duel.task.x), dtype=np.bool_), []
-            for seed, steps in enumerate([STEPS] + [LONG] * (1 + RESTARTS)):
-                rest = np.flatnonzero(~done)
-                if len(rest):
-                    done[rest] = duel.trust(epsilon, rest, steps=steps, seed=seed) > RATES[0]
-                counts.append(int(done.sum()))
-            return {"counts": np.array(counts)}
+    None where no epsilon of the ladder makes half of them evade.
+    """
+    epsilon = found["evades"]
+    duel = _duel(suite, name, STRONG, min(TRIED, _inputs(suite, name, STRONG)))
 
-        if not np.isfinite(epsilon):
-            continue
-        counts = cached(measure, *_key(duel, "strength", epsilon, RESTARTS))["counts"].tolist()
-        n = len(duel.task.x)
-        page.data.setdefault("strength", {})[name] = {"epsilon": epsilon, "inputs": n, "counts": counts}
-        rows.append([name, f"{epsilon:.3g}", *(f"{count / n:.0%}" for count in counts)])
-    starts = [f"and {LONG:,} from {which}" for which in ("another start", "a third", "a fourth")]
-    page.table(["model", "epsilon", f"{STEPS} steps", *starts], rows)
+    def measure() -> dict[str, Any]:
+        done, counts = np.zeros(len(duel.task.x), dtype=np.bool_), []
+        for seed, steps in enumerate([STEPS] + [LONG] * (1 + RESTARTS)):
+            rest = np.flatnonzero(~done)
+            if len(rest):
+                done[rest] = duel.trust(epsilon, rest, steps=steps, seed=seed) > RATES[0]
+            counts.append(int(done.sum()))
+        return {"counts": np.array(counts)}
+
+    if not np.isfinite(epsilon):
+        return None
+    counts = cached(measure, *_key(duel, "strength", epsilon, RESTARTS))["counts"].tolist()
+    return {"epsilon": epsilon, "inputs": len(duel.task.x), "counts": counts}

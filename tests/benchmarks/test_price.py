@@ -1,6 +1,7 @@
 """The price of evasion is found by bisection, each input for itself; what never succeeds is said so."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,3 +58,27 @@ def test_longer_attacks_go_where_there_is_something_to_gain(monkeypatch: pytest.
     duel = price._Duel(None, SimpleNamespace(x=np.zeros(5)), ())  # type: ignore[arg-type]
     assert duel.longest(0.1).tolist() == [0.9, 0.2, 0.7, 0.0, 0.0]  # the best of all; what has flipped can
     assert tried == [(price.STEPS, [0, 1, 2, 3, 4]), (price.MORE, [1, 2, 3]), (price.LONG, [2, 3])]
+
+
+def test_the_page_keeps_what_other_runs_measured_of_the_same_network() -> None:
+    old = {"weights": "old", "right": 0.9}
+    held: dict[str, Any] = {
+        "prices": {"mnist": {"lite": 1, "KNN": 2}, "fashion": {"KNN": 3}, "mnist-robust": {"KNN": 4}},
+        "networks": {"mnist": old, "fashion": old, "mnist-robust": old},
+        "strength": {"fashion": 5, "mnist-robust": 6},
+    }
+    data: dict[str, Any] = {
+        "prices": {"mnist-robust": {"lite": 7}, "mnist": {"MaxSoftmax": 8, "lite": 9}},
+        "networks": {"mnist-robust": {"weights": "new", "right": 0.8}, "mnist": old},
+        "strength": {},
+    }
+    price._keep(data, held)
+    assert data["prices"] == {
+        "mnist": {"MaxSoftmax": 8, "KNN": 2, "lite": 9},
+        "fashion": {"KNN": 3},
+        "mnist-robust": {"lite": 7},  # trained anew: what is known of the other one is dropped
+    }
+    assert [list(data[key]) for key in ("prices", "networks")] == [["mnist", "fashion", "mnist-robust"]] * 2
+    assert list(data["prices"]["mnist"]) == ["MaxSoftmax", "KNN", "lite"]
+    assert data["networks"]["mnist-robust"] == {"weights": "new", "right": 0.8}
+    assert data["strength"] == {"fashion": 5}
