@@ -209,7 +209,7 @@ def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
     torch.manual_seed(0)
     detector = Detector(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))).fit(x)
     assert "shifts" not in detector.evidence_
-    assert "symmetry" not in detector.evidence_
+    assert not {"symmetry", "spectrum"} & set(detector.evidence_)
     assert "mahalanobis" in detector.evidence_
 
 
@@ -225,10 +225,11 @@ def test_no_sample_depends_on_its_batch() -> None:
 def test_every_evidence_has_as_many_features_as_names_and_is_documented() -> None:
     ctx = context(network(), inputs(4), radius=0.05)
     assert EVIDENCE.keys() - available(ctx).keys() == {"layer_3", "layer_4", "layer_5", "layer_6"}
+    widths = {"layer_2": 4, "spectrum": 5}
     for name, evidence in available(ctx).items():
         measured = evidence.measure(ctx)
         assert name == evidence.name
-        assert measured.shape == (4, len(evidence.features) or (4 if name == "layer_2" else 24)), name
+        assert measured.shape == (4, len(evidence.features) or widths.get(name, 24)), name
         assert measured.isfinite().all(), name
         assert (evidence.measure.__doc__ or "").strip(), name
 
@@ -335,6 +336,7 @@ def test_likely_causes(doubt: float, features: float, unstable: float, cause: st
 def test_a_text_is_unlike_or_undecided() -> None:
     assert likely_cause({"confidence": 3.0, "features": 1.0, "geometry": 9.0}) == "undecided"
     assert likely_cause({"confidence": 3.0, "features": 6.0}) == "unlike"
+    assert likely_cause({"confidence": 3.0, "features": 1.0, "input": 6.0, "stability": 2.0}) == "unlike"
     assert likely_cause({"confidence": 3.0, "features": 1.0, "layers": 4.0}) == "unlike"
     assert likely_cause({"confidence": 3.0, "features": 1.0, "layers": float("nan")}) is None
 
@@ -344,7 +346,7 @@ def test_explanations_name_evidence_and_cause() -> None:
     odd, fusion = inputs(30, seed=5) * 4, detector.fitted_.fusion
     for why in detector.explain(odd):
         assert set(why.evidence) == set(PRESETS["full"]) - {"layer_3", "layer_4", "layer_5", "layer_6"}
-        assert set(why.questions) == {"confidence", "features", "stability", "geometry", "layers"}
+        assert set(why.questions) == {"confidence", "features", "input", "stability", "geometry", "layers"}
         assert (why.cause is None) == why.trusted
         assert why.cause in (*CAUSES, None)
         surprisal = [score.surprise for score in why.evidence.values()]

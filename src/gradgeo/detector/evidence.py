@@ -23,6 +23,7 @@ from gradgeo.detector.one_class.base import (
     UpperTail,
 )
 from gradgeo.detector.one_class.kinds import DENSITIES, KINDS
+from gradgeo.detector.spectrum import spectrum
 from gradgeo.errors import choice, expected
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import without
@@ -227,6 +228,16 @@ def _symmetry(ctx: EvidenceContext) -> Tensor:
     return ctx.symmetry_drop
 
 
+def _spectrum(ctx: EvidenceContext) -> Tensor:
+    """Range, level and detail of the input itself, without any pass (`gradgeo.detector.spectrum`).
+
+    The evidence of spoilt inputs, and of data of another sort: light, contrast, blur and noise that the classifier has
+    learned to overlook. Blind to mistakes, and to near-OOD inputs and small attacks, whose detail is like that of
+    trusted ones.
+    """
+    return spectrum(ctx.forward.x)
+
+
 @dataclass(frozen=True)
 class LayerOutput:
     """The output of one of up to six layers, evenly spaced through the classifier, averaged over positions: for models
@@ -275,6 +286,7 @@ EVIDENCE: dict[str, Evidence] = {
         Evidence("shifts", ("shift_drop",), _shifts, UpperTail, "stability", _has_axes),
         Evidence("mahalanobis", (), _features, NearestMean, "features", _has_head),
         Evidence("symmetry", ("mirror_drop", "step_drop"), _symmetry, UpperTail, "stability", _has_axes),
+        Evidence("spectrum", (), _spectrum, question="input", available=_has_axes),
         Evidence("csm", STATISTICS, _csm),
         Evidence("csm_twice", (*STATISTICS, *(f"{name}_at_1" for name in STATISTICS)), _csm_twice),
         Evidence("residual", (), _features, Residual, "residual", _has_head),
@@ -295,9 +307,9 @@ EVIDENCE: dict[str, Evidence] = {
 """Every evidence by name; add to it to use your own in `Detector(evidence=[...])`."""
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    "full": ("confidence", "mahalanobis", "symmetry", "shifts", "csm", "boundary", *OF_LAYERS),
-    "fast": ("confidence", "mahalanobis", "symmetry", "shifts", "nearest_boundary", *OF_LAYERS),
-    "lite": ("confidence", "mahalanobis", "symmetry", *OF_LAYERS),
+    "full": ("confidence", "mahalanobis", "spectrum", "symmetry", "shifts", "csm", "boundary", *OF_LAYERS),
+    "fast": ("confidence", "mahalanobis", "spectrum", "symmetry", "shifts", "nearest_boundary", *OF_LAYERS),
+    "lite": ("confidence", "mahalanobis", "spectrum", "symmetry", *OF_LAYERS),
     "paper": ("csm",),
 }
 """Named sets of evidence: all that helps; the best with one backward pass; what takes 3 forward passes and no backward

@@ -6,9 +6,9 @@ weak alarms count as much as one strong alarm, but every further member dilutes 
 alone does the opposite. We add powers of 1.5, between the two, in two steps: first over the evidence that answers one
 question, whose sum becomes a surprisal again, then over the questions, each with the weight that it earns on this
 classifier (`gradgeo.detector.weighing`). So ten ways to look at the geometry do not outvote the one that knows of
-mistakes. Stability, geometry and layers tell attacks and odd inputs by extremes; how far an ordinary value lies from
-the middle is noise, in which mistakes drown, so they count from a `FLOOR` on. results/evidence.md compares this with
-other rules.
+mistakes. Stability, geometry, layers and the input itself tell attacks and odd inputs by extremes; how far an ordinary
+value lies from the middle is noise, in which mistakes drown, so they count from a `FLOOR` on. results/evidence.md
+compares this with other rules.
 
 Evidence is dependent, so the sum has no known distribution and claims none: split conformal calibration of the sum is
 what makes the p-value valid.
@@ -31,9 +31,10 @@ from gradgeo.detector.weighing import CauseModel, Suspects, Weighing, question_g
 FOLDS = 5
 LEVELS = 91  # quantiles from 0 to `BODY`
 POWER = 1.5
-FLOOR = dict.fromkeys(("stability", "geometry", "layers"), 1.5)
-"""The surprisal that a question counts from, where not 0: 22 % of trusted inputs have more (exp -1.5)."""
-FLOOR_FOR_MISTAKES = dict.fromkeys(("stability", "geometry", "layers", "residual"), 3.0)
+FLOOR = {**dict.fromkeys(("stability", "geometry", "layers"), 1.5), "input": 2.5}
+"""The surprisal that a question counts from, where not 0: 22 % of trusted inputs have more than 1.5 (exp -1.5), 8 %
+more than 2.5."""
+FLOOR_FOR_MISTAKES = dict.fromkeys(("stability", "geometry", "layers", "residual", "input"), 3.0)
 """Where a user stresses mistakes: 5 % have more, and confidence and features rank all others."""
 ROUNDING = 1e-9  # relative: far more than float64 sums and powers differ by between processors
 BODY = 0.9  # beyond this quantile the tail is taken to be exponential

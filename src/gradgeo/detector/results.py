@@ -170,20 +170,21 @@ def likely_cause(surprisal: Mapping[str, float]) -> str | None:
 
     "unstable": its prediction does not survive small changes of the input as trusted ones do, or the classifier is
     surer of it than of half the trusted inputs, as it is of strong attacks. "unlike": the classifier is unsure, and
-    features are further from trusted ones than its doubt explains. "undecided": doubt is the most surprising, as for
-    mistakes, inputs at a boundary and near-OOD ones. results/battery.md counts how often each is named.
+    features, or the input itself, are further from trusted ones than its doubt explains. "undecided": doubt is the most
+    surprising, as for mistakes, inputs at a boundary and near-OOD ones. results/battery.md counts how often each is
+    named.
 
     Of texts, which no small change is made of, it is one of the last two, by the larger of features and layers.
     """
     if not {"confidence", "features"} <= surprisal.keys() or any(math.isnan(v) for v in surprisal.values()):
         return None
-    doubt, features = surprisal["confidence"], surprisal["features"]
+    doubt, apart = surprisal["confidence"], max(surprisal["features"], surprisal.get("input", 0.0))
     if "stability" not in surprisal:
-        return "unlike" if max(features, surprisal.get("layers", 0.0)) > doubt else "undecided"
+        return "unlike" if max(apart, surprisal.get("layers", 0.0)) > doubt else "undecided"
     unstable = surprisal["stability"]
-    if unstable > max(doubt, features) or doubt < math.log(2):
+    if unstable > max(doubt, apart) or doubt < math.log(2):
         return "unstable"
-    return "unlike" if features > doubt else "undecided"
+    return "unlike" if apart > doubt else "undecided"
 
 
 SHOWN = 10  # statistics in the text of an explanation

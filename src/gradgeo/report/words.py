@@ -10,6 +10,7 @@ PLAIN = {
     "magnitude": "its features are unusually strong or weak",
     "stability": "small changes shake the decision",
     "shifts": "a step aside shakes the decision",
+    "spectrum": "its range, level or detail is unlike that of trusted inputs",
     "symmetry": "its mirror image is decided otherwise",
     "flips": "small changes turn over the gradient’s signs",
     "turn": "small changes turn the gradient",
