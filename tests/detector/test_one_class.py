@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from sklearn.preprocessing import QuantileTransformer
 
-from gradgeo.detector.one_class.base import ClassConditionalCopula, normal_scores
+from gradgeo.detector.one_class.base import ClassConditionalCopula, SmoothCopula, normal_scores
 from gradgeo.detector.one_class.kinds import KINDS
 
 
@@ -65,14 +65,29 @@ def test_constant_features_do_no_harm() -> None:
     assert scores[1] > scores[0]
 
 
+def test_what_a_class_has_alike_by_habit_is_no_law() -> None:
+    """All of one class are at the end of a scale: the first that is not is surprising, not beyond all measure."""
+    rng = np.random.default_rng(0)
+    predicted = np.repeat([0, 1], 100)
+    largest = np.where(predicted == 0, 1.0, np.where(rng.random(200) < 0.7, 1.0, rng.random(200)))
+    features = np.stack([largest, rng.standard_normal(200)], axis=1)
+    probe, label = torch.tensor([[0.5, 0.0]], dtype=torch.float64), torch.zeros(1).long()
+    strict, smooth = (kind.fit(features, predicted, 2) for kind in (ClassConditionalCopula, SmoothCopula))
+    assert 10 < smooth.score(probe, label).item() < strict.score(probe, label).item() / 1.5
+    elsewhere = torch.ones(1).long()
+    assert smooth.score(probe, elsewhere).item() == pytest.approx(strict.score(probe, elsewhere).item(), abs=1)
+
+
+COPULA = {
+    "quantiles": np.array([[0.0, 0.0], [1.0, 1.0]]),
+    "center": np.zeros((1, 2)),
+    "precision": np.eye(2)[None],
+    "log_volume": np.zeros(1),
+    "group": np.zeros(3, np.int64),
+}
 ARRAYS = {
-    "copula": {
-        "quantiles": np.array([[0.0, 0.0], [1.0, 1.0]]),
-        "center": np.zeros((1, 2)),
-        "precision": np.eye(2)[None],
-        "log_volume": np.zeros(1),
-        "group": np.zeros(3, np.int64),
-    },
+    "copula": COPULA,
+    "smooth_copula": COPULA,
     "upper": {"median": np.zeros(2), "spread": np.ones(2)},
     "neighbours": {"references": np.eye(2, dtype=np.float32)},
     "residual": {"mean": np.zeros(2), "minor": np.eye(2)[:, :1]},

@@ -20,6 +20,7 @@ from gradgeo.detector.one_class.base import (
     NearestNeighbours,
     OneClass,
     Residual,
+    SmoothCopula,
     UpperTail,
 )
 from gradgeo.detector.one_class.kinds import DENSITIES, KINDS
@@ -286,7 +287,7 @@ EVIDENCE: dict[str, Evidence] = {
         Evidence("shifts", ("shift_drop",), _shifts, UpperTail, "stability", _has_axes),
         Evidence("mahalanobis", (), _features, NearestMean, "features", _has_head),
         Evidence("symmetry", ("mirror_drop", "step_drop"), _symmetry, UpperTail, "stability", _has_axes),
-        Evidence("spectrum", (), _spectrum, question="input", available=_has_axes),
+        Evidence("spectrum", (), _spectrum, SmoothCopula, "input", _has_axes),
         Evidence("csm", STATISTICS, _csm),
         Evidence("csm_twice", (*STATISTICS, *(f"{name}_at_1" for name in STATISTICS)), _csm_twice),
         Evidence("residual", (), _features, Residual, "residual", _has_head),

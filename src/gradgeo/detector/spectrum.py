@@ -52,4 +52,4 @@ def _halved(values: Tensor, axes: list[int]) -> Tensor:
         shape[axis : axis + 1] = [shape[axis] // 2, 2]
         even, odd = values.reshape(shape).unbind(axis + 1)
         values = even + odd
-    return values / 2 ** len(axes)
+    return values / float(2 ** len(axes))

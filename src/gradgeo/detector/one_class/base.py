@@ -20,6 +20,8 @@ from gradgeo._typing import Array, IntArray
 _EDGE = 1e-7  # how near the ends QuantileTransformer takes a value for the end itself
 _LARGEST = 5.199337582605575  # normal quantile of 1 - _EDGE, its largest score
 
+RIDGE = 1e-6  # variance of a normal score that is added to all, so that a constant feature has a finite inverse
+HABIT = 0.1  # the same where trusted inputs of a class may be alike by habit
 PER_CLASS = 1  # samples per feature from which a predicted class gets a Gaussian of its own
 QUANTILES = 200
 NEIGHBOUR = 10  # the distance is that to the so-manyth nearest
@@ -103,8 +105,8 @@ class ClassConditionalCopula(OneClass):
 
     @classmethod
     def fit(
-        cls, features: Array, predicted: IntArray, num_classes: int, *, per_class: int = PER_CLASS
-    ) -> "ClassConditionalCopula":
+        cls, features: Array, predicted: IntArray, num_classes: int, *, per_class: int = PER_CLASS, ridge: float = RIDGE
+    ) -> Self:
         """Fit on features (n, F) of trusted inputs and their predicted classes (n,)."""
         # Only fitting needs scikit-learn, and it takes longer to import than all the rest of us.
         from sklearn.covariance import LedoitWolf
@@ -117,8 +119,7 @@ class ClassConditionalCopula(OneClass):
         group = np.zeros(num_classes, np.int64)
         group[own] = np.arange(1, len(own) + 1)
         fits = [LedoitWolf().fit(rows) for rows in (normal, *(normal[predicted == c] for c in own))]
-        # A feature that is constant over the trusted inputs has no variance; the ridge keeps its inverse finite.
-        covariance = np.stack([f.covariance_ for f in fits]) + 1e-6 * np.eye(width)  # (G, F, F)
+        covariance = np.stack([f.covariance_ for f in fits]) + ridge * np.eye(width)  # (G, F, F)
         return cls(
             quantiles=quantiles,
             center=np.stack([f.location_ for f in fits]),
@@ -154,6 +155,19 @@ class ClassConditionalCopula(OneClass):
         deviation = self.normal_scores(features) - center[group]  # (N, F)
         # The squared Mahalanobis distance to the predicted class's Gaussian, and what makes classes comparable.
         return torch.einsum("nf,nfg,ng->n", deviation, precision[group], deviation) + volume[group]
+
+
+@dataclass(frozen=True)
+class SmoothCopula(ClassConditionalCopula):
+    """`ClassConditionalCopula` for features that many trusted inputs have exactly alike, as pictures their white: that
+    of a class all do is no law, and the first that does not is no more surprising than others so far out."""
+
+    @classmethod
+    def fit(
+        cls, features: Array, predicted: IntArray, num_classes: int, *, per_class: int = PER_CLASS, ridge: float = HABIT
+    ) -> Self:
+        """As `ClassConditionalCopula.fit`."""
+        return super().fit(features, predicted, num_classes, per_class=per_class, ridge=ridge)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ from gradgeo.detector.one_class.base import (
     NearestNeighbours,
     OneClass,
     Residual,
+    SmoothCopula,
     UpperTail,
 )
 from gradgeo.detector.one_class.loda import Loda
 
 KINDS: dict[str, type[OneClass]] = {
     "copula": ClassConditionalCopula,
+    "smooth_copula": SmoothCopula,
     "upper": UpperTail,
     "neighbours": NearestNeighbours,
     "residual": Residual,
