@@ -37,7 +37,7 @@ DETECTORS: dict[str, tuple[str, ...]] = {
     "fast": PRESETS["fast"],
     "full": PRESETS["full"],
 }
-"""Their evidence; the page names it, so that it says what it measured when a preset has changed."""
+"""Their evidence; each cell holds it, so that the page says what it measured when a preset has changed."""
 
 COSTLY = ("ten statistics", "fast", "full")
 """Detectors of which a step takes many passes."""
@@ -83,8 +83,6 @@ def run(suite: Suite) -> Page:
         "steps cannot flip within a budget is spared the longer ones: a flip is half of an evasion. Each detector is "
         "attacked by itself with the same steps. An attack finds upper bounds: a stronger one would pay less."
     )
-    members = "; ".join(f"{label}: {', '.join(names)}" for label, names in DETECTORS.items())
-    page.say(f"Evidence of each detector, fused as `Detector` does. {members}.")
     cells = [(name, label) for name in NAMES for label in DETECTORS if suite.wanted((name, f"{name}/{label}"))]
     for name, label in cells:
         page.data["prices"].setdefault(name, {})[label] = _summary(suite, name, label)
@@ -117,6 +115,12 @@ class _Priced(Page):
 
     def _tables(self) -> None:
         prices, networks = self.data["prices"], self.data["networks"]
+        made_of: dict[str, dict[str, list[str]]] = {label: {} for label in DETECTORS}
+        for name, cells in prices.items():
+            for label, cell in cells.items():
+                made_of[label].setdefault(", ".join(cell["evidence"]), []).append(name)
+        members = [f"{label} on {', '.join(on)}: {of}" for label, found in made_of.items() for of, on in found.items()]
+        self.say(f"Evidence of each detector when it was measured, fused as `Detector` does. {'; '.join(members)}.")
         right = [
             f"{name} {found['right']:.1%} (untouched {found['untouched']:.1%})"
             for name, found in networks.items()
@@ -293,6 +297,7 @@ def _summary(suite: Suite, name: str, label: str) -> dict[str, Any]:
     flipped = cheap < len(LADDER)  # at all
     ratio = epsilons[dear["rung"][flipped]] / epsilons[cheap[flipped]]
     return {
+        "evidence": list(duel.evidence),
         "inputs": n,
         "flips": float(np.median(epsilons[cheap])),
         "evades": float(np.quantile(epsilons[dear["rung"]], 0.5, method="lower")),
