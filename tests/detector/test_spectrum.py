@@ -1,13 +1,15 @@
 """The input itself: its range, its level, and its power by octave, against the definition in numpy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import gradgeo
 from gradgeo._typing import Array
-from gradgeo.detector.spectrum import INVISIBLE, OCTAVES, spectrum
+from gradgeo.detector.spectrum import INVISIBLE, OCTAVES, seen, spectrum
 
 
 def by_definition(x: Array) -> list[float]:
@@ -70,3 +72,41 @@ def test_a_detector_of_it_alone_flags_what_the_classifier_overlooks() -> None:
     detector = gradgeo.Detector(model, evidence=["confidence", "spectrum"]).fit(x[:300])
     assert detector.predict(x[300:]).trusted.double().mean() > 0.85
     assert not detector.predict(0.5 + 0.02 * (x[300:] - 0.5)).trusted.any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (lambda x: x, ()),
+        (lambda x: torch.full_like(x, 0.5), ("constant",)),
+        (lambda x: torch.zeros_like(x), ("constant", "lower on average (darker)")),
+        (lambda x: 0.3 * x, ("lower on average (darker)", "no entry as high")),
+        (lambda x: (x + 0.6).clamp(max=1), ("higher on average (lighter)", "no entry as low")),
+        (lambda x: 0.5 + 0.05 * (x - 0.5), ("no entry as high", "no entry as low", "less contrast")),
+        (lambda x: x + 3 * torch.randn_like(x), ("entries too high", "entries too low", "more fine detail (noisy)")),
+        (lambda x: x.mean(1, keepdim=True).expand_as(x), ("channels more alike (less colour)",)),
+        (lambda x: torch.nn.functional.avg_pool2d(x, 7, 1, 3), ("less fine detail (blurred)",)),
+    ],
+)
+def test_what_was_seen_in_words(changed: Callable[[Tensor], Tensor], words: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    coarse = torch.nn.functional.interpolate(torch.rand(60, 3, 4, 4), 16, mode="bilinear")
+    x = 0.7 * coarse + 0.3 * torch.rand(60, 3, 16, 16)
+    trusted = spectrum(x)
+    low, high = trusted.amin(0).tolist(), trusted.amax(0).tolist()
+    said = seen(spectrum(changed(x[:1]))[0].tolist(), low, high, 3)
+    assert set(words) <= set(said), said
+    assert bool(words) == bool(said)
+
+
+def test_an_explanation_says_what_was_seen() -> None:
+    x = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 3))
+    detector = gradgeo.Detector(model, evidence="lite").fit(x[:300])
+    flat, *others = detector.explain(torch.cat([torch.full((1, 1, 8, 8), 0.5), x[300:]]))
+    assert flat.seen == ("constant",)
+    assert flat.as_dict()["seen"] == ["constant"]
+    assert "beyond all trusted inputs: constant" in str(flat)
+    assert all(why.seen == () for why in others if why.trusted)
+    assert "beyond all" not in str(next(why for why in others if why.trusted))

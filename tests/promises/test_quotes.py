@@ -130,6 +130,7 @@ WORDS = {
     "nine": 9,
     "ten": 10,
     "thirteen": 13,
+    "fourteen": 14,
 }
 
 OURS = ("gradgeo", "gradgeo fast", "gradgeo lite")

@@ -9,7 +9,9 @@ from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
+from gradgeo.detector.one_class.base import ClassConditionalCopula
 from gradgeo.detector.results import EvidenceScore, Explanation, Predictions
+from gradgeo.detector.spectrum import seen
 
 
 def named_features(evidence: Sequence[Evidence], features: Sequence[Tensor]) -> tuple[list[str], Tensor]:
@@ -29,6 +31,7 @@ def explanations(
     fusion: EvidenceFusion,
     calibration: CalibrationSet,
     class_names: tuple[str, ...] = (),
+    channels: int = 1,
 ) -> list[Explanation]:
     """An explanation of each row of `predictions`.
 
@@ -40,6 +43,7 @@ def explanations(
         fusion: how they become one score.
         calibration: what they are compared with.
         class_names: for people.
+        channels: of an input.
     """
     assert measured.csm is not None
     assert measured.classes is not None
@@ -48,6 +52,7 @@ def explanations(
     p_values, surprisal = calibration.evidence_p_values(scores), fusion.by_evidence.of(scores)  # (N, M) each
     by_question = fusion.group_surprisal(scores)  # (N, Q)
     causes = fusion.likely_causes(by_question)
+    words = _seen(predictions, measured, evidence, fusion, channels)
     explained = []
     for i in range(len(predictions)):
         evidence_scores = {
@@ -71,9 +76,28 @@ def explanations(
                 csm=measured.csm[i],
                 nearest=nearest[i],
                 class_names=class_names if predictions.label[i] >= 0 else (),
+                seen=words[i],
             )
         )
     return explained
+
+
+def _seen(
+    predictions: Predictions,
+    measured: EvidenceFeatures,
+    evidence: Sequence[Evidence],
+    fusion: EvidenceFusion,
+    channels: int,
+) -> list[tuple[str, ...]]:
+    """`Explanation.seen` of each of N inputs."""
+    nothing: list[tuple[str, ...]] = [()] * len(predictions)
+    at = next((m for m, e in enumerate(evidence) if e.name == "spectrum"), None)
+    if at is None or not isinstance(copula := fusion.members[at], ClassConditionalCopula):
+        return nothing
+    ends = copula.quantiles[0].tolist(), copula.quantiles[-1].tolist()  # (F,) each
+    trusted = predictions.trusted.tolist()
+    rows = zip(trusted, measured.features[at].tolist(), strict=True)
+    return [() if kept else seen(row, *ends, channels) for kept, row in rows]
 
 
 def likeliest(explanation: Explanation, logits: Tensor, most: int) -> tuple[list[int], Tensor]:

@@ -195,7 +195,7 @@ class FittedDetector:
         self, predictions: Predictions, measured: EvidenceFeatures, class_names: tuple[str, ...] = ()
     ) -> list[Explanation]:
         """What each verdict rests on; `measured` holds the CSM and its classes."""
-        of = (self.extractor.evidence, self.fusion, self.calibration, class_names)
+        of = (self.extractor.evidence, self.fusion, self.calibration, class_names, self.input_shape[0])
         return explanations(predictions, measured, self.scores(measured), *of)
 
     def flagged_explanations(

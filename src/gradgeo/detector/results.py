@@ -215,6 +215,9 @@ class Explanation:
     """None for an input that cannot be judged."""
     class_names: tuple[str, ...] = ()
     """Of the classes 0, 1, ...; empty where the detector's notes name none."""
+    seen: tuple[str, ...] = ()
+    """In which ways an input that is not trusted lies beyond all trusted ones itself: "constant", "less contrast", by
+    evidence `spectrum`; empty for a trusted input, and without that evidence."""
 
     def name_of(self, label: int) -> str:
         """A class for people: its name and number."""
@@ -230,6 +233,7 @@ class Explanation:
             "p_value": _number(self.p_value),
             "trusted": self.trusted,
             "cause": self.cause,
+            "seen": list(self.seen),
             "questions": {name: _number(surprisal) for name, surprisal in self.questions.items()},
             "evidence": {
                 name: {"p_value": _number(e.p_value), "surprise": _number(e.surprise)}
@@ -259,6 +263,8 @@ class Explanation:
     def __str__(self) -> str:
         head = self._verdict
         lines = [f"{head}, outlier score {self.outlier_score:.2f}" + (f", {self.cause}" if self.cause else "")]
+        if self.seen:
+            lines.append(f"  beyond all trusted inputs: {', '.join(self.seen)}")
         lines += [f"  {name:<16} p = {e.p_value:.4f}   surprise {e.surprise:.1f}" for name, e in self.evidence.items()]
         lines += [
             f"  {name:<16} {s.value: .4f}   trusted inputs: {s.typical[0]: .4f} .. {s.typical[1]: .4f}   "

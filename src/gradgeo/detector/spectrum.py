@@ -1,5 +1,7 @@
 """The input itself, without any pass: its range, its level, and its power by octave, from the finest detail on."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,42 @@ def spectrum(x: Tensor) -> Tensor:
     logarithms = [(each + floor).log() for each in powers]
     entries = whole.flatten(1)
     return torch.stack([entries.mean(1), entries.amax(1), entries.amin(1), *logarithms], dim=1)
+
+
+WORDS = {
+    "mean": ("lower on average (darker)", "higher on average (lighter)"),
+    "largest": ("no entry as high", "entries too high"),
+    "smallest": ("entries too low", "no entry as low"),
+    "between channels": ("channels more alike (less colour)", "channels more apart (more colour)"),
+    "fine detail": ("less fine detail (blurred)", "more fine detail (noisy)"),
+    "coarse detail": ("less contrast", "more contrast"),
+}
+"""What is said of an input that lies below, or above, all trusted ones."""
+
+FINE = 2
+"""Octaves of fine detail; the others are of coarse detail."""
+
+
+def seen(features: Sequence[float], low: Sequence[float], high: Sequence[float], channels: int) -> tuple[str, ...]:
+    """In which ways an input lies beyond all trusted ones, in words.
+
+    Args:
+        features: (F,) its `spectrum`.
+        low: (F,) the smallest of trusted inputs.
+        high: (F,) the largest of trusted inputs.
+        channels: of the input.
+    """
+    names = ["mean", "largest", "smallest", *["between channels"] * (channels > 1)]
+    octaves = len(features) - len(names)
+    names += ["fine detail"] * min(octaves, FINE) + ["coarse detail"] * max(octaves - FINE, 0)
+    beyond = [
+        WORDS[name][0 if value < least else 1]
+        for name, value, least, most in zip(names, features, low, high, strict=True)
+        if value < least or value > most
+    ]
+    if features[1] == features[2]:  # of a constant input all else goes without saying
+        beyond = ["constant", *(word for word in beyond if word in WORDS["mean"])]
+    return tuple(dict.fromkeys(beyond))
 
 
 def _power(values: Tensor) -> Tensor:
