@@ -129,6 +129,7 @@ WORDS = {
     "eight": 8,
     "nine": 9,
     "ten": 10,
+    "eleven": 11,
     "thirteen": 13,
     "fourteen": 14,
 }
