@@ -117,6 +117,7 @@ def test_the_theme_follows_the_reader_and_the_button(browser: Any, files: tuple[
         page.focus("#theme")
         page.keyboard.press("Enter")
         assert bright(page) == (scheme == "dark")
+        page.wait_for_timeout(300)  # what a page stores reaches the next load a moment later
         page.reload()
         assert bright(page) == (scheme == "dark")
 
