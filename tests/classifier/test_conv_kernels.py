@@ -117,12 +117,12 @@ def test_what_leaves_a_signals_convolution_lies_channels_last() -> None:
 
 
 def test_layers_are_frozen_for_what_becomes_of_them() -> None:
-    nets = [nn.Sequential(nn.Conv1d(1, 2, 3), nn.Conv2d(1, 2, 3)) for _ in range(3)]
+    nets = [nn.Sequential(nn.Conv1d(1, 2, 3), nn.Conv2d(1, 4, 3)) for _ in range(3)]
     freeze(nets[0])
     freeze(nets[1], channels_last=True)
     freeze(nets[2], traced=True)
     assert [type(net[0]) is nn.Conv1d for net in nets] == [True, False, True]
-    assert [net[1].columns for net in nets] == [True, True, False]
+    assert [net[1].narrow for net in nets] == [True, True, False]
 
 
 def test_only_plain_convolutions_are_frozen_and_say_the_same() -> None:

@@ -1,6 +1,9 @@
 """Each evidence against what it should be: closed forms of linear models, autograd, and the theory's own functions."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from gradgeo.detector.fusion import FLOOR
 from gradgeo.detector.measurements import DRAWS, RADII, EvidenceContext, margin, shift, shiftable
 from gradgeo.detector.results import likely_cause
 from gradgeo.detector.weighing import CAUSES
+from gradgeo.errors import ModelError
 from gradgeo.geometry.autograd import AutogradJacobian
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
@@ -357,3 +361,72 @@ def test_explanations_name_evidence_and_cause() -> None:
         assert why.outlier_score == pytest.approx(sum(weight[name] * q**1.5 for name, q in beyond.items()))
         assert why.as_dict()["cause"] == why.cause
         assert all(math.isfinite(q) for q in why.as_dict()["questions"].values())
+
+
+def without_gradients(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model as a function of another runtime: arrays in, arrays out."""
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(model(torch.from_numpy(x.numpy())).detach().numpy())
+
+    return run
+
+
+def test_lite_judges_a_model_without_gradients_and_full_says_what_is_missing() -> None:
+    model, x = network(), inputs(300)
+    detector = Detector(without_gradients(model), evidence="lite").fit(x)
+    assert "confidence" in detector.evidence_
+    p = detector.predict(torch.cat([inputs(50, seed=5), 30 * inputs(50, seed=6)])).p_value
+    assert p[50:].mean() < 0.1 < p[:50].mean()
+    with pytest.raises(ModelError, match=r"Can't call numpy\(\)"):
+        Detector(without_gradients(model)).fit(x)
+    with pytest.raises(ModelError, match='evidence="lite"'):
+        Detector(lambda x: model(x).detach()).fit(x)
+
+
+class Rounded(nn.Module):
+    """Activations in steps, as those of quantised models: their derivative is zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (64 * x).round() / 64
+
+
+@pytest.mark.filterwarnings("ignore::gradgeo.errors.UnusableInputWarning")
+def test_lite_judges_a_model_whose_gradients_vanish_and_full_points_to_it() -> None:
+    model, x = nn.Sequential(Rounded(), network()), inputs(300)
+    p = Detector(model, evidence="lite").fit(x).predict(30 * inputs(50, seed=6)).p_value
+    assert p.mean() < 0.1
+    with pytest.raises(GradgeoError, match='evidence="lite"'):
+        Detector(model).fit(x)
+
+
+def attentive() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    return nn.Sequential(
+        nn.Flatten(1), nn.Unflatten(1, (12, 4)), nn.Linear(4, 4), layer, nn.Flatten(), nn.Linear(48, 4)
+    )
+
+
+@pytest.mark.parametrize("make", [partial(nets.pooled, 4), attentive])
+def test_a_pass_without_a_graph_measures_the_same(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    x = nets.inputs(260, shape=(3, 4, 4) if make is attentive else (3, 32, 32))
+    lean = Detector(model, evidence="lite").fit(x)
+    for evidence in PRESETS["lite"]:
+        monkeypatch.setitem(EVIDENCE, evidence, replace(EVIDENCE[evidence], gradients=True))
+    whole = Detector(model, evidence="lite").fit(x)
+    assert lean.evidence_ == whole.evidence_
+    assert "layer_2" in lean.evidence_
+    assert torch.allclose(lean.outlier_score(x), whole.outlier_score(x), rtol=1e-4)
+
+
+def test_evidence_that_denies_its_gradients_is_told() -> None:
+    EVIDENCE["mine"] = Evidence("mine", ("a",), lambda ctx: ctx.csm[:, :1, 1].double(), gradients=False)
+    try:
+        with pytest.raises(GradgeoError, match=r"Evidence\.gradients to be True"):
+            Detector(network(), evidence=["mine"]).fit(inputs(200))
+    finally:
+        del EVIDENCE["mine"]

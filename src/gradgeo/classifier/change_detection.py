@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 _OWN = set(vars(nn.Module())) - {"training"}
 _VALUES = {int, float, str, bool, type(None), torch.dtype, torch.device}
+_SUMMED = {torch.float32, torch.float64, torch.int32, torch.int64}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -36,12 +37,16 @@ def state_of(model: nn.Module) -> ModelState | None:
     tensors: list[Tensor] = []
     for name, module in model.named_modules(remove_duplicate=False):
         own = vars(module)
-        if isinstance(module, torch.jit.ScriptModule) or any(own[hooks] for hooks in _HOOKS):
+        if isinstance(module, torch.jit.ScriptModule) or any(map(own.__getitem__, _HOOKS)):
             return None  # what a script holds or a hook closes over cannot be watched
-        settings = [(key, _plain(value)) for key, value in own.items() if key not in _OWN]
-        structure.append((name, id(module), type(module), id(type(module).forward), settings))
         tensors += [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-        tensors += [t for t in own.values() if isinstance(t, Tensor)]
+        settings: list[Any] = []
+        for key, value in own.items():
+            if key not in _OWN:
+                settings.append((key, value if type(value) in _VALUES else _plain(value)))
+                if isinstance(value, Tensor):
+                    tensors.append(value)
+        structure.append((name, id(module), type(module), id(type(module).forward), settings))
     try:
         structure += [(t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.device) for t in tensors]
         with torch.inference_mode(False), torch.no_grad():
@@ -67,8 +72,11 @@ def _sums(tensors: list[Tensor]) -> Tensor:
     """The sum of each, float64 on the CPU, those of one type and device together: a single input waits for this."""
     sums: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
-        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        total = real.sum(dtype=torch.float32 if real.itemsize < 4 else None)
+        if tensor.dtype in _SUMMED:
+            total = tensor.sum()
+        else:
+            real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            total = real.sum(dtype=torch.float32 if real.itemsize < 4 else None)
         sums.setdefault((total.dtype, total.device), []).append(total)
     return torch.cat([torch.empty(0).double(), *(torch.stack(some).double().cpu() for some in sums.values())])
 

@@ -102,7 +102,7 @@ def _is_narrow(weight: Tensor, stride: Sizes, groups: int) -> bool:
     sum of what falls on the same entry."""
     few = weight.ndim == 4 and groups == 1 and weight.device.type == "cpu"
     few = few and (weight.shape[1] == 1 or (weight.shape[1] <= FEW and min(stride) >= WIDE))
-    return few and weight[0].numel() <= COLUMNS * len(weight)
+    return few and weight.numel() <= COLUMNS * len(weight) ** 2
 
 
 def _below_stem(above: Tensor, weight: Tensor, padding: Sizes, size: Sizes) -> Tensor:
@@ -131,13 +131,15 @@ def _below_stem(above: Tensor, weight: Tensor, padding: Sizes, size: Sizes) -> T
 class _Frozen(nn.Conv2d):
     """A convolution of constant weights; but for stems, few channels and small single images PyTorch's own."""
 
-    columns: bool
+    stem: bool
+    narrow: bool
+    """`_is_stem` and `_is_narrow` of its weight, known before any call."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride, padding, dilation = self.stride, self.padding, self.dilation
         if isinstance(padding, str) or self.padding_mode != "zeros" or x.ndim != 4:
             return cast(Tensor, super()._conv_forward(x, weight, bias))
-        if _is_stem(weight, stride, dilation, self.groups) or (self.columns and _pays(x, weight, stride, self.groups)):
+        if self.stem or (self.narrow and _pays(x, weight)):
             return convolved(x, weight, bias, stride, padding, dilation, self.groups)
         if _is_small_single(x):
             return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, self.groups)
@@ -155,15 +157,16 @@ class _Frozen1d(nn.Conv1d):
         # (N, channels, length) -> (N, channels, 1, length)
         row, weight = x.unsqueeze(2).contiguous(memory_format=torch.channels_last), weight.unsqueeze(2)
         sizes = ((1, *self.stride), (0, *padding), (1, *self.dilation), self.groups)
-        convolve = convolved if _pays(row, weight, (1, *self.stride), self.groups) else torch.conv2d
+        narrow = _is_narrow(weight, (1, *self.stride), self.groups)
+        convolve = convolved if narrow and _pays(row, weight) else torch.conv2d
         out = convolve(row, weight, bias, *sizes)
         # Of one channel PyTorch returns channels first.
         return out.contiguous(memory_format=torch.channels_last).squeeze(2)
 
 
-def _pays(x: Tensor, weight: Tensor, stride: Sizes, groups: int) -> bool:
+def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the gradient is worth columns: a function of Python costs as much as the product of a short signal."""
-    return x[:, 0].numel() * len(weight) >= ROWS and _is_narrow(weight, stride, groups)
+    return x.numel() // x.shape[1] * len(weight) >= ROWS
 
 
 def freeze(model: nn.Module, *, channels_last: bool = False, traced: bool = False) -> None:
@@ -172,7 +175,9 @@ def freeze(model: nn.Module, *, channels_last: bool = False, traced: bool = Fals
     for module in model.modules():
         if type(module) is nn.Conv2d:
             module.__class__ = _Frozen
-            cast(_Frozen, module).columns = not traced
+            frozen = cast(_Frozen, module)
+            frozen.stem = _is_stem(module.weight, module.stride, module.dilation, module.groups)
+            frozen.narrow = not traced and _is_narrow(module.weight, module.stride, module.groups)
         elif type(module) is nn.Conv1d and channels_last:
             module.__class__ = _Frozen1d
             if "weight" in module._parameters:  # not computed at each call, as by weight_norm

@@ -24,6 +24,10 @@ AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-10}
 Folding multiplies two float32 weights, whose products round otherwise than the two layers did: 1e-6 on ResNets."""
 
 
+FUSED_WITHOUT_GRAPH = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.RNNBase, torch.jit.ScriptModule)
+"""What takes other kernels where nothing is to be differentiated, and does not call layers of its own."""
+
+
 class ForwardPass(NamedTuple):
     """What a pass over N inputs gives."""
 
@@ -76,6 +80,9 @@ class OptimizedModel:
         self._classes = 0
         self.activations = 0
         """Entries per sample of the outputs of its layers, all that a graph of it holds; 0 if not known."""
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        self.fuses_without_graph = any(isinstance(m, FUSED_WITHOUT_GRAPH) for m in modules)
+        """Whether a pass that keeps no graph may leave layers out."""
         self.layers = LayerOutputs([])
         """Of the whole model, up to six; none where it is a function or cannot be copied."""
         self._channels_last = False

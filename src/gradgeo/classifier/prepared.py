@@ -40,7 +40,7 @@ def clean(x: Tensor, *, traced: bool = False) -> PreparedBatch:
         usable = _finite_rows(x)
         return PreparedBatch(_replaced(x, usable), usable)
     with torch.inference_mode(False):  # a tensor made in it cannot be differentiated; a copy can
-        usable = torch.cat([_finite_rows(part) for part in x.split(_ROWS)])
+        usable = _finite_rows(x) if len(x) <= _ROWS else torch.cat([_finite_rows(part) for part in x.split(_ROWS)])
         if not bool(usable.all()):
             return PreparedBatch(_replaced(x, usable), usable)
         return PreparedBatch(x.clone() if x.is_inference() else x, usable)

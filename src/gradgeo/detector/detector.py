@@ -256,11 +256,12 @@ class Detector(Recalibrated):
     def _predict(
         self, x: inputs.Data, *, keep: tuple[str, ...] = (), drawn: bool = False, **kinds: Any
     ) -> tuple[Predictions, EvidenceFeatures]:
-        fitted, size = self.fitted_, self.settings.batch_size
+        fitted, settings = self.fitted_, self.settings
+        size = settings.batch_size
         batches = fitted.inputs(for_model(self.model, x), batch_size=size, drawn=drawn)
         classifier = self._model_check.classifier(self.model)
         measured = fitted.extractor.measure(classifier, batches, batch_size=size, keep=keep)
-        return fitted.predictions(measured, self.settings.level, **kinds), measured
+        return fitted.predictions(measured, settings.level, **kinds), measured
 
     def differentiable_score(self, x: Tensor, *, sharpness: float | None = 5.0) -> Tensor:
         """The outlier score (N,) of `x` (N, *input) without noise, as a function to differentiate, for attacks.

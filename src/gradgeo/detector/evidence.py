@@ -6,6 +6,7 @@ line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda ctx: ...)`, and `D
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -55,6 +56,8 @@ class Evidence:
     """What it measures at points around the input; `Detector.fit` then finds their radius."""
     layers: bool = False
     """Whether it asks for the outputs of layers, which are noted in the one pass."""
+    gradients: bool = True
+    """Whether it may ask the pass for gradients; where no evidence does, the pass keeps no graph."""
 
 
 def _csm(ctx: EvidenceContext) -> Tensor:
@@ -271,6 +274,9 @@ def _has_axes(forward: InputJacobian) -> bool:
     return bool(shiftable(forward.x))
 
 
+_by_values = partial(Evidence, gradients=False)
+
+
 def _at_radii(*names: str) -> tuple[str, ...]:
     return tuple(f"{name}_{radius:g}" for name in names for radius in RADII)
 
@@ -281,16 +287,16 @@ OF_LAYERS = tuple(f"layer_{place + 1}" for place in range(LAYERS))
 EVIDENCE: dict[str, Evidence] = {
     e.name: e
     for e in (
-        Evidence("confidence", ("log_odds",), _confidence, UpperTail, "confidence"),
-        Evidence("neighbours", (), _features, NearestNeighbours, "features", _has_head),
-        Evidence("stability", _at_radii("drop"), _stability, UpperTail, "stability", neighbourhood="values"),
-        Evidence("shifts", ("shift_drop",), _shifts, UpperTail, "stability", _has_axes),
-        Evidence("mahalanobis", (), _features, NearestMean, "features", _has_head),
-        Evidence("symmetry", ("mirror_drop", "step_drop"), _symmetry, UpperTail, "stability", _has_axes),
-        Evidence("spectrum", (), _spectrum, SmoothCopula, "input", _has_axes),
+        _by_values("confidence", ("log_odds",), _confidence, UpperTail, "confidence"),
+        _by_values("neighbours", (), _features, NearestNeighbours, "features", _has_head),
+        _by_values("stability", _at_radii("drop"), _stability, UpperTail, "stability", neighbourhood="values"),
+        _by_values("shifts", ("shift_drop",), _shifts, UpperTail, "stability", _has_axes),
+        _by_values("mahalanobis", (), _features, NearestMean, "features", _has_head),
+        _by_values("symmetry", ("mirror_drop", "step_drop"), _symmetry, UpperTail, "stability", _has_axes),
+        _by_values("spectrum", (), _spectrum, SmoothCopula, "input", _has_axes),
         Evidence("csm", STATISTICS, _csm),
         Evidence("csm_twice", (*STATISTICS, *(f"{name}_at_1" for name in STATISTICS)), _csm_twice),
-        Evidence("residual", (), _features, Residual, "residual", _has_head),
+        _by_values("residual", (), _features, Residual, "residual", _has_head),
         Evidence("boundary", _BOUNDARY, _boundary),
         Evidence("neighbourhood", _at_radii("drop", "turn", "zeta"), _neighbourhood, neighbourhood="gradients"),
         Evidence("turn", _at_radii("turn"), _turn, neighbourhood="gradients"),
@@ -298,9 +304,9 @@ EVIDENCE: dict[str, Evidence] = {
         Evidence("raw_csm", tuple(f"raw_{name}" for name in STATISTICS), _raw_csm),
         Evidence("flips", _at_radii("flips"), _flips, UpperTail, "stability", neighbourhood="gradients"),
         Evidence("curvature", _at_radii("curvature", "largest_curvature"), _curvature, neighbourhood="gradients"),
-        Evidence("magnitude", ("magnitude",), _magnitude, UpperTail, "features", _has_head),
+        _by_values("magnitude", ("magnitude",), _magnitude, UpperTail, "features", _has_head),
         *(
-            Evidence(name, (), layer, NearestLayerMean, "layers", layer.available, layers=True)
+            _by_values(name, (), layer, NearestLayerMean, "layers", layer.available, layers=True)
             for name, layer in zip(OF_LAYERS, map(LayerOutput, range(LAYERS)), strict=True)
         ),
     )

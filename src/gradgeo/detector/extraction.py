@@ -204,7 +204,10 @@ class EvidenceExtractor:
             return (*columns, *features)
 
         layers = any(e.layers for e in self.evidence)
-        chunks = map_chunks(model, inputs, self.maps, measured, at_most=batch_size, layers=layers, quiet=quiet)
+        gradients = "csm" in keep or any(e.gradients for e in self.evidence)
+        chunks = map_chunks(
+            model, inputs, self.maps, measured, at_most=batch_size, layers=layers, gradients=gradients, quiet=quiet
+        )
         if not chunks:
             no_features = tuple(torch.empty(0, len(e.features), dtype=torch.float64) for e in self.evidence)
             return EvidenceFeatures(no_features, torch.empty(0).long(), torch.empty(0).double())

@@ -38,6 +38,7 @@ FLOOR_FOR_MISTAKES = dict.fromkeys(("stability", "geometry", "layers", "residual
 """Where a user stresses mistakes: 5 % have more, and confidence and features rank all others."""
 ROUNDING = 1e-9  # relative: far more than float64 sums and powers differ by between processors
 BODY = 0.9  # beyond this quantile the tail is taken to be exponential
+_FALLING = np.log1p(-np.linspace(BODY, 0, LEVELS))  # minus the surprisal of each quantile, from the last to the first
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,9 @@ class TailSurprisal:
     def of(self, scores: Tensor) -> Tensor:
         """Surprisal (N, M), 0 or more, of scores (N, M), differentiable."""
         knots = torch.from_numpy(self.quantiles)  # (M, LEVELS)
-        levels = -torch.log1p(-torch.linspace(0, BODY, LEVELS, dtype=knots.dtype)).expand_as(knots).contiguous()
         rows = scores.T.contiguous()  # (M, N): each member is interpolated over its own knots
         # Interpolated from above: a score that fills several quantiles counts as the smallest of their levels.
-        within = -interpolate(-rows, -knots.flip(1), -levels.flip(1))
+        within = -interpolate(-rows, -knots.flip(1), torch.from_numpy(_FALLING).expand_as(knots))
         beyond = (rows - knots[:, -1:]).clamp_min(0) / torch.from_numpy(self.excess)[:, None]
         return (within + beyond).T  # (N, M)
 

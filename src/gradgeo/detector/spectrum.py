@@ -22,6 +22,7 @@ def spectrum(x: Tensor) -> Tensor:
     whole = x.double()
     power = _power(whole)  # (N,)
     floor = INVISIBLE * power + torch.finfo(torch.float64).tiny
+    entries = whole.flatten(1)
     powers = [_power(whole - whole.mean(1, keepdim=True))] if whole.shape[1] > 1 else []
     coarse = whole
     for _ in range(OCTAVES):
@@ -35,11 +36,12 @@ def spectrum(x: Tensor) -> Tensor:
         coarse = _halved(coarse, axes)
         # The variance within blocks is what their averages lack of the power.
         left = _power(coarse)
-        powers.append((power - left).clamp_min(0))
+        powers.append(power - left)
         power = left
-    logarithms = [(each + floor).log() for each in powers]
-    entries = whole.flatten(1)
-    return torch.stack([entries.mean(1), entries.amax(1), entries.amin(1), *logarithms], dim=1)
+    columns = [torch.stack([entries.mean(1), entries.amax(1), entries.amin(1)], dim=1)]
+    if powers:
+        columns.append((torch.stack(powers, dim=1).clamp_min(0) + floor[:, None]).log())
+    return torch.cat(columns, dim=1)
 
 
 WORDS = {

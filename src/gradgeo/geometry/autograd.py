@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.classifier.prepared import PreparedBatch, clean
+from gradgeo.errors import expected
 from gradgeo.geometry.jacobian import BATCH, MAP_BYTES, InputJacobian, with_gradient
 from gradgeo.geometry.surrogates import soft_sign
 from gradgeo.geometry.vjp import RetainedGraph, gradient
@@ -19,23 +20,32 @@ class AutogradJacobian(InputJacobian):
 
     Where `model` computes in another type, that is the type of the gradients alone: logits, and all that is made of
     the gradients, are in the model's own. Cost: one forward pass, then two.
+
+    Args:
+        gradients: whether any may be asked for. Otherwise no graph is kept, and the model need not have any.
     """
 
     def __init__(
-        self, model: OptimizedModel, batch: PreparedBatch, *, once: bool = False, layers: bool = False
+        self,
+        model: OptimizedModel,
+        batch: PreparedBatch,
+        *,
+        once: bool = False,
+        layers: bool = False,
+        gradients: bool = True,
     ) -> None:
         self._model = model
         n = len(batch)
         # Many models refuse an empty batch; one zero input stands in and is sliced away again.
         x = batch.x.detach() if n else batch.x.new_zeros(1, *batch.x.shape[1:])
-        leaf = x.detach().to(model.dtype or x.dtype).requires_grad_()
+        leaf = x.detach().to(model.dtype or x.dtype).requires_grad_(gradients or model.fuses_without_graph)
         # The clone lets the model work in place.
         logits, features, makes_logits, outputs = model(leaf.clone(), layers=layers)
-        source, weight = with_gradient(logits), None
+        source, weight = with_gradient(logits) if gradients else logits, None
         if makes_logits and features is not None and features.shape[1] < logits.shape[1] and features.requires_grad:
             source, weight = features, model.weight
         self._source = source
-        self._graph = RetainedGraph(model, source, leaf)
+        self._graph = RetainedGraph(model, source, leaf) if gradients else None
         if model.exact is not None:
             with torch.no_grad():
                 logits, features, _, outputs = model.exact(x.clone(), layers=layers)
@@ -52,6 +62,8 @@ class AutogradJacobian(InputJacobian):
     def _rows(self, cotangents: Tensor) -> Tensor:
         cotangents = cotangents.transpose(0, 1).to(self._source.dtype)  # (K, N, R)
         rows, done = torch.empty(0), 0
+        if self._graph is None:
+            raise expected("Evidence.gradients", "True of evidence that asks for gradients", "False")
         for part in self._graph.vjp(cotangents):  # (k, N, *input)
             if len(part) == len(cotangents):
                 rows = part.to(self.x.dtype)
@@ -82,7 +94,7 @@ class AutogradJacobian(InputJacobian):
     @property
     def graph_bytes(self) -> int:
         """About what the graph holds."""
-        return self._graph.bytes
+        return 0 if self._graph is None else self._graph.bytes
 
 
 class DifferentiableJacobian(InputJacobian):

@@ -1,6 +1,6 @@
 """Any number of inputs through a model, as many at a time as memory takes: the same chunks in every run."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, Self, TypeVar
@@ -159,6 +159,7 @@ def map_chunks(
     streamed: bool = False,
     once: bool = False,
     layers: bool = False,
+    gradients: bool = True,
     quiet: bool = False,
 ) -> list[T]:
     """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples unless
@@ -177,6 +178,7 @@ def map_chunks(
             once.
         once: it asks each pass for maps no more than once.
         layers: it asks for the outputs of layers.
+        gradients: it may ask for gradients.
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
@@ -194,7 +196,8 @@ def map_chunks(
             plan = plans[shape]
             if chunk_size is None and (len(batch) > 1 or (len(batch) and memory_budget is not None)):
                 adaptive.size = plan.chunk_size  # of one sample it is not asked, unless to refuse the caller's budget
-            for saw, measured in _map_batch(plan, batch, adaptive, measure, start=seen.total, once=once, layers=layers):
+            asked = {"once": once, "layers": layers, "gradients": gradients}
+            for saw, measured in _map_batch(plan, batch, adaptive, measure, seen.total, asked):
                 results.append(measured)
                 seen += saw
     if not quiet:
@@ -208,15 +211,13 @@ def _map_batch(
     batch: PreparedBatch,
     adaptive: AdaptiveBatch,
     measure: Callable[[InputJacobian, slice], T],
-    *,
     start: int,
-    once: bool,
-    layers: bool,
+    asked: Mapping[str, bool],
 ) -> Iterator[tuple[_Seen, T]]:
-    """`measure` of the chunks of one batch, whose first row is at `start`."""
+    """`measure` of the chunks of one batch, whose first row is at `start`, and what each pass is `asked` for."""
 
     def run(rows: slice) -> tuple[_Seen, T]:
-        jacobian = AutogradJacobian(plan.model, batch[rows], once=once, layers=layers)
+        jacobian = AutogradJacobian(plan.model, batch[rows], **asked)
         return _Seen.of(jacobian), measure(jacobian, slice(start + rows.start, start + rows.stop))
 
     return adaptive(len(batch), run, needs=plan.one_sample)

@@ -30,7 +30,8 @@ def with_gradient(output: Tensor) -> Tensor:
     if not output.requires_grad:
         raise ModelError(
             "the model's output cannot be differentiated with respect to its input. Look for .detach(), argmax, "
-            "rounding, .numpy() or torch.no_grad() in its forward; integer or quantised models have no gradients."
+            "rounding, .numpy() or torch.no_grad() in its forward; integer or quantised models have no gradients: "
+            'Detector(evidence="lite") needs none.'
         )
     return output
 

@@ -135,7 +135,10 @@ class TrustedSet:
 
         Raises: ArgumentError where too few are left.
         """
-        zero_gradient = f"{int((~has_gradient).sum())} have no gradient at all (dead network)"
+        zero_gradient = (
+            f"{int((~has_gradient).sum())} have no gradient at all (a dead network, or a quantised one: "
+            'evidence="lite" needs none)'
+        )
         exchangeability.require_enough(int(has_gradient.sum()), self.total, self.least, self.level, zero_gradient)
         part = replace(
             self,
@@ -164,8 +167,8 @@ def split(
 
     Raises: ArgumentError for too few trusted inputs, or evidence that this model does not have.
     """
-    loss = _usable_loss(settings.loss, scanned.num_classes)
     evidence = _available(model, settings.evidence, settings.one_class, scanned.first_usable)
+    loss = _usable_loss(settings.loss, scanned.num_classes, asked=any(e.gradients for e in evidence))
     least = MINIMUM_PER_FEATURE * max(len(e.features) or MODEST for e in evidence)
     rows = np.flatnonzero(scanned.trusted)  # (T,)
     exchangeability.require_enough(len(rows), len(scanned.trusted), least, settings.level, scanned.exclusion_reason)
@@ -302,13 +305,15 @@ def typical_temperature(margins: Array) -> float:
     return max(float(np.quantile(margins, TYPICAL_MARGIN)), 1e-6)
 
 
-def _usable_loss(loss: str, num_classes: int) -> str:
+def _usable_loss(loss: str, num_classes: int, *, asked: bool) -> str:
+    """The loss whose maps differ from class to class; said only where its gradients are asked for."""
     if num_classes > 2 or loss == "logit":
         return loss
-    warn(
-        f"with two classes the {loss} maps of both are opposite for every input (cosine -1); using the "
-        'gradients of the raw logits instead (loss="logit").'
-    )
+    if asked:
+        warn(
+            f"with two classes the {loss} maps of both are opposite for every input (cosine -1); using the "
+            'gradients of the raw logits instead (loss="logit").'
+        )
     return "logit"
 
 
@@ -321,7 +326,10 @@ def _available(model: Model, names: str | Sequence[str], one_class: str, x: Tens
         one = ", ".join(sorted(unfit & {e.name for e in wanted}))
         raise expected("evidence", "what means something for texts", one, "Leave these out, or use a preset.")
     wanted = tuple(e for e in wanted if e.name not in unfit)
-    (forward,) = map_chunks(model, [x], Maps(), lambda forward, rows: forward, layers=True, quiet=True)
+    gradients = any(e.gradients for e in wanted)
+    (forward,) = map_chunks(
+        model, [x], Maps(), lambda forward, rows: forward, layers=True, gradients=gradients, quiet=True
+    )
     missing = [e.name for e in wanted if not e.available(forward)]
     if missing and not isinstance(names, str):
         raise expected(
