@@ -208,6 +208,25 @@ def test_the_fall_of_the_margin_under_symmetries() -> None:
     assert torch.allclose(EVIDENCE["symmetry"].measure(context(model, x)), torch.stack(falls, 1), atol=1e-9)
 
 
+def test_moved_inputs_of_all_evidence_go_through_the_model_together() -> None:
+    model, x = network(), inputs(6)
+    apart, together = context(model, x), context(model, x, ways=("symmetries", "shifts"))
+    assert torch.allclose(together.symmetry_drop, apart.symmetry_drop, atol=1e-9)
+    assert torch.allclose(together.shift_drop, apart.shift_drop, atol=1e-9)
+    seen = []
+
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return model(x)
+
+    detector = Detector(Counted().eval(), evidence="fast").fit(inputs(300))
+    detector.predict(x[:1])
+    seen.clear()
+    detector.predict(x[:1])
+    assert seen == [1, 6]
+
+
 def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
     x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)

@@ -54,6 +54,8 @@ class Evidence:
     """Whether a model has what is measured, by a pass of one input or of none."""
     neighbourhood: Literal["none", "values", "gradients"] = "none"
     """What it measures at points around the input; `Detector.fit` then finds their radius."""
+    ways: tuple[str, ...] = ()
+    """Those of `measurements.WAYS` in which it moves inputs; those of all evidence go through the model together."""
     layers: bool = False
     """Whether it asks for the outputs of layers, which are noted in the one pass."""
     gradients: bool = True
@@ -290,9 +292,17 @@ EVIDENCE: dict[str, Evidence] = {
         _by_values("confidence", ("log_odds",), _confidence, UpperTail, "confidence"),
         _by_values("neighbours", (), _features, NearestNeighbours, "features", _has_head),
         _by_values("stability", _at_radii("drop"), _stability, UpperTail, "stability", neighbourhood="values"),
-        _by_values("shifts", ("shift_drop",), _shifts, UpperTail, "stability", _has_axes),
+        _by_values("shifts", ("shift_drop",), _shifts, UpperTail, "stability", _has_axes, ways=("shifts",)),
         _by_values("mahalanobis", (), _features, NearestMean, "features", _has_head),
-        _by_values("symmetry", ("mirror_drop", "step_drop"), _symmetry, UpperTail, "stability", _has_axes),
+        _by_values(
+            "symmetry",
+            ("mirror_drop", "step_drop"),
+            _symmetry,
+            UpperTail,
+            "stability",
+            _has_axes,
+            ways=("symmetries",),
+        ),
         _by_values("spectrum", (), _spectrum, SmoothCopula, "input", _has_axes),
         Evidence("csm", STATISTICS, _csm),
         Evidence("csm_twice", (*STATISTICS, *(f"{name}_at_1" for name in STATISTICS)), _csm_twice),

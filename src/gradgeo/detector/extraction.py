@@ -113,7 +113,8 @@ class EvidenceExtractor:
     def context(self, forward: InputJacobian) -> EvidenceContext:
         """What the evidence measures of a forward pass."""
         gradients = any(e.neighbourhood == "gradients" for e in self.evidence)
-        return EvidenceContext(forward, self.maps, self.radius, gradients=gradients)
+        ways = dict.fromkeys(way for e in self.evidence for way in e.ways)
+        return EvidenceContext(forward, self.maps, self.radius, gradients=gradients, ways=ways)
 
     def features(self, ctx: EvidenceContext) -> list[Tensor]:
         """The features (N, F) of each evidence, float64 on the CPU; NaN for unusable samples."""

@@ -1,6 +1,6 @@
 """What evidence is measured from: a forward pass of a batch and what derives from it, each computed once on demand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 
@@ -29,6 +29,7 @@ class EvidenceContext:
             boundary, to first order; the radii of the neighbourhood are multiples of it.
         gradients: whether gradients at the neighbours are measured too; `drop` then shares their forward passes.
         moves: `displacements` of this radius, where the caller has them already.
+        ways: those of `WAYS` that will be asked for, which then go through the model together.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class EvidenceContext:
         *,
         gradients: bool = True,
         moves: Tensor | None = None,
+        ways: Iterable[str] = (),
     ) -> None:
         self.forward = forward
         self.radius = radius
         self._moves = moves
+        self._ways = tuple(ways)
         self._gradients_around = gradients
         self.temperature = maps.loss.temperature or 1.0
         self._maps = maps
@@ -211,28 +214,34 @@ class EvidenceContext:
     def shift_drop(self) -> Tensor:
         """By how much the predicted class's margin falls where the input is shifted by one entry, either way along each
         axis behind the channels (N, 2 * axes); what leaves is lost, what enters repeats the edge."""
-        ways = [(axis, step) for axis in shiftable(self.forward.x) for step in (1, -1)]
-
-        def shifted(x: Tensor, direction: Tensor) -> Tensor:
-            points, direction = x, direction.view(-1, *[1] * (x.ndim - 1))
-            for number, (axis, step) in enumerate(ways):
-                points = torch.where(direction == number, shift(x, axis, step), points)
-            return points
-
-        return self._drops(len(ways), shifted)
+        return self._moved("shifts")
 
     @cached_property
     def symmetry_drop(self) -> Tensor:
         """By how much the margin falls (N, 2) where the input is mirrored along its last axis, and where it is shifted
         by one entry along every axis behind the channels."""
+        return self._moved("symmetries")
 
-        def changed(x: Tensor, way: Tensor) -> Tensor:
-            step = x
-            for axis in shiftable(x):
-                step = shift(step, axis, 1)
-            return torch.where(way.view(-1, *[1] * (x.ndim - 1)) == 0, x.flip(-1), step)
+    def _moved(self, name: str) -> Tensor:
+        """By how much the margin falls (N, ways) at the inputs moved in those of `WAYS`."""
+        return self._moved_together[name] if name in self._ways else self._moved_in((name,))[name]
 
-        return self._drops(2, changed)
+    @cached_property
+    def _moved_together(self) -> dict[str, Tensor]:
+        return self._moved_in(self._ways)
+
+    def _moved_in(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        made = [WAYS[name](self.forward.x) for name in names]
+        ways = [way for some in made for way in some]
+
+        def moved(x: Tensor, number: Tensor) -> Tensor:
+            points, number = x, number.view(-1, *[1] * (x.ndim - 1))
+            for place, way in enumerate(ways):
+                points = torch.where(number == place, way(x), points)
+            return points
+
+        drops = self._drops(len(ways), moved).split([len(some) for some in made], dim=1)
+        return dict(zip(names, drops, strict=True))
 
     @property
     def _displacements(self) -> Tensor:
@@ -281,6 +290,23 @@ def shift(x: Tensor, axis: int, step: int) -> Tensor:
     if step > 0:
         return torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, last)], dim=axis)
     return torch.cat([x.narrow(axis, 1, last), x.narrow(axis, last, 1)], dim=axis)
+
+
+def _shifts(x: Tensor) -> list[Callable[[Tensor], Tensor]]:
+    return [partial(shift, axis=axis, step=step) for axis in shiftable(x) for step in (1, -1)]
+
+
+def _symmetries(x: Tensor) -> list[Callable[[Tensor], Tensor]]:
+    def step(x: Tensor) -> Tensor:
+        for axis in shiftable(x):
+            x = shift(x, axis, 1)
+        return x
+
+    return [partial(torch.flip, dims=(-1,)), step]
+
+
+WAYS: dict[str, Callable[[Tensor], list[Callable[[Tensor], Tensor]]]] = {"symmetries": _symmetries, "shifts": _shifts}
+"""Ways to move inputs by whole entries, of inputs shaped as those given."""
 
 
 def displacements(x: Tensor, radius: float) -> Tensor:
