@@ -397,6 +397,10 @@ def test_lite_judges_a_model_without_gradients_and_full_says_what_is_missing() -
     assert "confidence" in detector.evidence_
     p = detector.predict(torch.cat([inputs(50, seed=5), 30 * inputs(50, seed=6)])).p_value
     assert p[50:].mean() < 0.1 < p[:50].mean()
+    [why] = detector.explain(30 * inputs(1, seed=6))
+    assert why.csm.isnan().all()
+    assert set(why.evidence) == set(detector.evidence_)
+    assert list(detector.judge(30 * inputs(2, seed=6), explain=True).explanations) == [0, 1]
     with pytest.raises(ModelError, match=r"Can't call numpy\(\)"):
         Detector(without_gradients(model)).fit(x)
     with pytest.raises(ModelError, match='evidence="lite"'):

@@ -1,5 +1,6 @@
 """What `score` writes is what `report` reads: whole, killed, resumed and restarted runs, files and folders of parts."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,14 +13,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torch import Tensor
 
 from gradgeo import Detector, report
 from gradgeo.data import Source, open_source
+from gradgeo.data.preprocess import Preprocess
 from gradgeo.errors import ModelError
 from gradgeo.scoring import COLUMNS, Summary, local, score
 from gradgeo.scoring.local_engine import ScoringJob
 from gradgeo.scoring.metadata import Metadata
 from gradgeo.scoring.reader import Scores
+from gradgeo.serve.web.details import details
 from gradgeo.watch import Watch
 from helpers.breaking import Breaking
 from helpers.nets import inputs, network
@@ -210,3 +215,24 @@ def test_a_watch_sees_every_row_once_and_in_order(
     scored(detector, source, out, watch=watch, engine=backwards if run == "in another order" else local)
     assert watch.state == Watch(detector.calibration_size_).update(p_values(out))
     assert (watch.state.inputs, watch.state.unjudgeable) == (59, 1)
+
+
+def test_a_model_without_gradients_is_scored_and_reported_without_maps(data: Path, tmp_path: Path) -> None:
+    model = network(inputs=16, width=12).eval()
+
+    def remote(x: Tensor) -> Tensor:
+        return torch.from_numpy(model(torch.from_numpy(x.numpy())).detach().numpy())
+
+    detector = Detector(remote, evidence="lite").fit(inputs(300, shape=(1, 4, 4)))
+    out = tmp_path / "v.parquet"
+    scored(detector, open_source(str(data)), out)
+    rows = pq.read_table(out).to_pylist()
+    flagged = [row for row in rows if row["trusted"] is False]
+    assert flagged
+    assert all(row["csm"] is None and row["saliency"] is None for row in flagged), flagged[0]
+    assert any(row["thumbnail"] for row in flagged)
+    report.write(out, tmp_path / "r.html")
+    x = inputs(2, shape=(1, 4, 4))
+    shown = [json.loads(text) for text in details(detector, x, model(x).detach(), detector.explain(x), Preprocess())]
+    assert [each["maps"] for each in shown] == [[], []]
+    assert all(set(each["csm"]) == {None} for each in shown)

@@ -184,6 +184,8 @@ class EvidenceExtractor:
     ) -> EvidenceFeatures:
         """Features, labels and probabilities of `inputs`, and those of "logits", "csm" and "classes" that `keep` names.
 
+        The CSM is NaN where the model has no gradients and no evidence asks for any.
+
         `advance` is called with the number of inputs measured since its last call.
 
         Warns of inputs that cannot be judged, with their count, unless `quiet`.
@@ -198,14 +200,15 @@ class EvidenceExtractor:
             columns = (
                 torch.where(forward.usable, forward.predicted, -1),
                 torch.where(forward.usable, probability, torch.nan),
-                *(forward.logits if name == "logits" else getattr(ctx, name) for name in keep),
+                *(ctx.kept(name) for name in keep),
             )
             columns = tuple(column.cpu() for column in columns)
             done(rows)
             return (*columns, *features)
 
         layers = any(e.layers for e in self.evidence)
-        gradients = "csm" in keep or any(e.gradients for e in self.evidence)
+        needed = any(e.gradients for e in self.evidence)
+        gradients = None if "csm" in keep and not needed else needed
         chunks = map_chunks(
             model, inputs, self.maps, measured, at_most=batch_size, layers=layers, gradients=gradients, quiet=quiet
         )

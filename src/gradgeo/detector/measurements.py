@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.classifier.microbatch import AdaptiveBatch
+from gradgeo.errors import ModelError
 from gradgeo.geometry.chunking import memory_for
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.losses import Loss
@@ -74,6 +75,18 @@ class EvidenceContext:
     def csm(self) -> Tensor:
         """The cosine similarity matrix (N, K, K); NaN where every map is zero, as a cosine with zero is not defined."""
         return self._cosines(sign=True)
+
+    def kept(self, name: str) -> Tensor:
+        """What is kept of a pass besides features: "logits", "csm" or "classes"; the CSM is NaN where the model has no
+        gradients, which evidence that asks for them has found by then."""
+        if name != "csm":
+            return self.forward.logits if name == "logits" else self.classes
+        try:
+            if self.forward.has_graph:
+                return self.csm
+        except ModelError:  # of some models autograd tells no sooner
+            pass
+        return self.forward.x.new_full((*self.classes.shape, self.classes.shape[1]), torch.nan)
 
     @cached_property
     def csm_at_one(self) -> Tensor:

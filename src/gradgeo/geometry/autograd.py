@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradgeo.classifier.optimized import OptimizedModel
 from gradgeo.classifier.prepared import PreparedBatch, clean
-from gradgeo.errors import expected
+from gradgeo.errors import ModelError, expected
 from gradgeo.geometry.jacobian import BATCH, MAP_BYTES, InputJacobian, with_gradient
 from gradgeo.geometry.surrogates import soft_sign
 from gradgeo.geometry.vjp import RetainedGraph, gradient
@@ -22,7 +22,8 @@ class AutogradJacobian(InputJacobian):
     the gradients, are in the model's own. Cost: one forward pass, then two.
 
     Args:
-        gradients: whether any may be asked for. Otherwise no graph is kept, and the model need not have any.
+        gradients: whether they will be asked for. With False no graph is kept, and the model need not have any; with
+            None `has_graph` says whether it does.
     """
 
     def __init__(
@@ -32,20 +33,28 @@ class AutogradJacobian(InputJacobian):
         *,
         once: bool = False,
         layers: bool = False,
-        gradients: bool = True,
+        gradients: bool | None = True,
     ) -> None:
         self._model = model
         n = len(batch)
         # Many models refuse an empty batch; one zero input stands in and is sliced away again.
         x = batch.x.detach() if n else batch.x.new_zeros(1, *batch.x.shape[1:])
-        leaf = x.detach().to(model.dtype or x.dtype).requires_grad_(gradients or model.fuses_without_graph)
-        # The clone lets the model work in place.
-        logits, features, makes_logits, outputs = model(leaf.clone(), layers=layers)
-        source, weight = with_gradient(logits) if gradients else logits, None
+        leaf = x.detach().to(model.dtype or x.dtype)
+        try:
+            leaf.requires_grad_(gradients is not False or model.fuses_without_graph)
+            # The clone lets the model work in place.
+            logits, features, makes_logits, outputs = model(leaf.clone(), layers=layers)
+            self.has_graph = gradients is not False and with_gradient(logits) is not None
+        except ModelError:
+            if gradients is not None:
+                raise
+            logits, features, makes_logits, outputs = model(leaf.detach().clone(), layers=layers)
+            self.has_graph = False
+        source, weight = logits, None
         if makes_logits and features is not None and features.shape[1] < logits.shape[1] and features.requires_grad:
             source, weight = features, model.weight
         self._source = source
-        self._graph = RetainedGraph(model, source, leaf) if gradients else None
+        self._graph = RetainedGraph(model, source, leaf) if self.has_graph else None
         if model.exact is not None:
             with torch.no_grad():
                 logits, features, _, outputs = model.exact(x.clone(), layers=layers)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import psutil
 import torch
@@ -159,7 +159,7 @@ def map_chunks(
     streamed: bool = False,
     once: bool = False,
     layers: bool = False,
-    gradients: bool = True,
+    gradients: bool | None = True,
     quiet: bool = False,
 ) -> list[T]:
     """`measure` of each forward pass over `inputs`, in order, in chunks; one warning about all unusable samples unless
@@ -178,7 +178,7 @@ def map_chunks(
             once.
         once: it asks each pass for maps no more than once.
         layers: it asks for the outputs of layers.
-        gradients: it may ask for gradients.
+        gradients: it asks for gradients; None for those that the model has.
     """
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise expected("chunk_size", "a positive integer or None", chunk_size)
@@ -212,7 +212,7 @@ def _map_batch(
     adaptive: AdaptiveBatch,
     measure: Callable[[InputJacobian, slice], T],
     start: int,
-    asked: Mapping[str, bool],
+    asked: Mapping[str, Any],
 ) -> Iterator[tuple[_Seen, T]]:
     """`measure` of the chunks of one batch, whose first row is at `start`, and what each pass is `asked` for."""
 

@@ -58,6 +58,8 @@ class InputJacobian(ABC):
             softmax span no more than the differences of the logits do.
     """
 
+    has_graph: bool = True
+    """Whether it can be asked for gradients at all."""
     differentiable: ClassVar[bool] = False
     """Whether logits and maps stay in the graph of the inputs."""
 

@@ -15,7 +15,7 @@ from gradgeo.data.images import to_pillow
 from gradgeo.data.preprocess import Preparation
 from gradgeo.detector.explanations import likeliest
 from gradgeo.detector.results import Explanation
-from gradgeo.errors import MissingDependencyError, require
+from gradgeo.errors import MissingDependencyError, ModelError, require
 from gradgeo.geometry.saliency import saliency_maps
 from gradgeo.scoring.schema import MOST_CLASSES, MOST_POINTS
 
@@ -52,7 +52,8 @@ def saliency(model: Model, inputs: Mapping[int, Tensor], labels: Sequence[int]) 
     """By row, where an image (C, H, W) moves the predicted class most: a grey PNG of at most `MAP_SIDE` pixels a side.
 
     The magnitude of the gradient of that class's cross-entropy, summed over channels, as a share of its largest value.
-    Costs a backward pass for all of them together. Of what is no image, and without Pillow, nothing.
+    Costs a backward pass for all of them together. Of what is no image, of a model without gradients, and without
+    Pillow, nothing.
 
     Args:
         model: the classifier.
@@ -67,7 +68,10 @@ def saliency(model: Model, inputs: Mapping[int, Tensor], labels: Sequence[int]) 
     except MissingDependencyError:
         return {}
     classes = torch.tensor([[labels[row]] for row in inputs])  # (N, 1)
-    maps = saliency_maps(model, torch.stack([*inputs.values()]), classes=classes, sign=False)  # (N, 1, C, H, W)
+    try:
+        maps = saliency_maps(model, torch.stack([*inputs.values()]), classes=classes, sign=False)  # (N, 1, C, H, W)
+    except ModelError:  # it has judged these inputs, so all that it lacks are gradients
+        return {}
     where = maps[:, 0].float().abs().sum(1).cpu()  # (N, H, W)
     height, width = (max(1, round(side * min(1, MAP_SIDE / max(where.shape[1:])))) for side in where.shape[1:])
     where = torch.nn.functional.adaptive_avg_pool2d(where, (height, width))

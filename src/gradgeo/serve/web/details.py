@@ -16,7 +16,7 @@ from gradgeo.data.preprocess import Preprocess
 from gradgeo.detector.detector import Detector
 from gradgeo.detector.explanations import likeliest
 from gradgeo.detector.results import Explanation
-from gradgeo.errors import require
+from gradgeo.errors import ModelError, require
 from gradgeo.geometry.saliency import saliency_maps
 
 MOST_CLASSES = 10
@@ -37,16 +37,20 @@ def details(
     """For each input (N, C, H, W) a JSON object.
 
     `picture`; `maps`, each with its `class` and a `picture` to lay over it, opaque where the gradient of the loss of
-    that class is large; `csm`, row after row, of `csm_classes`; `evidence`, p-values by name.
+    that class is large, none of a model without gradients; `csm`, row after row, of `csm_classes`; `evidence`, p-values
+    by name.
     """
     names = min(MAPS, detector.num_classes_)
     ranked = torch.nan_to_num(logits, -torch.inf).topk(names, dim=1).indices  # (N, M)
-    maps = saliency_maps(detector.model, x, classes=ranked, sign=False).float().cpu()  # (N, M, C, H, W)
+    try:
+        maps = saliency_maps(detector.model, x, classes=ranked, sign=False).float().cpu()  # (N, M, C, H, W)
+    except ModelError:  # it has judged these inputs, so all that it lacks are gradients
+        maps = x.new_empty(len(x), 0, *x.shape[1:])
     return [
         pydantic_core.to_json(
             {
                 "picture": _png(to_pillow(torch.nan_to_num(preprocess.undone(x[i].float())))),
-                "maps": [{"class": int(c), "picture": _overlay(m)} for c, m in zip(ranked[i], maps[i], strict=True)],
+                "maps": [{"class": int(c), "picture": _overlay(m)} for c, m in zip(ranked[i], maps[i], strict=False)],
                 **_csm(explanations[i], logits[i]),
                 "evidence": {name: score.p_value for name, score in explanations[i].evidence.items()},
             },
