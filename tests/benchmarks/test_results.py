@@ -28,6 +28,7 @@ README_CLASSIFIERS = {
     "cifar100",
     "diamonds",
     "lite0_cifar10",
+    "lite0_cifar100",
     "convnext_cifar10",
     *FACTORY,
     *SEALED,

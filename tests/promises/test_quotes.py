@@ -130,8 +130,10 @@ WORDS = {
     "nine": 9,
     "ten": 10,
     "eleven": 11,
+    "twelve": 12,
     "thirteen": 13,
     "fourteen": 14,
+    "fifteen": 15,
 }
 
 OURS = ("gradgeo", "gradgeo fast", "gradgeo lite")
