@@ -65,6 +65,10 @@ ON_THEIR_DATA = {**HARDENED, **MADRY}
 """Networks made where a measurement asks for them, of the data of a shipped classifier; NAME-noise is of NAME's."""
 
 
+CHECKED = 25
+"""Inputs below which a run is a check that it runs, for which networks are trained on as few."""
+
+
 def base_of(name: str) -> str:
     """The shipped classifier whose data NAME-noise, NAME-robust or NAME-madry is of."""
     return name.partition("-")[0]
@@ -119,7 +123,7 @@ class Suite:
         if name == "digits":
             return digits_classifier()
         if name in ON_THEIR_DATA:
-            few = self.inputs if self.inputs < 100 else None  # a check that it runs
+            few = self.inputs if self.inputs < CHECKED else None
             model = made(name, ON_THEIR_DATA[name], self.folder, few).model
             return replace(self[base_of(name)], name=name, model=model)
         if name in NETWORKS:
