@@ -40,11 +40,13 @@ class AutogradJacobian(InputJacobian):
         # Many models refuse an empty batch; one zero input stands in and is sliced away again.
         x = batch.x.detach() if n else batch.x.new_zeros(1, *batch.x.shape[1:])
         leaf = x.detach().to(model.dtype or x.dtype)
+        self.has_graph = gradients is not False
         try:
-            leaf.requires_grad_(gradients is not False or model.fuses_without_graph)
+            leaf.requires_grad_(self.has_graph or model.fuses_without_graph)
             # The clone lets the model work in place.
             logits, features, makes_logits, outputs = model(leaf.clone(), layers=layers)
-            self.has_graph = gradients is not False and with_gradient(logits) is not None
+            if self.has_graph:
+                with_gradient(logits)
         except ModelError:
             if gradients is not None:
                 raise

@@ -70,7 +70,7 @@ def saliency(model: Model, inputs: Mapping[int, Tensor], labels: Sequence[int]) 
     classes = torch.tensor([[labels[row]] for row in inputs])  # (N, 1)
     try:
         maps = saliency_maps(model, torch.stack([*inputs.values()]), classes=classes, sign=False)  # (N, 1, C, H, W)
-    except ModelError:  # it has judged these inputs, so all that it lacks are gradients
+    except ModelError:  # it has judged these inputs: what it lacks are gradients, or memory for them
         return {}
     where = maps[:, 0].float().abs().sum(1).cpu()  # (N, H, W)
     height, width = (max(1, round(side * min(1, MAP_SIDE / max(where.shape[1:])))) for side in where.shape[1:])

@@ -44,13 +44,13 @@ def details(
     ranked = torch.nan_to_num(logits, -torch.inf).topk(names, dim=1).indices  # (N, M)
     try:
         maps = saliency_maps(detector.model, x, classes=ranked, sign=False).float().cpu()  # (N, M, C, H, W)
-    except ModelError:  # it has judged these inputs, so all that it lacks are gradients
-        maps = x.new_empty(len(x), 0, *x.shape[1:])
+    except ModelError:  # it has judged these inputs: what it lacks are gradients, or memory for them
+        ranked, maps = ranked[:, :0], x.new_empty(len(x), 0, *x.shape[1:])
     return [
         pydantic_core.to_json(
             {
                 "picture": _png(to_pillow(torch.nan_to_num(preprocess.undone(x[i].float())))),
-                "maps": [{"class": int(c), "picture": _overlay(m)} for c, m in zip(ranked[i], maps[i], strict=False)],
+                "maps": [{"class": int(c), "picture": _overlay(m)} for c, m in zip(ranked[i], maps[i], strict=True)],
                 **_csm(explanations[i], logits[i]),
                 "evidence": {name: score.p_value for name, score in explanations[i].evidence.items()},
             },
