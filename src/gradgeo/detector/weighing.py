@@ -36,6 +36,10 @@ EMPHASES: Mapping[str, tuple[str, ...]] = {
 CAUSES = ("unstable", "unlike", "undecided")
 """What a flagged input most looks like."""
 
+_RARITY = np.array([0.5, 1.0, 1.0])
+"""How much each of them weighs where causes are learned: attacks are rarer than odd inputs and mistakes, so a flag says
+"unstable" only where that is twice as likely as each of the others."""
+
 _NEVER = -1e6  # the intercept of a cause that is named of no input: a file holds finite numbers
 
 _CAUSE_OF = {"attack": 0, "noise": 1, "level": 1, "structure": 1, "mixed": 2, MISTAKE: 2}
@@ -142,7 +146,7 @@ class CauseModel:
 
     @classmethod
     def fit(cls, suspects: Suspects) -> Self | None:
-        """Fit to suspects, each cause with the same weight; None where fewer than two of `CAUSES` have any.
+        """Fit to suspects, causes weighted by `_RARITY`; None where fewer than two of `CAUSES` have any.
 
         A cause without suspects is named of no input.
         """
@@ -154,9 +158,8 @@ class CauseModel:
         present = np.flatnonzero(counts)
         if len(present) < 2:
             return None
-        model = LogisticRegression(max_iter=1000).fit(
-            np.log1p(suspects.surprisal), cause, sample_weight=len(cause) / len(present) / counts[cause]
-        )
+        weight = _RARITY[cause] * len(cause) / len(present) / counts[cause]  # (S,)
+        model = LogisticRegression(max_iter=1000).fit(np.log1p(suspects.surprisal), cause, sample_weight=weight)
         slope, offset = model.coef_, model.intercept_
         if len(present) == 2:  # scikit-learn then gives the second against the first
             slope, offset = np.concatenate([-slope, slope]) / 2, np.concatenate([-offset, offset]) / 2
