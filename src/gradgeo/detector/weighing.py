@@ -22,9 +22,10 @@ MISTAKE = "mistake"
 
 GRID = (0.5, 1.0, 2.0, 3.0)  # weights that are tried
 ROUNDS = 3  # over all questions
-PRIOR = 0.6  # AUROC in % that a weight of 2 or 1/2 must gain over 1: a few dozen inputs of a kind decide
+PRIOR = 0.4  # AUROC in % that a weight of 2 or 1/2 must gain over 1: a few dozen inputs of a kind decide
 LEAST_MISTAKES = 15
-STRESSED = 3.0  # how many times a family counts that the user stresses
+REAL = 2.0  # how many times mistakes count: they are real, all other suspects are made
+STRESSED = 3.0  # how many times as much a family counts that the user stresses
 
 EMPHASES: Mapping[str, tuple[str, ...]] = {
     "mistakes": (MISTAKE,),
@@ -85,7 +86,7 @@ Count = Callable[[Tensor], Tensor]
 
 
 def weigh(trusted: Array, suspects: Suspects, count: Count, emphasis: str | None = None) -> Weighing:
-    """The weights that tell suspects best from trusted inputs, as a mean over families.
+    """The weights that tell suspects best from trusted inputs, as a mean over families, mistakes counted `REAL` times.
 
     One weight after the other takes the best of `GRID`, `ROUNDS` times over; leaving 1 costs `PRIOR`.
 
@@ -93,19 +94,19 @@ def weigh(trusted: Array, suspects: Suspects, count: Count, emphasis: str | None
         trusted: (n, Q) surprisal of trusted inputs, by models that have not seen them.
         suspects: of the same questions.
         count: of surprisal, before questions are weighed and added.
-        emphasis: of `EMPHASES`, whose families count `STRESSED` times.
+        emphasis: of `EMPHASES`, whose families count `STRESSED` times as much.
     """
     base, families = _counted(trusted, count), suspects.of_family()
     raised = {family: [_counted(rows, count) for rows in kinds] for family, kinds in families.items()}
     stressed = () if emphasis is None else EMPHASES[emphasis]
-    stress = np.array([STRESSED if family in stressed else 1.0 for family in raised])
+    share = np.array([(REAL if f == MISTAKE else 1.0) * (STRESSED if f in stressed else 1.0) for f in raised])
 
     def areas(weights: Array) -> Array:
         joined = np.sort(base @ weights)  # (n,)
         return np.array([np.mean([_area(joined, kind @ weights) for kind in kinds]) for kinds in raised.values()])
 
     def gain(weights: Array) -> float:
-        return float(areas(weights) @ stress / stress.sum() - PRIOR * np.square(np.log2(weights)).sum())
+        return float(areas(weights) @ share / share.sum() - PRIOR * np.square(np.log2(weights)).sum())
 
     equal = np.ones(trusted.shape[1])
     weights, best = equal.copy(), gain(equal)
