@@ -41,6 +41,7 @@ _RARITY = np.array([0.5, 1.0, 1.0])
 """How much each of them weighs where causes are learned: attacks are rarer than odd inputs and mistakes, so a flag says
 "unstable" only where that is twice as likely as each of the others."""
 
+_INVERSE_PENALTY = 0.3  # scikit-learn's C: slopes stay small, for attacks met in use are stronger than those made here
 _NEVER = -1e6  # the intercept of a cause that is named of no input: a file holds finite numbers
 
 _CAUSE_OF = {"attack": 0, "noise": 1, "level": 1, "structure": 1, "mixed": 2, MISTAKE: 2}
@@ -160,7 +161,9 @@ class CauseModel:
         if len(present) < 2:
             return None
         weight = _RARITY[cause] * len(cause) / len(present) / counts[cause]  # (S,)
-        model = LogisticRegression(max_iter=1000).fit(np.log1p(suspects.surprisal), cause, sample_weight=weight)
+        model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000).fit(
+            np.log1p(suspects.surprisal), cause, sample_weight=weight
+        )
         slope, offset = model.coef_, model.intercept_
         if len(present) == 2:  # scikit-learn then gives the second against the first
             slope, offset = np.concatenate([-slope, slope]) / 2, np.concatenate([-offset, offset]) / 2
