@@ -1,6 +1,7 @@
 """A page of results: Markdown for people and JSON for programs, each with its provenance."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,30 @@ class Page:
         path.write_text("\n\n".join([f"# {self.title}", *self.blocks, footer]) + "\n")
         (out / f"{name}.json").write_text(json.dumps({"made": origin, **self.data}, indent=1) + "\n")
         return path
+
+
+class PartialPage(Page):
+    """A page that is measured in parts: what it holds of other runs, and this run lacks, stays there."""
+
+    def cells(self) -> Iterable[dict[str, Any]]:
+        """What this run measured, each of which is told the command, date and processor ("made")."""
+        raise NotImplementedError
+
+    def keep(self, held: dict[str, Any]) -> None:
+        """Add to `data` what the page there `held` beyond it."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Add what `data` holds to the page."""
+        raise NotImplementedError
+
+    def write(self, out: Path, name: str, command: str) -> Path:
+        """Write NAME.md and NAME.json into `out`, with what the page there holds of other runs."""
+        made = {key: value for key, value in provenance(command).items() if key in {"command", "date", "processor"}}
+        for cell in self.cells():
+            cell["made"] = made
+        file = out / f"{name}.json"
+        if file.exists():
+            self.keep(json.loads(file.read_text()))
+        self.show()
+        return super().write(out, name, command)

@@ -1,4 +1,7 @@
-"""What a verdict of each preset costs, and `fit`, on networks of 10, 100 and 1,000 classes."""
+"""What a verdict of each preset costs, and `fit`, on networks of 10, 100 and 1,000 classes.
+
+`--cases cifar10,cifar100` measures these alone; the page keeps what it holds of the others.
+"""
 
 import time
 from functools import partial
@@ -6,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.page import Page
+from benchmarks.page import Page, PartialPage
 from benchmarks.shipped import Suite
 from gradgeo.bench import cost
 from gradgeo.detector.detector import Detector
@@ -24,7 +27,7 @@ PRESETS = ("lite", "fast", "full")
 
 def run(suite: Suite) -> Page:
     """A table of the presets on each network."""
-    page = Page("What the presets cost")
+    page = _Costs("What the presets cost")
     page.say(
         "Process time of `Detector.predict` over that of the plain network in eval mode on the same batch: the median "
         "of rounds in turns in one run, on one thread, with the least and the most of them; N inputs together, and one "
@@ -32,22 +35,37 @@ def run(suite: Suite) -> Page:
         "before, for the larger batch. Maps: of how many classes; of more than 20 `full` takes the 20 most likely. "
         "lite0: EfficientNet-Lite0 with ImageNet weights at 128 px (CIFAR-10) and 224 px (1,000 classes)."
     )
-    rows = []
     for name in suite.wanted(NAMES):
         batch, fit = NAMES[name]
         classifier = suite[name]
         trusted = classifier.trusted[:fit], classifier.trusted_classes[:fit]
         x = classifier.x[classifier.half :][:batch]
-        for preset in PRESETS:
-            found = _measured(classifier.model, preset, x, *trusted)
-            page.data.setdefault(name, {})[preset] = found
-            shown = [f"{found[n][0]:.3g} ({found[n][1]:.3g} to {found[n][2]:.3g})" for n in ("batch", "single")]
-            figures = [f"{found['fit_ms']:.0f}", f"{found['fit_passes']:.0f}", f"{found['peak_mib']:.0f}"]
-            maps = str(found["maps"]) if preset == "full" else "-"
-            rows.append([name, str(found["classes"]), preset, maps, str(len(x)), *shown, *figures])
-    over = ["of N, over plain", "of one, over plain"]
-    page.table(["network", "classes", "preset", "maps", "N", *over, "fit, ms", "fit, plain passes", "peak, MiB"], rows)
+        page.data[name] = {preset: _measured(classifier.model, preset, x, *trusted) for preset in PRESETS}
     return page
+
+
+class _Costs(PartialPage):
+    """Costs by network and preset."""
+
+    def cells(self) -> list[dict[str, Any]]:
+        return [found for presets in self.data.values() for found in presets.values()]
+
+    def keep(self, held: dict[str, Any]) -> None:
+        both = held | self.data
+        self.data = {name: both[name] for name in NAMES if name in both}
+
+    def show(self) -> None:
+        over = ["of N, over plain", "of one, over plain"]
+        heading = ["network", "classes", "preset", "maps", "N", *over, "fit, ms", "fit, plain passes", "peak, MiB"]
+        rows = [_row(name, preset, found) for name, presets in self.data.items() for preset, found in presets.items()]
+        self.table([*heading, "measured"], rows)
+
+
+def _row(name: str, preset: str, found: dict[str, Any]) -> list[str]:
+    shown = [f"{found[n][0]:.3g} ({found[n][1]:.3g} to {found[n][2]:.3g})" for n in ("batch", "single")]
+    figures = [f"{found['fit_ms']:.0f}", f"{found['fit_passes']:.0f}", f"{found['peak_mib']:.0f}"]
+    of = [name, str(found["classes"]), preset, str(found["maps"] or "-"), str(NAMES[name][0])]
+    return [*of, *shown, *figures, found["made"]["date"]]
 
 
 def _measured(model: nn.Module, preset: str, x: Tensor, fit_x: Tensor, fit_y: Tensor) -> dict[str, Any]:

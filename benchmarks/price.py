@@ -4,24 +4,21 @@
 this run does not measure stays there, so that it may be measured in parts: every detector and 200 inputs take hours.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.page import Page
+from benchmarks.page import Page, PartialPage
 from benchmarks.shipped import Suite, base_of
 from gradgeo import attacks
 from gradgeo._typing import Array, BoolArray, IntArray
 from gradgeo.bench.cache import DETECTOR_CODE, cached, source_hash, tensor_hash, weights_key
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest
-from gradgeo.bench.provenance import provenance
 from gradgeo.bench.scenarios import Task
 from gradgeo.detector.calibration.conformal import exact_interval
 from gradgeo.detector.detector import Detector
@@ -98,22 +95,16 @@ def run(suite: Suite) -> Page:
     return page
 
 
-class _Priced(Page):
-    """A page that keeps what it holds of other runs."""
+class _Priced(PartialPage):
+    """Prices by network and detector."""
 
-    def write(self, out: Path, name: str, command: str) -> Path:
-        """Write NAME.md and NAME.json into `out`, with the cells that the page there holds and this run lacks."""
-        made = {key: value for key, value in provenance(command).items() if key in {"command", "date", "processor"}}
-        for cells in self.data["prices"].values():
-            for cell in cells.values():
-                cell["made"] = made
-        file = out / f"{name}.json"
-        if file.exists():
-            _keep(self.data, json.loads(file.read_text()))
-        self._tables()
-        return super().write(out, name, command)
+    def cells(self) -> list[dict[str, Any]]:
+        return [cell for cells in self.data["prices"].values() for cell in cells.values()]
 
-    def _tables(self) -> None:
+    def keep(self, held: dict[str, Any]) -> None:
+        _keep(self.data, held)
+
+    def show(self) -> None:
         prices, networks = self.data["prices"], self.data["networks"]
         made_of: dict[str, dict[str, list[str]]] = {label: {} for label in DETECTORS}
         for name, cells in prices.items():
