@@ -227,13 +227,13 @@ def test_moved_inputs_of_all_evidence_go_through_the_model_together() -> None:
     assert seen == [1, 6]
 
 
-def test_a_table_has_no_shifts_and_no_need_of_them() -> None:
+def test_a_table_has_columns_in_place_of_shifts_and_a_spectrum() -> None:
     x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     detector = Detector(nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))).fit(x)
     assert "shifts" not in detector.evidence_
     assert not {"symmetry", "spectrum"} & set(detector.evidence_)
-    assert "mahalanobis" in detector.evidence_
+    assert {"mahalanobis", "columns"} <= set(detector.evidence_)
 
 
 def test_no_sample_depends_on_its_batch() -> None:
@@ -247,7 +247,7 @@ def test_no_sample_depends_on_its_batch() -> None:
 
 def test_every_evidence_has_as_many_features_as_names_and_is_documented() -> None:
     ctx = context(network(), inputs(4), radius=0.05)
-    assert EVIDENCE.keys() - available(ctx).keys() == {"layer_3", "layer_4", "layer_5", "layer_6"}
+    assert EVIDENCE.keys() - available(ctx).keys() == {"columns", "layer_3", "layer_4", "layer_5", "layer_6"}
     widths = {"layer_2": 4, "spectrum": 5}
     for name, evidence in available(ctx).items():
         measured = evidence.measure(ctx)
@@ -368,7 +368,7 @@ def test_explanations_name_evidence_and_cause() -> None:
     detector = Detector(network(), alpha=0.2).fit(inputs(200))
     odd, fusion = inputs(30, seed=5) * 4, detector.fitted_.fusion
     for why in detector.explain(odd):
-        assert set(why.evidence) == set(PRESETS["full"]) - {"layer_3", "layer_4", "layer_5", "layer_6"}
+        assert set(why.evidence) == set(PRESETS["full"]) - {"columns", "layer_3", "layer_4", "layer_5", "layer_6"}
         assert set(why.questions) == {"confidence", "features", "input", "stability", "geometry", "layers"}
         assert (why.cause is None) == why.trusted
         assert why.cause in (*CAUSES, None)

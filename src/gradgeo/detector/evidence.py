@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradgeo.classifier.layers import LAYERS
+from gradgeo.detector.columns import is_row
 from gradgeo.detector.measurements import RADII, EvidenceContext, log_root, margin, shiftable
 from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
@@ -244,6 +245,14 @@ def _spectrum(ctx: EvidenceContext) -> Tensor:
     return spectrum(ctx.forward.x)
 
 
+def _columns(ctx: EvidenceContext) -> Tensor:
+    """The columns of a table's row, without any pass.
+
+    The evidence of rows of another sort: values, or pairs of values, that no trusted row has. Blind to mistakes.
+    """
+    return ctx.forward.x.double()
+
+
 @dataclass(frozen=True)
 class LayerOutput:
     """The output of one of up to six layers, evenly spaced through the classifier, averaged over positions: for models
@@ -276,6 +285,10 @@ def _has_axes(forward: InputJacobian) -> bool:
     return bool(shiftable(forward.x))
 
 
+def _is_row(forward: InputJacobian) -> bool:
+    return is_row(forward.x)
+
+
 _by_values = partial(Evidence, gradients=False)
 
 
@@ -304,6 +317,7 @@ EVIDENCE: dict[str, Evidence] = {
             ways=("symmetries",),
         ),
         _by_values("spectrum", (), _spectrum, SmoothCopula, "input", _has_axes),
+        _by_values("columns", (), _columns, SmoothCopula, "input", _is_row),
         Evidence("csm", STATISTICS, _csm),
         Evidence("csm_twice", (*STATISTICS, *(f"{name}_at_1" for name in STATISTICS)), _csm_twice),
         _by_values("residual", (), _features, Residual, "residual", _has_head),
@@ -324,9 +338,9 @@ EVIDENCE: dict[str, Evidence] = {
 """Every evidence by name; add to it to use your own in `Detector(evidence=[...])`."""
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    "full": ("confidence", "mahalanobis", "spectrum", "symmetry", "shifts", "csm", "boundary", *OF_LAYERS),
-    "fast": ("confidence", "mahalanobis", "spectrum", "symmetry", "shifts", "nearest_boundary", *OF_LAYERS),
-    "lite": ("confidence", "mahalanobis", "spectrum", "symmetry", *OF_LAYERS),
+    "full": ("confidence", "mahalanobis", "spectrum", "columns", "symmetry", "shifts", "csm", "boundary", *OF_LAYERS),
+    "fast": ("confidence", "mahalanobis", "spectrum", "columns", "symmetry", "shifts", "nearest_boundary", *OF_LAYERS),
+    "lite": ("confidence", "mahalanobis", "spectrum", "columns", "symmetry", *OF_LAYERS),
     "paper": ("csm",),
 }
 """Named sets of evidence: all that helps; the best with one backward pass; what takes 3 forward passes and no backward

@@ -5,22 +5,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradgeo.detector import columns, spectrum
 from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.one_class.base import ClassConditionalCopula
 from gradgeo.detector.results import EvidenceScore, Explanation, Predictions
-from gradgeo.detector.spectrum import seen
 
 
 def named_features(evidence: Sequence[Evidence], features: Sequence[Tensor]) -> tuple[list[str], Tensor]:
     """The features that have names, each name once: the names, and the columns side by side (N, F)."""
-    columns = {
+    named = {
         name: table[:, j] for table, e in zip(features, evidence, strict=True) for j, name in enumerate(e.features)
     }
-    table = torch.stack(list(columns.values()), dim=1) if columns else features[0][:, :0]
-    return list(columns), table
+    table = torch.stack(list(named.values()), dim=1) if named else features[0][:, :0]
+    return list(named), table
 
 
 def explanations(
@@ -32,6 +32,7 @@ def explanations(
     calibration: CalibrationSet,
     class_names: tuple[str, ...] = (),
     channels: int = 1,
+    column_names: tuple[str, ...] = (),
 ) -> list[Explanation]:
     """An explanation of each row of `predictions`.
 
@@ -44,6 +45,7 @@ def explanations(
         calibration: what they are compared with.
         class_names: for people.
         channels: of an input.
+        column_names: of a table.
     """
     assert measured.csm is not None
     assert measured.classes is not None
@@ -52,7 +54,7 @@ def explanations(
     p_values, surprisal = calibration.evidence_p_values(scores), fusion.by_evidence.of(scores)  # (N, M) each
     by_question = fusion.group_surprisal(scores)  # (N, Q)
     causes = fusion.likely_causes(by_question)
-    words = _seen(predictions, measured, evidence, fusion, channels)
+    words = _seen(predictions, measured, evidence, fusion, channels, column_names)
     explained = []
     for i in range(len(predictions)):
         evidence_scores = {
@@ -88,16 +90,23 @@ def _seen(
     evidence: Sequence[Evidence],
     fusion: EvidenceFusion,
     channels: int,
+    column_names: tuple[str, ...],
 ) -> list[tuple[str, ...]]:
     """`Explanation.seen` of each of N inputs."""
     nothing: list[tuple[str, ...]] = [()] * len(predictions)
-    at = next((m for m, e in enumerate(evidence) if e.name == "spectrum"), None)
+    at = next((m for m, e in enumerate(evidence) if e.name in {"spectrum", "columns"}), None)
     if at is None or not isinstance(copula := fusion.members[at], ClassConditionalCopula):
         return nothing
-    ends = copula.quantiles[0].tolist(), copula.quantiles[-1].tolist()  # (F,) each
+    low, high = copula.quantiles[0].tolist(), copula.quantiles[-1].tolist()  # (F,) each
     trusted = predictions.trusted.tolist()
+
+    def seen(row: list[float]) -> tuple[str, ...]:
+        if evidence[at].name == "columns":
+            return columns.seen(row, low, high, column_names)
+        return spectrum.seen(row, low, high, channels)
+
     rows = zip(trusted, measured.features[at].tolist(), strict=True)
-    return [() if kept else seen(row, *ends, channels) for kept, row in rows]
+    return [() if kept else seen(row) for kept, row in rows]
 
 
 def likeliest(explanation: Explanation, logits: Tensor, most: int) -> tuple[list[int], Tensor]:

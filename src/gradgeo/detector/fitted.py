@@ -195,8 +195,9 @@ class FittedDetector:
         self, predictions: Predictions, measured: EvidenceFeatures, class_names: tuple[str, ...] = ()
     ) -> list[Explanation]:
         """What each verdict rests on; `measured` holds the CSM and its classes."""
-        of = (self.extractor.evidence, self.fusion, self.calibration, class_names, self.input_shape[0])
-        return explanations(predictions, measured, self.scores(measured), *of)
+        of = (self.extractor.evidence, self.fusion, self.calibration, class_names)
+        channels, columns = self.input_shape[0], self.columns or ()
+        return explanations(predictions, measured, self.scores(measured), *of, channels=channels, column_names=columns)
 
     def flagged_explanations(
         self,

@@ -217,7 +217,7 @@ class Explanation:
     """Of the classes 0, 1, ...; empty where the detector's notes name none."""
     seen: tuple[str, ...] = ()
     """In which ways an input that is not trusted lies beyond all trusted ones itself: "constant", "less contrast", by
-    evidence `spectrum`; empty for a trusted input, and without that evidence."""
+    evidence `spectrum`, or "carat too high" by evidence `columns`; empty for a trusted input, and without these."""
 
     def name_of(self, label: int) -> str:
         """A class for people: its name and number."""

@@ -11,6 +11,7 @@ PLAIN = {
     "stability": "small changes shake the decision",
     "shifts": "a step aside shakes the decision",
     "spectrum": "its range, level or detail is unlike that of trusted inputs",
+    "columns": "its columns are together as in no trusted row",
     "symmetry": "its mirror image is decided otherwise",
     "flips": "small changes turn over the gradient’s signs",
     "turn": "small changes turn the gradient",
