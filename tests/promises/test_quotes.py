@@ -134,6 +134,9 @@ WORDS = {
     "thirteen": 13,
     "fourteen": 14,
     "fifteen": 15,
+    "sixteen": 16,
+    "seventeen": 17,
+    "eighteen": 18,
 }
 
 OURS = ("gradgeo", "gradgeo fast", "gradgeo lite")
