@@ -327,6 +327,18 @@ def test_a_model_without_a_linear_head() -> None:
         Detector(model, evidence=["csm", "neighbours"]).fit(inputs(120))
 
 
+@pytest.mark.parametrize("x", [inputs(120), torch.randn(120, 6, generator=torch.Generator().manual_seed(0))])
+def test_a_preset_and_more_leaves_out_what_the_preset_does(x: Tensor) -> None:
+    torch.manual_seed(0)
+    row = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    model = row if x.ndim == 2 else network()
+    alone, more = (Detector(model, evidence=e).fit(x) for e in ("fast", ["magnitude", *PRESETS["fast"], "neighbours"]))
+    assert more.evidence_ == ("magnitude", *alone.evidence_, "neighbours")
+    absent = "columns" if x.ndim > 2 else "shifts"
+    with pytest.raises(GradgeoError, match=f"what this model has, got '{absent}'"):
+        Detector(model, evidence=["confidence", absent]).fit(x)
+
+
 def test_layers_of_another_model_are_refused() -> None:
     detector = Detector(network(), evidence="lite").fit(inputs(120))
     shallow = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double()

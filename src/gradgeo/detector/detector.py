@@ -51,8 +51,8 @@ class Detector(Recalibrated):
             other weights than those of `fit` come with one warning.
         evidence: what is measured: a preset or a list of names from `gradgeo.evidence.EVIDENCE`. "full": all of it;
             "fast": what takes one backward pass; "lite": what takes 3 forward passes and no backward pass;
-            "paper": the ten statistics of the CSM. A preset leaves out what the model does not have, penultimate
-            features for instance.
+            "paper": the ten statistics of the CSM. A preset, or a list that holds all of one, leaves out
+            what the model does not have, penultimate features for instance.
         alpha: the false-alarm rate: the share of trusted inputs that may be called untrustworthy. May be set to
             another value after `fit`.
         confidence: with what probability the rate of the one detector that `fit` makes is at most alpha. None: its

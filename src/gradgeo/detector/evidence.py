@@ -371,6 +371,20 @@ def resolve(evidence: str | Sequence[str], one_class: str = "copula") -> tuple[E
     return tuple(replace(e, one_class=KINDS[one_class]) if e.one_class is KINDS["copula"] else e for e in chosen)
 
 
+def left_out(evidence: str | Sequence[str]) -> frozenset[str]:
+    """The names that are left out without a word where a model does not have them: those of a preset, and of every
+    preset that a list holds whole, so that a preset with evidence of your own fits every model too.
+
+    Example:
+        >>> "shifts" in left_out([*PRESETS["fast"], "neighbours"]), "shifts" in left_out(["shifts"])
+        (True, False)
+    """
+    if isinstance(evidence, str):
+        return frozenset(PRESETS[evidence])
+    held = [names for names in PRESETS.values() if set(names) <= set(evidence) and len(names) > 1]
+    return frozenset(name for names in held for name in names)
+
+
 def without_rows(evidence: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the same evidence but for such as keeps rows of features of trusted inputs: in their place comes
     the Mahalanobis distance to class means, which keeps moments alone.

@@ -15,7 +15,7 @@ from gradgeo.detector import tables
 from gradgeo.detector.calibration import conformal
 from gradgeo.detector.calibration.conformal import Level
 from gradgeo.detector.calibration.mondrian import CalibrationGroups, group_names
-from gradgeo.detector.evidence import Evidence, resolve
+from gradgeo.detector.evidence import Evidence, left_out, resolve
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fit import exchangeability, suspects
 from gradgeo.detector.fit.data_scan import DataScan, scan
@@ -319,25 +319,21 @@ def _usable_loss(loss: str, num_classes: int, *, asked: bool) -> str:
 
 def _available(model: Model, names: str | Sequence[str], one_class: str, x: Tensor) -> tuple[Evidence, ...]:
     """The evidence that this model has, by a pass of one input, or of none, `x`."""
-    wanted = resolve(names, one_class)
+    wanted, optional = resolve(names, one_class), left_out(names)
     inner = unwrapped(model) if isinstance(model, torch.nn.Module) else model
     unfit: frozenset[str] = getattr(inner, "unfit_evidence", frozenset())
-    if unfit & {e.name for e in wanted} and not isinstance(names, str):
-        one = ", ".join(sorted(unfit & {e.name for e in wanted}))
-        raise expected("evidence", "what means something for texts", one, "Leave these out, or use a preset.")
+    if asked := sorted((unfit - optional) & {e.name for e in wanted}):
+        what = "what means something for texts"
+        raise expected("evidence", what, ", ".join(asked), "Leave these out, or use a preset.")
     wanted = tuple(e for e in wanted if e.name not in unfit)
     gradients = any(e.gradients for e in wanted)
     (forward,) = map_chunks(
         model, [x], Maps(), lambda forward, rows: forward, layers=True, gradients=gradients, quiet=True
     )
     missing = [e.name for e in wanted if not e.available(forward)]
-    if missing and not isinstance(names, str):
-        raise expected(
-            "evidence",
-            "what this model has",
-            ", ".join(missing),
-            "Its logits are not made by a linear layer; leave these out, or use a preset.",
-        )
+    if asked := [name for name in missing if name not in optional]:
+        why = "Some need a linear layer that makes the logits, some a picture or signal, some a table's row"
+        raise expected("evidence", "what this model has", ", ".join(asked), f"{why}: leave these out, or use a preset.")
     return tuple(e for e in wanted if e.name not in missing)
 
 
