@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from gradgeo import Detector
+from gradgeo.detector import weighing
 from gradgeo.detector.fit import fitting
 from gradgeo.detector.fit import suspects as making
 from gradgeo.detector.fit.data_scan import scan
@@ -36,6 +37,23 @@ def test_what_sees_alike_counts_alike() -> None:
     assert found.weights.tolist() == [1, 1]
     assert found.families.keys() == {"noise", "attack"}
     assert all(0 <= area <= 100 for pair in found.families.values() for area in pair)
+
+
+def test_mistakes_are_real_and_count_more_than_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighing, "PRIOR", 0.0)  # that what each gains shows
+    seen = suspects(mistake=(2.0, 0.0), noise=(0.0, 2.0))
+    other = Suspects(seen.surprisal, seen.kind, ("noise", "mistake"))  # the same, but for which of them is real
+    first, second = (weigh(TRUSTED, each, raised).weights for each in (seen, other))
+    assert first[0] / first[1] > 1 > second[0] / second[1]
+
+
+def test_an_input_that_speaks_for_an_attack_as_much_as_for_oddity_is_no_attack() -> None:
+    attack, odd = RNG.exponential(size=(2, 60, 2)) + np.array([[[2.0, 0.0]], [[0.0, 2.0]]])
+    both = np.concatenate([attack, odd, odd[:, ::-1], attack[:, ::-1]])  # the questions change roles: symmetric
+    model = CauseModel.fit(Suspects(both, np.repeat([0, 1, 0, 1], 60), ("attack", "noise")))
+    assert model is not None
+    found = model.names(torch.tensor([[1.0, 1.0], [9.0, 0.1], [0.1, 9.0]], dtype=torch.float64))
+    assert found == ["unlike", "unstable", "unlike"]
 
 
 def test_emphasis_moves_the_weight() -> None:
