@@ -1,6 +1,7 @@
 """The detector's contract: what it accepts, promises, refuses and leaves alone."""
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 import gradgeo
 from gradgeo import Detector, GradgeoError, GradgeoWarning
 from gradgeo.detector.calibration import conformal
-from gradgeo.detector.evidence import EVIDENCE, Evidence
+from gradgeo.detector.evidence import EVIDENCE, Evidence, InputKind
 from gradgeo.errors import NotFittedError
 from helpers.nets import Pairs, inputs, network
 
@@ -366,6 +367,29 @@ def test_evidence_of_ones_own() -> None:
         assert alone.predict(inputs(5, seed=2)).outlier_score.isfinite().all()
     finally:
         del EVIDENCE["margin"]
+
+
+def test_evidence_of_ones_own_has_words() -> None:
+    x = torch.rand(200, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    told: list[InputKind] = []
+
+    def words(row: Sequence[float], low: Sequence[float], high: Sequence[float], of: InputKind) -> tuple[str, ...]:
+        told.append(of)
+        return ("too loud",) if row[0] > high[0] else ("too quiet",) if row[0] < low[0] else ()
+
+    EVIDENCE["loud"] = Evidence(
+        "loud", ("loud",), lambda ctx: ctx.forward.x.flatten(1).double().amax(1, True), words=words
+    )
+    try:
+        network_of_pictures = nn.Sequential(nn.Flatten(), nn.Linear(48, 4))
+        detector = Detector(network_of_pictures.eval(), evidence=["spectrum", "loud"]).fit(x)
+        loud, silent = detector.explain(torch.stack([x[0] + 5, x[1]]))
+    finally:
+        del EVIDENCE["loud"]
+    assert loud.seen[-1] == "too loud"
+    assert len(loud.seen) > 1  # of the spectrum too
+    assert not silent.seen
+    assert set(told) == {InputKind(3)}
 
 
 class Augmented(Pairs):

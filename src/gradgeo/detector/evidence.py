@@ -7,13 +7,13 @@ line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda ctx: ...)`, and `D
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gradgeo.classifier.layers import LAYERS
-from gradgeo.detector.columns import is_row
+from gradgeo.detector import columns, spectrum
 from gradgeo.detector.measurements import RADII, EvidenceContext, log_root, margin, shiftable
 from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
@@ -26,7 +26,6 @@ from gradgeo.detector.one_class.base import (
     UpperTail,
 )
 from gradgeo.detector.one_class.kinds import DENSITIES, KINDS
-from gradgeo.detector.spectrum import spectrum
 from gradgeo.errors import choice, expected
 from gradgeo.geometry.jacobian import InputJacobian
 from gradgeo.geometry.options import without
@@ -36,6 +35,18 @@ from gradgeo.geometry.similarity import STATISTICS, statistics_of
 def always_available(forward: InputJacobian) -> bool:
     """True: every model has what is measured."""
     return True
+
+
+class InputKind(NamedTuple):
+    """Of what inputs are, what words need to know."""
+
+    channels: int
+    columns: tuple[str, ...] = ()
+    """Of a table, where they have names."""
+
+
+Words = Callable[[Sequence[float], Sequence[float], Sequence[float], InputKind], tuple[str, ...]]
+"""In which ways features (F,) lie below the least (F,) or above the most (F,) of trusted inputs, for people."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,8 @@ class Evidence:
     """Whether it asks for the outputs of layers, which are noted in the one pass."""
     gradients: bool = True
     """Whether it may ask the pass for gradients; where no evidence does, the pass keeps no graph."""
+    words: Words | None = None
+    """What `Explanation.seen` says of its features; for those of a copula, which knows their range."""
 
 
 def _csm(ctx: EvidenceContext) -> Tensor:
@@ -114,14 +127,14 @@ def _boundary(ctx: EvidenceContext) -> Tensor:
     logits = ctx.forward.logits.double()
     spread = (logits / ctx.temperature).log_softmax(1)
     top = logits.topk(2, dim=1).values  # (N, 2)
-    columns = (
+    measured = (
         *(distances[:, 0], distances[:, min(1, distances.shape[1] - 1)], distances.median(1).values),
         *(distances.mean(1), distances[:, -1]),
         *(norms.gather(1, position)[:, 0], others.mean(1), others.std(1, correction=0), others.amin(1), others.amax(1)),
         *(top[:, 0], top[:, 0] - top[:, 1], -logits.logsumexp(1), -(spread.exp() * spread).sum(1)),
         *(logits.mean(1), logits.std(1, correction=0)),
     )
-    return torch.stack(columns, dim=1)
+    return torch.stack(measured, dim=1)
 
 
 _BOUNDARY = (
@@ -144,11 +157,11 @@ def _nearest_boundary(ctx: EvidenceContext) -> Tensor:
     steepness = log_root(ctx.forward.squares(apart)[:, 0])
     gap = margin(ctx.forward.logits, ctx.forward.predicted)
     spread = (logits / ctx.temperature).log_softmax(1)
-    columns = (
+    measured = (
         *(gap.clamp_min(1e-30).log() - steepness, steepness),
         *(gap, -logits.logsumexp(1), -(spread.exp() * spread).sum(1), logits.mean(1), logits.std(1, correction=0)),
     )
-    return torch.stack(columns, dim=1)
+    return torch.stack(measured, dim=1)
 
 
 _NEAREST = ("distance", "steepness", "logit_margin", "energy", "entropy", "logit_mean", "logit_std")
@@ -242,7 +255,7 @@ def _spectrum(ctx: EvidenceContext) -> Tensor:
     learned to overlook. Blind to mistakes, and to near-OOD inputs and small attacks, whose detail is like that of
     trusted ones.
     """
-    return spectrum(ctx.forward.x)
+    return spectrum.spectrum(ctx.forward.x)
 
 
 def _columns(ctx: EvidenceContext) -> Tensor:
@@ -286,7 +299,19 @@ def _has_axes(forward: InputJacobian) -> bool:
 
 
 def _is_row(forward: InputJacobian) -> bool:
-    return is_row(forward.x)
+    return columns.is_row(forward.x)
+
+
+def _words_of_spectrum(
+    row: Sequence[float], low: Sequence[float], high: Sequence[float], of: InputKind
+) -> tuple[str, ...]:
+    return spectrum.seen(row, low, high, of.channels)
+
+
+def _words_of_columns(
+    row: Sequence[float], low: Sequence[float], high: Sequence[float], of: InputKind
+) -> tuple[str, ...]:
+    return columns.seen(row, low, high, of.columns)
 
 
 _by_values = partial(Evidence, gradients=False)
@@ -316,8 +341,8 @@ EVIDENCE: dict[str, Evidence] = {
             _has_axes,
             ways=("symmetries",),
         ),
-        _by_values("spectrum", (), _spectrum, SmoothCopula, "input", _has_axes),
-        _by_values("columns", (), _columns, SmoothCopula, "input", _is_row),
+        _by_values("spectrum", (), _spectrum, SmoothCopula, "input", _has_axes, words=_words_of_spectrum),
+        _by_values("columns", (), _columns, SmoothCopula, "input", _is_row, words=_words_of_columns),
         Evidence("csm", STATISTICS, _csm),
         Evidence("csm_twice", (*STATISTICS, *(f"{name}_at_1" for name in STATISTICS)), _csm_twice),
         _by_values("residual", (), _features, Residual, "residual", _has_head),

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradgeo.detector import columns, spectrum
 from gradgeo.detector.calibration.calibration_set import CalibrationSet
-from gradgeo.detector.evidence import Evidence
+from gradgeo.detector.evidence import Evidence, InputKind
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.one_class.base import ClassConditionalCopula
@@ -30,9 +29,8 @@ def explanations(
     evidence: Sequence[Evidence],
     fusion: EvidenceFusion,
     calibration: CalibrationSet,
+    inputs: InputKind,
     class_names: tuple[str, ...] = (),
-    channels: int = 1,
-    column_names: tuple[str, ...] = (),
 ) -> list[Explanation]:
     """An explanation of each row of `predictions`.
 
@@ -43,9 +41,8 @@ def explanations(
         evidence: the M kinds.
         fusion: how they become one score.
         calibration: what they are compared with.
+        inputs: what they are.
         class_names: for people.
-        channels: of an input.
-        column_names: of a table.
     """
     assert measured.csm is not None
     assert measured.classes is not None
@@ -54,7 +51,7 @@ def explanations(
     p_values, surprisal = calibration.evidence_p_values(scores), fusion.by_evidence.of(scores)  # (N, M) each
     by_question = fusion.group_surprisal(scores)  # (N, Q)
     causes = fusion.likely_causes(by_question)
-    words = _seen(predictions, measured, evidence, fusion, channels, column_names)
+    words = _seen(predictions, measured, evidence, fusion, inputs)
     explained = []
     for i in range(len(predictions)):
         evidence_scores = {
@@ -89,24 +86,18 @@ def _seen(
     measured: EvidenceFeatures,
     evidence: Sequence[Evidence],
     fusion: EvidenceFusion,
-    channels: int,
-    column_names: tuple[str, ...],
+    inputs: InputKind,
 ) -> list[tuple[str, ...]]:
-    """`Explanation.seen` of each of N inputs."""
-    nothing: list[tuple[str, ...]] = [()] * len(predictions)
-    at = next((m for m, e in enumerate(evidence) if e.name in {"spectrum", "columns"}), None)
-    if at is None or not isinstance(copula := fusion.members[at], ClassConditionalCopula):
-        return nothing
-    low, high = copula.quantiles[0].tolist(), copula.quantiles[-1].tolist()  # (F,) each
-    trusted = predictions.trusted.tolist()
-
-    def seen(row: list[float]) -> tuple[str, ...]:
-        if evidence[at].name == "columns":
-            return columns.seen(row, low, high, column_names)
-        return spectrum.seen(row, low, high, channels)
-
-    rows = zip(trusted, measured.features[at].tolist(), strict=True)
-    return [() if kept else seen(row) for kept, row in rows]
+    """`Explanation.seen` of each of N inputs: what each evidence that has words says of it."""
+    said: list[tuple[str, ...]] = [()] * len(predictions)
+    flagged = torch.nonzero(~predictions.trusted)[:, 0].tolist()
+    for e, member, features in zip(evidence, fusion.members, measured.features, strict=True):
+        if e.words is None or not isinstance(member, ClassConditionalCopula):
+            continue
+        low, high = member.quantiles[0].tolist(), member.quantiles[-1].tolist()  # (F,) each
+        for i in flagged:
+            said[i] += e.words(features[i].tolist(), low, high, inputs)
+    return said
 
 
 def likeliest(explanation: Explanation, logits: Tensor, most: int) -> tuple[list[int], Tensor]:

@@ -16,6 +16,7 @@ from gradgeo.detector.calibration import conformal
 from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.calibration.conformal import FalseAlarmRate, Level
 from gradgeo.detector.calibration.mondrian import CalibrationGroups, Kinds
+from gradgeo.detector.evidence import InputKind
 from gradgeo.detector.explanations import explanations, named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
@@ -195,9 +196,9 @@ class FittedDetector:
         self, predictions: Predictions, measured: EvidenceFeatures, class_names: tuple[str, ...] = ()
     ) -> list[Explanation]:
         """What each verdict rests on; `measured` holds the CSM and its classes."""
-        of = (self.extractor.evidence, self.fusion, self.calibration, class_names)
-        channels, columns = self.input_shape[0], self.columns or ()
-        return explanations(predictions, measured, self.scores(measured), *of, channels=channels, column_names=columns)
+        of = (self.extractor.evidence, self.fusion, self.calibration)
+        inputs = InputKind(self.input_shape[0], self.columns or ())
+        return explanations(predictions, measured, self.scores(measured), *of, inputs, class_names)
 
     def flagged_explanations(
         self,
