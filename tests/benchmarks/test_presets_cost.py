@@ -9,7 +9,7 @@ from benchmarks import presets_cost
 
 def _page(**ratios: float) -> presets_cost._Costs:
     def found(ratio: float) -> dict[str, Any]:
-        figures = {"fit_ms": 40.0, "fit_passes": 20.0, "peak_mib": 9.0}
+        figures = {"fit_on": 500, "fit_ms": 40.0, "fit_passes": 20.0, "peak_mib": 9.0}
         return {"classes": 10, "maps": None, "batch": [ratio, 1, 9], "single": [ratio, 1, 9], **figures}
 
     return presets_cost._Costs("Costs", data={name: {"lite": found(ratio)} for name, ratio in ratios.items()})
