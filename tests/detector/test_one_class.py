@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from sklearn.preprocessing import QuantileTransformer
 
-from gradgeo.detector.one_class.base import ClassConditionalCopula, SmoothCopula, normal_scores
+from gradgeo.detector.one_class.base import ClassConditionalCopula, SmoothCopula, inverse_root, normal_scores
 from gradgeo.detector.one_class.kinds import KINDS
 
 
@@ -137,3 +137,13 @@ def test_each_model_checks_its_own_layout(kind: str) -> None:
 def test_values_that_no_fit_makes_are_refused(kind: str, name: str, value: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KINDS[kind].from_arrays({**ARRAYS[kind], name: value}, 3)
+
+
+def test_the_root_of_an_inverse_covariance() -> None:
+    rows = np.random.default_rng(0).normal(size=(90, 40)) * np.logspace(-3, 3, 40)
+    covariance = rows.T @ rows / 90
+    root = inverse_root(covariance)
+    assert np.allclose(covariance @ root @ root.T, np.eye(40), atol=1e-6)
+    # Rounding may leave a direction without variance: what lies in it is far off, and finite.
+    flat = inverse_root(np.diag([4.0, -1e-18]))
+    assert np.allclose(np.sort(np.square(flat).sum(1)), [0.25, 1e12])
