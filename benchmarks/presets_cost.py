@@ -55,21 +55,9 @@ class _Costs(PartialPage):
         self.data = {name: both[name] for name in NAMES if name in both}
 
     def show(self) -> None:
-        over = ["of N, over plain", "of one, over plain"]
-        heading = [
-            "network",
-            "classes",
-            "preset",
-            "maps",
-            "N",
-            *over,
-            "fit on",
-            "fit, ms",
-            "fit, plain passes",
-            "peak, MiB",
-        ]
+        heading = ["network", "classes", "preset", "maps", "N", "of N, over plain", "of one, over plain", "fit on"]
         rows = [_row(name, preset, found) for name, presets in self.data.items() for preset, found in presets.items()]
-        self.table([*heading, "measured"], rows)
+        self.table([*heading, "fit, ms", "fit, plain passes", "peak, MiB", "measured"], rows)
 
 
 def _row(name: str, preset: str, found: dict[str, Any]) -> list[str]:
