@@ -380,7 +380,14 @@ def test_explanations_name_evidence_and_cause() -> None:
     detector = Detector(network(), alpha=0.2).fit(inputs(200))
     odd, fusion = inputs(30, seed=5) * 4, detector.fitted_.fusion
     for why in detector.explain(odd):
-        assert set(why.evidence) == set(PRESETS["full"]) - {"columns", "layer_3", "layer_4", "layer_5", "layer_6"}
+        assert set(why.evidence) == set(PRESETS["full"]) - {
+            "confidence",
+            "columns",
+            "layer_3",
+            "layer_4",
+            "layer_5",
+            "layer_6",
+        }
         assert set(why.questions) == {"confidence", "features", "input", "stability", "geometry", "layers"}
         assert (why.cause is None) == why.trusted
         assert why.cause in (*CAUSES, None)

@@ -91,7 +91,7 @@ class TextClassifier(nn.Module):
         class_names: where a Hugging Face configuration names them, else empty.
     """
 
-    unfit_evidence = frozenset({"shifts", "symmetry", "spectrum"})
+    unfit_evidence = frozenset({"shifts", "symmetry", "spectrum", "mirrored"})
     """Of pictures and signals, whose entries have neighbours, and where one moved by an entry is the same to people."""
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, max_length: int) -> None:

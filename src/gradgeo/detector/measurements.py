@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gradgeo.classifier.microbatch import AdaptiveBatch
 from gradgeo.errors import ModelError
@@ -220,30 +222,42 @@ class EvidenceContext:
         if self._gradients_around:
             return self.neighbourhood.drop
         moves = self._displacements
-        drop = self._drops(len(moves), lambda x, direction: x + moves[direction])
+        drop = self._answers(len(moves), lambda x, direction: x + moves[direction]).drop
         return drop.view(-1, len(RADII), DRAWS)
+
+    @cached_property
+    def odds_against(self) -> Tensor:
+        """Log odds (N,) against the predicted class, float64."""
+        return odds_against(self.forward.logits, self.forward.predicted)
+
+    @cached_property
+    def mirrored_odds_against(self) -> Tensor:
+        """Log odds (N,) against the predicted class, of the mean of its probability at the input and at its mirror
+        image along the last axis. One forward pass of those of `symmetry_drop`."""
+        both = torch.stack([self.odds_against, self._moved("symmetries").odds[:, 0]])  # (2, N)
+        return F.logsigmoid(both).logsumexp(0) - F.logsigmoid(-both).logsumexp(0)
 
     @cached_property
     def shift_drop(self) -> Tensor:
         """By how much the predicted class's margin falls where the input is shifted by one entry, either way along each
         axis behind the channels (N, 2 * axes); what leaves is lost, what enters repeats the edge."""
-        return self._moved("shifts")
+        return self._moved("shifts").drop
 
     @cached_property
     def symmetry_drop(self) -> Tensor:
         """By how much the margin falls (N, 2) where the input is mirrored along its last axis, and where it is shifted
         by one entry along every axis behind the channels."""
-        return self._moved("symmetries")
+        return self._moved("symmetries").drop
 
-    def _moved(self, name: str) -> Tensor:
-        """By how much the margin falls (N, ways) at the inputs moved in those of `WAYS`."""
+    def _moved(self, name: str) -> "Answers":
+        """What the model answers to the inputs moved in those of `WAYS`."""
         return self._moved_together[name] if name in self._ways else self._moved_in((name,))[name]
 
     @cached_property
-    def _moved_together(self) -> dict[str, Tensor]:
+    def _moved_together(self) -> dict[str, "Answers"]:
         return self._moved_in(self._ways)
 
-    def _moved_in(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+    def _moved_in(self, names: tuple[str, ...]) -> dict[str, "Answers"]:
         made = [WAYS[name](self.forward.x) for name in names]
         ways = [way for some in made for way in some]
 
@@ -253,23 +267,24 @@ class EvidenceContext:
                 points = torch.where(number == place, way(x), points)
             return points
 
-        drops = self._drops(len(ways), moved).split([len(some) for some in made], dim=1)
-        return dict(zip(names, drops, strict=True))
+        sizes = [len(some) for some in made]
+        each = zip(*(column.split(sizes, dim=1) for column in self._answers(len(ways), moved)), strict=True)
+        return dict(zip(names, map(Answers._make, each), strict=True))
 
     @property
     def _displacements(self) -> Tensor:
         return displacements(self.forward.x, self.radius) if self._moves is None else self._moves
 
-    def _drops(self, ways: int, there: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """By how much the margin falls (N, ways) at the points `there` gives for inputs (n, *input) and ways (n,)."""
+    def _answers(self, ways: int, there: Callable[[Tensor, Tensor], Tensor]) -> "Answers":
+        """What the model answers at the points `there` gives for inputs (n, *input) and ways (n,)."""
         predicted = self.forward.predicted
         before = margin(self.forward.logits, predicted)
 
         def measure(sample: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
-            points = there(self.forward.x[sample], direction)
-            return (before[sample] - margin(self.forward.logits_at(points), predicted[sample]),)
+            logits, own = self.forward.logits_at(there(self.forward.x[sample], direction)), predicted[sample]
+            return before[sample] - margin(logits, own), odds_against(logits, own)
 
-        return self._at_each(ways, measure)[0]
+        return Answers(*self._at_each(ways, measure, columns=len(Answers._fields)))
 
     def _at_each(
         self, ways: int, measure: Callable[[Tensor, Tensor], tuple[Tensor, ...]], *, columns: int = 1
@@ -290,6 +305,15 @@ class EvidenceContext:
         if not parts:
             return [x.new_zeros(0, ways, dtype=torch.float64)] * columns
         return [torch.cat(column).view(n, ways) for column in zip(*parts, strict=True)]
+
+
+class Answers(NamedTuple):
+    """What the model answers to inputs moved in several ways, each (N, ways), float64."""
+
+    drop: Tensor
+    """By how much the predicted class's margin falls."""
+    odds: Tensor
+    """Log odds against the predicted class."""
 
 
 def shiftable(x: Tensor) -> list[int]:
@@ -352,6 +376,12 @@ def margin(logits: Tensor, predicted: Tensor) -> Tensor:
     """The logit of the class `predicted` less the largest other one (N,), float64."""
     logits, own = logits.double(), predicted[:, None]  # (N, C), (N, 1)
     return logits.gather(1, own)[:, 0] - logits.scatter(1, own, -torch.inf).amax(1)
+
+
+def odds_against(logits: Tensor, predicted: Tensor) -> Tensor:
+    """Log odds (N,) against the class `predicted`, float64, without the rounding of a probability to 1."""
+    logits, own = logits.double(), predicted[:, None]  # (N, C), (N, 1)
+    return logits.scatter(1, own, -torch.inf).logsumexp(1) - logits.gather(1, own)[:, 0]
 
 
 def log_root(squares: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from gradgeo.classifier.layers import LAYERS
 
 PLAIN = {
     "confidence": "the classifier itself is unsure",
+    "mirrored": "the classifier itself is unsure, its mirror image considered",
     "neighbours": "unlike the trusted inputs nearest to it",
     "mahalanobis": "far from trusted inputs of its class",
     "residual": "has what no trusted input has",

@@ -15,7 +15,7 @@ from gradgeo.detector import tables
 from gradgeo.detector.calibration import conformal
 from gradgeo.detector.calibration.conformal import Level
 from gradgeo.detector.calibration.mondrian import CalibrationGroups, group_names
-from gradgeo.detector.evidence import Evidence, left_out, resolve
+from gradgeo.detector.evidence import Evidence, had, left_out, resolve
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fit import exchangeability, suspects
 from gradgeo.detector.fit.data_scan import DataScan, scan
@@ -334,7 +334,7 @@ def _available(model: Model, names: str | Sequence[str], one_class: str, x: Tens
     if asked := [name for name in missing if name not in optional]:
         why = "Some need a linear layer that makes the logits, some a picture or signal, some a table's row"
         raise expected("evidence", "what this model has", ", ".join(asked), f"{why}: leave these out, or use a preset.")
-    return tuple(e for e in wanted if e.name not in missing)
+    return had(wanted, optional, forward)
 
 
 def _inputs_at(

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from gradgeo._typing import Array, IntArray
@@ -25,6 +26,7 @@ HABIT = 0.1  # the same where trusted inputs of a class may be alike by habit
 PER_CLASS = 1  # samples per feature from which a predicted class gets a Gaussian of its own
 QUANTILES = 200
 NEIGHBOUR = 10  # the distance is that to the so-manyth nearest
+KEPT = 0.9  # of the probability of trusted inputs' classes, without which the mirror image is another thing
 FLAT = 1e-3  # of the typical spread of a layer's entries, below which no entry's own is believed
 REFERENCES = 4096  # inputs that a nearest-neighbour model keeps at most
 
@@ -197,6 +199,42 @@ class UpperTail(OneClass):
     def score(self, features: Tensor, predicted: Tensor) -> Tensor:
         """As `OneClass.score`."""
         return ((features - torch.from_numpy(self.median)) / torch.from_numpy(self.spread)).amax(1)
+
+
+@dataclass(frozen=True)
+class MirroredTail(OneClass):
+    """`UpperTail` of the log odds against a class at an input, or of the mean over input and mirror image, whichever
+    the classifier's trusted inputs speak for.
+
+    The mean tells mistakes better where trusted inputs keep their class's probability in the mirror (`KEPT`); where
+    they do not, left and right mean something, and it tells nothing.
+    """
+
+    LAYOUT: ClassVar[Layout] = {"median": ("f8", ("one",)), "spread": ("f8", ("one",)), "column": ("i8", ("one",))}
+
+    median: Array
+    """(1,)"""
+    spread: Array
+    """(1,) from the median to the 95 % quantile, positive."""
+    column: IntArray
+    """(1,) 0 for the odds at the input, 1 for those of the mean."""
+
+    @classmethod
+    def fit(cls, features: Array, predicted: IntArray, num_classes: int) -> Self:
+        """As `OneClass.fit`, of features (n, 2)."""
+        own, mean = expit(-features).T  # (n,) probabilities of the predicted class
+        column = int((2 * mean - own).mean() >= KEPT * own.mean())
+        tail = UpperTail.fit(features[:, [column]], predicted, num_classes)
+        return cls(tail.median, tail.spread, np.array([column]))
+
+    def validate(self) -> None:
+        """As `OneClass.validate`."""
+        ensure(len(self.column) == 1 and self.column[0] in (0, 1), "column is out of range")
+        ensure(bool((self.spread > 0).all()), "spread is not positive")
+
+    def score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """As `OneClass.score`."""
+        return (features[:, int(self.column[0])] - float(self.median[0])) / float(self.spread[0])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from gradgeo.detector.one_class.base import (
     ClassConditionalCopula,
+    MirroredTail,
     NearestLayerMean,
     NearestMean,
     NearestNeighbours,
@@ -16,6 +17,7 @@ KINDS: dict[str, type[OneClass]] = {
     "copula": ClassConditionalCopula,
     "smooth_copula": SmoothCopula,
     "upper": UpperTail,
+    "mirrored": MirroredTail,
     "neighbours": NearestNeighbours,
     "residual": Residual,
     "nearest_mean": NearestMean,
