@@ -15,6 +15,7 @@ from gradgeo.classifier.wrapper import Classifier, preserve_state
 from gradgeo.detector.evidence import EVIDENCE, PRESETS, Evidence
 from gradgeo.detector.fusion import FLOOR
 from gradgeo.detector.measurements import DRAWS, RADII, EvidenceContext, margin, shift, shiftable
+from gradgeo.detector.one_class.base import MirroredTail, UpperTail
 from gradgeo.detector.results import likely_cause
 from gradgeo.detector.weighing import CAUSES
 from gradgeo.errors import ModelError
@@ -125,6 +126,56 @@ def test_confidence_is_minus_the_log_odds() -> None:
     model, x = network(), inputs(5)
     p = model(x).softmax(1).amax(1).detach()
     assert torch.allclose(EVIDENCE["confidence"].measure(context(model, x))[:, 0], -(p / (1 - p)).log())
+
+
+def test_mirrored_is_the_log_odds_of_the_mean_over_the_mirror_image() -> None:
+    model, x = network(), inputs(5)
+    own = model(x).softmax(1).detach()
+    label = own.argmax(1, keepdim=True)
+    mean = (own + model(x.flip(-1)).softmax(1).detach()).gather(1, label)[:, 0] / 2
+    measured = EVIDENCE["mirrored"].measure(context(model, x))
+    assert torch.allclose(measured[:, :1], EVIDENCE["confidence"].measure(context(model, x)))
+    assert torch.allclose(measured[:, 1], -(mean / (1 - mean)).log())
+    torch.manual_seed(0)
+    sure = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 4)).double()
+    with torch.no_grad():
+        sure[1].weight.mul_(1e4)
+    extreme = EVIDENCE["mirrored"].measure(context(sure, x))  # where a probability is 1 or 0 its odds go on
+    assert extreme.isfinite().all()
+    assert extreme[:, 0].abs().amin() > 40
+
+
+@pytest.mark.parametrize(("even", "column"), [(True, 1), (False, 0)])
+def test_the_mirror_image_counts_where_trusted_pictures_keep_their_classes_there(even: bool, column: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bright = torch.rand(400, 1, 1, 4, generator=generator)
+    left = torch.tensor([1.0, 1.0, 1.0, 1.0] if even else [1.0, 1.0, -1.0, -1.0])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([left, -left]) * 20)
+        model[1].bias.copy_(torch.tensor([-40.0, 40.0]) if even else torch.zeros(2))
+    detector = Detector(model.eval(), evidence=["mirrored"], loss="logit").fit(bright)
+    (member,) = detector.fitted_.fusion.members
+    assert isinstance(member, MirroredTail)
+    assert member.column.tolist() == [column]
+    odds = EVIDENCE["mirrored"].measure(context(model, bright[:9]))
+    tail = UpperTail(member.median, member.spread)
+    zeros = torch.zeros(9, dtype=torch.long)
+    assert torch.allclose(member.score(odds, zeros), tail.score(odds[:, [column]], zeros))
+
+
+def test_presets_take_the_mirror_image_of_pictures_in_place_of_the_picture_alone() -> None:
+    pictures = Detector(network(), evidence="lite").fit(inputs(200)).evidence_
+    assert "mirrored" in pictures
+    assert "confidence" not in pictures
+    signals = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+    assert "mirrored" not in Detector(signals, evidence="lite").fit(torch.randn(200, 1, 8)).evidence_
+    asked = Detector(network(), evidence=["confidence", "mirrored"]).fit(inputs(200)).evidence_
+    assert asked == ("confidence", "mirrored")
+    more = Detector(network(), evidence=[*PRESETS["lite"], "neighbours"]).fit(inputs(200)).evidence_
+    assert "confidence" not in more
+    with pytest.raises(GradgeoError, match="mirrored"):
+        Detector(signals, evidence=["mirrored"]).fit(torch.randn(200, 1, 8))
 
 
 def test_the_neighbourhood_is_zetas() -> None:
@@ -413,7 +464,7 @@ def without_gradients(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def test_lite_judges_a_model_without_gradients_and_full_says_what_is_missing() -> None:
     model, x = network(), inputs(300)
     detector = Detector(without_gradients(model), evidence="lite").fit(x)
-    assert "confidence" in detector.evidence_
+    assert detector.evidence_ == ("mirrored", "spectrum", "symmetry")
     p = detector.predict(torch.cat([inputs(50, seed=5), 30 * inputs(50, seed=6)])).p_value
     assert p[50:].mean() < 0.1 < p[:50].mean()
     [why] = detector.explain(30 * inputs(1, seed=6))
