@@ -126,7 +126,7 @@ def test_a_pass_that_goes_another_way_has_none() -> None:
 def test_functions_have_no_layers_and_are_judged_without() -> None:
     model = nets.network()
     detector = gradgeo.Detector(lambda x: model(x), evidence="lite").fit(nets.inputs(120))
-    assert detector.evidence_ == ("confidence", "spectrum", "symmetry")
+    assert detector.evidence_ == ("mirrored", "spectrum", "symmetry")
 
 
 def test_they_are_noted_only_where_asked_for_and_stay_in_the_graph() -> None:

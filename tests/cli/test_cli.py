@@ -110,7 +110,7 @@ def test_fit_score_explain_info(room: Path, model: str, tmp_path: Path) -> None:
     code, text, _ = run(*explain)
     assert code == 0
     assert "20 (index 20)\nclass " in text
-    assert "confidence" in text
+    assert "mirrored" in text
 
     code, text, _ = run("info", room / "d.gradgeo", "--json")
     facts = json.loads(text)

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 import gradgeo
 from gradgeo import Detector, GradgeoError, GradgeoWarning
 from gradgeo.detector.calibration import conformal
-from gradgeo.detector.evidence import EVIDENCE, Evidence, InputKind
+from gradgeo.detector.evidence import EVIDENCE, Evidence
+from gradgeo.detector.words import InputKind
 from gradgeo.errors import NotFittedError
 from helpers.nets import Pairs, inputs, network
 

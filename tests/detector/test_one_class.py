@@ -6,8 +6,9 @@ import torch
 from scipy import stats
 from sklearn.preprocessing import QuantileTransformer
 
-from gradgeo.detector.one_class.base import ClassConditionalCopula, SmoothCopula, inverse_root, normal_scores
+from gradgeo.detector.one_class.base import ClassConditionalCopula, SmoothCopula
 from gradgeo.detector.one_class.kinds import KINDS
+from gradgeo.detector.one_class.numerics import inverse_root, normal_scores
 
 
 @pytest.mark.parametrize("n", [20, 200, 1000])

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from gradgeo.detector.calibration.calibration_set import CalibrationSet
-from gradgeo.detector.evidence import Evidence, InputKind
+from gradgeo.detector.evidence import Evidence
 from gradgeo.detector.extraction import EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
 from gradgeo.detector.one_class.base import ClassConditionalCopula
 from gradgeo.detector.results import EvidenceScore, Explanation, Predictions
+from gradgeo.detector.words import InputKind
 
 
 def named_features(evidence: Sequence[Evidence], features: Sequence[Tensor]) -> tuple[list[str], Tensor]:

@@ -16,7 +16,6 @@ from gradgeo.detector.calibration import conformal
 from gradgeo.detector.calibration.calibration_set import CalibrationSet
 from gradgeo.detector.calibration.conformal import FalseAlarmRate, Level
 from gradgeo.detector.calibration.mondrian import CalibrationGroups, Kinds
-from gradgeo.detector.evidence import InputKind
 from gradgeo.detector.explanations import explanations, named_features
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fusion import EvidenceFusion
@@ -24,6 +23,7 @@ from gradgeo.detector.inputs import Data, batches, within_classes
 from gradgeo.detector.noise import Noise
 from gradgeo.detector.one_class.base import ensure
 from gradgeo.detector.results import ConditionalPredictions, Explanation, Predictions
+from gradgeo.detector.words import InputKind
 from gradgeo.errors import expected, warn
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from gradgeo._typing import Array, IntArray
 from gradgeo.detector import weighing
-from gradgeo.detector.one_class.base import Layout, OneClass, checked_arrays, ensure, interpolate
+from gradgeo.detector.one_class.base import Layout, OneClass, checked_arrays, ensure
+from gradgeo.detector.one_class.numerics import interpolate
 from gradgeo.detector.results import likely_cause
 from gradgeo.detector.weighing import CauseModel, Suspects, Weighing, question_groups
 

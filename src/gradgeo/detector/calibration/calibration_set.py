@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gradgeo._typing import Array, IntArray
 from gradgeo.detector.calibration import conformal
-from gradgeo.detector.one_class.base import QUANTILES, Layout, checked_arrays, ensure, normal_scores
+from gradgeo.detector.one_class.base import QUANTILES, Layout, checked_arrays, ensure
+from gradgeo.detector.one_class.numerics import normal_scores
 from gradgeo.detector.results import Reference, Statistic
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gradgeo._typing import Array, IntArray
-from gradgeo.detector.one_class.base import Layout, OneClass, ensure, interpolate
+from gradgeo.detector.one_class.base import Layout, OneClass, ensure
+from gradgeo.detector.one_class.numerics import interpolate
 
 CUTS = 100
 """Random directions, as in Schwinn et al. 2021."""
