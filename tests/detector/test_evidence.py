@@ -154,7 +154,7 @@ def test_the_mirror_image_counts_where_trusted_pictures_keep_their_classes_there
     with torch.no_grad():
         model[1].weight.copy_(torch.stack([left, -left]) * 20)
         model[1].bias.copy_(torch.tensor([-40.0, 40.0]) if even else torch.zeros(2))
-    detector = Detector(model.eval(), evidence=["mirrored"], loss="logit").fit(bright)
+    detector = Detector(model, evidence=["mirrored"]).fit(bright)
     (member,) = detector.fitted_.fusion.members
     assert isinstance(member, MirroredTail)
     assert member.column.tolist() == [column]
@@ -168,6 +168,7 @@ def test_presets_take_the_mirror_image_of_pictures_in_place_of_the_picture_alone
     pictures = Detector(network(), evidence="lite").fit(inputs(200)).evidence_
     assert "mirrored" in pictures
     assert "confidence" not in pictures
+    torch.manual_seed(0)
     signals = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
     assert "mirrored" not in Detector(signals, evidence="lite").fit(torch.randn(200, 1, 8)).evidence_
     asked = Detector(network(), evidence=["confidence", "mirrored"]).fit(inputs(200)).evidence_

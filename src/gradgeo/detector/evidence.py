@@ -1,7 +1,8 @@
 """Evidence: named measurements of how a classifier responds to an input, all from one shared forward pass.
 
-Each says what it measures and what it is blind to; results/evidence.md shows both. Evidence of your own takes one
-line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda ctx: ...)`, and `Detector(evidence=["csm", "mine"])`.
+`gradgeo.detector.features` says what each measures and what it is blind to; results/evidence.md shows both. Evidence of
+your own takes one line: `EVIDENCE["mine"] = Evidence("mine", ("a", "b"), lambda ctx: ...)`, and
+`Detector(evidence=["csm", "mine"])`.
 """
 
 from collections.abc import Callable, Sequence

@@ -219,7 +219,7 @@ class MirroredTail(OneClass):
         own, mean = expit(-features).T  # (n,) probabilities of the predicted class
         column = int((2 * mean - own).mean() >= KEPT * own.mean())
         tail = UpperTail.fit(features[:, [column]], predicted, num_classes)
-        return cls(tail.median, tail.spread, np.array([column]))
+        return cls(tail.median, tail.spread, np.array([column], np.int64))
 
     def validate(self) -> None:
         """As `OneClass.validate`."""
