@@ -18,7 +18,7 @@ from gradgeo.bench.cache import CHUNK, DETECTOR_CODE, cached, source_hash, tenso
 from gradgeo.bench.classifier_under_test import ClassifierUnderTest, logits_of
 from gradgeo.bench.evaluate import generate
 from gradgeo.bench.scenarios import Task
-from gradgeo.detector.evidence import EVIDENCE, PRESETS
+from gradgeo.detector.evidence import EVIDENCE, PRESETS, had, left_out
 from gradgeo.detector.extraction import EvidenceExtractor, EvidenceFeatures
 from gradgeo.detector.fit.fitting import NEAREST, typical_temperature
 from gradgeo.detector.fusion import EvidenceFusion
@@ -76,6 +76,8 @@ def run(suite: Suite) -> Page:
     page.say("## Each alone, and the rest without it")
     rows = []
     for evidence in PRESETS["full"]:
+        if all(evidence not in sets.names for sets in measured.values()):
+            continue
         rest = tuple(e for e in PRESETS["full"] if e != evidence)
         alone = [
             _cell(page, name, f"only {evidence}", measured[name], (evidence,))
@@ -109,10 +111,10 @@ def _measured(suite: Suite, classifier: ClassifierUnderTest) -> Sets:
 
 
 def available(classifier: ClassifierUnderTest, names: Sequence[str]) -> tuple[str, ...]:
-    """Of these kinds of evidence those that the classifier has."""
+    """Of these kinds of evidence those that a detector of them takes of the classifier."""
     x = [classifier.x[:1]]
     (forward,) = map_chunks(classifier.model, x, Maps(), lambda forward, rows: forward, layers=True, quiet=True)
-    return tuple(name for name in names if EVIDENCE[name].available(forward))
+    return tuple(each.name for each in had([EVIDENCE[name] for name in names], left_out(names), forward))
 
 
 def measured_by(
