@@ -87,19 +87,16 @@ def run(
     measured in parts; the page says which networks it lacks.
 
     Args:
-        reason: why the sealed part of the protocol is opened, which is written down before any work; None leaves it
-            closed.
+        reason: why the sealed part of the protocol is opened, which is written down before anything is measured; None
+            leaves it closed.
     """
     methods, held = choice.selected(), on_page(out / f"{name}.json")
     suite = Suite(choice.folder or Path(), inputs=choice.inputs)
-    if reason is None:
-        choice.allowed()  # refused before any work
-        told = protocol.closed(choice.all_scenarios(suite))
-    else:
-        choice, told = replace(choice, opened=True), protocol.opening(reason, command)
+    choice = replace(choice, opened=reason is not None)
+    tasks, scenarios = choice.tasks()  # first, so that what is refused opens nothing
+    told = protocol.closed(choice.all_scenarios(suite)) if reason is None else protocol.opening(reason, command)
     if jobs > 1:
         share(choice, jobs, say)
-    tasks, scenarios = choice.tasks()
     paths: list[Path] = []
     for task in tasks:
         result = evaluate(task, scenarios=scenarios, methods=methods, splits=choice.seeds, command=command, say=say)

@@ -114,6 +114,7 @@ def test_the_command_opens_nothing_without_a_reason(
     assert all(name in said_closed for name in hidden)
     assert said_opened.startswith("The sealed networks and scenarios were opened, opening 1, on 20")
     assert said_opened.endswith(REASON)
-    assert len(openings.read_text().splitlines()) == 1
     run("--quick", "--open-sealed", "no")
+    run("--cases", "vehicles", "--open-sealed", REASON)  # no network's name
     assert len(asked) == 2
+    assert len(openings.read_text().splitlines()) == 1
