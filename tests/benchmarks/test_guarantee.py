@@ -15,7 +15,7 @@ from gradgeo.detector.evidence import PRESETS
 
 def _page(**rates: float) -> guarantee._Rates:
     rows = [
-        guarantee._row(name, preset, 0.05, [rate] * 200, 299, 300, "refitted")
+        guarantee._row(name, preset, 0, 0.05, [rate] * 200, 299, 300, "refitted")
         for name, rate in rates.items()
         for preset in ("full", "lite")
     ]
@@ -36,11 +36,11 @@ def test_a_page_measured_in_parts_keeps_the_others(tmp_path: Path) -> None:
     ]
     lines = [line.split(" | ") for line in file.read_text().splitlines() if " | refitted | " in line]
     assert [line[0][2:] for line in lines] == [row["data"] for row in rows]
-    assert {(line[3], line[4], line[7]) for line in lines} == {("299", "300", "yes")}
+    assert {(line[4], line[5], line[8]) for line in lines} == {("299", "300", "yes")}
 
 
 def test_a_rate_outside_its_interval_is_said_so() -> None:
-    of = ("cifar10", "full", 0.05)
+    of = ("cifar10", "full", 0, 0.05)
     assert guarantee._row(*of, [0.05] * 200, 299, 300, "refitted")["inside"]
     assert not guarantee._row(*of, [0.07] * 200, 299, 300, "refitted")["inside"]
 
