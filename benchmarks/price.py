@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.evidence import available
 from benchmarks.page import Page, PartialPage
 from benchmarks.shipped import Suite, base_of
 from gradgeo import attacks
@@ -288,7 +289,7 @@ def _summary(suite: Suite, name: str, label: str) -> dict[str, Any]:
     flipped = cheap < len(LADDER)  # at all
     ratio = epsilons[dear["rung"][flipped]] / epsilons[cheap[flipped]]
     return {
-        "evidence": list(duel.evidence),
+        "evidence": list(available(duel.classifier, duel.evidence)),
         "inputs": n,
         "flips": float(np.median(epsilons[cheap])),
         "evades": float(np.quantile(epsilons[dear["rung"]], 0.5, method="lower")),
