@@ -35,6 +35,8 @@ TAKEN = 3000  # inputs that do, where there are as many
 FIT = 400  # of a split
 AGAIN = ("cifar10", "lite", (1, 2, 3, 4))
 """Whose splits are drawn anew, by these seeds: all rows of a classifier share the splits of one seed."""
+OF_ROW = ("data", "evidence", "seed", "alpha", "calibration", "test")
+"""What a row is of: the first columns of the page, and keys of the JSON."""
 GROUPS = 5
 """Of as many trusted inputs as a `Detector` makes outliers from; each split learns from one of them."""
 
@@ -80,19 +82,8 @@ class _Rates(PartialPage):
         self.data["rows"] = sorted(rows, key=lambda row: CASES.index(row["data"]))
 
     def show(self) -> None:
-        heading = [
-            "data",
-            "evidence",
-            "seed",
-            "alpha",
-            "calibration",
-            "test",
-            "false alarms",
-            "interval",
-            "inside",
-            "how",
-        ]
-        self.table([*heading, "measured"], [_line(row) for row in self.data["rows"]])
+        heading = [*OF_ROW, "false alarms", "interval", "inside", "how", "measured"]
+        self.table(heading, [_line(row) for row in self.data["rows"]])
 
 
 def _row(
@@ -106,7 +97,7 @@ def _row(
 
 
 def _line(row: dict[str, Any]) -> list[str]:
-    of = [str(row[key]) for key in ("data", "evidence", "seed", "alpha", "calibration", "test")]
+    of = [str(row[key]) for key in OF_ROW]
     rate, interval = f"{row['rate']:.2%}", f"{row['low']:.2%} .. {row['high']:.2%}"
     return [*of, rate, interval, "yes" if row["inside"] else "NO", row["how"], row["made"]["date"]]
 
